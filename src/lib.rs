@@ -1,0 +1,9 @@
+//! llm-bench: the reference instrument for local LLM token generation.
+//!
+//! The map, in the order in which data flows:
+
+pub mod metric;
+pub mod protocol;
+pub mod record;
+pub mod units;
+pub mod worker;

@@ -1,0 +1,287 @@
+//! The engine protocol's messages and their codec (docs/PROTOCOL.md), and nothing else: no
+//! process, no deadline, no model. Both sides of the pipe use these types.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, Write};
+
+use serde::{Deserialize, Serialize};
+
+/// The version that this build speaks.
+pub const PROTOCOL: u32 = 1;
+
+/// The longest line that either side accepts, in bytes.
+pub const MAX_LINE: usize = 64 << 20;
+
+/// Harness to engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Request {
+    Hello { protocol: u32 },
+    Load(Load),
+    Generate(Generate),
+    Score(Score),
+    Memory,
+    Bye,
+}
+
+/// Engine to harness.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Reply {
+    Hello(Hello),
+    Ready(Ready),
+    Loaded(Loaded),
+    Generated(Generated),
+    Scored(Scored),
+    Memory(MemoryBook),
+    Error(EngineError),
+}
+
+/// First sign of life; `t_entry_ns` is the first thing that the engine does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    pub protocol: u32,
+    pub engine: String,
+    pub pid: u32,
+    pub t_entry_ns: u64,
+}
+
+/// Imports are done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ready {
+    #[serde(default)]
+    pub versions: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isa: Option<String>,
+    pub t_ns: u64,
+}
+
+/// Open a GGUF and make every weight usable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    pub path: String,
+    /// `cpu`, `cuda:0`, `metal`.
+    pub device: String,
+    pub threads: u32,
+    /// Positions to allocate in the KV cache.
+    pub n_ctx: u32,
+    /// The engine's own switches.
+    #[serde(default)]
+    pub options: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Loaded {
+    pub t_begin_ns: u64,
+    pub t_end_ns: u64,
+    /// Nanoseconds by name.
+    #[serde(default)]
+    pub stages: BTreeMap<String, u64>,
+    pub precision: Precision,
+    #[serde(default)]
+    pub memory: MemoryBook,
+    /// What was chosen: compile mode, kernels.
+    #[serde(default)]
+    pub settings: BTreeMap<String, serde_json::Value>,
+    /// What a reader of the table must know, as sentences.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// In what a model is stored, multiplied and cached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Precision {
+    pub weights: String,
+    pub compute: String,
+    pub kv: String,
+}
+
+/// What an engine holds by its own book, in bytes; absent where it does not know.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryBook {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_mapped_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_private_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Generate {
+    pub id: u64,
+    pub prompt: Vec<u32>,
+    pub n: u32,
+    pub ignore_eos: bool,
+    #[serde(default)]
+    pub logits: Logits,
+}
+
+/// Which logits come back with a generation; only `none` is answered in version 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Logits {
+    #[default]
+    None,
+    Last,
+    All,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Generated {
+    pub id: u64,
+    pub tokens: Vec<u32>,
+    pub t_begin_ns: u64,
+    /// The prompt's forward pass is finished and synced; absent if the engine cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub t_prefill_end_ns: Option<u64>,
+    /// The id of token i is on the host.
+    pub t_tokens_ns: Vec<u64>,
+    /// Just-in-time compilation inside this request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compile_ns: Option<u64>,
+}
+
+/// Teacher-forced pass; the logits of positions `first`.. go to a file as f32, row by row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    pub id: u64,
+    pub tokens: Vec<u32>,
+    pub logits_path: String,
+    #[serde(default)]
+    pub first: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scored {
+    pub id: u64,
+    /// Rows written.
+    pub positions: u32,
+    /// Columns of each row.
+    pub vocab: u32,
+    pub t_begin_ns: u64,
+    pub t_end_ns: u64,
+}
+
+/// Why an engine cannot answer, in its own words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct EngineError {
+    pub kind: ErrorKind,
+    pub message: String,
+}
+
+impl EngineError {
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// The kinds of error that an engine states itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    MissingDependency,
+    UnsupportedQuant,
+    CompileFailed,
+    Oom,
+    BadModel,
+    Internal,
+}
+
+/// A line that is not a message.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    #[error("a line of more than {MAX_LINE} bytes")]
+    TooLong,
+    #[error("not a protocol message: {reason}: {excerpt}")]
+    Malformed { reason: String, excerpt: String },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Writes one message as one line and flushes it.
+pub fn write_message<T: Serialize>(out: &mut impl Write, message: &T) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    out.write_all(&line)?;
+    out.flush()
+}
+
+/// Reads the next line as a message; `None` at the end of the stream.
+pub fn read_message<T: for<'de> Deserialize<'de>>(
+    input: &mut impl BufRead,
+) -> Result<Option<T>, CodecError> {
+    let mut line = Vec::new();
+    let n = io::Read::take(&mut *input, MAX_LINE as u64 + 1).read_until(b'\n', &mut line)?;
+    if n == 0 {
+        return Ok(None);
+    }
+    if n > MAX_LINE {
+        return Err(CodecError::TooLong);
+    }
+    decode(&line).map(Some)
+}
+
+/// Decodes one line.
+pub fn decode<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Result<T, CodecError> {
+    serde_json::from_slice(line).map_err(|e| CodecError::Malformed {
+        reason: e.to_string(),
+        excerpt: String::from_utf8_lossy(&line[..line.len().min(120)]).trim_end().to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn messages_have_the_documented_form() {
+        let hello = serde_json::to_string(&Request::Hello { protocol: 1 }).unwrap();
+        assert_eq!(hello, r#"{"type":"hello","protocol":1}"#);
+        let bye = serde_json::to_string(&Request::Bye).unwrap();
+        assert_eq!(bye, r#"{"type":"bye"}"#);
+        let error: Reply = decode(br#"{"type":"error","kind":"oom","message":"no room"}"#).unwrap();
+        assert_eq!(error, Reply::Error(EngineError::new(ErrorKind::Oom, "no room")));
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_unknown_types_refused() {
+        let ok: Result<Request, _> = decode(br#"{"type":"memory","later":true}"#);
+        assert!(ok.is_ok());
+        let bad: Result<Request, _> = decode(br#"{"type":"dance"}"#);
+        assert!(bad.is_err());
+    }
+
+    #[test]
+    fn the_end_of_the_stream_is_not_an_error() {
+        assert!(read_message::<Reply>(&mut &b""[..]).unwrap().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn a_generation_survives_the_wire(
+            id: u64,
+            prompt in proptest::collection::vec(any::<u32>(), 0..50),
+            n: u32,
+        ) {
+            let sent = Request::Generate(Generate {
+                id, prompt, n, ignore_eos: true, logits: Logits::None,
+            });
+            let mut wire = Vec::new();
+            write_message(&mut wire, &sent).unwrap();
+            let got: Request = read_message(&mut &wire[..]).unwrap().unwrap();
+            prop_assert_eq!(sent, got);
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read_message::<Reply>(&mut &bytes[..]);
+        }
+    }
+}

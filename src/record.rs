@@ -1,0 +1,404 @@
+//! The result file: what was run, on what, and every raw sample. Versioned, written whole after
+//! every launch, so that a crash keeps what was measured. Numbers that are missing are absent.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::metric::Better;
+use crate::protocol::{MemoryBook, Precision};
+
+/// Name and version of the format; the major number changes when old readers would misread.
+pub const SCHEMA: &str = "llm-bench/1";
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub schema: String,
+    pub run: Run,
+    pub host: Host,
+    pub build: Build,
+    pub model: Model,
+    pub workload: Workload,
+    pub arms: Vec<Arm>,
+    #[serde(default)]
+    pub comparisons: Vec<Comparison>,
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    pub id: String,
+    /// RFC 3339, with the zone.
+    pub started_at: String,
+    /// The command line, as typed.
+    pub command: String,
+    pub seed: u64,
+    /// Every setting in force, defaults included.
+    pub config: serde_json::Value,
+    /// False until the last planned launch is in.
+    pub complete: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    pub os: String,
+    pub kernel: String,
+    pub cpu_model: String,
+    /// Physical cores as far as the system tells.
+    pub cores: u32,
+    /// Logical processors that this process may use.
+    pub threads: u32,
+    pub isa: Vec<String>,
+    pub ram_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub governor: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtualization: Option<String>,
+    pub gpu: Vec<Gpu>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_read_bandwidth_bytes_per_s: Option<f64>,
+    /// With how many threads, over how large a buffer, the median of how many passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_method: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_average_1m: Option<f64>,
+    /// Two back-to-back readings of the clock, in nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timer_overhead_ns: Option<f64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gpu {
+    pub name: String,
+    pub memory_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Build {
+    pub version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_commit: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_dirty: Option<bool>,
+    pub features: Vec<String>,
+    pub target_cpu: String,
+    pub profile: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    pub name: String,
+    pub file: String,
+    pub sha256: String,
+    pub quant: String,
+    pub weights: WeightsSource,
+    pub n_params: u64,
+    pub size_bytes: u64,
+    pub n_vocab: u32,
+    /// Bytes of the tensors that one decoded token reads (tied embedding once, lookup rows not).
+    pub weight_bytes_per_token: u64,
+    /// KV bytes that one position holds at 16 bits: 2 · layers · kv_heads · head_dim · 2.
+    pub kv_values_per_position: u64,
+    pub context_length: u32,
+}
+
+/// Where the weights came from. Synthetic ones have the exact shapes and recipe of the model
+/// and seeded random values: speed and memory hold, the text means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightsSource {
+    Hub,
+    File,
+    Synthetic,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Workload {
+    pub prompt_set: String,
+    /// Of the token ids and lengths.
+    pub sha256: String,
+    pub prompts: Vec<WorkloadPrompt>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadPrompt {
+    pub id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<String>,
+    pub n_prompt: u32,
+    pub n_gen: u32,
+}
+
+/// One engine in one configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Arm {
+    pub engine: String,
+    /// What the table's column says.
+    pub label: String,
+    pub version: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
+    pub settings: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    pub notes: Vec<String>,
+    pub launches: Vec<Launch>,
+    /// Over the launches that are ok; filled by `analysis`.
+    #[serde(default)]
+    pub metrics: BTreeMap<String, MetricSummary>,
+    /// The same for each prompt alone, by its id.
+    #[serde(default)]
+    pub prompt_metrics: BTreeMap<String, BTreeMap<String, MetricSummary>>,
+}
+
+/// One fresh process: one replicate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Of this arm, from 0.
+    pub index: u32,
+    /// Position in the whole session, from 0.
+    pub order: u32,
+    pub started_at: String,
+    pub status: Status,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<LaunchError>,
+    /// One value of each metric; see METHODOLOGY.md.
+    pub metrics: BTreeMap<String, f64>,
+    /// Every generation of this launch, the cold one first.
+    pub prompts: Vec<PromptRun>,
+    pub memory: Memory,
+    /// Milestones as nanoseconds after the spawn: entry, ready, load_begin, load_end, first_token.
+    #[serde(default)]
+    pub timeline_ns: BTreeMap<String, u64>,
+    /// Nanoseconds of each stage of the load, by the engine's own book.
+    #[serde(default)]
+    pub load_stages_ns: BTreeMap<String, u64>,
+    pub environment: Environment,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Ok,
+    Failed,
+}
+
+/// Why a launch failed, as data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LaunchError {
+    pub kind: FailureKind,
+    /// In which phase: spawn, hello, ready, load, generate, memory, bye.
+    pub phase: String,
+    pub message: String,
+    /// The end of the engine's stderr.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr_tail: Option<String>,
+}
+
+/// Kinds of failure: the engine's own, then those that only the harness can see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    MissingDependency,
+    UnsupportedQuant,
+    CompileFailed,
+    Oom,
+    BadModel,
+    Internal,
+    SpawnFailed,
+    Timeout,
+    Killed,
+    Exited,
+    Protocol,
+    Lied,
+    WrongTokens,
+}
+
+/// What a generation was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The first of the process, nothing warmed up.
+    Cold,
+    /// Not measured.
+    Warmup,
+    Measured,
+}
+
+/// One generation. Times are nanoseconds after the submit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PromptRun {
+    pub id: String,
+    pub role: Role,
+    pub iteration: u32,
+    pub n_prompt: u32,
+    pub n_gen: u32,
+    pub begin_ns: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefill_end_ns: Option<u64>,
+    pub token_ns: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compile_ns: Option<u64>,
+    /// First 16 hex digits of the sha256 of the ids.
+    pub tokens_hash: String,
+    /// The ids themselves, once per prompt and launch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Vec<u32>>,
+    /// Metrics of this generation alone, where it was measured.
+    #[serde(default)]
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// What the kernel says of the process tree at its high-water mark, and the engine's own book.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_host_bytes: Option<u64>,
+    /// At the end of the launch, of the process tree: anonymous, file-backed, shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rss_anon_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rss_file_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rss_shmem_bytes: Option<u64>,
+    /// Resident before the load: interpreter, imports, libraries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_load_bytes: Option<u64>,
+    /// By the engine's own book.
+    #[serde(default)]
+    pub book: MemoryBook,
+}
+
+/// The state of the machine around one launch.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Share of the model file in the page cache before the spawn, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_cache_resident: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_average_1m: Option<f64>,
+    /// Share of all processors' time that others used while nothing of ours ran, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_before: Option<f64>,
+    /// Share of all processors' time stolen by the hypervisor during the launch, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steal: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_mhz: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature_c: Option<f64>,
+    /// `empty` or `populated`: the engine's compile cache before the spawn; absent if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compile_cache: Option<String>,
+    /// By the rule stated before the run; shown, not excluded.
+    #[serde(default)]
+    pub disturbed: bool,
+}
+
+/// One metric over the launches of an arm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricSummary {
+    pub unit: String,
+    pub better: Better,
+    pub n: u32,
+    pub values: Vec<f64>,
+    pub mean: f64,
+    /// Sample standard deviation; absent for one value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sd: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cv: Option<f64>,
+    pub median: f64,
+    pub p95: f64,
+    pub p99: f64,
+    pub min: f64,
+    pub max: f64,
+    /// Student's t over launches; absent for one value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci95: Option<[f64; 2]>,
+}
+
+/// One metric of one arm against the baseline arm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    pub metric: String,
+    pub arm: String,
+    pub baseline: String,
+    /// How many times better the arm is: above 1 is better whatever the direction. Ratio of the
+    /// geometric means.
+    pub times_better: f64,
+    /// Welch on the log scale; absent where an arm has fewer than two launches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci95: Option<[f64; 2]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p: Option<f64>,
+    /// Weights, compute and KV precision are the same in both.
+    pub equal_precision: bool,
+}
+
+/// Something that a reader must know before quoting a number. Travels with the result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Warning {
+    /// Stable name, for scripts: `high_variance`, `busy_machine`, …
+    pub code: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arm: Option<String>,
+    pub message: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+impl Record {
+    /// Writes the record beside its final name, syncs it and renames it: a reader sees the old
+    /// file or the new one, never half of one.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let mut json = serde_json::to_vec_pretty(self)?;
+        json.push(b'\n');
+        write_atomically(path, &json)
+    }
+
+    /// Reads a record of this schema.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let value: serde_json::Value = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} is not JSON", path.display()))?;
+        match value.get("schema").and_then(|s| s.as_str()) {
+            Some(SCHEMA) => {}
+            Some(other) => bail!(
+                "{}: schema {other:?}, expected {SCHEMA:?}; read it with the llm-bench that wrote it",
+                path.display()
+            ),
+            None => bail!(
+                "{}: no \"schema\" field; expected a result file of `llm-bench run`",
+                path.display()
+            ),
+        }
+        serde_json::from_value(value)
+            .with_context(|| format!("{} does not have the form of {SCHEMA}", path.display()))
+    }
+}
+
+/// Writes a whole file or nothing: temporary file in the same folder, fsync, rename.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    let attempt = || -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        file.as_file().set_permissions(mode)?;
+        file.persist(path).map_err(|e| e.error)?;
+        Ok(())
+    };
+    attempt().with_context(|| format!("cannot write {}", path.display()))
+}

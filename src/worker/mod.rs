@@ -1,0 +1,44 @@
+//! The other side of the pipe: serves the engine protocol from inside this binary, for the
+//! engines that are written in Rust. A worker is a fresh process; it never imports the harness.
+
+pub mod serve;
+
+use crate::protocol::{EngineError, Generate, Load, Loaded, MemoryBook, Score};
+use crate::units::MonoNs;
+
+/// What a Rust engine implements; `serve` turns it into a protocol speaker.
+pub trait Engine {
+    /// Library versions, for `ready`.
+    fn versions(&self) -> Vec<(String, String)>;
+
+    /// Opens the file and makes every weight usable. Times the load itself.
+    fn load(&mut self, request: &Load) -> Result<Loaded, EngineError>;
+
+    /// Greedy generation of exactly `request.n` tokens from an empty context.
+    fn generate(&mut self, request: &Generate) -> Result<Timed, EngineError>;
+
+    /// Teacher-forced pass: hands the logits (`[n_vocab]`, f32) of positions `first`.. to `row`
+    /// in order.
+    fn score(
+        &mut self,
+        request: &Score,
+        row: &mut dyn FnMut(&[f32]) -> std::io::Result<()>,
+    ) -> Result<(), EngineError>;
+
+    /// What the engine holds now, by its own book.
+    fn memory(&self) -> MemoryBook;
+}
+
+/// The tokens of one generation and when each was on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timed {
+    pub tokens: Vec<u32>,
+    pub prefill_end: MonoNs,
+    pub at: Vec<MonoNs>,
+}
+
+/// Makes the engine of this name, or none.
+pub fn engine(name: &str) -> Option<Box<dyn Engine>> {
+    let _ = name;
+    None
+}

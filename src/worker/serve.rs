@@ -1,0 +1,129 @@
+//! The protocol loop of a worker: reads requests, calls the engine, writes replies. Descriptor 1
+//! is pointed at stderr first, so that no library's print can corrupt the stream.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+
+use anyhow::{Context, Result, bail};
+
+use super::Engine;
+use crate::protocol::{
+    EngineError, ErrorKind, Generated, Hello, Logits, PROTOCOL, Ready, Reply, Request, Score,
+    Scored, read_message, write_message,
+};
+use crate::units::MonoNs;
+
+/// Serves one engine until `bye` or the end of stdin. `entry` is the time of `main`'s first line.
+pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
+    die_with_parent();
+    let mut out = claim_stdout()?;
+    let mut input = BufReader::with_capacity(1 << 16, std::io::stdin());
+
+    match read_message::<Request>(&mut input)? {
+        Some(Request::Hello { protocol: PROTOCOL }) => {}
+        Some(Request::Hello { protocol }) => {
+            let message = format!("this engine speaks protocol {PROTOCOL}, asked for {protocol}");
+            write_message(&mut out, &error(ErrorKind::Internal, &message))?;
+            bail!(message);
+        }
+        Some(_) => bail!("expected `hello` first"),
+        None => return Ok(()),
+    }
+    write_message(
+        &mut out,
+        &Reply::Hello(Hello {
+            protocol: PROTOCOL,
+            engine: name.to_string(),
+            pid: std::process::id(),
+            t_entry_ns: entry.0,
+        }),
+    )?;
+    let Some(mut engine) = super::engine(name) else {
+        bail!("no built-in engine is called {name:?}");
+    };
+    write_message(
+        &mut out,
+        &Reply::Ready(Ready {
+            versions: engine.versions().into_iter().collect(),
+            threads: None,
+            isa: Some(isa().to_string()),
+            t_ns: MonoNs::now().0,
+        }),
+    )?;
+
+    while let Some(request) = read_message::<Request>(&mut input)? {
+        let begin = MonoNs::now();
+        let reply = match request {
+            Request::Bye => return Ok(()),
+            Request::Hello { .. } => error(ErrorKind::Internal, "`hello` came twice"),
+            Request::Memory => Reply::Memory(engine.memory()),
+            Request::Load(load) => engine.load(&load).map_or_else(Reply::Error, Reply::Loaded),
+            Request::Generate(g) if g.logits != Logits::None => {
+                error(ErrorKind::Internal, "logits come from `score`, not from `generate`")
+            }
+            Request::Generate(g) => engine.generate(&g).map_or_else(Reply::Error, |timed| {
+                Reply::Generated(Generated {
+                    id: g.id,
+                    tokens: timed.tokens,
+                    t_begin_ns: begin.0,
+                    t_prefill_end_ns: Some(timed.prefill_end.0),
+                    t_tokens_ns: timed.at.iter().map(|t| t.0).collect(),
+                    compile_ns: None,
+                })
+            }),
+            Request::Score(s) => {
+                score(engine.as_mut(), &s, begin).map_or_else(Reply::Error, Reply::Scored)
+            }
+        };
+        write_message(&mut out, &reply)?;
+    }
+    Ok(())
+}
+
+fn error(kind: ErrorKind, message: &str) -> Reply {
+    Reply::Error(EngineError::new(kind, message))
+}
+
+fn score(engine: &mut dyn Engine, s: &Score, begin: MonoNs) -> Result<Scored, EngineError> {
+    let internal = |e: std::io::Error| {
+        EngineError::new(ErrorKind::Internal, format!("{}: {e}", s.logits_path))
+    };
+    let mut file =
+        BufWriter::with_capacity(1 << 20, File::create(&s.logits_path).map_err(internal)?);
+    let (mut positions, mut vocab) = (0u32, 0u32);
+    engine.score(s, &mut |row| {
+        positions += 1;
+        vocab = row.len() as u32;
+        row.iter().try_for_each(|x| file.write_all(&x.to_le_bytes()))
+    })?;
+    file.flush().map_err(internal)?;
+    Ok(Scored { id: s.id, positions, vocab, t_begin_ns: begin.0, t_end_ns: MonoNs::now().0 })
+}
+
+/// Keeps the original stdout for the protocol and points descriptor 1 at stderr.
+fn claim_stdout() -> Result<BufWriter<File>> {
+    let kept = rustix::io::dup(rustix::stdio::stdout()).context("cannot duplicate stdout")?;
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr()).context("cannot redirect stdout")?;
+    Ok(BufWriter::new(File::from(kept)))
+}
+
+/// The kernel ends this process when the harness is gone.
+fn die_with_parent() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+}
+
+/// The widest instruction set that this build was compiled for.
+fn isa() -> &'static str {
+    if cfg!(target_feature = "avx512vnni") {
+        "avx512vnni"
+    } else if cfg!(target_feature = "avx512f") {
+        "avx512f"
+    } else if cfg!(target_feature = "avx2") {
+        "avx2"
+    } else if cfg!(target_feature = "neon") {
+        "neon"
+    } else {
+        "baseline"
+    }
+}
