@@ -82,6 +82,10 @@ pub struct Loaded {
     pub precision: Precision,
     #[serde(default)]
     pub memory: MemoryBook,
+    /// Weight bytes that one decode step reads, as this engine stores them; absent where they
+    /// are the file's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_bytes_per_token: Option<u64>,
     /// What was chosen: compile mode, kernels.
     #[serde(default)]
     pub settings: BTreeMap<String, serde_json::Value>,

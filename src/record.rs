@@ -103,7 +103,7 @@ pub struct Model {
     pub n_vocab: u32,
     /// Bytes of the tensors that one decoded token reads (tied embedding once, lookup rows not).
     pub weight_bytes_per_token: u64,
-    /// KV bytes that one position holds at 16 bits: 2 · layers · kv_heads · head_dim · 2.
+    /// Values in the KV cache for one position: 2 · layers · kv_heads · head_dim.
     pub kv_values_per_position: u64,
     pub context_length: u32,
 }
@@ -147,6 +147,10 @@ pub struct Arm {
     pub settings: BTreeMap<String, serde_json::Value>,
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What had to be done once before the measured launches, such as the cold start with an
+    /// empty compile cache. Not in the table's figures.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub preparation: BTreeMap<String, f64>,
     pub launches: Vec<Launch>,
     /// Over the launches that are ok; filled by `analysis`.
     #[serde(default)]

@@ -1,0 +1,222 @@
+//! The command line: clap types and nothing else.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::measure::page_cache::PageCache;
+
+/// Measure local LLM token generation: candle, PyTorch and others on the same GGUF file.
+#[derive(Debug, Parser)]
+#[command(name = "llm-bench", version, propagate_version = true)]
+#[command(after_help = "First steps:
+  llm-bench run --model tiny              a look in seconds
+  llm-bench run --model llama3-1b         the comparison with PyTorch (about ten minutes)
+  llm-bench run --model llama3-1b --engine candle     without Python, about a minute
+
+Exit codes: 0 done, 2 usage or tool error (also when nothing could be measured).")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Say more on stderr; twice for everything
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measure engines on a model and compare them
+    Run(Box<RunArgs>),
+    /// Show result files again, as a table, Markdown, CSV or JSON
+    Report(ReportArgs),
+    /// List, download, make and look into models
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// List, install and check engines
+    #[command(subcommand)]
+    Engines(EnginesCommand),
+    /// Serve the engine protocol (started by `run`)
+    #[command(hide = true)]
+    Worker { engine: String },
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// A name from `models list`, or a GGUF file
+    #[arg(short, long, default_value = "llama3-1b", value_name = "NAME|FILE")]
+    pub model: String,
+    /// Quantization; a comma list measures one after the other [default: Q4_0]
+    #[arg(long, value_delimiter = ',', value_name = "Q")]
+    pub quant: Vec<String>,
+    /// Engines, comma separated [default: candle,candle-stock,pytorch,pytorch-f32]
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub engine: Vec<String>,
+    /// Prompt set: a name (quick, standard, tiny) or a TOML file [default: quick]
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["prompt_len", "gen_len"])]
+    pub prompts: Option<String>,
+    /// Fixed shapes instead of a prompt set: prompt lengths in tokens
+    #[arg(short, long, value_delimiter = ',', value_name = "N")]
+    pub prompt_len: Vec<u32>,
+    /// Fixed shapes: tokens to generate [default: 64 with -p]
+    #[arg(short = 'n', long, value_delimiter = ',', value_name = "N")]
+    pub gen_len: Vec<u32>,
+    /// Launches of each engine: fresh processes, the unit of every statistic
+    #[arg(short = 'r', long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub launches: u32,
+    /// Threads of every engine [default: the processors that this process may use]
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Unmeasured generations of each prompt before the measured ones
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub warmup: u32,
+    /// Measured generations of each prompt in a launch
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub iterations: u32,
+    /// Pause before each launch, in seconds
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
+    pub delay: f64,
+    /// Seed of the order of launches and of fixed shapes
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Where the model runs
+    #[arg(long, default_value = "cpu", value_name = "cpu")]
+    pub device: String,
+    /// State of the page cache before each launch
+    #[arg(long, value_enum, default_value_t = PageCache::Warm)]
+    pub page_cache: PageCache,
+    /// Use weights from here only, instead of file, then hub, then synthetic
+    #[arg(long, value_enum)]
+    pub weights: Option<Weights>,
+    /// Never install an engine's dependencies
+    #[arg(long)]
+    pub no_install: bool,
+    /// The same as --engine … with pytorch-eager in place of pytorch
+    #[arg(long)]
+    pub pytorch_no_compile: bool,
+    /// The same as --engine … with pytorch-f32 in place of pytorch
+    #[arg(long)]
+    pub pytorch_no_half: bool,
+    /// Same file, prompts, threads and token counts for all (always on; kept for old scripts)
+    #[arg(long, hide = true)]
+    pub fair_comparison: bool,
+    /// The longest that an engine may take for one answer, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<f64>,
+    /// Print the plan and exit
+    #[arg(long)]
+    pub list: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Folder of the result files
+    #[arg(long, default_value = "results", value_name = "DIR")]
+    pub output_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct OutputArgs {
+    /// What goes to stdout
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+    Csv,
+    Md,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    Hub,
+    File,
+    Synthetic,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Result files of `llm-bench run`
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// Which models there are, and what is on this disk
+    List,
+    /// Download a model's file from the Hugging Face hub: resumable, checksummed
+    Pull(ModelArgs),
+    /// Make a model's file with its exact shapes and seeded random weights
+    Synth(SynthArgs),
+    /// Show what a GGUF file holds
+    Inspect {
+        #[arg(value_name = "NAME|FILE")]
+        model: String,
+        #[arg(long, value_name = "Q")]
+        quant: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a text as a model's token ids
+    Tokenize {
+        #[arg(value_name = "NAME|FILE")]
+        model: String,
+        #[arg(long, value_name = "Q")]
+        quant: Option<String>,
+        /// The text; from stdin if absent
+        text: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// A name from `models list`
+    pub model: String,
+    /// F16, Q8_0, Q4_0 or Q4_K_M [default: the model's own]
+    #[arg(long, value_name = "Q")]
+    pub quant: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct SynthArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Write here instead of the cache
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EnginesCommand {
+    /// Which engines there are, and whether they are installed
+    List,
+    /// Install an engine's dependencies into the user's cache
+    Install {
+        /// A name from `engines list`
+        #[arg(required = true, value_name = "NAME")]
+        engines: Vec<String>,
+    },
+    /// Start each engine on the tiny model and compare its tokens with the golden ones
+    Check {
+        /// Names from `engines list` [default: all that are installed]
+        #[arg(value_name = "NAME")]
+        engines: Vec<String>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,116 @@
+//! `engines`: list, install, check.
+
+use anyhow::{Result, bail};
+
+use super::models::find_model;
+use super::progress::say;
+use crate::cli::EnginesCommand;
+use crate::engine::provision::Provisioner;
+use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Registry};
+use crate::model::cache::CacheDir;
+use crate::model::golden;
+use crate::protocol::{Generate, Load, Logits};
+
+pub fn run(command: &EnginesCommand) -> Result<()> {
+    let registry = Registry::load()?;
+    match command {
+        EnginesCommand::List => list(&registry),
+        EnginesCommand::Install { engines } => install(&registry, engines),
+        EnginesCommand::Check { engines } => check(&registry, engines),
+    }
+}
+
+fn list(registry: &Registry) -> Result<()> {
+    let looking = Provisioner::new(CacheDir::from_env().path().into(), false)?;
+    for engine in registry.all() {
+        let state = match looking.provide(engine, &|_| {}) {
+            Ok(_) => "ready",
+            Err(_) => "not installed",
+        };
+        println!("{:<16} {:<14} {}", engine.name, state, engine.summary);
+    }
+    Ok(())
+}
+
+fn install(registry: &Registry, names: &[String]) -> Result<()> {
+    let engines = names.iter().map(|n| registry.find(n)).collect::<Result<Vec<_>>>()?;
+    let provisioner = Provisioner::new(CacheDir::from_env().path().into(), true)?;
+    for engine in engines {
+        provisioner.provide(engine, &say)?;
+        println!("{}: ready", engine.name);
+    }
+    Ok(())
+}
+
+/// Greedy tokens of the shipped model, engine by engine, against the golden ones.
+fn check(registry: &Registry, names: &[String]) -> Result<()> {
+    let looking = Provisioner::new(CacheDir::from_env().path().into(), false)?;
+    let engines: Vec<&EngineSpec> = match names.is_empty() {
+        true => registry.all().iter().filter(|e| looking.provide(e, &|_| {}).is_ok()).collect(),
+        false => names.iter().map(|n| registry.find(n)).collect::<Result<_>>()?,
+    };
+    let found = find_model("tiny", None, None, 0)?;
+    let mut failed = Vec::new();
+    for engine in engines {
+        let verdict = looking.provide(engine, &|_| {}).and_then(|installed| {
+            converse(engine, installed.command(1), &found.path, found.model.n_vocab)
+        });
+        match verdict {
+            Ok(told) => println!("{:<16} ok      {told}", engine.name),
+            Err(e) => {
+                println!("{:<16} FAILED  {e:#}", engine.name);
+                failed.push(engine.name.as_str());
+            }
+        }
+    }
+    if !failed.is_empty() {
+        bail!("{} failed the check on the tiny model", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn converse(
+    engine: &EngineSpec,
+    command: std::process::Command,
+    path: &std::path::Path,
+    n_vocab: u32,
+) -> Result<String> {
+    let told = |f: Failure| match f {
+        Failure::Interrupted => anyhow::anyhow!("stopped"),
+        Failure::Engine(e) => {
+            anyhow::anyhow!("{:?} in {}: {}", e.kind, e.phase, crate::report::printable(&e.message))
+        }
+    };
+    let mut process = EngineProcess::spawn(command, Deadlines::default()).map_err(told)?;
+    let hello = process.hello().map_err(told)?;
+    process.ready(&hello).map_err(told)?;
+    let load = Load {
+        path: path.to_string_lossy().into_owned(),
+        device: "cpu".into(),
+        threads: 1,
+        n_ctx: golden::N_CTX,
+        options: engine.options.clone(),
+    };
+    let loaded = process.load(load).map_err(told)?.value;
+    let (mut same, mut all) = (0, 0);
+    for (id, case) in golden::cases()?.into_iter().enumerate() {
+        let request = Generate {
+            id: id as u64,
+            prompt: case.prompt,
+            n: case.tokens.len() as u32,
+            ignore_eos: true,
+            logits: Logits::None,
+        };
+        let got = process.generate(request, n_vocab).map_err(told)?.value.tokens;
+        all += got.len();
+        same += got.iter().zip(&case.tokens).take_while(|(a, b)| a == b).count();
+    }
+    process.bye().map_err(told)?;
+    let p = loaded.precision;
+    let told = format!(
+        "{same} of {all} golden tokens (weights {}, compute {}, KV {})",
+        p.weights, p.compute, p.kv
+    );
+    // 16-bit arithmetic may fall the other way at a near tie; float32 may not.
+    if same == all || (p.compute != "f32" && same > 0) { Ok(told) } else { bail!(told) }
+}

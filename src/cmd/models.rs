@@ -1,0 +1,230 @@
+//! `models`: list, pull, synth, inspect, tokenize; and finding the model of any command.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::progress::{ByteProgress, say};
+use crate::cli::{ModelArgs, ModelsCommand, SynthArgs, Weights};
+use crate::model::cache::CacheDir;
+use crate::model::gguf::GgufFile;
+use crate::model::hub::{Hub, HubConfig};
+use crate::model::locate::{Located, Sources, WeightsPolicy, locate, synthetic_path};
+use crate::model::quant::Quant;
+use crate::model::registry::{ModelEntry, Registry};
+use crate::model::synth;
+use crate::model::tokenizer::Tokenizer;
+use crate::record;
+use crate::units::Bytes;
+
+pub fn run(command: &ModelsCommand) -> Result<()> {
+    match command {
+        ModelsCommand::List => list(),
+        ModelsCommand::Pull(args) => pull(args),
+        ModelsCommand::Synth(args) => synth(args),
+        ModelsCommand::Inspect { model, quant, json } => inspect(model, quant.as_deref(), *json),
+        ModelsCommand::Tokenize { model, quant, text } => {
+            tokenize(model, quant.as_deref(), text.as_deref())
+        }
+    }
+}
+
+/// A model file that was found, opened and checked.
+pub struct Found {
+    pub path: PathBuf,
+    pub file: GgufFile,
+    pub model: record::Model,
+}
+
+impl Found {
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Ok(Tokenizer::from_gguf(&self.file)?)
+    }
+}
+
+/// Finds or makes the file that the arguments mean, and reads what it is.
+pub fn find_model(
+    spec: &str,
+    quant: Option<Quant>,
+    weights: Option<Weights>,
+    seed: u64,
+) -> Result<Found> {
+    let cache = CacheDir::from_env();
+    let located = find_file(spec, quant, policy(weights), &cache, seed)?;
+    if let Some(notice) = &located.notice {
+        say(&format!("note: {notice}"));
+    }
+    let file = GgufFile::open(&located.path)?;
+    let config = file.llama_config()?;
+    let sha256 = cache
+        .sha256(&located.path)
+        .with_context(|| format!("cannot read {}", located.path.display()))?;
+    let model = record::Model {
+        name: located.name,
+        file: located.path.display().to_string(),
+        sha256,
+        quant: file.quant_label(),
+        weights: located.source,
+        n_params: file.n_params(),
+        size_bytes: file.size_bytes(),
+        n_vocab: u32::try_from(config.n_vocab)?,
+        weight_bytes_per_token: file.weight_bytes_per_token(),
+        kv_values_per_position: config.kv_values_per_position(),
+        context_length: u32::try_from(config.context_length)?,
+    };
+    Ok(Found { path: located.path, file, model })
+}
+
+fn find_file(
+    spec: &str,
+    quant: Option<Quant>,
+    policy: WeightsPolicy,
+    cache: &CacheDir,
+    seed: u64,
+) -> Result<Located> {
+    let registry = Registry::embedded()?;
+    let hub = Hub::new(HubConfig::from_env())?;
+    let mut download: Option<ByteProgress> = None;
+    let located = locate(
+        spec,
+        quant,
+        policy,
+        Sources {
+            registry: &registry,
+            hub: &hub,
+            cache,
+            progress: &mut |p| {
+                let bar = download
+                    .get_or_insert_with(|| ByteProgress::new(&format!("downloading {}", p.file)));
+                bar.set(p.done, p.total);
+            },
+            synthesize: &mut |entry, quant, out| make(entry, quant, seed, out),
+        },
+    )?;
+    if let Some(bar) = download {
+        let size = located.path.metadata().map_or(0, |m| m.len());
+        bar.done(Bytes(size));
+    }
+    Ok(located)
+}
+
+fn policy(weights: Option<Weights>) -> WeightsPolicy {
+    match weights {
+        None => WeightsPolicy::Auto,
+        Some(Weights::Hub) => WeightsPolicy::Hub,
+        Some(Weights::File) => WeightsPolicy::File,
+        Some(Weights::Synthetic) => WeightsPolicy::Synthetic,
+    }
+}
+
+/// Makes a synthetic file, with progress.
+fn make(entry: &ModelEntry, quant: Quant, seed: u64, out: &Path) -> Result<()> {
+    let arch = entry.arch.as_ref().with_context(|| {
+        format!("{} ships as a file; there is nothing to synthesize", entry.name)
+    })?;
+    let size = synth::file_size(arch, quant)?;
+    let mut bar = ByteProgress::new(&format!("making synthetic {} {quant}", entry.name));
+    synth::synthesize(arch, quant, seed, out, 0, &mut |done, total| bar.set(done, total))?;
+    bar.done(size);
+    Ok(())
+}
+
+fn list() -> Result<()> {
+    let registry = Registry::embedded()?;
+    let cache = CacheDir::from_env();
+    let hub = Hub::new(HubConfig::from_env())?;
+    for entry in registry.models() {
+        println!("{:<12} {} ({})", entry.name, entry.title, entry.licence);
+        if entry.shipped.is_some() {
+            println!("{:<12}   shipped with llm-bench", "");
+            continue;
+        }
+        for (quant, file) in &entry.files {
+            let pulled = hub.cached(file).is_some();
+            let made = synthetic_path(&cache, entry, *quant).exists();
+            let here = match (pulled, made) {
+                (true, _) => "on this disk",
+                (false, true) => "synthetic on this disk",
+                (false, false) => "",
+            };
+            let size = match &entry.arch {
+                Some(arch) => synth::file_size(arch, *quant)?.to_string(),
+                None => String::new(),
+            };
+            println!("{:<12}   {:<7} {size:>8}  {here}", "", quant.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn pull(args: &ModelArgs) -> Result<()> {
+    let cache = CacheDir::from_env();
+    let quant = args.quant.as_deref().map(str::parse).transpose()?;
+    let located = find_file(&args.model, quant, WeightsPolicy::Hub, &cache, 0)?;
+    println!("{}", located.path.display());
+    Ok(())
+}
+
+fn synth(args: &SynthArgs) -> Result<()> {
+    let cache = CacheDir::from_env();
+    let registry = Registry::embedded()?;
+    let entry = registry.find(&args.model.model)?;
+    let quant = match &args.model.quant {
+        Some(q) => q.parse()?,
+        None => entry.default_quant.unwrap_or(Quant::Q4_0),
+    };
+    let out = match &args.out {
+        Some(out) => {
+            make(entry, quant, args.seed, out)?;
+            out.clone()
+        }
+        // In the cache a file of this seed is used again.
+        None if args.seed == DEFAULT_SEED => {
+            let policy = WeightsPolicy::Synthetic;
+            find_file(&args.model.model, Some(quant), policy, &cache, args.seed)?.path
+        }
+        None => bail!(
+            "--seed {}: name the file with --out FILE; the cache holds seed {DEFAULT_SEED}",
+            args.seed
+        ),
+    };
+    println!("{}", out.display());
+    Ok(())
+}
+
+/// The seed of the synthetic files in the cache.
+pub const DEFAULT_SEED: u64 = 42;
+
+fn inspect(spec: &str, quant: Option<&str>, json: bool) -> Result<()> {
+    let quant = quant.map(str::parse).transpose()?;
+    let cache = CacheDir::from_env();
+    let located = find_file(spec, quant, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
+    let inspection = GgufFile::open(&located.path)?.inspect();
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(&inspection)?),
+        false => print!("{inspection}"),
+    }
+    Ok(())
+}
+
+fn tokenize(spec: &str, quant: Option<&str>, text: Option<&str>) -> Result<()> {
+    let quant = quant.map(str::parse).transpose()?;
+    let cache = CacheDir::from_env();
+    let located = find_file(spec, quant, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
+    let tokenizer = Tokenizer::from_gguf(&GgufFile::open(&located.path)?)?;
+    let text = match text {
+        Some(text) => text.to_string(),
+        None => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("stdin is not UTF-8 text")?;
+            text
+        }
+    };
+    let ids = tokenizer.encode(&text).map_err(|e| anyhow::anyhow!("{e}"))?;
+    for id in &ids {
+        println!("{id:>7}  {:?}", String::from_utf8_lossy(tokenizer.token_bytes(*id)));
+    }
+    say(&format!("{} tokens", ids.len()));
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Progress on stderr: a bar with the live figure and the time left on a terminal, one line per
+//! stage where there is none.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::measure::plan::Planned;
+use crate::measure::session::Observer;
+use crate::record::{Arm, Record, Status};
+use crate::units::{Bytes, Seconds, three_digits};
+
+/// A line of progress outside a session: installing, hashing, reading.
+pub fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Progress of something that is counted in bytes.
+pub struct ByteProgress {
+    what: String,
+    bar: Option<ProgressBar>,
+    began: Instant,
+}
+
+impl ByteProgress {
+    pub fn new(what: &str) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(0);
+            let form = "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} \
+                        {decimal_bytes_per_sec} {eta}";
+            bar.set_style(ProgressStyle::with_template(form).expect("a constant template"));
+            bar.set_message(what.to_string());
+            bar
+        });
+        if bar.is_none() {
+            say(what);
+        }
+        Self { what: what.to_string(), bar, began: Instant::now() }
+    }
+
+    pub fn set(&mut self, done: u64, total: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    }
+
+    /// Ends with a line that says how long it took.
+    pub fn done(self, size: Bytes) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        say(&format!("{}: {size} in {}", self.what, Seconds::from(self.began.elapsed())));
+    }
+}
+
+/// The observer of `run`: shows each launch and hands the record on to be kept.
+pub struct SessionProgress<'a> {
+    bar: Option<ProgressBar>,
+    total: usize,
+    done: usize,
+    last: String,
+    keep: &'a mut dyn FnMut(&mut Record),
+}
+
+impl<'a> SessionProgress<'a> {
+    /// `total` launches; `keep` gets the record after each one.
+    pub fn new(total: usize, keep: &'a mut dyn FnMut(&mut Record)) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(total as u64);
+            let form = "{spinner} {pos}/{len} {bar:24} {elapsed_precise} {msg}";
+            bar.set_style(ProgressStyle::with_template(form).expect("a constant template"));
+            bar.enable_steady_tick(Duration::from_millis(500));
+            bar
+        });
+        Self { bar, total, done: 0, last: String::new(), keep }
+    }
+
+    /// Removes the bar.
+    pub fn close(self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Observer for SessionProgress<'_> {
+    fn begins(&mut self, arm: &Arm, planned: Planned, left: Option<Seconds>) {
+        let left = left.map(|s| format!(", {s} left")).unwrap_or_default();
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(format!("{} #{}{left}{}", arm.label, planned.index + 1, self.last))
+            }
+            None if self.done == 0 => say(&format!("{} launches", self.total)),
+            None => {}
+        }
+    }
+
+    fn finished(&mut self, record: &mut Record, arm: usize) {
+        self.done += 1;
+        let label = record.arms[arm].label.clone();
+        let told = record.arms[arm].launches.last().map(|launch| match launch.status {
+            Status::Failed => {
+                let why = launch.error.as_ref().map_or("", |e| e.message.as_str());
+                format!("failed: {}", why.lines().next().unwrap_or_default())
+            }
+            Status::Ok => {
+                let figure = |name: &str| launch.metrics.get(name).map(|v| three_digits(*v));
+                match (figure("decode_tps"), figure("prefill_tps")) {
+                    (Some(d), Some(p)) => format!("decode {d} tok/s, prefill {p} tok/s"),
+                    (Some(d), None) => format!("decode {d} tok/s"),
+                    _ => "measured".into(),
+                }
+            }
+        });
+        let told = crate::report::printable(&told.unwrap_or_default());
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(self.done as u64);
+                self.last = format!(" · last: {label} {told}");
+            }
+            None => say(&format!("[{}/{}] {label}: {told}", self.done, self.total)),
+        }
+        (self.keep)(record);
+    }
+}

@@ -1,0 +1,332 @@
+//! `run`: find the model, make the workload, provide the engines, measure, report.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::models::{DEFAULT_SEED, Found, find_model};
+use super::progress::{SessionProgress, say};
+use super::report::{format_of, style};
+use crate::cli::RunArgs;
+use crate::engine::provision::Provisioner;
+use crate::engine::{Deadlines, EngineSpec, Registry};
+use crate::measure::bandwidth;
+use crate::measure::launch::{self, Settings};
+use crate::measure::plan::plan;
+use crate::measure::session::{self, ArmPlan, End, Unavailable};
+use crate::measure::{host, page_cache};
+use crate::model::cache::CacheDir;
+use crate::model::quant::Quant;
+use crate::record::{FailureKind, Model, Record, Run, SCHEMA, Status, WeightsSource};
+use crate::report::{Format, render};
+use crate::units::{Bytes, BytesPerSecond};
+use crate::workload::{PromptSet, Shape, Workload};
+use crate::{analysis, interrupt};
+
+const DEFAULT_ENGINES: [&str; 4] = ["candle", "candle-stock", "pytorch", "pytorch-f32"];
+const BANDWIDTH_BUFFER: Bytes = Bytes(512 << 20);
+
+pub fn run(args: &RunArgs) -> Result<()> {
+    check(args)?;
+    let engines = engines(args)?;
+    let quants: Vec<Option<Quant>> = match args.quant.is_empty() {
+        true => vec![None],
+        false => args.quant.iter().map(|q| Ok(Some(q.parse()?))).collect::<Result<_>>()?,
+    };
+    // A result for one quantization stands even if the next one fails.
+    let mut first_error = None;
+    for quant in quants {
+        if let Err(e) = one_session(args, quant, &engines) {
+            if interrupt::requested() || args.quant.len() < 2 {
+                return Err(e);
+            }
+            say(&format!("error: {e:#}"));
+            first_error.get_or_insert(e);
+        }
+    }
+    first_error.map_or(Ok(()), Err)
+}
+
+/// What clap cannot check.
+fn check(args: &RunArgs) -> Result<()> {
+    if args.device != "cpu" {
+        bail!("--device {}: expected cpu; this build has no other device", args.device);
+    }
+    let limit = args.timeout.unwrap_or(1.0);
+    if !(limit.is_finite() && limit > 0.0 && limit < 1e6) {
+        bail!("--timeout {limit}: expected a number of seconds above 0");
+    }
+    if !(args.delay.is_finite() && (0.0..86_400.0).contains(&args.delay)) {
+        bail!("--delay {}: expected a number of seconds, 0 or more", args.delay);
+    }
+    Ok(())
+}
+
+/// The arms in the order of the table.
+fn engines(args: &RunArgs) -> Result<Vec<EngineSpec>> {
+    let registry = Registry::load()?;
+    let mut names: Vec<String> = match args.engine.is_empty() {
+        true => DEFAULT_ENGINES.map(String::from).to_vec(),
+        false => args.engine.clone(),
+    };
+    let instead = match (args.pytorch_no_half, args.pytorch_no_compile) {
+        (true, _) => Some("pytorch-f32"),
+        (false, true) => Some("pytorch-eager"),
+        (false, false) => None,
+    };
+    if let Some(instead) = instead {
+        names.iter_mut().filter(|n| *n == "pytorch").for_each(|n| *n = instead.into());
+    }
+    let mut found: Vec<EngineSpec> = Vec::new();
+    for name in names {
+        let engine = registry.find(&name)?;
+        if !found.iter().any(|e| e.name == engine.name) {
+            found.push(engine.clone());
+        }
+    }
+    Ok(found)
+}
+
+fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> Result<()> {
+    let found = find_model(&args.model, quant, args.weights, DEFAULT_SEED)?;
+    let workload = workload(args, &found)?;
+    let threads = args
+        .threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32));
+    let order = plan(engines.len(), args.launches, args.seed);
+    if args.list {
+        return list(args, engines, &found.model, &workload, threads, &order);
+    }
+
+    let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
+    let arms = provide(engines, &found.model, &provisioner);
+    if interrupt::requested() {
+        bail!("stopped before anything was measured");
+    }
+
+    let bandwidth = bandwidth::measure(threads, BANDWIDTH_BUFFER);
+    let mut record = Record {
+        schema: SCHEMA.into(),
+        run: identity(args, threads),
+        host: host::host(),
+        build: host::build(),
+        model: found.model,
+        workload: workload.record(),
+        arms: session::arms(&arms),
+        comparisons: Vec::new(),
+        warnings: Vec::new(),
+    };
+    record.host.measured_read_bandwidth_bytes_per_s = Some(bandwidth.rate.0);
+    record.host.bandwidth_method = Some(bandwidth.method);
+    let settings = settings(args, &found.path, &workload, &record, threads, bandwidth.rate);
+    announce(&record, &workload, threads);
+    page_cache::bring(&settings.model_path, args.page_cache)?;
+
+    let base = output_base(&args.output_dir)?;
+    let json = base.with_extension("json");
+    record.write(&json)?; // a folder that cannot be written is told before the first launch
+    let mut keep_error = None;
+    let mut keep = |record: &mut Record| {
+        analysis::summarize(record);
+        if let Err(e) = record.write(&json) {
+            keep_error.get_or_insert(e);
+        }
+    };
+    prepare_compilers(&mut record, &arms, &workload, &settings);
+    let mut observer = SessionProgress::new(order.len(), &mut keep);
+    let delay = Duration::from_secs_f64(args.delay);
+    let end = session::run(&mut record, &arms, &order, &workload, &settings, delay, &mut observer);
+    observer.close();
+
+    record.run.complete = end == End::Complete;
+    analysis::summarize(&mut record);
+    print!("{}", render(&record, format_of(args.output.output), style())?);
+    write_all(&record, &base)?;
+    if let Some(e) = keep_error {
+        say(&format!("warning: the record could not be kept after each launch: {e:#}"));
+    }
+    let measured = record.arms.iter().flat_map(|a| &a.launches).filter(|l| l.status == Status::Ok);
+    let measured = measured.count();
+    if end == End::Interrupted {
+        bail!("stopped: {measured} of {} launches are kept in {}", order.len(), json.display());
+    }
+    if measured == 0 {
+        bail!("nothing was measured: every launch failed; the reasons are in {}", json.display());
+    }
+    Ok(())
+}
+
+fn workload(args: &RunArgs, found: &Found) -> Result<Workload> {
+    let tokenizer = found.tokenizer()?;
+    let workload = if args.prompt_len.is_empty() && args.gen_len.is_empty() {
+        let default = if found.model.name == "tiny" { "tiny" } else { "quick" };
+        let set = PromptSet::find(args.prompts.as_deref().unwrap_or(default))?;
+        Workload::from_set(&set, &tokenizer, None)?
+    } else {
+        let or = |list: &[u32], default: u32| match list.is_empty() {
+            true => vec![default],
+            false => list.to_vec(),
+        };
+        let shapes = Shape::grid(&or(&args.prompt_len, 512), &or(&args.gen_len, 64));
+        Workload::from_shapes(&shapes, &tokenizer, args.seed)?
+    };
+    workload.check_context(found.model.context_length)?;
+    Ok(workload)
+}
+
+/// Makes every engine startable; one that cannot be is an arm with a reason.
+fn provide(engines: &[EngineSpec], model: &Model, provisioner: &Provisioner) -> Vec<ArmPlan> {
+    engines
+        .iter()
+        .map(|engine| {
+            let takes = engine.quants.is_empty()
+                || engine.quants.iter().any(|q| q.eq_ignore_ascii_case(&model.quant));
+            let installed = if takes {
+                provisioner.provide(engine, &say).map_err(|e| Unavailable {
+                    kind: FailureKind::MissingDependency,
+                    message: format!("{e:#}"),
+                })
+            } else {
+                Err(Unavailable {
+                    kind: FailureKind::UnsupportedQuant,
+                    message: format!(
+                        "{} takes {}; this file is {}",
+                        engine.name,
+                        engine.quants.join(", "),
+                        model.quant
+                    ),
+                })
+            };
+            if let Err(why) = &installed {
+                say(&format!("{}: {}", engine.name, why.message));
+            }
+            ArmPlan { engine: engine.clone(), installed }
+        })
+        .collect()
+}
+
+/// An engine that compiles starts with a populated cache in every measured launch; filling an
+/// empty one is a launch of its own, told apart.
+fn prepare_compilers(record: &mut Record, arms: &[ArmPlan], work: &Workload, settings: &Settings) {
+    for (i, arm) in arms.iter().enumerate() {
+        let Ok(installed) = &arm.installed else { continue };
+        if installed.compile_cache_populated() != Some(false) || interrupt::requested() {
+            continue;
+        }
+        say(&format!("{}: filling its empty compile cache (not in the table)", arm.engine.name));
+        let launched =
+            launch::launch(&arm.engine, installed, work, &record.model, settings, (0, 0));
+        if let Ok(outcome) = launched
+            && let Some(cold) = outcome.launch.metrics.get("cold_start_ttft_s")
+        {
+            let settings = &mut record.arms[i].preparation;
+            settings.insert("cold_start_ttft_s_empty_compile_cache".into(), *cold);
+        }
+    }
+}
+
+fn identity(args: &RunArgs, threads: u32) -> Run {
+    let started = jiff::Zoned::now();
+    let config = serde_json::json!({
+        "model": args.model, "quant": args.quant, "engine": args.engine,
+        "prompts": args.prompts, "prompt_len": args.prompt_len, "gen_len": args.gen_len,
+        "launches": args.launches, "threads": threads, "warmup": args.warmup,
+        "iterations": args.iterations, "delay_s": args.delay, "device": args.device,
+        "page_cache": format!("{:?}", args.page_cache).to_lowercase(),
+        "timeout_s": args.timeout,
+        "disturbed_if": {"busy_before_above": launch::BUSY_LIMIT, "steal_above": launch::STEAL_LIMIT},
+    });
+    let command: Vec<String> = std::env::args().collect();
+    Run {
+        id: format!("{}-{:04x}", started.strftime("%Y%m%dT%H%M%S"), std::process::id() & 0xffff),
+        started_at: launch::now(),
+        command: command.join(" "),
+        seed: args.seed,
+        config,
+        complete: false,
+    }
+}
+
+fn settings(
+    args: &RunArgs,
+    path: &Path,
+    workload: &Workload,
+    record: &Record,
+    threads: u32,
+    bandwidth: BytesPerSecond,
+) -> Settings {
+    Settings {
+        model_path: path.to_path_buf(),
+        device: args.device.clone(),
+        threads,
+        n_ctx: workload.n_ctx().next_multiple_of(256).min(record.model.context_length),
+        warmup: args.warmup,
+        iterations: args.iterations,
+        page_cache: args.page_cache,
+        deadlines: args
+            .timeout
+            .map_or_else(Deadlines::default, |s| Deadlines::all(Duration::from_secs_f64(s))),
+        idle_window: Duration::from_millis(200),
+        bandwidth: Some(bandwidth),
+    }
+}
+
+fn announce(record: &Record, workload: &Workload, threads: u32) {
+    let m = &record.model;
+    let source = match m.weights {
+        WeightsSource::Synthetic => ", SYNTHETIC weights: speed and memory hold, text does not",
+        WeightsSource::Hub | WeightsSource::File => "",
+    };
+    say(&format!("{} {} ({}{source})", m.name, m.quant, Bytes(m.size_bytes)));
+    say(&format!(
+        "{}, {threads} threads, reads {}; prompts: {} ({})",
+        record.host.cpu_model,
+        BytesPerSecond(record.host.measured_read_bandwidth_bytes_per_s.unwrap_or_default()),
+        workload.name,
+        workload.prompts.len(),
+    ));
+}
+
+fn list(
+    args: &RunArgs,
+    engines: &[EngineSpec],
+    model: &Model,
+    workload: &Workload,
+    threads: u32,
+    order: &[crate::measure::plan::Planned],
+) -> Result<()> {
+    println!("model     {} {} ({})", model.name, model.quant, Bytes(model.size_bytes));
+    println!("threads   {threads}");
+    println!("prompts   {}", workload.name);
+    for p in &workload.prompts {
+        println!("          {}: {} tokens in, {} out", p.id, p.ids.len(), p.n_gen);
+    }
+    println!("launches  {} of {} engines, seed {}:", args.launches, engines.len(), args.seed);
+    for (i, planned) in order.iter().enumerate() {
+        println!("          {:>3}  {} #{}", i + 1, engines[planned.arm].name, planned.index + 1);
+    }
+    Ok(())
+}
+
+/// `DIR/benchmark_YYYYMMDD_HHMMSS`, with a suffix where that name is taken.
+fn output_base(dir: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("--output-dir: cannot make {}", dir.display()))?;
+    let stamp = jiff::Zoned::now().strftime("%Y%m%d_%H%M%S").to_string();
+    let names = std::iter::once(format!("benchmark_{stamp}"))
+        .chain((2..).map(|i| format!("benchmark_{stamp}_{i}")));
+    let free = names.map(|n| dir.join(n)).find(|base| !base.with_extension("json").exists());
+    Ok(free.expect("the names never end"))
+}
+
+fn write_all(record: &Record, base: &Path) -> Result<()> {
+    record.write(&base.with_extension("json"))?;
+    for (extension, format) in [("csv", Format::Csv), ("md", Format::Markdown)] {
+        let text = render(record, format, style().plain())?;
+        crate::record::write_atomically(&base.with_extension(extension), text.as_bytes())?;
+    }
+    let took = record.arms.iter().flat_map(|a| &a.launches).count();
+    say(&format!("wrote {}.{{json,csv,md}} ({took} launches)", base.display()));
+    Ok(())
+}

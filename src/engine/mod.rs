@@ -1,0 +1,10 @@
+//! The harness's side of an engine: which engines there are (`registry`), how their
+//! dependencies get installed (`provision`), and one running process with its deadlines
+//! (`process`). What is inside an engine is not known here.
+
+pub mod process;
+pub mod provision;
+pub mod registry;
+
+pub use process::{Deadlines, EngineProcess, Failure, Stamped};
+pub use registry::{EngineSpec, Launcher, Registry};

@@ -1,0 +1,267 @@
+//! Which engines there are: the ones inside this binary, and one folder with an `engine.toml`
+//! for each of the others (docs/ADDING_AN_ENGINE.md). Folders are embedded; a folder given by
+//! the user is looked at first.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use include_dir::{Dir, include_dir};
+use serde::Deserialize;
+
+static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/scripts/engines");
+
+/// The environment variable with extra engine folders, separated like PATH.
+pub const ENGINE_PATH: &str = "LLM_BENCH_ENGINES";
+
+/// One engine in one variant: what a column of the table measures.
+#[derive(Debug, Clone)]
+pub struct EngineSpec {
+    /// The name on the command line and in the table, such as `pytorch-eager`.
+    pub name: String,
+    /// The engine folder or `builtin`; variants of one family share an installation.
+    pub family: String,
+    pub summary: String,
+    /// Sent with `load`.
+    pub options: serde_json::Map<String, serde_json::Value>,
+    pub quants: Vec<String>,
+    pub devices: Vec<String>,
+    pub launcher: Launcher,
+}
+
+/// How the process is started.
+#[derive(Debug, Clone)]
+pub enum Launcher {
+    /// This binary in its hidden worker mode.
+    Builtin,
+    /// A folder with an `engine.toml`.
+    Folder(Box<EngineFolder>),
+}
+
+/// An engine folder: its manifest and where its files are.
+#[derive(Debug, Clone)]
+pub struct EngineFolder {
+    pub manifest: Manifest,
+    pub files: Files,
+}
+
+/// Where the files of an engine folder are.
+#[derive(Debug, Clone)]
+pub enum Files {
+    Embedded(&'static Dir<'static>),
+    OnDisk(PathBuf),
+}
+
+/// `engine.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub name: String,
+    pub summary: String,
+    /// The Python script that speaks the protocol.
+    pub script: String,
+    /// Pinned requirements; without them the system's Python runs the script as it is.
+    pub requirements: Option<String>,
+    /// The oldest Python that will do, as `>=3.11`.
+    pub python: Option<String>,
+    /// File types that the engine takes; empty for any.
+    #[serde(default)]
+    pub quants: Vec<String>,
+    #[serde(default = "cpu_only")]
+    pub devices: Vec<String>,
+    /// Extra environment. `{threads}` is replaced.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Variables that must name the folder of the engine's compile cache.
+    #[serde(default)]
+    pub compile_cache_env: Vec<String>,
+    /// One arm each: name → what differs.
+    pub variants: BTreeMap<String, Variant>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    pub summary: String,
+    #[serde(default)]
+    pub options: serde_json::Map<String, serde_json::Value>,
+    /// The variant compiles at run time, so that the state of the compile cache matters.
+    #[serde(default)]
+    pub compiles: bool,
+}
+
+fn cpu_only() -> Vec<String> {
+    vec!["cpu".into()]
+}
+
+impl EngineFolder {
+    fn parse(text: &str, files: Files, whence: &str) -> Result<Self> {
+        let manifest: Manifest = toml::from_str(text).with_context(|| whence.to_string())?;
+        if manifest.variants.is_empty() {
+            bail!("{whence}: expected at least one [variants.NAME] table, found none");
+        }
+        if let Some(bound) = &manifest.python
+            && parse_python_bound(bound).is_none()
+        {
+            bail!("{whence}: python = {bound:?}: expected a bound such as \">=3.11\"");
+        }
+        Ok(Self { manifest, files })
+    }
+
+    /// The oldest Python that will do.
+    pub fn python_bound(&self) -> (u32, u32) {
+        self.manifest.python.as_deref().and_then(parse_python_bound).unwrap_or((3, 11))
+    }
+
+    /// The contents of one file of the folder.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+        match &self.files {
+            Files::Embedded(dir) => dir
+                .get_file(dir.path().join(name))
+                .map(|f| f.contents().to_vec())
+                .with_context(|| format!("engine {}: no file {name}", self.manifest.name)),
+            Files::OnDisk(folder) => {
+                let path = folder.join(name);
+                std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+            }
+        }
+    }
+}
+
+fn parse_python_bound(bound: &str) -> Option<(u32, u32)> {
+    let (major, minor) = bound.trim().strip_prefix(">=")?.trim().split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// Every engine, by name.
+#[derive(Debug, Default)]
+pub struct Registry {
+    engines: Vec<EngineSpec>,
+}
+
+impl Registry {
+    /// Built-in engines, embedded folders, and the folders in `LLM_BENCH_ENGINES`, which may
+    /// replace an embedded one of the same name.
+    pub fn load() -> Result<Self> {
+        let mut folders = Vec::new();
+        if let Some(path) = std::env::var_os(ENGINE_PATH) {
+            for folder in std::env::split_paths(&path).filter(|p| !p.as_os_str().is_empty()) {
+                folders.push(Self::folder_on_disk(&folder)?);
+            }
+        }
+        for dir in EMBEDDED.dirs() {
+            let Some(file) = dir.get_file(dir.path().join("engine.toml")) else {
+                continue;
+            };
+            let text = file.contents_utf8().context("engine.toml is not UTF-8")?;
+            let whence = format!("scripts/engines/{}", file.path().display());
+            folders.push(EngineFolder::parse(text, Files::Embedded(dir), &whence)?);
+        }
+        let mut registry = Self { engines: builtin() };
+        for folder in folders {
+            registry.add(folder);
+        }
+        Ok(registry)
+    }
+
+    fn folder_on_disk(folder: &Path) -> Result<EngineFolder> {
+        let path = folder.join("engine.toml");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("{ENGINE_PATH}: cannot read {}", path.display()))?;
+        EngineFolder::parse(&text, Files::OnDisk(folder.to_path_buf()), &path.display().to_string())
+    }
+
+    fn add(&mut self, folder: EngineFolder) {
+        let m = &folder.manifest;
+        for (name, variant) in &m.variants {
+            if self.engines.iter().any(|e| e.name == *name) {
+                continue; // what came first wins: the user's folder over the embedded one
+            }
+            self.engines.push(EngineSpec {
+                name: name.clone(),
+                family: m.name.clone(),
+                summary: variant.summary.clone(),
+                options: variant.options.clone(),
+                quants: m.quants.clone(),
+                devices: m.devices.clone(),
+                launcher: Launcher::Folder(Box::new(folder.clone())),
+            });
+        }
+    }
+
+    /// All engines, built-in ones first.
+    pub fn all(&self) -> &[EngineSpec] {
+        &self.engines
+    }
+
+    /// The engine of this name; a miss names the nearest one.
+    pub fn find(&self, name: &str) -> Result<&EngineSpec> {
+        if let Some(engine) = self.engines.iter().find(|e| e.name == name) {
+            return Ok(engine);
+        }
+        let names: Vec<&str> = self.engines.iter().map(|e| e.name.as_str()).collect();
+        let nearest = names
+            .iter()
+            .map(|n| (strsim::jaro_winkler(n, name), *n))
+            .filter(|(score, _)| *score > 0.75)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        match nearest {
+            Some((_, n)) => bail!("no engine is called {name:?}; did you mean {n:?}?"),
+            None => bail!("no engine is called {name:?}; there are: {}", names.join(", ")),
+        }
+    }
+}
+
+impl EngineSpec {
+    /// Whether this variant compiles at run time.
+    pub fn compiles(&self) -> bool {
+        match &self.launcher {
+            Launcher::Builtin => false,
+            Launcher::Folder(f) => f.manifest.variants.get(&self.name).is_some_and(|v| v.compiles),
+        }
+    }
+}
+
+fn builtin() -> Vec<EngineSpec> {
+    [
+        ("candle", "our LLaMA on candle-core, weights straight from the mapped file"),
+        ("candle-stock", "candle-transformers' quantized_llama exactly as published"),
+    ]
+    .map(|(name, summary)| EngineSpec {
+        name: name.into(),
+        family: "builtin".into(),
+        summary: summary.into(),
+        options: serde_json::Map::new(),
+        quants: Vec::new(),
+        devices: cpu_only(),
+        launcher: Launcher::Builtin,
+    })
+    .to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_engines_parse_and_are_found() {
+        let registry = Registry::load().unwrap();
+        for name in ["candle", "candle-stock", "pytorch", "pytorch-eager", "pytorch-f32"] {
+            assert_eq!(registry.find(name).unwrap().name, name);
+        }
+    }
+
+    #[test]
+    fn a_misspelt_engine_gets_the_nearest_name() {
+        let error = Registry::load().unwrap().find("candel").unwrap_err().to_string();
+        assert!(error.contains("did you mean \"candle\""), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_with_a_typo_is_refused_with_its_place() {
+        let text = "name='x'\nsummary='s'\nscrpit='w.py'\n[variants.x]\nsummary='s'\n";
+        let files = Files::OnDisk(PathBuf::from("/nowhere"));
+        let error = format!("{:#}", EngineFolder::parse(text, files, "x/engine.toml").unwrap_err());
+        assert!(error.contains("x/engine.toml") && error.contains("scrpit"), "{error}");
+    }
+}

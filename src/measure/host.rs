@@ -1,0 +1,114 @@
+//! What machine and which build this is: the identity that a number needs to be comparable.
+
+use std::time::Instant;
+
+use crate::record::{Build, Gpu, Host};
+
+/// Reads the machine. Bandwidth is measured apart (`bandwidth`).
+pub fn host() -> Host {
+    let ram = sysinfo::System::new().map(|mut system| {
+        system.refresh_memory();
+        system.total_memory()
+    });
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = cpuinfo.lines().find(|l| l.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_string())
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    Host {
+        os: sysinfo::System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.into()),
+        kernel: sysinfo::System::kernel_version().unwrap_or_default(),
+        cpu_model: field("model name").unwrap_or_else(|| std::env::consts::ARCH.into()),
+        cores: sysinfo::System::physical_core_count().map_or(threads, |n| n as u32),
+        threads,
+        isa: isa(),
+        ram_bytes: ram.unwrap_or_default(),
+        governor: std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+            .ok()
+            .map(|g| g.trim().to_string()),
+        virtualization: field("flags")
+            .filter(|flags| flags.split_whitespace().any(|f| f == "hypervisor"))
+            .map(|_| field("hypervisor").unwrap_or_else(|| "virtual machine".into())),
+        gpu: gpus(),
+        load_average_1m: super::sensors::load_average_1m(),
+        timer_overhead_ns: Some(timer_overhead_ns()),
+        ..Host::default()
+    }
+}
+
+/// What this program was built from.
+pub fn build() -> Build {
+    let flag = |v: Option<&str>| v.map(|v| v == "true");
+    Build {
+        version: env!("CARGO_PKG_VERSION").into(),
+        git_commit: option_env!("LLM_BENCH_GIT_COMMIT").map(str::to_string),
+        git_dirty: flag(option_env!("LLM_BENCH_GIT_DIRTY")),
+        features: Vec::new(),
+        target_cpu: env!("LLM_BENCH_TARGET_CPU").into(),
+        profile: env!("LLM_BENCH_PROFILE").into(),
+    }
+}
+
+/// Instruction sets of this processor that matter for matrix products.
+fn isa() -> Vec<String> {
+    let mut found = Vec::new();
+    macro_rules! look {
+        ($($name:tt)*) => {$(
+            #[cfg(target_arch = "x86_64")]
+            if std::arch::is_x86_feature_detected!($name) { found.push($name.to_string()); }
+        )*};
+    }
+    look!("avx2" "fma" "f16c" "avxvnni" "avx512f" "avx512bw" "avx512vl" "avx512vnni" "avx512bf16");
+    #[cfg(target_arch = "aarch64")]
+    found.push("neon".to_string());
+    found
+}
+
+/// GPUs as NVML tells them; none without its library.
+fn gpus() -> Vec<Gpu> {
+    let Ok(nvml) = nvml_wrapper::Nvml::init() else {
+        return Vec::new();
+    };
+    let driver = nvml.sys_driver_version().ok();
+    let count = nvml.device_count().unwrap_or(0);
+    (0..count)
+        .filter_map(|i| {
+            let device = nvml.device_by_index(i).ok()?;
+            let memory_bytes = device.memory_info().ok()?.total;
+            Some(Gpu { name: device.name().ok()?, memory_bytes, driver: driver.clone() })
+        })
+        .collect()
+}
+
+/// Median cost of reading the clock, in nanoseconds.
+fn timer_overhead_ns() -> f64 {
+    let mut costs: Vec<f64> = (0..200)
+        .map(|_| {
+            let t = Instant::now();
+            for _ in 0..10 {
+                std::hint::black_box(crate::units::MonoNs::now());
+            }
+            t.elapsed().as_nanos() as f64 / 10.0
+        })
+        .collect();
+    costs.sort_by(f64::total_cmp);
+    costs[costs.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_has_a_processor_memory_and_a_clock() {
+        let h = host();
+        assert!(h.threads >= 1 && h.ram_bytes > 1 << 20 && !h.cpu_model.is_empty(), "{h:?}");
+        assert!(h.timer_overhead_ns.unwrap() < 1e6);
+    }
+
+    #[test]
+    fn the_build_knows_its_processor_target() {
+        assert!(!build().target_cpu.is_empty());
+    }
+}

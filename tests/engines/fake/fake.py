@@ -1,0 +1,114 @@
+"""An engine over the real protocol that computes nothing: honest, or broken in the one way that
+its name says. Tests of the harness drive it; it needs no package."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+ENTRY = time.monotonic_ns()
+MODE = sys.argv[1].removeprefix("fake-")
+OUT = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+
+
+def send(**message):
+    OUT.write(json.dumps(message) + "\n")
+    OUT.flush()
+
+
+def hang():
+    while True:
+        time.sleep(60)
+
+
+def hello():
+    if MODE == "hangs-at-hello":
+        hang()
+    pid = 1 if MODE == "wrong-pid" else os.getpid()
+    send(type="hello", protocol=1, engine="fake", pid=pid, t_entry_ns=ENTRY)
+    send(type="ready", versions={"fake": "1"}, threads=1, t_ns=time.monotonic_ns())
+
+
+def load():
+    begin = time.monotonic_ns()
+    if MODE == "hangs-at-load":
+        hang()
+    if MODE == "dies-at-load":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if MODE == "oom":
+        send(type="error", kind="oom", message="expected 5 GB of memory, found 1 GB")
+        return
+    send(
+        type="loaded",
+        t_begin_ns=begin,
+        t_end_ns=time.monotonic_ns(),
+        stages={"nothing": 1},
+        precision={"weights": "none", "compute": "none", "kv": "none"},
+        memory={},
+    )
+
+
+def generate(request):
+    if MODE == "hangs-at-generate":
+        hang()
+    if MODE == "exits-at-generate":
+        print("the last word", file=sys.stderr)
+        sys.exit(3)
+    if MODE == "garbage":
+        OUT.write("Segmentation fault (just kidding)\n")
+        OUT.flush()
+        return
+    if MODE == "stray-prints":
+        print("loading checkpoint shards: 100%", flush=True)
+        os.write(1, b"warning from a C library\n")
+    if MODE == "orphan":
+        subprocess.Popen(["sleep", "3600"])
+    if MODE == "hidden-work":
+        time.sleep(0.8)
+    begin = time.monotonic_ns()
+    if MODE == "slow":
+        time.sleep(0.5)
+    n = request["n"]
+    times = []
+    for _ in range(n):
+        time.sleep(0.002)
+        times.append(time.monotonic_ns())
+    tokens = [i % 100 for i in range(n)]
+    if MODE == "short-count":
+        tokens, times = tokens[1:], times[1:]
+    if MODE == "foreign-token":
+        tokens[0] = 10_000_000
+    if MODE == "time-travel":
+        begin = times[0] = begin - 10_000_000_000
+    if MODE == "future":
+        times[-1] += 3_600_000_000_000
+    if MODE == "falling-times":
+        times.reverse()
+    send(
+        type="generated",
+        id=request["id"],
+        tokens=tokens,
+        t_begin_ns=begin,
+        t_prefill_end_ns=min(times, default=begin),
+        t_tokens_ns=times,
+    )
+
+
+for line in sys.stdin:
+    request = json.loads(line)
+    kind = request["type"]
+    if kind == "hello":
+        hello()
+    elif kind == "load":
+        load()
+    elif kind == "generate":
+        generate(request)
+    elif kind == "memory":
+        send(type="memory")
+    elif kind == "bye":
+        if MODE == "ignores-bye":
+            hang()
+        break

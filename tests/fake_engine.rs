@@ -1,0 +1,245 @@
+//! Engines that are killed, hang, are missing or lie, over the real protocol and through the
+//! real command: each becomes a failed launch with its reason, and the other engines go on.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use assert_cmd::Command;
+use llm_bench::record::{FailureKind, Launch, Record, Status};
+
+fn llm_bench(dir: &Path) -> Command {
+    let mut command = Command::cargo_bin("llm-bench").unwrap();
+    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
+    command
+        .env("LLM_BENCH_ENGINES", engines)
+        .env("LLM_BENCH_CACHE", dir.join("cache"))
+        .current_dir(dir);
+    command
+}
+
+/// Runs engines on the tiny model and returns the record that was written.
+fn run(engines: &str, extra: &[&str]) -> (Record, std::process::Output) {
+    let dir = tempfile::tempdir().unwrap();
+    let (record, output) = run_in(dir.path(), engines, extra);
+    assert_eq!(survivors(dir.path()), 0, "a process of an engine is still running");
+    (record, output)
+}
+
+fn run_in(dir: &Path, engines: &str, extra: &[&str]) -> (Record, std::process::Output) {
+    let mut command = llm_bench(dir);
+    command.args(["run", "--model", "tiny", "--engine", engines]);
+    command.args(["-p", "8", "-n", "4", "--no-install"]).args(extra);
+    let output = command.output().unwrap();
+    (Record::read(&only_record(dir)).unwrap(), output)
+}
+
+/// Processes that were started with this test's cache in their environment.
+fn survivors(dir: &Path) -> usize {
+    let mark = format!("LLM_BENCH_CACHE={}", dir.join("cache").display());
+    let has_mark = |e: &std::fs::DirEntry| {
+        let environ = std::fs::read(e.path().join("environ")).unwrap_or_default();
+        environ.split(|b| *b == 0).any(|v| v == mark.as_bytes())
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().filter(has_mark).count()
+}
+
+fn only_record(dir: &Path) -> PathBuf {
+    let found: Vec<_> = std::fs::read_dir(dir.join("results"))
+        .expect("a results folder")
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|x| x == "json"))
+        .collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0].clone()
+}
+
+fn launch<'a>(record: &'a Record, label: &str) -> &'a Launch {
+    record.arms.iter().find(|a| a.label == label).unwrap().launches.first().unwrap()
+}
+
+/// The broken engine fails for this reason and in this phase; candle beside it is measured.
+fn fails(engine: &str, kind: FailureKind, phase: &str, word: &str) {
+    let (record, output) = run(&format!("{engine},candle"), &["-r", "1", "--timeout", "4"]);
+    let broken = launch(&record, engine);
+    assert_eq!(broken.status, Status::Failed, "{broken:?}");
+    let error = broken.error.as_ref().unwrap();
+    assert_eq!((error.kind, error.phase.as_str()), (kind, phase), "{error:?}");
+    let told = format!("{} {}", error.message, error.stderr_tail.as_deref().unwrap_or_default());
+    assert!(told.contains(word), "expected {word:?} in {told:?}");
+    assert!(broken.metrics.is_empty(), "a failed launch has no values");
+    assert_eq!(launch(&record, "candle").status, Status::Ok);
+    assert!(record.run.complete);
+    assert_eq!(output.status.code(), Some(0), "something was measured");
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("failed"), "{table}");
+}
+
+#[test]
+fn an_honest_engine_is_measured() {
+    let (record, output) = run("fake-honest", &["-r", "2"]);
+    assert_eq!(output.status.code(), Some(0));
+    let arm = &record.arms[0];
+    assert!(arm.launches.iter().all(|l| l.status == Status::Ok));
+    for name in ["model_load_s", "cold_start_ttft_s", "first_generate_ttft_s", "ttft_s"] {
+        assert_eq!(arm.metrics[name].n, 2, "{name}");
+    }
+    let decode = arm.metrics["decode_tps"].median;
+    assert!(decode > 10.0 && decode < 500.0, "2 ms a token: {decode}");
+}
+
+#[test]
+fn stray_prints_do_not_corrupt_the_stream() {
+    let (record, _) = run("fake-stray-prints", &["-r", "1"]);
+    assert_eq!(launch(&record, "fake-stray-prints").status, Status::Ok);
+}
+
+#[test]
+fn a_wrong_token_count_is_caught() {
+    fails("fake-short-count", FailureKind::WrongTokens, "generate", "asked for 4 tokens, got 3");
+}
+
+#[test]
+fn a_token_outside_the_vocabulary_is_caught() {
+    fails("fake-foreign-token", FailureKind::WrongTokens, "generate", "10000000");
+}
+
+#[test]
+fn a_time_before_the_request_is_caught() {
+    fails("fake-time-travel", FailureKind::Lied, "generate", "t_begin_ns");
+}
+
+#[test]
+fn a_time_after_the_answer_is_caught() {
+    fails("fake-future", FailureKind::Lied, "generate", "t_tokens_ns");
+}
+
+#[test]
+fn falling_times_are_caught() {
+    fails("fake-falling-times", FailureKind::Lied, "generate", "outside");
+}
+
+#[test]
+fn work_outside_the_claimed_interval_is_caught() {
+    fails("fake-hidden-work", FailureKind::Lied, "generate", "accounts for");
+}
+
+#[test]
+fn a_wrong_pid_is_caught() {
+    fails("fake-wrong-pid", FailureKind::Lied, "hello", "the engine says it is 1");
+}
+
+#[test]
+fn an_engine_that_never_answers_is_killed_at_the_deadline() {
+    fails("fake-hangs-at-hello", FailureKind::Timeout, "hello", "no answer within 4 s");
+}
+
+#[test]
+fn an_engine_that_hangs_while_loading_is_killed_at_the_deadline() {
+    fails("fake-hangs-at-load", FailureKind::Timeout, "load", "killed");
+}
+
+#[test]
+fn an_engine_that_hangs_in_a_generation_is_killed_at_the_deadline() {
+    fails("fake-hangs-at-generate", FailureKind::Timeout, "generate", "killed");
+}
+
+#[test]
+fn an_engine_that_does_not_exit_is_killed_at_the_deadline() {
+    fails("fake-ignores-bye", FailureKind::Timeout, "bye", "killed");
+}
+
+#[test]
+fn a_killed_engine_is_told_by_its_signal() {
+    fails("fake-dies-at-load", FailureKind::Killed, "load", "signal 9");
+}
+
+#[test]
+fn an_engine_that_exits_leaves_its_last_words() {
+    fails("fake-exits-at-generate", FailureKind::Exited, "generate", "the last word");
+}
+
+#[test]
+fn what_is_no_message_is_refused() {
+    fails("fake-garbage", FailureKind::Protocol, "generate", "just kidding");
+}
+
+#[test]
+fn an_engine_may_state_its_own_failure() {
+    fails("fake-oom", FailureKind::Oom, "load", "expected 5 GB");
+}
+
+#[test]
+fn a_missing_engine_fails_and_the_others_go_on() {
+    fails("pytorch", FailureKind::MissingDependency, "install", "engines install pytorch");
+}
+
+#[test]
+fn when_nothing_was_measured_the_exit_code_is_two() {
+    let (record, output) = run("fake-oom", &["-r", "1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(launch(&record, "fake-oom").status, Status::Failed);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nothing was measured"));
+}
+
+#[test]
+fn children_of_an_engine_do_not_outlive_it() {
+    let (record, _) = run("fake-orphan", &["-r", "1"]); // `run` looks for survivors
+    assert_eq!(launch(&record, "fake-orphan").status, Status::Ok);
+}
+
+/// Starts a run of the slow engine and waits for its first launch.
+fn start_slow_run(dir: &Path) -> std::process::Child {
+    let exe = assert_cmd::cargo::cargo_bin("llm-bench");
+    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
+    let child = std::process::Command::new(exe)
+        .args(["run", "--model", "tiny", "--engine", "fake-slow", "-r", "50", "-p", "8", "-n", "4"])
+        .env("LLM_BENCH_ENGINES", engines)
+        .env("LLM_BENCH_CACHE", dir.join("cache"))
+        .current_dir(dir)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let give_up = Instant::now() + Duration::from_secs(120);
+    loop {
+        assert!(Instant::now() < give_up, "no launch was kept");
+        let kept =
+            std::fs::read_dir(dir.join("results")).into_iter().flatten().flatten().any(|e| {
+                Record::read(&e.path()).is_ok_and(|r| r.arms.iter().any(|a| !a.launches.is_empty()))
+            });
+        if kept {
+            return child;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn ctrl_c_keeps_what_was_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = start_slow_run(dir.path());
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("stopped") && stderr.contains("are kept in"), "{stderr}");
+    let record = Record::read(&only_record(dir.path())).unwrap();
+    assert!(!record.run.complete && !record.arms[0].launches.is_empty());
+    assert!(record.arms[0].metrics.contains_key("decode_tps"), "summaries are there too");
+}
+
+#[test]
+fn when_the_harness_is_killed_its_engine_dies_and_the_record_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = start_slow_run(dir.path());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let give_up = Instant::now() + Duration::from_secs(10);
+    while survivors(dir.path()) > 0 {
+        assert!(Instant::now() < give_up, "the engine outlived the harness");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let record = Record::read(&only_record(dir.path())).unwrap();
+    assert!(!record.run.complete && !record.arms[0].launches.is_empty());
+}
