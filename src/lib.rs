@@ -11,6 +11,7 @@
 
 pub mod units;
 pub mod metric;
+pub mod model;
 pub mod protocol;
 pub mod record;
 pub mod interrupt;

@@ -1,0 +1,215 @@
+//! What is in a synthetic file: every tensor with its name, shape, storage type (llama.cpp's
+//! mixture) and the distribution of its weights. How the bytes come about is left to `blocks`.
+//!
+//! The weights are scaled for what a trained model does and a careless random one does not:
+//!
+//! - the residual stream grows like a random walk and its end is far from the token embedding, so
+//!   that a tied output head does not simply repeat the input token;
+//! - attention is neither uniform nor on one position;
+//! - logits have a standard deviation of four, so that the best token is rarely a tie;
+//! - norm weights vary around means other than one, so that a forgotten norm weight shows.
+
+use anyhow::{Result, ensure};
+
+use super::blocks::TensorType;
+use crate::model::arch::ArchSpec;
+use crate::model::quant::Quant;
+
+/// One tensor of the file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorPlan {
+    pub name: String,
+    /// Innermost (row length) first, as GGUF counts.
+    pub dims: Vec<u64>,
+    pub ty: TensorType,
+    pub weights: Weights,
+}
+
+/// Where the values of a tensor come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Weights {
+    /// Gaussian with this mean and standard deviation.
+    Gaussian { mean: f64, sigma: f64 },
+    /// These values.
+    Exact(Vec<f32>),
+}
+
+impl TensorPlan {
+    /// Number of weights.
+    pub fn n_weights(&self) -> u64 {
+        self.dims.iter().product()
+    }
+
+    /// Size in the file, without padding.
+    pub fn bytes(&self) -> u64 {
+        self.n_weights() / self.ty.block_weights() * self.ty.block_bytes()
+    }
+}
+
+/// Standard deviation of the token embedding, as in trained models of this family.
+const EMBEDDING_SIGMA: f64 = 0.02;
+/// Of the logits over the vocabulary.
+const LOGIT_SIGMA: f64 = 4.0;
+/// Of the attention scores over the positions, before the softmax.
+const SCORE_SIGMA: f64 = 1.5;
+/// Mean of the norm weights inside the layers; their standard deviation is a seventh of the mean.
+const NORM_MEAN: f64 = 0.5;
+const NORM_SPREAD: f64 = 1.0 / 7.0;
+/// Size of the input token's own logit, in standard deviations of the logits.
+const SELF_LOGIT: f64 = 0.5;
+/// By what averaging values over positions shrinks them, at lengths of tens to hundreds.
+const AVERAGING: f64 = 0.4;
+/// Attention output to feed-forward output.
+const ATTENTION_SHARE: f64 = 0.7;
+/// Root mean square of `silu(g) · u` for independent standard Gaussians.
+const SWIGLU_RMS: f64 = 0.596;
+
+/// The tensors in the order in which llama.cpp's `llama-quantize` writes them: those outside the
+/// layers first, then layer by layer, each by name.
+pub fn tensors(spec: &ArchSpec, quant: Quant) -> Result<Vec<TensorPlan>> {
+    check(spec)?;
+    let d = u64::from(spec.n_embd);
+    let (q, kv) = (u64::from(spec.q_width()), u64::from(spec.kv_width()));
+    let (ff, vocab) = (u64::from(spec.n_ff), u64::from(spec.n_vocab));
+    let layers = f64::from(spec.n_layers);
+
+    // rms of the norm weights over their mean
+    let norm_rms = (1.0 + NORM_SPREAD * NORM_SPREAD).sqrt();
+    let root_d = (d as f64).sqrt();
+    // From the residual stream through a norm to unit variance.
+    let unit = 1.0 / (root_d * NORM_MEAN * norm_rms);
+    // The last residual: the embedding's own logit is root_d · embedding / residual deviations.
+    let residual = root_d * EMBEDDING_SIGMA / SELF_LOGIT;
+    let share = ATTENTION_SHARE * ATTENTION_SHARE;
+    let ffn_out = residual / (layers * (1.0 + share)).sqrt();
+    let attention_out = ffn_out * ATTENTION_SHARE;
+    let norm = |mean: f64| Weights::Gaussian { mean, sigma: mean * NORM_SPREAD };
+    let matrix = |sigma: f64| Weights::Gaussian { mean: 0.0, sigma };
+
+    let mut plan = Vec::new();
+    let mut add = |name: String, dims: &[u64], ty: TensorType, weights: Weights| {
+        plan.push(TensorPlan { name, dims: dims.to_vec(), ty, weights });
+    };
+    if !spec.tied {
+        let ty = fitting(head_type(quant), d, "output.weight")?;
+        add("output.weight".into(), &[d, vocab], ty, matrix(EMBEDDING_SIGMA));
+    }
+    let last_norm = LOGIT_SIGMA / (EMBEDDING_SIGMA * root_d * norm_rms);
+    add("output_norm.weight".into(), &[d], TensorType::F32, norm(last_norm));
+    if let Some(factors) = spec.rope_factors() {
+        let dims = [factors.len() as u64];
+        add("rope_freqs.weight".into(), &dims, TensorType::F32, Weights::Exact(factors));
+    }
+    let embedding = if spec.tied { head_type(quant) } else { base_type(quant) };
+    let embedding = fitting(embedding, d, "token_embd.weight")?;
+    add("token_embd.weight".into(), &[d, vocab], embedding, matrix(EMBEDDING_SIGMA));
+
+    for layer in 0..spec.n_layers {
+        let mut matrix_of = |part: &str, rows: u64, columns: u64, sigma: f64| -> Result<()> {
+            let name = format!("blk.{layer}.{part}.weight");
+            let ty = fitting(layer_type(spec, quant, layer, part), columns, &name)?;
+            add(name, &[columns, rows], ty, matrix(sigma));
+            Ok(())
+        };
+        let query_key = unit * SCORE_SIGMA.sqrt();
+        matrix_of("attn_k", kv, d, query_key)?;
+        matrix_of("attn_output", d, q, attention_out / (AVERAGING * (q as f64).sqrt()))?;
+        matrix_of("attn_q", q, d, query_key)?;
+        matrix_of("attn_v", kv, d, unit)?;
+        matrix_of("ffn_down", d, ff, ffn_out / (SWIGLU_RMS * (ff as f64).sqrt()))?;
+        matrix_of("ffn_gate", ff, d, unit)?;
+        matrix_of("ffn_up", ff, d, unit)?;
+        for part in ["attn_norm", "ffn_norm"] {
+            let name = format!("blk.{layer}.{part}.weight");
+            add(name, &[d], TensorType::F32, norm(NORM_MEAN));
+        }
+    }
+    plan.sort_by_cached_key(|t| (layer_of(&t.name), t.name.clone()));
+    Ok(plan)
+}
+
+/// Refuses shapes that no LLaMA has.
+fn check(spec: &ArchSpec) -> Result<()> {
+    let positive = [
+        ("n_layers", spec.n_layers),
+        ("n_embd", spec.n_embd),
+        ("n_ff", spec.n_ff),
+        ("n_heads", spec.n_heads),
+        ("n_kv_heads", spec.n_kv_heads),
+        ("head_dim", spec.head_dim),
+        ("n_vocab", spec.n_vocab),
+        ("context_length", spec.context_length),
+    ];
+    for (key, value) in positive {
+        ensure!(value > 0, "{}: {key} is 0; it must be at least 1", spec.name);
+    }
+    ensure!(
+        spec.n_heads.is_multiple_of(spec.n_kv_heads),
+        "{}: n_heads is {}, not a multiple of n_kv_heads, which is {}",
+        spec.name,
+        spec.n_heads,
+        spec.n_kv_heads
+    );
+    ensure!(
+        spec.head_dim.is_multiple_of(2),
+        "{}: head_dim is {}; rotary embedding needs an even number",
+        spec.name,
+        spec.head_dim
+    );
+    Ok(())
+}
+
+fn layer_of(name: &str) -> Option<u32> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
+/// The type that a recipe is named after.
+fn base_type(quant: Quant) -> TensorType {
+    match quant {
+        Quant::F32 => TensorType::F32,
+        Quant::F16 => TensorType::F16,
+        Quant::BF16 => TensorType::BF16,
+        Quant::Q8_0 => TensorType::Q8_0,
+        Quant::Q4_0 => TensorType::Q4_0,
+        Quant::Q4_K_M => TensorType::Q4_K,
+    }
+}
+
+/// The output head, or the token embedding that serves as one.
+fn head_type(quant: Quant) -> TensorType {
+    match quant {
+        Quant::Q4_0 | Quant::Q4_K_M => TensorType::Q6_K,
+        other => base_type(other),
+    }
+}
+
+/// llama.cpp's mixture (`llama_tensor_get_type_impl` in `llama-quant.cpp`) for dense LLaMAs.
+fn layer_type(spec: &ArchSpec, quant: Quant, layer: u32, part: &str) -> TensorType {
+    if quant != Quant::Q4_K_M {
+        return base_type(quant);
+    }
+    let n = spec.n_layers;
+    let more_bits = layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
+    // What llama.cpp calls the type "70B": the values of eight query heads share one matrix.
+    let is_70b = n == 80 && spec.n_heads != spec.n_kv_heads;
+    match part {
+        "attn_v" | "ffn_down" if more_bits => TensorType::Q6_K,
+        "attn_v" if is_70b => TensorType::Q5_K,
+        _ => TensorType::Q4_K,
+    }
+}
+
+/// The type itself, or what llama.cpp takes where a row is not a whole number of blocks.
+fn fitting(ty: TensorType, row: u64, name: &str) -> Result<TensorType> {
+    let fits = |t: TensorType| row.is_multiple_of(t.block_weights());
+    if fits(ty) {
+        return Ok(ty);
+    }
+    if ty == TensorType::Q6_K && fits(TensorType::Q8_0) {
+        return Ok(TensorType::Q8_0);
+    }
+    anyhow::bail!(
+        "{name}: rows of {row} weights cannot be stored as {ty:?}, which needs a multiple of {}; choose F16 or another shape",
+        ty.block_weights()
+    )
+}
