@@ -3,7 +3,9 @@
 //! The map, in the order in which data flows:
 
 pub mod metric;
+pub mod model;
 pub mod protocol;
 pub mod record;
 pub mod units;
 pub mod worker;
+pub mod workload;
