@@ -8,23 +8,21 @@
 //!                                        ones, over protocol)                     v
 //!                                                       analysis (on stats) ──> report
 //! ```
+//!
+//! Beside it: `units`, `metric` and `interrupt` below everything, `cli` and `cmd` on top.
 
-pub mod units;
+pub mod analysis;
+pub mod cli;
+pub mod cmd;
+pub mod engine;
+pub mod interrupt;
+pub mod measure;
 pub mod metric;
 pub mod model;
 pub mod protocol;
 pub mod record;
-pub mod interrupt;
-
-pub mod model;
-pub mod workload;
-pub mod engine;
-pub mod worker;
-pub mod measure;
-
-pub mod stats;
-pub mod analysis;
 pub mod report;
-
-pub mod cli;
-pub mod cmd;
+pub mod stats;
+pub mod units;
+pub mod worker;
+pub mod workload;

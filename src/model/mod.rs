@@ -1,5 +1,14 @@
-//! Models and their weights.
+//! Models as files: which there are (`registry`), where they come from (`locate`, `hub`,
+//! `cache`, `synth`), what is in them (`gguf`, `tokenizer`, `arch`, `quant`), and the golden
+//! values of the shipped one (`golden`).
 
 pub mod arch;
+pub mod cache;
+pub mod gguf;
+pub mod golden;
+pub mod hub;
+pub mod locate;
 pub mod quant;
+pub mod registry;
 pub mod synth;
+pub mod tokenizer;

@@ -1,0 +1,139 @@
+//! llm-bench's own folder in the user's cache: synthesized models, and the checksums of files
+//! that were hashed before.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::hub::hex;
+use crate::record::write_atomically;
+
+/// The cache folder. Everything in it can be made again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheDir(PathBuf);
+
+/// What identifies the bytes of a file without reading them.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Stamp {
+    path: PathBuf,
+    size: u64,
+    mtime_s: i64,
+    mtime_ns: i64,
+    inode: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Digested {
+    stamp: Stamp,
+    sha256: String,
+}
+
+impl CacheDir {
+    /// A cache at a given place.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// `$LLM_BENCH_CACHE`, else `$XDG_CACHE_HOME/llm-bench`, else `~/.cache/llm-bench`.
+    pub fn from_env() -> Self {
+        Self::from_vars(&|name| std::env::var(name).ok())
+    }
+
+    fn from_vars(var: &dyn Fn(&str) -> Option<String>) -> Self {
+        let set = |name: &str| var(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        Self(set("LLM_BENCH_CACHE").unwrap_or_else(|| {
+            set("XDG_CACHE_HOME")
+                .unwrap_or_else(|| set("HOME").unwrap_or_default().join(".cache"))
+                .join("llm-bench")
+        }))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where synthesized and unpacked models lie.
+    pub fn models(&self) -> PathBuf {
+        self.0.join("models")
+    }
+
+    /// The sha256 of a file, in hex. Remembered by path, size, time of change and inode, so that
+    /// a model is hashed once; a cache that cannot be written costs time only.
+    pub fn sha256(&self, path: &Path) -> io::Result<String> {
+        let path = path.canonicalize()?;
+        let meta = path.metadata()?;
+        let stamp = Stamp {
+            path: path.clone(),
+            size: meta.len(),
+            mtime_s: meta.mtime(),
+            mtime_ns: meta.mtime_nsec(),
+            inode: meta.ino(),
+        };
+        let key = hex(&Sha256::digest(path.as_os_str().as_encoded_bytes())[..16]);
+        let sidecar = self.0.join("sha256").join(format!("{key}.json"));
+        let known = std::fs::read(&sidecar)
+            .ok()
+            .and_then(|json| serde_json::from_slice::<Digested>(&json).ok())
+            .filter(|known| known.stamp == stamp);
+        if let Some(known) = known {
+            return Ok(known.sha256);
+        }
+        let sha256 = hash_file(&path)?;
+        if let Ok(json) = serde_json::to_vec(&Digested { stamp, sha256: sha256.clone() })
+            && let Err(e) = write_atomically(&sidecar, &json)
+        {
+            tracing::debug!("the checksum is not remembered: {e:#}");
+        }
+        Ok(sha256)
+    }
+}
+
+fn hash_file(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut sha = Sha256::new();
+    let mut buffer = vec![0u8; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&sha.finalize())),
+            n => sha.update(&buffer[..n]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_is_remembered_until_the_file_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = CacheDir::at(folder.path().join("cache"));
+        let file = folder.path().join("abc");
+        std::fs::write(&file, "abc").unwrap();
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(cache.sha256(&file).unwrap(), abc);
+        let sidecar = std::fs::read_dir(cache.path().join("sha256")).unwrap().next().unwrap();
+        let sidecar = sidecar.unwrap().path();
+        let planted = std::fs::read_to_string(&sidecar).unwrap().replace(abc, "planted");
+        std::fs::write(&sidecar, planted).unwrap();
+        assert_eq!(cache.sha256(&file).unwrap(), "planted", "the second time nothing is read");
+        std::fs::write(&file, "abcd").unwrap();
+        assert_ne!(cache.sha256(&file).unwrap(), "planted");
+    }
+
+    #[test]
+    fn the_cache_lies_where_the_environment_says() {
+        let at = |pairs: &'static [(&str, &str)]| {
+            CacheDir::from_vars(&|name| {
+                pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
+            })
+        };
+        assert_eq!(at(&[("LLM_BENCH_CACHE", "/a"), ("HOME", "/h")]).path(), Path::new("/a"));
+        assert_eq!(at(&[("XDG_CACHE_HOME", "/x")]).path(), Path::new("/x/llm-bench"));
+        assert_eq!(at(&[("HOME", "/h")]).path(), Path::new("/h/.cache/llm-bench"));
+    }
+}

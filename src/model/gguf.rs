@@ -1,0 +1,308 @@
+//! Opens a GGUF file: header checked and read over a memory map, hyper-parameters typed and
+//! validated, sizes that METHODOLOGY.md defines. What the weights mean is the engines' business.
+
+mod config;
+mod inspect;
+mod scan;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use memmap2::Mmap;
+
+pub use config::LlamaConfig;
+pub use inspect::{Inspection, KeyValue, TypeRow};
+
+/// The metadata key that marks weights as made, not trained.
+pub const SYNTHETIC_KEY: &str = "llm_bench.synthetic";
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GgufError {
+    #[error("{}: {source}. Check the path, or `llm-bench models list`", .path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error(
+        "{}: not a usable GGUF file: {what}: expected {expected}, found {found}. Download or \
+         convert it again", .path.display()
+    )]
+    Malformed { path: PathBuf, what: String, expected: String, found: String },
+    #[error(
+        "{}: {what}: expected {expected}, found {found}. See `llm-bench models inspect {}`",
+        .path.display(), .path.display()
+    )]
+    Unsupported { path: PathBuf, what: String, expected: String, found: String },
+}
+
+/// A GGUF file whose header fits its length: every tensor lies inside the file.
+pub struct GgufFile {
+    path: PathBuf,
+    mmap: Arc<Mmap>,
+    content: Content,
+}
+
+impl std::fmt::Debug for GgufFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GgufFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl GgufFile {
+    /// Maps a file and reads its header. Weights are not touched.
+    pub fn open(path: &Path) -> Result<Self, GgufError> {
+        let io = |source| GgufError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        if !file.metadata().map_err(io)?.is_file() {
+            return Err(io(std::io::Error::other("not a regular file")));
+        }
+        // SAFETY: the map is read-only and private to this process. A file that another process
+        // shortens while it is mapped raises SIGBUS; model files are written once and renamed
+        // into place, and no reader of GGUF files guards against more.
+        let mmap = unsafe { Mmap::map(&file) }.map_err(io)?;
+        scan::scan(path, &mmap)?;
+        let content = Content::read(&mut Cursor::new(&mmap[..])).map_err(|e| {
+            let found = e.to_string();
+            let found = found.lines().next().unwrap_or_default().to_owned();
+            GgufError::Malformed {
+                path: path.to_owned(),
+                what: "the header".into(),
+                expected: "tensor and value types that candle knows".into(),
+                found,
+            }
+        })?;
+        let file = Self { path: path.to_owned(), mmap: Arc::new(mmap), content };
+        file.check_tensors()?;
+        Ok(file)
+    }
+
+    /// Holds each tensor's blocks and bytes against the file.
+    fn check_tensors(&self) -> Result<(), GgufError> {
+        let start = self.content.tensor_data_offset;
+        let len = self.mmap.len() as u64;
+        for (name, info) in &self.content.tensor_infos {
+            let row = info.shape.dims().last().copied().unwrap_or(0);
+            if row % info.ggml_dtype.block_size() != 0 {
+                return Err(self.malformed(
+                    format!("tensor {name}"),
+                    format!("rows of whole blocks of {}", info.ggml_dtype.block_size()),
+                    row,
+                ));
+            }
+            let end =
+                start.checked_add(info.offset).and_then(|s| s.checked_add(tensor_bytes(info)));
+            if end.is_none_or(|end| end > len) {
+                return Err(self.malformed(
+                    format!("tensor {name}"),
+                    format!("{} bytes at {}", tensor_bytes(info), start + info.offset),
+                    format!("a file of {len} bytes: is it truncated?"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The whole file.
+    pub fn mmap(&self) -> &Arc<Mmap> {
+        &self.mmap
+    }
+
+    /// The header as candle reads it.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// The bytes of one tensor, inside the map.
+    pub fn tensor_bytes(&self, name: &str) -> Option<&[u8]> {
+        let info = self.content.tensor_infos.get(name)?;
+        let start = (self.content.tensor_data_offset + info.offset) as usize;
+        self.mmap.get(start..start + tensor_bytes(info) as usize)
+    }
+
+    pub fn size_bytes(&self) -> u64 {
+        self.mmap.len() as u64
+    }
+
+    /// A metadata value that is a string.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match self.content.metadata.get(key)? {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A metadata value that is an unsigned number, of whatever width.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        match *self.content.metadata.get(key)? {
+            Value::U8(v) => Some(v.into()),
+            Value::U16(v) => Some(v.into()),
+            Value::U32(v) => Some(v.into()),
+            Value::U64(v) => Some(v),
+            Value::I8(v) => v.try_into().ok(),
+            Value::I16(v) => v.try_into().ok(),
+            Value::I32(v) => v.try_into().ok(),
+            Value::I64(v) => v.try_into().ok(),
+            _ => None,
+        }
+    }
+
+    /// A metadata value that is a floating-point number.
+    pub fn float(&self, key: &str) -> Option<f64> {
+        match *self.content.metadata.get(key)? {
+            Value::F32(v) => Some(v.into()),
+            Value::F64(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// A metadata value that is true or false.
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        match self.content.metadata.get(key)? {
+            Value::Bool(v) => Some(*v),
+            _ => None,
+        }
+    }
+
+    /// A metadata value that is an array.
+    pub fn array(&self, key: &str) -> Option<&[Value]> {
+        match self.content.metadata.get(key)? {
+            Value::Array(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// `general.name`, or the file's own name.
+    pub fn name(&self) -> String {
+        match self.text("general.name") {
+            Some(name) if !name.trim().is_empty() => name.trim().to_owned(),
+            _ => self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        }
+    }
+
+    /// The hyper-parameters, validated against each other and against the tensors.
+    pub fn llama_config(&self) -> Result<LlamaConfig, GgufError> {
+        LlamaConfig::of(self)
+    }
+
+    /// True where the weights were made from a seed, not trained: the text means nothing then.
+    pub fn is_synthetic(&self) -> bool {
+        match self.content.metadata.get(SYNTHETIC_KEY) {
+            None | Some(Value::Bool(false)) => false,
+            Some(_) => true,
+        }
+    }
+
+    /// `F16`, `Q8_0`, `Q4_0`, `Q4_K_M`…: the recipe that the file names, if the bulk of its bytes
+    /// agrees, else the type of that bulk.
+    pub fn quant_label(&self) -> String {
+        let mut bytes = BTreeMap::new();
+        for info in self.content.tensor_infos.values() {
+            *bytes.entry(dtype_label(info.ggml_dtype)).or_insert(0) += tensor_bytes(info);
+        }
+        let Some((bulk, _)) = bytes.into_iter().max_by_key(|(_, bytes)| *bytes) else {
+            return "none".into();
+        };
+        let named = match self.number("general.file_type") {
+            Some(2) => Some(("Q4_0", "Q4_0")),
+            Some(7) => Some(("Q8_0", "Q8_0")),
+            Some(14) => Some(("Q4_K_S", "Q4_K")),
+            Some(15) => Some(("Q4_K_M", "Q4_K")),
+            Some(16) => Some(("Q5_K_S", "Q5_K")),
+            Some(17) => Some(("Q5_K_M", "Q5_K")),
+            _ => None,
+        };
+        match named {
+            // A small model's embedding can outweigh its blocks, and is Q6_K in these recipes.
+            Some((label, expected)) if bulk == expected || bulk == "Q6_K" => label.into(),
+            _ => bulk.into(),
+        }
+    }
+
+    /// Elements of all tensors, as llama.cpp counts: `rope_freqs.weight` included.
+    pub fn n_params(&self) -> u64 {
+        self.content.tensor_infos.values().map(|i| i.shape.elem_count() as u64).sum()
+    }
+
+    /// Bytes of the weights that one decoded token reads: all blocks, the last norm, and the
+    /// output matrix, which is the embedding where the two are tied. One row of an untied
+    /// embedding and the 128 bytes of `rope_freqs.weight` are left out.
+    pub fn weight_bytes_per_token(&self) -> u64 {
+        let tensors = &self.content.tensor_infos;
+        let head = if tensors.contains_key("output.weight") { "output.weight" } else { EMBEDDING };
+        tensors
+            .iter()
+            .filter(|(name, _)| {
+                name.starts_with("blk.") || *name == "output_norm.weight" || *name == head
+            })
+            .map(|(_, info)| tensor_bytes(info))
+            .sum()
+    }
+
+    fn malformed(
+        &self,
+        what: impl ToString,
+        expected: impl ToString,
+        found: impl ToString,
+    ) -> GgufError {
+        GgufError::Malformed {
+            path: self.path.clone(),
+            what: what.to_string(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
+    }
+
+    pub(crate) fn unsupported(
+        &self,
+        what: impl ToString,
+        expected: impl ToString,
+        found: impl ToString,
+    ) -> GgufError {
+        GgufError::Unsupported {
+            path: self.path.clone(),
+            what: what.to_string(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
+    }
+}
+
+const EMBEDDING: &str = "token_embd.weight";
+
+fn tensor_bytes(info: &TensorInfo) -> u64 {
+    let blocks = info.shape.elem_count() / info.ggml_dtype.block_size();
+    blocks as u64 * info.ggml_dtype.type_size() as u64
+}
+
+/// The name that GGUF tools give a tensor type.
+pub fn dtype_label(dtype: GgmlDType) -> &'static str {
+    match dtype {
+        GgmlDType::F32 => "F32",
+        GgmlDType::F16 => "F16",
+        GgmlDType::BF16 => "BF16",
+        GgmlDType::Q4_0 => "Q4_0",
+        GgmlDType::Q4_1 => "Q4_1",
+        GgmlDType::Q5_0 => "Q5_0",
+        GgmlDType::Q5_1 => "Q5_1",
+        GgmlDType::Q8_0 => "Q8_0",
+        GgmlDType::Q8_1 => "Q8_1",
+        GgmlDType::Q2K => "Q2_K",
+        GgmlDType::Q3K => "Q3_K",
+        GgmlDType::Q4K => "Q4_K",
+        GgmlDType::Q5K => "Q5_K",
+        GgmlDType::Q6K => "Q6_K",
+        GgmlDType::Q8K => "Q8_K",
+    }
+}
+
+#[cfg(test)]
+pub(in crate::model) mod fixture;
+#[cfg(test)]
+mod tests;

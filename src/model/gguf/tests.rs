@@ -1,0 +1,227 @@
+use std::path::Path;
+
+use super::fixture::{Fixture, llama};
+use super::*;
+
+fn open(fixture: &Fixture) -> Result<GgufFile, GgufError> {
+    open_bytes(&fixture.bytes())
+}
+
+fn open_bytes(bytes: &[u8]) -> Result<GgufFile, GgufError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broken.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    GgufFile::open(&path)
+}
+
+fn refusal(bytes: &[u8]) -> String {
+    let error = open_bytes(bytes).unwrap_err();
+    assert!(matches!(error, GgufError::Malformed { .. }), "{error:?}");
+    let text = error.to_string();
+    for part in ["broken.gguf", "expected", "found"] {
+        assert!(text.contains(part), "{text}");
+    }
+    text
+}
+
+#[test]
+fn a_llama_file_gives_its_hyper_parameters_and_sizes() {
+    let file = open(&llama()).unwrap();
+    let config = file.llama_config().unwrap();
+    assert_eq!(
+        config,
+        LlamaConfig {
+            n_layers: 2,
+            n_embd: 64,
+            n_ff: 128,
+            n_heads: 4,
+            n_kv_heads: 2,
+            head_dim: 16,
+            n_vocab: 96,
+            context_length: 256,
+            rope_base: 500_000.0,
+            rms_eps: f64::from(1e-5f32),
+            tied: true,
+            has_rope_freqs: true,
+        }
+    );
+    assert_eq!((file.name().as_str(), file.quant_label().as_str()), ("Fixture", "Q4_0"));
+    let block = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128;
+    assert_eq!(file.n_params(), 2 * (block + 128) + 96 * 64 + 64 + 8);
+    // Blocks in Q4_0 with f32 norms, the last norm, the tied embedding in Q8_0.
+    let bytes = 2 * (block / 32 * 18 + 2 * 64 * 4) + 64 * 4 + 96 * 64 / 32 * 34;
+    assert_eq!(file.weight_bytes_per_token(), bytes);
+    assert_eq!(file.tensor_bytes("output_norm.weight").unwrap().len(), 256);
+    assert_eq!(config.kv_bytes_per_position(), 2 * 2 * 2 * 2 * 16);
+    assert!(!file.is_synthetic());
+}
+
+#[test]
+fn an_untied_model_reads_its_output_matrix_and_not_its_embedding() {
+    let tied = open(&llama()).unwrap();
+    let untied = open(&llama().tensor("output.weight", &[64, 96], 0)).unwrap();
+    assert!(!untied.llama_config().unwrap().tied);
+    let swapped = 96 * 64 * 4 - 96 * 64 / 32 * 34;
+    assert_eq!(untied.weight_bytes_per_token(), tied.weight_bytes_per_token() + swapped);
+}
+
+#[test]
+fn synthetic_weights_are_told_by_their_key() {
+    assert!(open(&llama().flag(SYNTHETIC_KEY, true)).unwrap().is_synthetic());
+    assert!(open(&llama().text(SYNTHETIC_KEY, "seed 1")).unwrap().is_synthetic());
+    assert!(!open(&llama().flag(SYNTHETIC_KEY, false)).unwrap().is_synthetic());
+}
+
+#[test]
+fn a_recipe_that_the_bytes_contradict_is_not_believed() {
+    let wrong = llama().u32("general.file_type", 7);
+    assert_eq!(open(&wrong).unwrap().quant_label(), "Q4_0");
+    let none = llama().without("general.file_type");
+    assert_eq!(open(&none).unwrap().quant_label(), "Q4_0");
+}
+
+#[test]
+fn other_files_are_refused_with_what_they_are() {
+    assert!(refusal(b"\x7fELF....").contains("\"GGUF\""));
+    assert!(refusal(b"").contains("truncated"));
+    assert!(refusal(b"GGUF\x01\0\0\0").contains("2 or 3"));
+    // Big-endian files carry their version so.
+    assert!(refusal(b"GGUF\0\0\0\x03").contains("2 or 3"));
+    let missing = GgufFile::open(Path::new("/nonesuch/a.gguf")).unwrap_err().to_string();
+    assert!(missing.contains("/nonesuch/a.gguf"), "{missing}");
+    let folder = tempfile::tempdir().unwrap();
+    assert!(matches!(GgufFile::open(folder.path()), Err(GgufError::Io { .. })));
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused_and_never_panics() {
+    let bytes = llama().bytes();
+    for len in (0..bytes.len()).step_by(7).chain([bytes.len() - 1]) {
+        assert!(open_bytes(&bytes[..len]).is_err(), "cut at {len}");
+    }
+    assert!(refusal(&bytes[..bytes.len() - 1]).contains("truncated"));
+}
+
+#[test]
+fn a_flipped_byte_in_the_header_never_panics() {
+    let bytes = llama().bytes();
+    for at in (0..2000).step_by(3) {
+        for flip in [0x01, 0xff] {
+            let mut broken = bytes.clone();
+            broken[at] ^= flip;
+            if let Ok(file) = open_bytes(&broken) {
+                let _ = file.inspect().to_string();
+            }
+        }
+    }
+}
+
+#[test]
+fn absurd_counts_are_refused_before_anything_is_allocated() {
+    let header = |tensors: u64, metadata: u64| {
+        let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+        bytes.extend(tensors.to_le_bytes());
+        bytes.extend(metadata.to_le_bytes());
+        bytes.extend([0; 64]);
+        bytes
+    };
+    assert!(refusal(&header(u64::MAX, 0)).contains("tensor count"));
+    assert!(refusal(&header(0, 1 << 40)).contains("metadata count"));
+    assert!(refusal(&header(1000, 0)).contains("tensor count"));
+    let string = |len: u64| {
+        let mut bytes = header(0, 1);
+        bytes.truncate(24);
+        bytes.extend(len.to_le_bytes());
+        bytes.extend([b'a'; 32]);
+        bytes
+    };
+    assert!(refusal(&string(u64::MAX)).contains("metadata key"));
+    assert!(refusal(&string(1 << 35)).contains("metadata key"));
+}
+
+#[test]
+fn arrays_that_claim_too_much_or_nest_are_refused() {
+    let array = |element: u32, len: u64| {
+        let value = [&9u32.to_le_bytes()[..], &element.to_le_bytes(), &len.to_le_bytes()].concat();
+        llama().raw("x.array", value).bytes()
+    };
+    assert!(refusal(&array(4, u64::MAX / 2)).contains("x.array"));
+    assert!(refusal(&array(8, 1 << 30)).contains("x.array"));
+    assert!(refusal(&array(9, 1)).contains("nested"));
+    assert!(refusal(&array(77, 1)).contains("77"));
+}
+
+#[test]
+fn tensors_outside_the_file_or_with_impossible_shapes_are_refused() {
+    let with = |edit: fn(&mut fixture::Tensor)| {
+        let mut f = llama();
+        edit(f.tensors.last_mut().unwrap());
+        f.bytes()
+    };
+    assert!(refusal(&with(|t| t.dims = vec![128, 1 << 30])).contains("truncated"));
+    assert!(refusal(&with(|t| t.dims = vec![1 << 33, 1 << 33])).contains("shape"));
+    assert!(refusal(&with(|t| t.dims = vec![0, 4])).contains("shape"));
+    assert!(refusal(&with(|t| t.dims = vec![1; 9])).contains("dimensions"));
+    assert!(refusal(&with(|t| t.dims = vec![33, 64])).contains("whole blocks"));
+    assert!(refusal(&with(|t| t.dtype = 99)).contains("99"));
+    // Pushes the next tensor's offset beyond the file.
+    let mut f = llama();
+    f.tensors.swap(0, 1);
+    let mut bytes = f.bytes();
+    let name = b"blk.1.ffn_down.weight";
+    let at = bytes.windows(name.len()).position(|w| w == name).unwrap() + name.len();
+    bytes[at + 4 + 16 + 4..][..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(refusal(&bytes).contains("offset"));
+}
+
+#[test]
+fn duplicates_and_bad_alignment_are_refused() {
+    let mut twice = llama();
+    let again = twice.tensors[0].clone();
+    twice.tensors.push(again);
+    assert!(refusal(&twice.bytes()).contains("twice"));
+    let mut keys = llama();
+    keys.metadata.push(keys.metadata[0].clone());
+    assert!(refusal(&keys.bytes()).contains("twice"));
+    for bad in [0, 3, 1 << 20] {
+        assert!(refusal(&llama().u32("general.alignment", bad).bytes()).contains("alignment"));
+    }
+}
+
+#[test]
+fn hyper_parameters_that_contradict_each_other_are_refused() {
+    let refused = |f: Fixture, part: &str| {
+        let error = open(&f).unwrap().llama_config().unwrap_err();
+        assert!(matches!(error, GgufError::Unsupported { .. }));
+        assert!(error.to_string().contains(part), "{part} not in {error}");
+    };
+    refused(llama().text("general.architecture", "mamba"), "mamba");
+    refused(llama().u32("llama.attention.head_count", 0), "head_count");
+    refused(llama().u32("llama.attention.head_count_kv", 3), "divisor");
+    refused(llama().u32("llama.attention.head_count_kv", 0), "head_count_kv");
+    refused(llama().u32("llama.attention.head_count", 6), "divisor");
+    refused(llama().f32("llama.attention.layer_norm_rms_epsilon", f32::NAN), "epsilon");
+    refused(llama().f32("llama.rope.freq_base", f32::INFINITY), "freq_base");
+    refused(llama().u32("llama.rope.dimension_count", 8), "dimension_count");
+    refused(llama().u32("llama.block_count", 3), "blk.2.attn_norm.weight");
+    refused(llama().u32("llama.expert_count", 8), "experts");
+    refused(llama().without("llama.context_length"), "context_length");
+    refused(llama().tensor("blk.1.attn_k.weight", &[64, 64], 2), "[32, 64]");
+    refused(llama().tensor("rope_freqs.weight", &[16], 0), "rope_freqs");
+    refused(llama().texts("tokenizer.ggml.tokens", &vec!["a"; 97]), "96 rows");
+}
+
+#[test]
+fn an_inspection_is_text_and_data() {
+    let inspection = open(&llama()).unwrap().inspect();
+    let text = inspection.to_string();
+    for part in ["Fixture", "Q4_0", "llama.block_count", "2 layers, 64 wide", "tied"] {
+        assert!(text.contains(part), "{part} not in\n{text}");
+    }
+    let json = serde_json::to_value(&inspection).unwrap();
+    assert_eq!(json["tensors"][0]["type"], "Q4_0");
+    assert_eq!(json["tensors"][0]["count"], 14);
+    assert_eq!(json["config"]["n_heads"], 4);
+    let broken = open(&llama().u32("llama.block_count", 3)).unwrap().inspect();
+    assert!(broken.config.is_none() && broken.problem.unwrap().contains("blk.2"));
+}

@@ -1,0 +1,265 @@
+//! From what `--model` says to a GGUF file on this machine: a path, the shipped file, the hub's
+//! cache, the hub, or synthetic weights, in that order, and never silently.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::cache::CacheDir;
+use super::gguf::{GgufError, GgufFile};
+use super::hub::{Hub, HubError, Progress};
+use super::quant::Quant;
+use super::registry::{ModelEntry, Registry, RegistryError, Shipped};
+use crate::record::{self, WeightsSource, write_atomically};
+
+/// `--weights`: which source to use. All but `Auto` fail rather than fall back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WeightsPolicy {
+    /// The first source that has them.
+    #[default]
+    Auto,
+    /// The hub's cache or the hub.
+    Hub,
+    /// A file: given by its path, or shipped with llm-bench.
+    File,
+    /// Made from a seed.
+    Synthetic,
+}
+
+impl fmt::Display for WeightsPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Hub => "hub",
+            Self::File => "file",
+            Self::Synthetic => "synthetic",
+        })
+    }
+}
+
+impl FromStr for WeightsPolicy {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        [Self::Auto, Self::Hub, Self::File, Self::Synthetic]
+            .into_iter()
+            .find(|p| p.to_string() == s.to_lowercase())
+            .ok_or_else(|| format!("{s:?}: expected auto, hub, file or synthetic"))
+    }
+}
+
+/// A model file on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    pub path: PathBuf,
+    pub source: WeightsSource,
+    /// The registry's name, or the name of the file.
+    pub name: String,
+    /// What a reader should know: why the weights are not the ones that were to be expected.
+    pub notice: Option<String>,
+}
+
+impl Located {
+    /// The model as the result file states it. Hashes the file, unless `cache` knows it.
+    pub fn record(&self, file: &GgufFile, cache: &CacheDir) -> Result<record::Model, GgufError> {
+        let config = file.llama_config()?;
+        let sha256 = cache
+            .sha256(&self.path)
+            .map_err(|source| GgufError::Io { path: self.path.clone(), source })?;
+        Ok(record::Model {
+            name: self.name.clone(),
+            file: self.path.display().to_string(),
+            sha256,
+            quant: file.quant_label(),
+            weights: self.source,
+            n_params: file.n_params(),
+            size_bytes: file.size_bytes(),
+            n_vocab: config.n_vocab as u32,
+            weight_bytes_per_token: file.weight_bytes_per_token(),
+            kv_values_per_position: config.kv_bytes_per_position(),
+            context_length: config.context_length as u32,
+        })
+    }
+}
+
+/// Why there is no file.
+#[derive(Debug, thiserror::Error)]
+pub enum LocateError {
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    #[error("{model} has no {quant} file on the hub; it has {offered}. {advice}")]
+    NoSuchQuant { model: String, quant: Quant, offered: String, advice: String },
+    #[error("`--weights {policy}` cannot be met for `--model {model}`: {reason}")]
+    Policy { policy: WeightsPolicy, model: String, reason: String },
+    #[error("{model}: synthesis of {quant} failed: {reason}")]
+    Synthesis { model: String, quant: Quant, reason: String },
+    #[error("{}: {reason}", .path.display())]
+    Unpack { path: PathBuf, reason: String },
+}
+
+/// Makes the synthetic file of a model at a path, whole or not at all.
+pub type Synthesize<'a> = &'a mut dyn FnMut(&ModelEntry, Quant, &Path) -> anyhow::Result<()>;
+
+/// Where to look, and what to call.
+pub struct Sources<'a> {
+    pub registry: &'a Registry,
+    pub hub: &'a Hub,
+    pub cache: &'a CacheDir,
+    /// Called as bytes of a download arrive.
+    pub progress: &'a mut dyn FnMut(Progress),
+    pub synthesize: Synthesize<'a>,
+}
+
+/// True for what names a file rather than a model of the registry.
+pub fn is_path(spec: &str) -> bool {
+    let gguf = Path::new(spec).extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    gguf || spec.contains('/')
+}
+
+/// Finds or makes the file that `--model SPEC --quant QUANT --weights POLICY` means.
+///
+/// A synthetic file of an earlier run is used only once the hub could not be reached this time
+/// too: real weights win as soon as they can be had.
+pub fn locate(
+    spec: &str,
+    quant: Option<Quant>,
+    policy: WeightsPolicy,
+    sources: Sources<'_>,
+) -> Result<Located, LocateError> {
+    if is_path(spec) {
+        return given_file(spec, policy);
+    }
+    let model = sources.registry.find(spec)?;
+    let refuse = |reason: &str| LocateError::Policy {
+        policy,
+        model: model.name.clone(),
+        reason: reason.to_owned(),
+    };
+    if let Some(file) = &model.shipped {
+        return match policy {
+            WeightsPolicy::Auto | WeightsPolicy::File => shipped(model, file, quant, sources.cache),
+            _ => Err(refuse("it ships with llm-bench as a file; drop `--weights`")),
+        };
+    }
+    let quant = quant.or(model.default_quant).ok_or_else(|| refuse("name a `--quant`"))?;
+    match policy {
+        WeightsPolicy::File => {
+            Err(refuse("that is a name of the registry; give `--model PATH.gguf`"))
+        }
+        WeightsPolicy::Synthetic => synthetic(model, quant, None, sources),
+        WeightsPolicy::Hub => from_hub(model, quant, sources.hub, sources.progress),
+        WeightsPolicy::Auto => match from_hub(model, quant, sources.hub, &mut *sources.progress) {
+            Err(LocateError::Hub(e)) if e.hub_is_away() => {
+                synthetic(model, quant, Some(e.to_string()), sources)
+            }
+            result => result,
+        },
+    }
+}
+
+/// A file named by its path. The weights of a synthesized file stay synthetic.
+fn given_file(spec: &str, policy: WeightsPolicy) -> Result<Located, LocateError> {
+    let file = GgufFile::open(Path::new(spec))?;
+    let source = if file.is_synthetic() { WeightsSource::Synthetic } else { WeightsSource::File };
+    let contradiction = match policy {
+        WeightsPolicy::Auto | WeightsPolicy::File => None,
+        WeightsPolicy::Synthetic if source == WeightsSource::Synthetic => None,
+        WeightsPolicy::Synthetic => Some("the file's weights are not synthetic"),
+        WeightsPolicy::Hub => Some("that is a file; give a name of `llm-bench models list`"),
+    };
+    if let Some(reason) = contradiction {
+        let (model, reason) = (spec.to_owned(), reason.to_owned());
+        return Err(LocateError::Policy { policy, model, reason });
+    }
+    let name = Path::new(spec).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Located { path: spec.into(), source, name, notice: None })
+}
+
+/// The file that comes with the registry; one inside the binary is written out once.
+fn shipped(
+    model: &ModelEntry,
+    shipped: &Shipped,
+    quant: Option<Quant>,
+    cache: &CacheDir,
+) -> Result<Located, LocateError> {
+    let path = match &shipped.folder {
+        Some(folder) => folder.join(&shipped.file),
+        None => unpacked(shipped, cache)?,
+    };
+    if let Some(quant) = quant {
+        let offered = GgufFile::open(&path)?.quant_label();
+        if offered != quant.to_string() {
+            let advice =
+                format!("Make one: `llm-bench models quantize {} --quant {quant}`", path.display());
+            return Err(LocateError::NoSuchQuant {
+                model: model.name.clone(),
+                quant,
+                offered: format!("{offered} (shipped)"),
+                advice,
+            });
+        }
+    }
+    Ok(Located { path, source: WeightsSource::File, name: model.name.clone(), notice: None })
+}
+
+fn unpacked(shipped: &Shipped, cache: &CacheDir) -> Result<PathBuf, LocateError> {
+    let bytes = shipped.embedded().ok_or_else(|| LocateError::Unpack {
+        path: Path::new("models").join(&shipped.file),
+        reason: "this build has no such file inside; give `--model PATH.gguf`".into(),
+    })?;
+    let path = cache.models().join(&shipped.file);
+    if !std::fs::read(&path).is_ok_and(|old| old == bytes) {
+        write_atomically(&path, bytes).map_err(|e| LocateError::Unpack {
+            path: path.clone(),
+            reason: format!("{e:#}. Set LLM_BENCH_CACHE to a folder that can be written"),
+        })?;
+    }
+    Ok(path)
+}
+
+fn from_hub(
+    model: &ModelEntry,
+    quant: Quant,
+    hub: &Hub,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Located, LocateError> {
+    let file = model.files.get(&quant).ok_or_else(|| LocateError::NoSuchQuant {
+        model: model.name.clone(),
+        quant,
+        offered: model.offered(),
+        advice: "Use one of these, `--model PATH.gguf`, or `--weights synthetic`".into(),
+    })?;
+    let path = match hub.cached(file) {
+        Some(path) => path,
+        None => hub.pull(file, progress)?.path,
+    };
+    Ok(Located { path, source: WeightsSource::Hub, name: model.name.clone(), notice: None })
+}
+
+/// The synthetic file of a model, from the cache or made now.
+fn synthetic(
+    model: &ModelEntry,
+    quant: Quant,
+    hub_error: Option<String>,
+    sources: Sources<'_>,
+) -> Result<Located, LocateError> {
+    let path = sources.cache.models().join(format!("{}-{quant}-synthetic.gguf", model.name));
+    // A file that cannot be read, or is none of ours, is made anew.
+    if !GgufFile::open(&path).is_ok_and(|file| file.is_synthetic()) {
+        (sources.synthesize)(model, quant, &path).map_err(|e| LocateError::Synthesis {
+            model: model.name.clone(),
+            quant,
+            reason: format!("{e:#}"),
+        })?;
+    }
+    let notice = hub_error.map(|e| format!("synthetic weights, because {e}"));
+    let (source, name) = (WeightsSource::Synthetic, model.name.clone());
+    Ok(Located { path, source, name, notice })
+}
+
+#[cfg(test)]
+mod tests;

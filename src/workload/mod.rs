@@ -1,0 +1,177 @@
+//! What is asked of every engine: prompts as token ids, made once in the harness, and how many
+//! tokens to generate after each. Texts come from a prompt set, or ids from a seed.
+
+pub mod prompt_set;
+pub mod shape;
+
+use sha2::{Digest, Sha256};
+
+use crate::model::tokenizer::Tokenizer;
+use crate::record;
+pub use prompt_set::{PromptSet, PromptSetError, PromptText};
+pub use shape::Shape;
+
+/// One request: the same ids for every engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    pub id: String,
+    pub category: Option<String>,
+    /// What this prompt is there to show.
+    pub why: Option<String>,
+    /// Tokens to generate; at least 1.
+    pub n_gen: u32,
+    /// Begin-of-text first.
+    pub ids: Vec<u32>,
+}
+
+/// All requests of a run, in order; the first one is the cold start's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    /// Of the prompt set, or `random` for fixed shapes.
+    pub name: String,
+    pub prompts: Vec<Prompt>,
+    /// Hex, of the ids and lengths: two runs with the same one did the same work.
+    pub sha256: String,
+}
+
+/// Why a workload cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkloadError {
+    #[error("prompt {id}: {reason}")]
+    Tokenize { id: String, reason: String },
+    #[error(
+        "prompt {id}: {n_prompt} prompt tokens and {n_gen} to generate need {} positions, the \
+         model has {context_length}. Use smaller `-p` and `-n`, or another prompt set",
+        u64::from(*n_prompt) + u64::from(*n_gen)
+    )]
+    TooLong { id: String, n_prompt: u32, n_gen: u32, context_length: u32 },
+    #[error("{0}")]
+    Shape(String),
+}
+
+impl Workload {
+    /// The texts of a set as the ids of a model. `n_gen` overrides what the set says.
+    pub fn from_set(
+        set: &PromptSet,
+        tokenizer: &Tokenizer,
+        n_gen: Option<u32>,
+    ) -> Result<Self, WorkloadError> {
+        if n_gen == Some(0) {
+            return Err(WorkloadError::Shape(shape::NO_TOKENS.into()));
+        }
+        let prompts = set.prompts.iter().map(|text| {
+            let ids = tokenizer.encode(&text.text).map_err(|e| WorkloadError::Tokenize {
+                id: text.id.clone(),
+                reason: e.to_string(),
+            })?;
+            Ok(Prompt {
+                id: text.id.clone(),
+                category: Some(text.category.clone()),
+                why: Some(text.why.clone()),
+                n_gen: n_gen.unwrap_or(text.n_gen),
+                ids,
+            })
+        });
+        Ok(Self::new(&set.name, prompts.collect::<Result<_, WorkloadError>>()?))
+    }
+
+    /// Random ids of fixed lengths; see [`Shape`].
+    pub fn from_shapes(
+        shapes: &[Shape],
+        tokenizer: &Tokenizer,
+        seed: u64,
+    ) -> Result<Self, WorkloadError> {
+        let normal = tokenizer.normal_ids();
+        let prompts = shapes.iter().map(|s| s.prompt(&normal, tokenizer.bos(), seed));
+        let prompts = prompts.collect::<Result<_, _>>().map_err(WorkloadError::Shape)?;
+        Ok(Self::new("random", prompts))
+    }
+
+    /// A workload of ready prompts.
+    pub fn new(name: &str, prompts: Vec<Prompt>) -> Self {
+        let mut sha = Sha256::new();
+        for prompt in &prompts {
+            sha.update((prompt.ids.len() as u32).to_le_bytes());
+            sha.update(prompt.n_gen.to_le_bytes());
+            for id in &prompt.ids {
+                sha.update(id.to_le_bytes());
+            }
+        }
+        let sha256 = sha.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        Self { name: name.to_owned(), prompts, sha256 }
+    }
+
+    /// Fails if a prompt and what follows it exceed the model's context.
+    pub fn check_context(&self, context_length: u32) -> Result<(), WorkloadError> {
+        for Prompt { id, n_gen, ids, .. } in &self.prompts {
+            let n_prompt = ids.len() as u32;
+            if u64::from(n_prompt) + u64::from(*n_gen) > u64::from(context_length) {
+                let (id, n_gen) = (id.clone(), *n_gen);
+                return Err(WorkloadError::TooLong { id, n_prompt, n_gen, context_length });
+            }
+        }
+        Ok(())
+    }
+
+    /// Positions that the longest request needs.
+    pub fn n_ctx(&self) -> u32 {
+        self.prompts.iter().map(|p| p.ids.len() as u32 + p.n_gen).max().unwrap_or(0)
+    }
+
+    /// As the result file states it.
+    pub fn record(&self) -> record::Workload {
+        let prompts = self.prompts.iter().map(|p| record::WorkloadPrompt {
+            id: p.id.clone(),
+            category: p.category.clone(),
+            n_prompt: p.ids.len() as u32,
+            n_gen: p.n_gen,
+        });
+        record::Workload {
+            prompt_set: self.name.clone(),
+            sha256: self.sha256.clone(),
+            prompts: prompts.collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompt(id: &str, n_gen: u32, ids: &[u32]) -> Prompt {
+        Prompt { id: id.into(), category: None, why: None, n_gen, ids: ids.into() }
+    }
+
+    #[test]
+    fn the_hash_is_of_ids_and_lengths_alone() {
+        let base = Workload::new("a", vec![prompt("x", 8, &[1, 2, 3]), prompt("y", 8, &[1])]);
+        let renamed = Workload::new("b", vec![prompt("p", 8, &[1, 2, 3]), prompt("q", 8, &[1])]);
+        assert_eq!(base.sha256, renamed.sha256);
+        for other in [
+            vec![prompt("x", 9, &[1, 2, 3]), prompt("y", 8, &[1])],
+            vec![prompt("x", 8, &[1, 2, 4]), prompt("y", 8, &[1])],
+            vec![prompt("x", 8, &[1, 2]), prompt("y", 8, &[3, 1])],
+            vec![prompt("y", 8, &[1]), prompt("x", 8, &[1, 2, 3])],
+        ] {
+            assert_ne!(base.sha256, Workload::new("a", other).sha256);
+        }
+    }
+
+    #[test]
+    fn a_request_longer_than_the_context_is_refused_with_its_numbers() {
+        let workload = Workload::new("a", vec![prompt("x", 8, &[1; 10])]);
+        assert!(workload.check_context(18).is_ok());
+        assert_eq!(workload.n_ctx(), 18);
+        let error = workload.check_context(17).unwrap_err().to_string();
+        assert!(
+            error.starts_with("prompt x: 10 prompt tokens and 8 to generate need 18"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_result_file_gets_lengths_not_ids() {
+        let record = Workload::new("a", vec![prompt("x", 8, &[1; 10])]).record();
+        assert_eq!((record.prompts[0].n_prompt, record.prompts[0].n_gen), (10, 8));
+    }
+}
