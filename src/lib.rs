@@ -5,5 +5,6 @@
 pub mod metric;
 pub mod protocol;
 pub mod record;
+pub mod stats;
 pub mod units;
 pub mod worker;
