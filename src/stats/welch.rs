@@ -47,8 +47,7 @@ pub fn welch(a: &Sample, b: &Sample, confidence: f64) -> Option<Welch> {
     }
     // In shares of the whole, so that tiny variances do not underflow when squared.
     let part = share_a / squared_error;
-    let df = 1.0
-        / (part.powi(2) / (a.n() - 1) as f64 + (1.0 - part).powi(2) / (b.n() - 1) as f64);
+    let df = 1.0 / (part.powi(2) / (a.n() - 1) as f64 + (1.0 - part).powi(2) / (b.n() - 1) as f64);
     let error = squared_error.sqrt();
     let t = difference / error;
     let reach = student::two_sided_quantile(confidence, df)? * error;
