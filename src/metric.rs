@@ -74,7 +74,7 @@ metrics! {
         "open the file until every weight is usable on the device; tokenizer not included";
     "cold_start_ttft_s" "TTFT, cold start" Seconds Lower Primary
         "spawn of the process until the id of the first token is on the host; includes interpreter, imports, load, compilation";
-    "first_generate_ttft_s" "TTFT, model loaded" Seconds Lower Shown
+    "first_generate_ttft_s" "TTFT, after load" Seconds Lower Shown
         "model loaded, nothing warmed up: submit until the first token";
     "ttft_s" "TTFT, warm" Seconds Lower Shown
         "warm: submit until the first token's id is on the host; mean over the prompts";

@@ -268,7 +268,7 @@ impl Finding {
                 "greedy decoding should repeat: expect a race or a reduction in changing order"
             }
             Finding::UnequalPrecision { .. } => {
-                "read their ratios together with the precision rows"
+                "read their ratios with the rows Weights, Compute and KV cache"
             }
             Finding::TokensDiffer { .. } => {
                 "rounding may do that; llm-bench verify tells rounding from another function"

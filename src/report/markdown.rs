@@ -39,9 +39,9 @@ pub(super) fn render(document: &Document) -> String {
 fn summary(document: &Document) -> String {
     let mut out = header("", &document.columns, true);
     out += &texts("Launches", document, |c| Some(c.launches.clone()));
-    out += &texts("Precision: weights", document, |c| c.precision[0].clone());
-    out += &texts("Precision: compute", document, |c| c.precision[1].clone());
-    out += &texts("Precision: KV cache", document, |c| c.precision[2].clone());
+    out += &texts("Weights", document, |c| c.precision[0].clone());
+    out += &texts("Compute", document, |c| c.precision[1].clone());
+    out += &texts("KV cache", document, |c| c.precision[2].clone());
     for row in document.rows.iter().chain(&document.details) {
         out += &numbers(row, &row.title);
     }

@@ -101,9 +101,9 @@ fn summary_lines(document: &Document) -> Vec<Line> {
     };
     let mut lines = vec![
         text("Launches", &|c| Some(c.launches.clone())),
-        text("Precision, weights", &|c| c.precision[0].clone()),
-        text("  compute", &|c| c.precision[1].clone()),
-        text("  KV cache", &|c| c.precision[2].clone()),
+        text("Weights", &|c| c.precision[0].clone()),
+        text("Compute", &|c| c.precision[1].clone()),
+        text("KV cache", &|c| c.precision[2].clone()),
     ];
     if !document.rows.is_empty() {
         lines.push(text_only("", document));

@@ -47,6 +47,18 @@ fn the_csv_of_four_arms_is_as_it_was_approved() {
 }
 
 #[test]
+fn four_good_arms_fit_beside_each_other_in_100_columns() {
+    let mut record = testing::record();
+    let compiled = testing::Engine { label: "pytorch", decode_tps: 10.8, ..PYTORCH_F32 };
+    record.arms[1] = testing::arm(&CANDLE_STOCK, 5);
+    record.arms[2] = testing::arm(&compiled, 5);
+    let table = plain(&record, Format::Table);
+    assert!(widest(&table) <= 100, "{} columns", widest(&table));
+    let decode = table.lines().find(|line| line.starts_with("Decode  ")).unwrap_or_default();
+    assert_eq!(decode.matches('×').count(), 3, "{table}");
+}
+
+#[test]
 fn six_arms_put_their_ratios_beneath_the_values() {
     let labels = ["candle", "candle-stock", "llama.cpp", "pytorch", "pytorch-f32", "onnxruntime"];
     let record = Record { arms: arms(&labels), ..testing::empty() };
