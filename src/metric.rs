@@ -16,8 +16,10 @@ pub enum Unit {
     Seconds,
     TokensPerSecond,
     Bytes,
-    /// A share or a ratio, no unit.
+    /// A ratio, no unit.
     Ratio,
+    /// A ratio that people read in percent.
+    Share,
     TokensPerSecondPerGb,
     JoulesPerToken,
 }
@@ -29,7 +31,7 @@ impl Unit {
             Unit::Seconds => "s",
             Unit::TokensPerSecond => "tok/s",
             Unit::Bytes => "B",
-            Unit::Ratio => "1",
+            Unit::Ratio | Unit::Share => "1",
             Unit::TokensPerSecondPerGb => "tok/s/GB",
             Unit::JoulesPerToken => "J/tok",
         }
@@ -70,9 +72,9 @@ macro_rules! metrics {
 metrics! {
     "model_load_s" "Model load" Seconds Lower Primary
         "open the file until every weight is usable on the device; tokenizer not included";
-    "cold_start_ttft_s" "Cold start to first token" Seconds Lower Primary
+    "cold_start_ttft_s" "TTFT, cold start" Seconds Lower Primary
         "spawn of the process until the id of the first token is on the host; includes interpreter, imports, load, compilation";
-    "first_generate_ttft_s" "First generation, TTFT" Seconds Lower Shown
+    "first_generate_ttft_s" "TTFT, after load" Seconds Lower Shown
         "model loaded, nothing warmed up: submit until the first token";
     "ttft_s" "TTFT, warm" Seconds Lower Shown
         "warm: submit until the first token's id is on the host; mean over the prompts";
@@ -99,13 +101,13 @@ metrics! {
     "peak_host_bytes" "Peak memory" Bytes Lower Primary
         "the kernel's high-water mark of the process tree (VmHWM)";
     "peak_gpu_bytes" "Peak GPU memory" Bytes Lower Primary "NVML, this process";
-    "mbu" "MBU" Ratio Higher Shown
+    "mbu" "MBU" Share Higher Shown
         "(weight bytes read per token + mean KV bytes read) / TPOT / measured read bandwidth";
     "tps_per_gb" "Decode per GB" TokensPerSecondPerGb Higher Shown
         "decode_tps / peak memory in GB (1e9 bytes)";
     "joules_per_token" "Energy" JoulesPerToken Lower Shown
         "energy counter over the decode windows / decode tokens; absent without a counter";
-    "decode_cv" "Decode CV over launches" Ratio Lower Detail
+    "decode_cv" "Decode CV over launches" Share Lower Detail
         "sample sd / mean of decode_tps over launches; under 5 % is good, over 10 % warns";
 }
 

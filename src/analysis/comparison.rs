@@ -1,0 +1,63 @@
+//! Every arm against one baseline, as "how many times better", on the log scale.
+
+use super::ok_launches;
+use super::summary::DECODE_CV;
+use crate::metric::{Better, METRICS};
+use crate::record::{Arm, Comparison, Record};
+use crate::stats::{Sample, ratio_of_geometric_means};
+
+/// The labels that are a baseline by themselves, in this order.
+const BASELINES: [&str; 2] = ["pytorch", "pytorch-f32"];
+
+/// No arm has the label that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no engine is called {label:?} in this result; it has {}", known.join(", "))]
+pub struct NoSuchArm {
+    pub label: String,
+    pub known: Vec<String>,
+}
+
+/// The arm that others are compared with: `pytorch` where it has a good launch, else
+/// `pytorch-f32`, else the first arm that has one.
+pub fn baseline(record: &Record) -> Option<usize> {
+    let good = |arm: &Arm| ok_launches(arm).next().is_some();
+    let labelled = |label: &&str| record.arms.iter().position(|a| a.label == **label && good(a));
+    BASELINES.iter().find_map(labelled).or_else(|| record.arms.iter().position(good))
+}
+
+pub(super) fn find(record: &Record, label: &str) -> Result<usize, NoSuchArm> {
+    record.arms.iter().position(|arm| arm.label == label).ok_or_else(|| NoSuchArm {
+        label: label.to_string(),
+        known: record.arms.iter().map(|arm| arm.label.clone()).collect(),
+    })
+}
+
+/// Compares every other arm with the one at `baseline`, over all metrics that both have, but for
+/// the spread of decode: a ratio of two spreads over a few launches says nothing.
+pub(super) fn against(record: &Record, baseline: usize) -> Vec<Comparison> {
+    let Some(base) = record.arms.get(baseline) else { return Vec::new() };
+    let others = record.arms.iter().enumerate().filter(|(i, _)| *i != baseline);
+    others.flat_map(|(_, arm)| METRICS.iter().filter_map(|m| compare(arm, base, m.name))).collect()
+}
+
+/// Absent where one of the two lacks the metric or has values that are not positive.
+fn compare(arm: &Arm, base: &Arm, metric: &str) -> Option<Comparison> {
+    if metric == DECODE_CV {
+        return None;
+    }
+    let (ours, theirs) = (arm.metrics.get(metric)?, base.metrics.get(metric)?);
+    let (a, b) = (Sample::new(&ours.values).ok()?, Sample::new(&theirs.values).ok()?);
+    let ratio = match ours.better {
+        Better::Higher => ratio_of_geometric_means(&a, &b, 0.95)?,
+        Better::Lower => ratio_of_geometric_means(&b, &a, 0.95)?,
+    };
+    Some(Comparison {
+        metric: metric.to_string(),
+        arm: arm.label.clone(),
+        baseline: base.label.clone(),
+        times_better: ratio.ratio,
+        ci95: ratio.interval.map(|i| [i.low, i.high]),
+        p: ratio.p,
+        equal_precision: arm.precision.is_some() && arm.precision == base.precision,
+    })
+}

@@ -1,0 +1,326 @@
+//! The things that a reader must know before quoting a number, as values: each has a stable code,
+//! a sentence and an advice.
+
+use super::kind_name;
+use crate::record::{FailureKind, Warning};
+use crate::units::three_digits;
+
+/// Something to know before quoting a number.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Finding {
+    SyntheticWeights,
+    DebugBuild {
+        profile: String,
+    },
+    Incomplete {
+        launches: usize,
+    },
+    Failed {
+        arm: String,
+        failed: usize,
+        of: usize,
+        kind: FailureKind,
+        line: String,
+    },
+    /// The arm is absent where all arms have the same number.
+    FewLaunches {
+        arm: Option<String>,
+        n: u32,
+    },
+    BusyMachine {
+        seen: Seen,
+    },
+    /// Load average of the last minute before the first launch.
+    LoadedMachine {
+        load: f64,
+        threads: u32,
+    },
+    /// By the rule stated before the run.
+    Disturbed {
+        launches: usize,
+        of: usize,
+    },
+    Steal {
+        seen: Seen,
+    },
+    PageCacheCold {
+        seen: Seen,
+    },
+    HighVariance {
+        arm: String,
+        cv: f64,
+        n: u32,
+    },
+    NotSteady {
+        arm: String,
+        seen: Seen,
+    },
+    BandwidthExceeded {
+        arm: String,
+        mbu: f64,
+    },
+    NotANumber {
+        arm: String,
+        metric: String,
+    },
+    Nondeterministic {
+        arm: String,
+        prompts: Vec<String>,
+    },
+    UnequalPrecision {
+        baseline: String,
+        arms: Vec<String>,
+    },
+    TokensDiffer {
+        arm: String,
+        reference: String,
+        prompt: String,
+        agree: usize,
+        of: usize,
+        /// Prompts that differ, and prompts compared.
+        differing: usize,
+        prompts: usize,
+    },
+}
+
+/// In how many launches something was seen, and the worst of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Seen {
+    pub launches: usize,
+    pub of: usize,
+    pub worst: f64,
+}
+
+/// Whether a warning tells a circumstance rather than a doubt about the numbers.
+pub fn is_information(code: &str) -> bool {
+    matches!(code, "synthetic_weights" | "unequal_precision" | "tokens_differ")
+}
+
+impl Finding {
+    /// Stable name, for scripts.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Finding::SyntheticWeights => "synthetic_weights",
+            Finding::DebugBuild { .. } => "debug_build",
+            Finding::Incomplete { .. } => "incomplete_run",
+            Finding::Failed { .. } => "failed_launches",
+            Finding::FewLaunches { .. } => "few_launches",
+            Finding::BusyMachine { .. } => "busy_machine",
+            Finding::LoadedMachine { .. } => "loaded_machine",
+            Finding::Disturbed { .. } => "disturbed_launches",
+            Finding::Steal { .. } => "steal",
+            Finding::PageCacheCold { .. } => "page_cache_not_warm",
+            Finding::HighVariance { .. } => "high_variance",
+            Finding::NotSteady { .. } => "not_steady",
+            Finding::BandwidthExceeded { .. } => "bandwidth_exceeded",
+            Finding::NotANumber { .. } => "not_a_number",
+            Finding::Nondeterministic { .. } => "nondeterministic",
+            Finding::UnequalPrecision { .. } => "unequal_precision",
+            Finding::TokensDiffer { .. } => "tokens_differ",
+        }
+    }
+
+    /// The arm that it is about; absent where it is about the run.
+    pub fn arm(&self) -> Option<&str> {
+        match self {
+            Finding::Failed { arm, .. }
+            | Finding::HighVariance { arm, .. }
+            | Finding::NotSteady { arm, .. }
+            | Finding::BandwidthExceeded { arm, .. }
+            | Finding::NotANumber { arm, .. }
+            | Finding::Nondeterministic { arm, .. }
+            | Finding::TokensDiffer { arm, .. } => Some(arm),
+            Finding::FewLaunches { arm, .. } => arm.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// What was found, as one sentence.
+    pub fn message(&self) -> String {
+        match self {
+            Finding::SyntheticWeights => {
+                "the weights are synthetic: exact shapes and quantization, random values".into()
+            }
+            Finding::DebugBuild { profile } => {
+                format!("this llm-bench was built with profile {profile:?}, not \"release\"")
+            }
+            Finding::Incomplete { launches } => format!(
+                "the run stopped before its plan was done; {} recorded",
+                count(*launches, "launch is", "launches are")
+            ),
+            Finding::Failed { arm, failed, of, kind, line } => format!(
+                "{arm} failed in {failed} of {}: {}{}{line}",
+                count(*of, "launch", "launches"),
+                kind_name(*kind),
+                if line.is_empty() { "" } else { ": " },
+            ),
+            Finding::FewLaunches { arm, n } => format!(
+                "{}{}: {}",
+                arm.as_ref().map(|arm| format!("{arm} has ")).unwrap_or_default(),
+                count(*n as usize, "launch", "launches"),
+                if *n < 2 {
+                    "no interval, no test"
+                } else {
+                    "the interval rests on one degree of freedom and is very wide"
+                }
+            ),
+            Finding::BusyMachine { seen } => format!(
+                "other programs used up to {} of the processors before {}",
+                percent(seen.worst),
+                seen.launches()
+            ),
+            Finding::LoadedMachine { load, threads } => format!(
+                "the load average was {} on {} when the run began",
+                three_digits(*load),
+                count(*threads as usize, "processor", "processors")
+            ),
+            Finding::Disturbed { launches, of } => {
+                format!(
+                    "{launches} of {of} launches were disturbed, by the rule set before the run"
+                )
+            }
+            Finding::Steal { seen } => format!(
+                "the hypervisor took up to {} of the processors during {}",
+                percent(seen.worst),
+                seen.launches()
+            ),
+            Finding::PageCacheCold { seen } => format!(
+                "the model file was not in the page cache before {}: as little as {} of it",
+                seen.launches(),
+                percent(seen.worst)
+            ),
+            Finding::HighVariance { arm, cv, n } => {
+                format!("{arm}: decode varies by {} (CV) over {n} launches", percent(*cv))
+            }
+            Finding::NotSteady { arm, seen } => format!(
+                "{arm}: no steady state in {}; time per token {} by up to {} from the first \
+                 third to the last",
+                seen.launches(),
+                if seen.worst > 0.0 { "grew" } else { "fell" },
+                percent(seen.worst.abs())
+            ),
+            Finding::BandwidthExceeded { arm, mbu } => format!(
+                "{arm} would have read {} of the measured bandwidth: a bug in the measurement \
+                 until proven otherwise",
+                percent(*mbu)
+            ),
+            Finding::NotANumber { arm, metric } => {
+                format!(
+                    "{arm}: a launch has a {metric} that is not a finite number; it is left out"
+                )
+            }
+            Finding::Nondeterministic { arm, prompts } => {
+                format!("{arm} gave different tokens from run to run for {}", prompts.join(", "))
+            }
+            Finding::UnequalPrecision { baseline, arms } => {
+                format!("not at equal precision with {baseline}: {}", arms.join(", "))
+            }
+            Finding::TokensDiffer { arm, reference, prompt, agree, of, differing, prompts } => {
+                let others = match differing {
+                    0 | 1 => String::new(),
+                    n => format!("; {n} of {prompts} prompts differ"),
+                };
+                format!(
+                    "{arm} and {reference} agree for the first {agree} of {of} tokens of \
+                     {prompt}{others}"
+                )
+            }
+        }
+    }
+
+    /// What to do about it.
+    pub fn advice(&self) -> String {
+        match self {
+            Finding::SyntheticWeights => {
+                "speed and memory hold, the text means nothing; --weights hub measures the real file"
+            }
+            Finding::DebugBuild { .. } => {
+                "build with cargo build --release; times of an unoptimized build mean nothing"
+            }
+            Finding::Incomplete { .. } => "run it again to the end before comparing",
+            Finding::Failed { kind, .. } => return advice_on_failure(*kind).into(),
+            Finding::FewLaunches { .. } => "use -r 5 or more",
+            Finding::BusyMachine { .. } | Finding::LoadedMachine { .. } => {
+                "close other programs and run again; llm-bench doctor shows what is running"
+            }
+            Finding::Disturbed { .. } => {
+                "the values are kept; run again on a quiet machine before quoting them"
+            }
+            Finding::Steal { .. } => {
+                "other guests share these cores: use a dedicated machine or more launches"
+            }
+            Finding::PageCacheCold { .. } => {
+                "free memory for the file; load and cold start include reading it from the disk"
+            }
+            Finding::HighVariance { .. } => {
+                "under 5 % is good: close other programs, fix the clock, or raise -r"
+            }
+            Finding::NotSteady { seen, .. } if seen.worst > 0.0 => {
+                "a hot machine or a cost that grows with the context: compare temperatures, try -d"
+            }
+            Finding::NotSteady { .. } => "raise --warmup until the first tokens are as fast as the last",
+            Finding::BandwidthExceeded { .. } => {
+                "do not quote it; measure the bandwidth again with llm-bench doctor and check the \
+                 threads and the token count"
+            }
+            Finding::NotANumber { .. } => "report it as a bug, with the result file",
+            Finding::Nondeterministic { .. } => {
+                "greedy decoding should repeat: expect a race or a reduction in changing order"
+            }
+            Finding::UnequalPrecision { .. } => {
+                "read their ratios with the rows Weights, Compute and KV cache"
+            }
+            Finding::TokensDiffer { .. } => {
+                "rounding may do that; llm-bench verify tells rounding from another function"
+            }
+        }
+        .into()
+    }
+
+    /// As records hold it.
+    pub fn to_warning(&self) -> Warning {
+        Warning {
+            code: self.code().into(),
+            arm: self.arm().map(str::to_string),
+            message: self.message(),
+            advice: self.advice(),
+        }
+    }
+}
+
+impl Seen {
+    fn launches(&self) -> String {
+        format!("{} of {}", self.launches, count(self.of, "launch", "launches"))
+    }
+}
+
+fn advice_on_failure(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::MissingDependency | FailureKind::SpawnFailed => {
+            "llm-bench engines check tells what is missing, engines install gets it"
+        }
+        FailureKind::UnsupportedQuant => "llm-bench engines list tells what each engine can read",
+        FailureKind::Oom => "use a smaller model or quantization, or free memory",
+        FailureKind::BadModel => "llm-bench models inspect shows what the file holds",
+        FailureKind::Timeout => "the engine hung or the deadline is too short for this machine",
+        FailureKind::Lied | FailureKind::WrongTokens | FailureKind::Protocol => {
+            "the engine's script is at fault: its numbers were refused"
+        }
+        FailureKind::CompileFailed
+        | FailureKind::Internal
+        | FailureKind::Killed
+        | FailureKind::Exited => {
+            "the end of its stderr is in the JSON file, under error.stderr_tail"
+        }
+    }
+}
+
+fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// A share as `4.2 %`, `14 %`.
+fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    format!("{percent:.*} %", usize::from(percent.abs() < 9.95))
+}

@@ -1,0 +1,64 @@
+//! Records to conclusions: summaries over launches, comparisons with the baseline, warnings and a
+//! plain reading. Reads records and nothing else, so it works on files of another machine and day.
+
+mod comparison;
+mod finding;
+mod reading;
+mod summary;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tokens;
+mod warnings;
+
+use crate::record::{Arm, FailureKind, Launch, LaunchError, Record, Status};
+
+pub use comparison::{NoSuchArm, baseline};
+pub use finding::is_information;
+pub use reading::reading;
+pub use warnings::warnings;
+
+/// Fills what a record says about itself, from its launches: the summaries of each arm, the
+/// comparisons with the default baseline, the warnings. What was there before is replaced, so
+/// doing it twice changes nothing.
+pub fn summarize(record: &mut Record) {
+    summary::fill(record);
+    record.comparisons = match baseline(record) {
+        Some(index) => comparison::against(record, index),
+        None => Vec::new(),
+    };
+    record.warnings = warnings(record);
+}
+
+/// The same against the arm with this label.
+///
+/// # Errors
+/// No arm has the label; the record is then as it was.
+pub fn summarize_against(record: &mut Record, label: &str) -> Result<(), NoSuchArm> {
+    let index = comparison::find(record, label)?;
+    summary::fill(record);
+    record.comparisons = comparison::against(record, index);
+    record.warnings = warnings(record);
+    Ok(())
+}
+
+/// The launches that count.
+pub fn ok_launches(arm: &Arm) -> impl Iterator<Item = &Launch> {
+    arm.launches.iter().filter(|l| l.status == Status::Ok)
+}
+
+/// Why an arm without any good launch has none; absent where it has one or was never launched.
+pub fn failure(arm: &Arm) -> Option<&LaunchError> {
+    if ok_launches(arm).next().is_some() {
+        return None;
+    }
+    arm.launches.iter().find_map(|l| l.error.as_ref())
+}
+
+/// The name of a kind of failure as records write it: `compile_failed`.
+pub fn kind_name(kind: FailureKind) -> String {
+    let value = serde_json::to_value(kind).ok();
+    value.as_ref().and_then(|v| v.as_str()).unwrap_or("unknown").to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! Launches to summaries: one value of each metric per launch, then over launches. Values inside
+//! a launch are averaged first and never pooled as if they were independent.
+
+use std::collections::BTreeMap;
+
+use super::ok_launches;
+use crate::metric::{METRICS, Metric, Unit};
+use crate::record::{Arm, Launch, MetricSummary, Record, Role};
+use crate::stats;
+
+/// The metric that only several launches have together.
+pub(super) const DECODE_CV: &str = "decode_cv";
+
+/// Fills the summaries of every arm. Metrics that the catalogue does not know have no direction
+/// and stay in their launches.
+pub(super) fn fill(record: &mut Record) {
+    for arm in &mut record.arms {
+        arm.metrics = whole_set(arm);
+        arm.prompt_metrics = by_prompt(arm);
+    }
+}
+
+fn whole_set(arm: &Arm) -> BTreeMap<String, MetricSummary> {
+    let mut summaries = BTreeMap::new();
+    for metric in METRICS {
+        let values = ok_launches(arm).filter_map(|l| l.metrics.get(metric.name).copied()).collect();
+        insert(&mut summaries, metric, values);
+    }
+    let cv = summaries.get("decode_tps").and_then(|s| s.cv);
+    if let (Some(cv), Some(metric)) = (cv, crate::metric::find(DECODE_CV)) {
+        insert(&mut summaries, metric, vec![cv]);
+    }
+    summaries
+}
+
+fn by_prompt(arm: &Arm) -> BTreeMap<String, BTreeMap<String, MetricSummary>> {
+    let mut prompts = BTreeMap::new();
+    for id in ok_launches(arm).flat_map(|l| &l.prompts).map(|run| &run.id) {
+        if prompts.contains_key(id) {
+            continue;
+        }
+        let mut summaries = BTreeMap::new();
+        for metric in METRICS {
+            let values = ok_launches(arm).filter_map(|l| over_iterations(l, id, metric)).collect();
+            insert(&mut summaries, metric, values);
+        }
+        if !summaries.is_empty() {
+            prompts.insert(id.clone(), summaries);
+        }
+    }
+    prompts
+}
+
+/// One value of a metric for a prompt in a launch. Rates are averaged as time per token, which
+/// is tokens sum by sum, as over a prompt set.
+fn over_iterations(launch: &Launch, id: &str, metric: &Metric) -> Option<f64> {
+    let values: Vec<f64> = launch
+        .prompts
+        .iter()
+        .filter(|run| run.id == id && run.role == Role::Measured)
+        .filter_map(|run| run.metrics.get(metric.name).copied())
+        .collect();
+    let n = values.len() as f64;
+    match metric.unit {
+        _ if values.is_empty() => None,
+        Unit::TokensPerSecond => Some(n / values.iter().map(|v| 1.0 / v).sum::<f64>()),
+        _ => Some(values.iter().sum::<f64>() / n),
+    }
+}
+
+/// Adds a summary, unless there are no values or values that are no numbers (the latter are
+/// found again by the warnings).
+fn insert(summaries: &mut BTreeMap<String, MetricSummary>, metric: &Metric, values: Vec<f64>) {
+    let Ok(s) = stats::describe(&values) else { return };
+    let summary = MetricSummary {
+        unit: metric.unit.as_str().to_string(),
+        better: metric.better,
+        n: s.n as u32,
+        values,
+        mean: s.mean,
+        sd: s.sd,
+        cv: s.cv,
+        median: s.median,
+        p95: s.p95,
+        p99: s.p99,
+        min: s.min,
+        max: s.max,
+        ci95: s.ci95.map(|i| [i.low, i.high]),
+    };
+    summaries.insert(metric.name.to_string(), summary);
+}

@@ -1,0 +1,257 @@
+//! A hand-made record for tests of analysis and report: four arms, of which one failed and one
+//! has a single launch.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::protocol::Precision;
+use crate::record::{
+    Arm, Build, Environment, FailureKind, Host, Launch, LaunchError, Memory, Model, PromptRun,
+    Record, Role, Run, SCHEMA, Status, WeightsSource, Workload, WorkloadPrompt,
+};
+
+/// How the launches of an arm differ.
+const LUCK: [f64; 5] = [1.0, 1.012, 0.991, 1.004, 0.996];
+const PROMPTS: [(&str, u32, u32); 3] =
+    [("chat-16", 16, 64), ("code-128", 128, 64), ("doc-512", 512, 64)];
+
+/// What one engine is like, for `arm`.
+pub struct Engine {
+    pub label: &'static str,
+    pub precision: [&'static str; 3],
+    pub decode_tps: f64,
+    pub prefill_tps: f64,
+    pub load_s: f64,
+    pub cold_s: f64,
+    pub peak_bytes: f64,
+    /// The greedy tokens leave the others' path here.
+    pub diverges_at: u32,
+}
+
+pub const CANDLE: Engine = Engine {
+    label: "candle",
+    precision: ["Q4_K_M", "int8", "f16"],
+    decode_tps: 38.4,
+    prefill_tps: 212.0,
+    load_s: 0.0413,
+    cold_s: 0.212,
+    peak_bytes: 1.02e9,
+    diverges_at: 21,
+};
+pub const CANDLE_STOCK: Engine = Engine {
+    label: "candle-stock",
+    precision: ["Q4_K_M", "int8", "f32"],
+    decode_tps: 22.0,
+    prefill_tps: 39.5,
+    load_s: 2.41,
+    cold_s: 2.93,
+    peak_bytes: 2.58e9,
+    diverges_at: 12,
+};
+pub const PYTORCH_F32: Engine = Engine {
+    label: "pytorch-f32",
+    precision: ["f32", "f32", "f32"],
+    decode_tps: 3.81,
+    prefill_tps: 70.2,
+    load_s: 4.87,
+    cold_s: 9.64,
+    peak_bytes: 5.61e9,
+    diverges_at: 64,
+};
+
+/// Four arms on a quiet machine.
+pub fn record() -> Record {
+    Record {
+        arms: vec![
+            arm(&CANDLE, 5),
+            arm(&CANDLE_STOCK, 1),
+            failed_arm("pytorch", 5),
+            arm(&PYTORCH_F32, 5),
+        ],
+        ..empty()
+    }
+}
+
+/// No arms at all.
+pub fn empty() -> Record {
+    Record {
+        schema: SCHEMA.into(),
+        run: Run {
+            id: "20260301_101530".into(),
+            started_at: "2026-03-01T10:15:30+01:00".into(),
+            command: "llm-bench run --model llama3-1b --quant Q4_K_M".into(),
+            seed: 42,
+            config: json!({"threads": 2}),
+            complete: true,
+        },
+        host: Host {
+            os: "Linux".into(),
+            kernel: "6.8.0".into(),
+            cpu_model: "AMD EPYC 9R14".into(),
+            cores: 2,
+            threads: 2,
+            isa: vec!["avx2".into(), "avx512_vnni".into()],
+            ram_bytes: 24_900_000_000,
+            measured_read_bandwidth_bytes_per_s: Some(33.4e9),
+            bandwidth_method: Some("2 threads, 1 GiB, median of 7".into()),
+            load_average_1m: Some(0.12),
+            ..Host::default()
+        },
+        build: Build {
+            version: "0.1.0".into(),
+            git_commit: Some("3fa9c21d0b".into()),
+            git_dirty: Some(false),
+            features: vec![],
+            target_cpu: "native".into(),
+            profile: "release".into(),
+        },
+        model: Model {
+            name: "llama3-1b".into(),
+            file: "Llama-3.2-1B-Instruct-Q4_K_M.gguf".into(),
+            sha256: "6f85a640".into(),
+            quant: "Q4_K_M".into(),
+            weights: WeightsSource::Synthetic,
+            n_params: 1_235_814_400,
+            size_bytes: 807_694_464,
+            n_vocab: 128_256,
+            weight_bytes_per_token: 803_000_000,
+            kv_values_per_position: 32_768,
+            context_length: 131_072,
+        },
+        workload: Workload {
+            prompt_set: "default".into(),
+            sha256: "11aa".into(),
+            prompts: PROMPTS
+                .map(|(id, n_prompt, n_gen)| WorkloadPrompt {
+                    id: id.into(),
+                    category: None,
+                    n_prompt,
+                    n_gen,
+                })
+                .to_vec(),
+        },
+        arms: vec![],
+        comparisons: vec![],
+        warnings: vec![],
+    }
+}
+
+/// An arm with launches that are alike but for their luck.
+pub fn arm(engine: &Engine, launches: u32) -> Arm {
+    let [weights, compute, kv] = engine.precision.map(str::to_string);
+    Arm {
+        engine: engine.label.split('-').next().unwrap_or_default().into(),
+        label: engine.label.into(),
+        version: BTreeMap::from([("rust".into(), "1.90".into())]),
+        precision: Some(Precision { weights, compute, kv }),
+        settings: BTreeMap::new(),
+        notes: vec![],
+        launches: (0..launches).map(|i| launch(engine, i)).collect(),
+        metrics: BTreeMap::new(),
+        prompt_metrics: BTreeMap::new(),
+    }
+}
+
+/// An arm of which every launch failed to compile.
+pub fn failed_arm(label: &str, launches: u32) -> Arm {
+    let failed = |i| Launch {
+        status: Status::Failed,
+        error: Some(LaunchError {
+            kind: FailureKind::CompileFailed,
+            phase: "load".into(),
+            message: "InductorError: g++ was not found\nTraceback (most recent call last)".into(),
+            stderr_tail: None,
+        }),
+        metrics: BTreeMap::new(),
+        prompts: vec![],
+        ..launch(&CANDLE, i)
+    };
+    Arm {
+        label: label.into(),
+        engine: label.into(),
+        precision: None,
+        notes: vec!["torch.compile, max-autotune, bf16".into()],
+        launches: (0..launches).map(failed).collect(),
+        ..arm(&CANDLE, 0)
+    }
+}
+
+fn launch(engine: &Engine, index: u32) -> Launch {
+    let luck = LUCK[index as usize % LUCK.len()];
+    let decode = engine.decode_tps * luck;
+    let gap = 1.0 / decode;
+    let metrics = [
+        ("model_load_s", engine.load_s / luck),
+        ("cold_start_ttft_s", engine.cold_s / luck),
+        ("first_generate_ttft_s", engine.cold_s / luck * 0.7),
+        ("ttft_s", 219.0 / engine.prefill_tps / luck),
+        ("prefill_tps", engine.prefill_tps * luck),
+        ("decode_tps", decode),
+        ("tpot_s", gap),
+        ("itl_p50_s", gap * 0.99),
+        ("itl_p95_s", gap * 1.08),
+        ("peak_host_bytes", engine.peak_bytes),
+        ("mbu", decode * 0.803e9 / 33.4e9),
+        ("tps_per_gb", decode / (engine.peak_bytes / 1e9)),
+    ];
+    let roles = [Role::Cold, Role::Measured, Role::Measured];
+    let runs = PROMPTS.iter().flat_map(|prompt| {
+        roles.iter().zip(0..).map(move |(role, i)| generation(engine, prompt, *role, i, luck))
+    });
+    Launch {
+        index,
+        order: index,
+        started_at: "2026-03-01T10:15:31+01:00".into(),
+        status: Status::Ok,
+        error: None,
+        metrics: metrics.map(|(name, value)| (name.to_string(), value)).into(),
+        prompts: runs.collect(),
+        memory: Memory::default(),
+        timeline_ns: BTreeMap::new(),
+        load_stages_ns: BTreeMap::new(),
+        environment: Environment {
+            page_cache_resident: Some(1.0),
+            busy_before: Some(0.01),
+            steal: Some(0.0),
+            ..Environment::default()
+        },
+    }
+}
+
+fn generation(
+    engine: &Engine,
+    &(id, n_prompt, n_gen): &(&str, u32, u32),
+    role: Role,
+    iteration: u32,
+    luck: f64,
+) -> PromptRun {
+    let prefill_s = f64::from(n_prompt) / engine.prefill_tps / luck;
+    // A longer prompt leaves more cache to read.
+    let gap_s = (1.0 + f64::from(n_prompt) / 5000.0) / engine.decode_tps / luck;
+    let ns = |s: f64| (s * 1e9) as u64;
+    let metrics = [
+        ("decode_tps", 1.0 / gap_s),
+        ("prefill_tps", f64::from(n_prompt) / prefill_s),
+        ("ttft_s", prefill_s),
+    ];
+    PromptRun {
+        id: id.into(),
+        role,
+        iteration,
+        n_prompt,
+        n_gen,
+        begin_ns: 0,
+        prefill_end_ns: Some(ns(prefill_s)),
+        token_ns: (0..n_gen).map(|i| ns(prefill_s + gap_s * f64::from(i))).collect(),
+        compile_ns: None,
+        tokens_hash: format!("{:016x}", engine.diverges_at),
+        tokens: (role == Role::Cold).then(|| {
+            (0..n_gen).map(|i| if i < engine.diverges_at { i } else { 100 + i }).collect()
+        }),
+        metrics: match role {
+            Role::Measured => metrics.map(|(name, value)| (name.to_string(), value)).into(),
+            _ => BTreeMap::new(),
+        },
+    }
+}

@@ -1,0 +1,89 @@
+//! Did the engines, and the launches of one engine, produce the same greedy tokens?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ok_launches;
+use crate::record::{Arm, Record};
+
+/// The arm whose arithmetic comes closest to the file's own numbers.
+const REFERENCE: &str = "pytorch-f32";
+
+/// How far the tokens of one arm agree with those of the reference arm.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Agreement {
+    pub arm: String,
+    pub reference: String,
+    /// Prompts for which both have tokens.
+    pub prompts: usize,
+    /// Those that differ, the earliest divergence first.
+    pub divergences: Vec<Divergence>,
+}
+
+/// The first `agree` of `of` tokens are the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Divergence {
+    pub agree: usize,
+    pub of: usize,
+    pub prompt: String,
+}
+
+/// Every arm against `pytorch-f32`, or against the first arm that has tokens.
+pub(super) fn agreements(record: &Record) -> Vec<Agreement> {
+    let mut arms: Vec<_> = record
+        .arms
+        .iter()
+        .map(|arm| (arm, tokens(arm)))
+        .filter(|(_, tokens)| !tokens.is_empty())
+        .collect();
+    if arms.is_empty() {
+        return Vec::new();
+    }
+    let index = arms.iter().position(|(arm, _)| arm.label == REFERENCE).unwrap_or(0);
+    let (reference, expected) = arms.remove(index);
+    arms.iter()
+        .filter_map(|(arm, got)| {
+            let common: Vec<_> = got.iter().filter(|(id, _)| expected.contains_key(*id)).collect();
+            let mut divergences: Vec<_> = common
+                .iter()
+                .filter_map(|(id, tokens)| divergence(id, tokens, expected[*id]))
+                .collect();
+            divergences.sort();
+            (!common.is_empty()).then(|| Agreement {
+                arm: arm.label.clone(),
+                reference: reference.label.clone(),
+                prompts: common.len(),
+                divergences,
+            })
+        })
+        .collect()
+}
+
+/// Prompts for which launches of one arm, or generations within one, gave different tokens.
+pub(super) fn unstable_prompts(arm: &Arm) -> Vec<String> {
+    let mut hashes: BTreeMap<_, BTreeSet<&str>> = BTreeMap::new();
+    for run in ok_launches(arm).flat_map(|l| &l.prompts) {
+        hashes.entry((&run.id, run.n_prompt, run.n_gen)).or_default().insert(&run.tokens_hash);
+    }
+    let unstable = hashes.iter().filter(|(_, seen)| seen.len() > 1);
+    unstable.map(|((id, _, _), _)| id.to_string()).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The longest list of ids that any launch recorded for each prompt.
+fn tokens(arm: &Arm) -> BTreeMap<&str, &[u32]> {
+    let mut found: BTreeMap<&str, &[u32]> = BTreeMap::new();
+    for run in ok_launches(arm).flat_map(|l| &l.prompts) {
+        let Some(ids) = run.tokens.as_deref() else { continue };
+        let known = found.entry(&run.id).or_default();
+        if ids.len() > known.len() {
+            *known = ids;
+        }
+    }
+    found.retain(|_, ids| !ids.is_empty());
+    found
+}
+
+fn divergence(prompt: &str, a: &[u32], b: &[u32]) -> Option<Divergence> {
+    let of = a.len().min(b.len());
+    let agree = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    (agree < of).then(|| Divergence { agree, of, prompt: prompt.to_string() })
+}

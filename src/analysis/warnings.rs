@@ -1,0 +1,196 @@
+//! Looks in a record for what a reader must know before quoting a number. The limits are here; the
+//! words are in `finding`.
+
+use std::collections::BTreeMap;
+
+use super::finding::{Finding, Seen};
+use super::{kind_name, ok_launches, tokens};
+use crate::record::{Arm, FailureKind, Launch, Record, Role, Status, Warning, WeightsSource};
+use crate::stats::{self, Sample};
+
+/// Decode varies more than this between launches.
+const HIGH_CV: f64 = 0.10;
+/// Fewer launches than this give no interval worth the name.
+const FEW_LAUNCHES: u32 = 3;
+/// Share of the processors that others used before a launch.
+const BUSY: f64 = 0.10;
+/// Load per processor at the start, where the share itself is not known.
+const LOADED: f64 = 0.25;
+const STEAL: f64 = 0.02;
+/// Bytes per second over the measured read bandwidth.
+const MBU_LIMIT: f64 = 1.10;
+/// Drift of the time between tokens.
+const DRIFT: f64 = 0.05;
+/// Share of the model file in the page cache.
+const RESIDENT: f64 = 0.99;
+
+/// The warnings of a record, as it holds them. Looks at launches and summaries.
+pub fn warnings(record: &Record) -> Vec<Warning> {
+    findings(record).iter().map(Finding::to_warning).collect()
+}
+
+/// Everything found in a record: the whole run first, then arm by arm.
+fn findings(record: &Record) -> Vec<Finding> {
+    let mut found = of_the_run(record);
+    for arm in &record.arms {
+        found.extend(failures(arm));
+    }
+    found.extend(few_launches(record));
+    for arm in &record.arms {
+        found.extend(of_the_arm(arm));
+    }
+    found.extend(unequal_precision(record));
+    for agreement in tokens::agreements(record) {
+        let (differing, prompts) = (agreement.divergences.len(), agreement.prompts);
+        let (arm, reference) = (agreement.arm, agreement.reference);
+        found.extend(agreement.divergences.into_iter().next().map(|first| {
+            let tokens::Divergence { agree, of, prompt } = first;
+            Finding::TokensDiffer { arm, reference, prompt, agree, of, differing, prompts }
+        }));
+    }
+    found
+}
+
+fn of_the_run(record: &Record) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let launches: Vec<&Launch> = record.arms.iter().flat_map(|a| &a.launches).collect();
+    if record.model.weights == WeightsSource::Synthetic {
+        found.push(Finding::SyntheticWeights);
+    }
+    if record.build.profile != "release" {
+        found.push(Finding::DebugBuild { profile: record.build.profile.clone() });
+    }
+    if !record.run.complete {
+        found.push(Finding::Incomplete { launches: launches.len() });
+    }
+    let busy = |l: &&Launch| l.environment.busy_before;
+    found.extend(
+        seen(&launches, busy, |x| x > BUSY, f64::max).map(|seen| Finding::BusyMachine { seen }),
+    );
+    // The load average remembers our own launches: it counts only where nothing better is known.
+    if let Some(load) = record.host.load_average_1m
+        && launches.iter().all(|l| l.environment.busy_before.is_none())
+        && load > LOADED * f64::from(record.host.threads.max(1))
+    {
+        found.push(Finding::LoadedMachine { load, threads: record.host.threads });
+    }
+    let disturbed = launches.iter().filter(|l| l.environment.disturbed).count();
+    if disturbed > 0 {
+        found.push(Finding::Disturbed { launches: disturbed, of: launches.len() });
+    }
+    let steal = |l: &&Launch| l.environment.steal;
+    found.extend(
+        seen(&launches, steal, |x| x > STEAL, f64::max).map(|seen| Finding::Steal { seen }),
+    );
+    let asked_for_cold = record.run.config.get("page_cache").is_some_and(|v| v == "cold");
+    if !asked_for_cold {
+        let resident = |l: &&Launch| l.environment.page_cache_resident;
+        found.extend(
+            seen(&launches, resident, |x| x < RESIDENT, f64::min)
+                .map(|seen| Finding::PageCacheCold { seen }),
+        );
+    }
+    found
+}
+
+/// Counts the items for which a value is known and bad, and keeps the worst.
+fn seen<T>(
+    items: &[T],
+    value: impl Fn(&T) -> Option<f64>,
+    bad: impl Fn(f64) -> bool,
+    worse: impl Fn(f64, f64) -> f64,
+) -> Option<Seen> {
+    let bad: Vec<f64> = items.iter().filter_map(value).filter(|x| bad(*x)).collect();
+    let worst = bad.iter().copied().reduce(worse)?;
+    Some(Seen { launches: bad.len(), of: items.len(), worst })
+}
+
+fn failures(arm: &Arm) -> Vec<Finding> {
+    let mut reasons: BTreeMap<(String, String), (FailureKind, usize)> = BTreeMap::new();
+    for launch in arm.launches.iter().filter(|l| l.status == Status::Failed) {
+        let (kind, message) = match &launch.error {
+            Some(error) => (error.kind, error.message.as_str()),
+            None => (FailureKind::Internal, "no reason was recorded"),
+        };
+        let line = message.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or("");
+        reasons.entry((kind_name(kind), line.to_string())).or_insert((kind, 0)).1 += 1;
+    }
+    let of = arm.launches.len();
+    let finding = |((_, line), (kind, failed))| Finding::Failed {
+        arm: arm.label.clone(),
+        failed,
+        of,
+        kind,
+        line,
+    };
+    reasons.into_iter().map(finding).collect()
+}
+
+fn few_launches(record: &Record) -> Vec<Finding> {
+    let counts: Vec<(&Arm, u32)> = record
+        .arms
+        .iter()
+        .map(|arm| (arm, ok_launches(arm).count() as u32))
+        .filter(|(_, n)| *n > 0)
+        .collect();
+    let Some((_, n)) = counts.first().copied() else { return Vec::new() };
+    if counts.iter().all(|(_, other)| *other == n) {
+        return Vec::from_iter((n < FEW_LAUNCHES).then_some(Finding::FewLaunches { arm: None, n }));
+    }
+    let few = counts.iter().filter(|(_, n)| *n < FEW_LAUNCHES);
+    few.map(|(arm, n)| Finding::FewLaunches { arm: Some(arm.label.clone()), n: *n }).collect()
+}
+
+fn of_the_arm(arm: &Arm) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let label = || arm.label.clone();
+    if let Some(decode) = arm.metrics.get("decode_tps")
+        && let Some(cv) = decode.cv.filter(|cv| *cv > HIGH_CV)
+    {
+        found.push(Finding::HighVariance { arm: label(), cv, n: decode.n });
+    }
+    let launches: Vec<&Launch> = ok_launches(arm).collect();
+    let larger = |a: f64, b: f64| if b.abs() > a.abs() { b } else { a };
+    found.extend(
+        seen(&launches, |l| drift(l), |d| d.abs() > DRIFT, larger)
+            .map(|seen| Finding::NotSteady { arm: label(), seen }),
+    );
+    if let Some(mbu) = arm.metrics.get("mbu").map(|s| s.max).filter(|mbu| *mbu > MBU_LIMIT) {
+        found.push(Finding::BandwidthExceeded { arm: label(), mbu });
+    }
+    for (metric, value) in launches.iter().flat_map(|l| &l.metrics) {
+        let finding = Finding::NotANumber { arm: label(), metric: metric.clone() };
+        if !value.is_finite() && !found.contains(&finding) {
+            found.push(finding);
+        }
+    }
+    let prompts = tokens::unstable_prompts(arm);
+    if !prompts.is_empty() {
+        found.push(Finding::Nondeterministic { arm: label(), prompts });
+    }
+    found
+}
+
+/// How much slower the tokens came at the end of a launch than at its beginning: the measured
+/// generations of each prompt in a row, so that a long prompt is compared with itself; the
+/// median over prompts.
+fn drift(launch: &Launch) -> Option<f64> {
+    let mut gaps: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for run in launch.prompts.iter().filter(|run| run.role == Role::Measured) {
+        let pairs = run.token_ns.windows(2).map(|w| w[1].saturating_sub(w[0]) as f64);
+        gaps.entry(&run.id).or_default().extend(pairs);
+    }
+    let drifts: Vec<f64> = gaps.values().filter_map(|g| stats::drift(g)).collect();
+    Sample::new(&drifts).ok().map(|s| s.median())
+}
+
+fn unequal_precision(record: &Record) -> Option<Finding> {
+    let baseline = record.comparisons.first()?.baseline.clone();
+    let mut arms: Vec<String> = Vec::new();
+    for comparison in record.comparisons.iter().filter(|c| !c.equal_precision) {
+        if !arms.contains(&comparison.arm) {
+            arms.push(comparison.arm.clone());
+        }
+    }
+    (!arms.is_empty()).then_some(Finding::UnequalPrecision { baseline, arms })
+}

@@ -1,0 +1,111 @@
+//! Text from records is not trusted: an engine's error message may hold anything.
+
+/// The longest text that one cell or sentence of a report takes over from a record.
+const LONGEST: usize = 300;
+
+/// One line without escape sequences, control characters and marks that reorder or hide text.
+pub(super) fn clean(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(LONGEST * 4));
+    let mut chars = text.chars().peekable();
+    let mut taken = 0;
+    while let Some(c) = chars.next() {
+        if taken == LONGEST {
+            out.push('…');
+            break;
+        }
+        match c {
+            '\u{1b}' => match chars.next() {
+                // CSI: parameters until a final byte.
+                Some('[') => while chars.next().is_some_and(|c| !('@'..='~').contains(&c)) {},
+                // OSC and the other strings: until BEL or ESC \.
+                Some(']' | 'P' | 'X' | '^' | '_') => {
+                    while let Some(c) = chars.next() {
+                        if c == '\u{7}' || c == '\u{1b}' && chars.next_if_eq(&'\\').is_some() {
+                            break;
+                        }
+                    }
+                }
+                _ => {}
+            },
+            '\n' | '\r' | '\t' => {
+                if !out.ends_with(' ') {
+                    out.push(' ');
+                }
+            }
+            c if c.is_control() || reorders_or_hides(c) => {}
+            c => {
+                out.push(c);
+                taken += 1;
+            }
+        }
+    }
+    out.trim().to_string()
+}
+
+fn reorders_or_hides(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
+        | '\u{ad}' | '\u{feff}')
+}
+
+/// For a line of GitHub Markdown, table cells included.
+pub(super) fn escape_markdown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            // A mention or a cross-reference, if the report is posted there.
+            '@' => out.push_str("&#64;"),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// A field of CSV by RFC 4180: quoted where it has to be.
+pub(super) fn escape_csv(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn escape_sequences_vanish_whole() {
+        assert_eq!(clean("\u{1b}[31;1mred\u{1b}[0m and plain"), "red and plain");
+        assert_eq!(clean("\u{1b}]0;title\u{7}text\u{1b}]8;;x\u{1b}\\link"), "textlink");
+        assert_eq!(clean("two\r\nlines\u{202e}\u{8}"), "two lines");
+        assert_eq!(clean("\u{1b}[31"), "");
+        assert_eq!(clean(&"x".repeat(400)).chars().count(), LONGEST + 1);
+    }
+
+    #[test]
+    fn markdown_stays_text() {
+        assert_eq!(escape_markdown("a|b <i> @you *x* #1"), "a\\|b &lt;i&gt; &#64;you \\*x\\* \\#1");
+    }
+
+    #[test]
+    fn csv_quotes_only_what_must_be_quoted() {
+        assert_eq!(escape_csv("plain"), "plain");
+        assert_eq!(escape_csv("a,\"b\""), "\"a,\"\"b\"\"\"");
+    }
+
+    proptest! {
+        #[test]
+        fn no_control_character_gets_through(text in proptest::collection::vec(any::<char>(), 0..80)) {
+            let text: String = text.into_iter().collect();
+            prop_assert!(clean(&text).chars().all(|c| !c.is_control()));
+        }
+    }
+}
