@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::measure::page_cache::PageCache;
+use crate::model::locate::WeightsPolicy;
 
 /// Measure local LLM token generation: candle, PyTorch and others on the same GGUF file.
 #[derive(Debug, Parser)]
@@ -84,9 +85,9 @@ pub struct RunArgs {
     /// State of the page cache before each launch
     #[arg(long, value_enum, default_value_t = PageCache::Warm)]
     pub page_cache: PageCache,
-    /// Use weights from here only, instead of file, then hub, then synthetic
-    #[arg(long, value_enum)]
-    pub weights: Option<Weights>,
+    /// Where weights come from; auto takes the hub, or synthetic ones where it cannot be reached
+    #[arg(long, default_value_t = WeightsPolicy::Auto, value_name = "auto|hub|file|synthetic")]
+    pub weights: WeightsPolicy,
     /// Never install an engine's dependencies
     #[arg(long)]
     pub no_install: bool,
@@ -125,13 +126,6 @@ pub enum Output {
     Json,
     Csv,
     Md,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Weights {
-    Hub,
-    File,
-    Synthetic,
 }
 
 #[derive(Debug, Args)]

@@ -147,6 +147,7 @@ pub fn arm(engine: &Engine, launches: u32) -> Arm {
         precision: Some(Precision { weights, compute, kv }),
         settings: BTreeMap::new(),
         notes: vec![],
+        preparation: Default::default(),
         launches: (0..launches).map(|i| launch(engine, i)).collect(),
         metrics: BTreeMap::new(),
         prompt_metrics: BTreeMap::new(),
@@ -172,6 +173,7 @@ pub fn failed_arm(label: &str, launches: u32) -> Arm {
         engine: label.into(),
         precision: None,
         notes: vec!["torch.compile, max-autotune, bf16".into()],
+        preparation: Default::default(),
         launches: (0..launches).map(failed).collect(),
         ..arm(&CANDLE, 0)
     }

@@ -9,6 +9,7 @@ use crate::engine::provision::Provisioner;
 use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Registry};
 use crate::model::cache::CacheDir;
 use crate::model::golden;
+use crate::model::locate::WeightsPolicy;
 use crate::protocol::{Generate, Load, Logits};
 
 pub fn run(command: &EnginesCommand) -> Result<()> {
@@ -49,7 +50,7 @@ fn check(registry: &Registry, names: &[String]) -> Result<()> {
         true => registry.all().iter().filter(|e| looking.provide(e, &|_| {}).is_ok()).collect(),
         false => names.iter().map(|n| registry.find(n)).collect::<Result<_>>()?,
     };
-    let found = find_model("tiny", None, None, 0)?;
+    let found = find_model("tiny", None, WeightsPolicy::Auto, 0)?;
     let mut failed = Vec::new();
     for engine in engines {
         let verdict = looking.provide(engine, &|_| {}).and_then(|installed| {
@@ -78,7 +79,7 @@ fn converse(
     let told = |f: Failure| match f {
         Failure::Interrupted => anyhow::anyhow!("stopped"),
         Failure::Engine(e) => {
-            anyhow::anyhow!("{:?} in {}: {}", e.kind, e.phase, crate::report::printable(&e.message))
+            anyhow::anyhow!("{:?} in {}: {}", e.kind, e.phase, crate::report::clean(&e.message))
         }
     };
     let mut process = EngineProcess::spawn(command, Deadlines::default()).map_err(told)?;

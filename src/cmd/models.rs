@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::progress::{ByteProgress, say};
-use crate::cli::{ModelArgs, ModelsCommand, SynthArgs, Weights};
+use crate::cli::{ModelArgs, ModelsCommand, SynthArgs};
 use crate::model::cache::CacheDir;
 use crate::model::gguf::GgufFile;
 use crate::model::hub::{Hub, HubConfig};
@@ -47,32 +47,16 @@ impl Found {
 pub fn find_model(
     spec: &str,
     quant: Option<Quant>,
-    weights: Option<Weights>,
+    policy: WeightsPolicy,
     seed: u64,
 ) -> Result<Found> {
     let cache = CacheDir::from_env();
-    let located = find_file(spec, quant, policy(weights), &cache, seed)?;
+    let located = find_file(spec, quant, policy, &cache, seed)?;
     if let Some(notice) = &located.notice {
         say(&format!("note: {notice}"));
     }
     let file = GgufFile::open(&located.path)?;
-    let config = file.llama_config()?;
-    let sha256 = cache
-        .sha256(&located.path)
-        .with_context(|| format!("cannot read {}", located.path.display()))?;
-    let model = record::Model {
-        name: located.name,
-        file: located.path.display().to_string(),
-        sha256,
-        quant: file.quant_label(),
-        weights: located.source,
-        n_params: file.n_params(),
-        size_bytes: file.size_bytes(),
-        n_vocab: u32::try_from(config.n_vocab)?,
-        weight_bytes_per_token: file.weight_bytes_per_token(),
-        kv_values_per_position: config.kv_values_per_position(),
-        context_length: u32::try_from(config.context_length)?,
-    };
+    let model = located.record(&file, &cache)?;
     Ok(Found { path: located.path, file, model })
 }
 
@@ -107,15 +91,6 @@ fn find_file(
         bar.done(Bytes(size));
     }
     Ok(located)
-}
-
-fn policy(weights: Option<Weights>) -> WeightsPolicy {
-    match weights {
-        None => WeightsPolicy::Auto,
-        Some(Weights::Hub) => WeightsPolicy::Hub,
-        Some(Weights::File) => WeightsPolicy::File,
-        Some(Weights::Synthetic) => WeightsPolicy::Synthetic,
-    }
 }
 
 /// Makes a synthetic file, with progress.

@@ -114,7 +114,7 @@ impl Observer for SessionProgress<'_> {
                 }
             }
         });
-        let told = crate::report::printable(&told.unwrap_or_default());
+        let told = crate::report::clean(&told.unwrap_or_default());
         match &self.bar {
             Some(bar) => {
                 bar.set_position(self.done as u64);

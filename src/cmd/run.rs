@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::models::{DEFAULT_SEED, Found, find_model};
 use super::progress::{SessionProgress, say};
-use super::report::{format_of, style};
+use super::report::format_of;
 use crate::cli::RunArgs;
 use crate::engine::provision::Provisioner;
 use crate::engine::{Deadlines, EngineSpec, Registry};
@@ -19,7 +19,7 @@ use crate::measure::{host, page_cache};
 use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
 use crate::record::{FailureKind, Model, Record, Run, SCHEMA, Status, WeightsSource};
-use crate::report::{Format, render};
+use crate::report::{Format, Style, render};
 use crate::units::{Bytes, BytesPerSecond};
 use crate::workload::{PromptSet, Shape, Workload};
 use crate::{analysis, interrupt};
@@ -141,7 +141,7 @@ fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> 
 
     record.run.complete = end == End::Complete;
     analysis::summarize(&mut record);
-    print!("{}", render(&record, format_of(args.output.output), style())?);
+    print!("{}", render(&record, format_of(args.output.output), Style::of_stdout()));
     write_all(&record, &base)?;
     if let Some(e) = keep_error {
         say(&format!("warning: the record could not be kept after each launch: {e:#}"));
@@ -323,7 +323,7 @@ fn output_base(dir: &Path) -> Result<PathBuf> {
 fn write_all(record: &Record, base: &Path) -> Result<()> {
     record.write(&base.with_extension("json"))?;
     for (extension, format) in [("csv", Format::Csv), ("md", Format::Markdown)] {
-        let text = render(record, format, style().plain())?;
+        let text = render(record, format, Style::PLAIN);
         crate::record::write_atomically(&base.with_extension(extension), text.as_bytes())?;
     }
     let took = record.arms.iter().flat_map(|a| &a.launches).count();

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::record::{PromptRun, Role};
+use crate::stats::Sample;
 use crate::units::{BytesPerSecond, Seconds};
 
 type Values = BTreeMap<String, f64>;
@@ -157,9 +158,8 @@ fn mean(xs: &[f64]) -> Option<f64> {
     (!xs.is_empty()).then(|| xs.iter().sum::<f64>() / xs.len() as f64)
 }
 
-/// Linear interpolation between order statistics (type 7), as in `stats::describe`.
 fn quantile(xs: &[f64], q: f64) -> Option<f64> {
-    crate::stats::describe::quantile(xs, q)
+    Sample::new(xs).ok().map(|s| s.quantile(q))
 }
 
 #[cfg(test)]

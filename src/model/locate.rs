@@ -10,6 +10,7 @@ use super::gguf::{GgufError, GgufFile};
 use super::hub::{Hub, HubError, Progress};
 use super::quant::Quant;
 use super::registry::{ModelEntry, Registry, RegistryError, Shipped};
+use super::synth;
 use crate::record::{self, WeightsSource, write_atomically};
 
 /// `--weights`: which source to use. All but `Auto` fail rather than fall back.
@@ -76,7 +77,7 @@ impl Located {
             size_bytes: file.size_bytes(),
             n_vocab: config.n_vocab as u32,
             weight_bytes_per_token: file.weight_bytes_per_token(),
-            kv_values_per_position: config.kv_bytes_per_position(),
+            kv_values_per_position: config.kv_values_per_position(),
             context_length: config.context_length as u32,
         })
     }
@@ -193,8 +194,7 @@ fn shipped(
     if let Some(quant) = quant {
         let offered = GgufFile::open(&path)?.quant_label();
         if offered != quant.to_string() {
-            let advice =
-                format!("Make one: `llm-bench models quantize {} --quant {quant}`", path.display());
+            let advice = "Leave out `--quant`".to_owned();
             return Err(LocateError::NoSuchQuant {
                 model: model.name.clone(),
                 quant,
@@ -240,6 +240,12 @@ fn from_hub(
     Ok(Located { path, source: WeightsSource::Hub, name: model.name.clone(), notice: None })
 }
 
+/// Where the cache keeps the synthetic file of a model. A new method of synthesis has a new name,
+/// so that a file of an older one is not taken for it.
+pub fn synthetic_path(cache: &CacheDir, model: &ModelEntry, quant: Quant) -> PathBuf {
+    cache.models().join(format!("{}-{quant}-synthetic-v{}.gguf", model.name, synth::METHOD))
+}
+
 /// The synthetic file of a model, from the cache or made now.
 fn synthetic(
     model: &ModelEntry,
@@ -247,7 +253,7 @@ fn synthetic(
     hub_error: Option<String>,
     sources: Sources<'_>,
 ) -> Result<Located, LocateError> {
-    let path = sources.cache.models().join(format!("{}-{quant}-synthetic.gguf", model.name));
+    let path = synthetic_path(sources.cache, model, quant);
     // A file that cannot be read, or is none of ours, is made anew.
     if !GgufFile::open(&path).is_ok_and(|file| file.is_synthetic()) {
         (sources.synthesize)(model, quant, &path).map_err(|e| LocateError::Synthesis {

@@ -4,7 +4,7 @@
 const LONGEST: usize = 300;
 
 /// One line without escape sequences, control characters and marks that reorder or hide text.
-pub(super) fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(LONGEST * 4));
     let mut chars = text.chars().peekable();
     let mut taken = 0;

@@ -103,9 +103,9 @@ impl LlamaConfig {
         Ok(config)
     }
 
-    /// Values that one position holds in the KV cache, times two bytes.
-    pub fn kv_bytes_per_position(&self) -> u64 {
-        2 * 2 * (self.n_layers * self.n_kv_heads * self.head_dim) as u64
+    /// Values that one position holds in the KV cache.
+    pub fn kv_values_per_position(&self) -> u64 {
+        2 * (self.n_layers * self.n_kv_heads * self.head_dim) as u64
     }
 
     fn check_tensors(&self, file: &GgufFile) -> Result<(), GgufError> {

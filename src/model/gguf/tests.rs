@@ -52,7 +52,7 @@ fn a_llama_file_gives_its_hyper_parameters_and_sizes() {
     let bytes = 2 * (block / 32 * 18 + 2 * 64 * 4) + 64 * 4 + 96 * 64 / 32 * 34;
     assert_eq!(file.weight_bytes_per_token(), bytes);
     assert_eq!(file.tensor_bytes("output_norm.weight").unwrap().len(), 256);
-    assert_eq!(config.kv_bytes_per_position(), 2 * 2 * 2 * 2 * 16);
+    assert_eq!(config.kv_values_per_position(), 2 * 2 * 2 * 16);
     assert!(!file.is_synthetic());
 }
 

@@ -29,9 +29,10 @@ use crate::units::Bytes;
 pub const SYNTHETIC_KEY: &str = "llm_bench.synthetic";
 /// Metadata key of the seed, a `u64`.
 pub const SEED_KEY: &str = "llm_bench.seed";
-/// Metadata key of the version of the method: the same seed gives the same bytes within one.
+/// Metadata key of the version of the method.
 pub const METHOD_KEY: &str = "llm_bench.synth_version";
-const METHOD: u32 = 1;
+/// The version of the method: the same seed gives the same bytes within one.
+pub const METHOD: u32 = 1;
 
 /// Weights generated and written at a time by one thread: a multiple of every block size.
 const CHUNK_WEIGHTS: u64 = 1 << 20;
