@@ -105,7 +105,7 @@ fn a_file_cut_anywhere_is_refused_and_never_panics() {
 #[test]
 fn a_flipped_byte_in_the_header_never_panics() {
     let bytes = llama().bytes();
-    for at in (0..2000).step_by(3) {
+    for at in (0..2000).step_by(9) {
         for flip in [0x01, 0xff] {
             let mut broken = bytes.clone();
             broken[at] ^= flip;
