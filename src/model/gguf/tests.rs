@@ -96,7 +96,8 @@ fn other_files_are_refused_with_what_they_are() {
 #[test]
 fn a_file_cut_anywhere_is_refused_and_never_panics() {
     let bytes = llama().bytes();
-    for len in (0..bytes.len()).step_by(7).chain([bytes.len() - 1]) {
+    let header = (0..3000).step_by(11);
+    for len in header.chain((3000..bytes.len()).step_by(997)).chain([bytes.len() - 1]) {
         assert!(open_bytes(&bytes[..len]).is_err(), "cut at {len}");
     }
     assert!(refusal(&bytes[..bytes.len() - 1]).contains("truncated"));
@@ -105,7 +106,7 @@ fn a_file_cut_anywhere_is_refused_and_never_panics() {
 #[test]
 fn a_flipped_byte_in_the_header_never_panics() {
     let bytes = llama().bytes();
-    for at in (0..2000).step_by(3) {
+    for at in (0..2000).step_by(9) {
         for flip in [0x01, 0xff] {
             let mut broken = bytes.clone();
             broken[at] ^= flip;
