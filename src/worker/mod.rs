@@ -1,6 +1,8 @@
 //! The other side of the pipe: serves the engine protocol from inside this binary, for the
 //! engines that are written in Rust. A worker is a fresh process; it never imports the harness.
 
+pub mod candle;
+pub mod candle_stock;
 pub mod serve;
 
 use crate::protocol::{EngineError, Generate, Load, Loaded, MemoryBook, Score};
@@ -37,8 +39,14 @@ pub struct Timed {
     pub at: Vec<MonoNs>,
 }
 
+/// The candle crates' version; they are pinned together.
+const CANDLE_VERSION: &str = "0.11.1";
+
 /// Makes the engine of this name, or none.
 pub fn engine(name: &str) -> Option<Box<dyn Engine>> {
-    let _ = name;
-    None
+    match name {
+        "candle" => Some(Box::<candle::Candle>::default()),
+        "candle-stock" => Some(Box::<candle_stock::CandleStock>::default()),
+        _ => None,
+    }
 }

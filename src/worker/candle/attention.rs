@@ -1,0 +1,227 @@
+//! The KV cache and causal attention over its filled part. Query heads that share a key/value
+//! head are computed together, so nothing is repeated in memory.
+
+use std::cell::RefCell;
+
+use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+
+use super::math::{madd, softmax};
+use super::pool::{Pool, Scatter};
+
+/// Positions whose keys lie interleaved: one vector register of scores.
+const SPAN: usize = 16;
+/// Tokens of a prompt that share one pass over the cache.
+const TOKENS: usize = 8;
+
+/// Keys and values of every position, in f16.
+pub struct KvCache {
+    /// `[layer][kv_head][position / 16][head_dim][16]`: sixteen scores need no horizontal sum.
+    keys: Vec<u16>,
+    /// `[layer][kv_head][position][head_dim]`.
+    values: Vec<u16>,
+    n_kv_heads: usize,
+    head_dim: usize,
+    /// Positions, rounded up to whole spans.
+    capacity: usize,
+}
+
+impl KvCache {
+    /// Bytes of a cache of this shape; `None` if that is no number.
+    pub fn bytes_for(
+        n_layers: usize,
+        n_kv_heads: usize,
+        head_dim: usize,
+        n_ctx: usize,
+    ) -> Option<usize> {
+        let positions = n_ctx.checked_next_multiple_of(SPAN)?;
+        [n_layers, n_kv_heads, head_dim, 2 * size_of::<u16>()]
+            .iter()
+            .try_fold(positions, |n, &f| n.checked_mul(f))
+    }
+
+    /// An empty cache. Its zero pages take no memory before they are written.
+    pub fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize, n_ctx: usize) -> Self {
+        let capacity = n_ctx.next_multiple_of(SPAN);
+        let n = n_layers * n_kv_heads * head_dim * capacity;
+        Self { keys: vec![0; n], values: vec![0; n], n_kv_heads, head_dim, capacity }
+    }
+
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.keys[..]) + size_of_val(&self.values[..])
+    }
+
+    /// Where a head's keys (and values) begin.
+    fn base(&self, layer: usize, kv_head: usize) -> usize {
+        (layer * self.n_kv_heads + kv_head) * self.capacity * self.head_dim
+    }
+
+    /// Stores one position's key and value, both `[n_kv_heads, head_dim]`.
+    pub fn store(&mut self, layer: usize, position: usize, key: &[f32], value: &[f32]) {
+        assert!(position < self.capacity);
+        let dim = self.head_dim;
+        for (head, (k, v)) in key.chunks_exact(dim).zip(value.chunks_exact(dim)).enumerate() {
+            let base = self.base(layer, head);
+            let span = &mut self.keys[base + position / SPAN * SPAN * dim..][..SPAN * dim];
+            for (row, &k) in span.chunks_exact_mut(SPAN).zip(k) {
+                row[position % SPAN] = f16::from_f32(k).to_bits();
+            }
+            let slots: &mut [f16] =
+                self.values[base + position * dim..][..dim].reinterpret_cast_mut();
+            slots.convert_from_f32_slice(v);
+        }
+    }
+
+    /// `out[t] = softmax(q[t] · K / √head_dim) · V` over positions `0..=first + t`.
+    ///
+    /// Row `t` of `q` starts at `t * q_stride` and holds `[n_heads, head_dim]`; `out` is
+    /// `[m, n_heads * head_dim]`.
+    pub fn attend(
+        &self,
+        pool: &mut Pool,
+        layer: usize,
+        first: usize,
+        q: &[f32],
+        q_stride: usize,
+        out: &mut [f32],
+        n_heads: usize,
+    ) {
+        let width = n_heads * self.head_dim;
+        let m = out.len() / width;
+        let blocks = m.div_ceil(TOKENS);
+        let out = Scatter::new(out);
+        pool.run(blocks * self.n_kv_heads, 1, |items| {
+            for item in items {
+                // The last tokens of a prompt have the most to do: they come first.
+                let block = blocks - 1 - item / self.n_kv_heads;
+                let tokens = block * TOKENS..m.min((block + 1) * TOKENS);
+                let task = Task {
+                    cache: self,
+                    layer,
+                    kv_head: item % self.n_kv_heads,
+                    group: n_heads / self.n_kv_heads,
+                    first,
+                    q,
+                    q_stride,
+                };
+                task.run(tokens, |t, start, result| {
+                    let at = t * width + start;
+                    // SAFETY: each item has its own tokens and heads.
+                    unsafe { out.get(at..at + result.len()) }.copy_from_slice(result);
+                });
+            }
+        });
+    }
+}
+
+/// Some tokens' query heads that share one key/value head.
+struct Task<'a> {
+    cache: &'a KvCache,
+    layer: usize,
+    kv_head: usize,
+    group: usize,
+    first: usize,
+    q: &'a [f32],
+    q_stride: usize,
+}
+
+/// A thread's buffers.
+#[derive(Default)]
+struct Scratch {
+    /// `[queries, positions]`.
+    scores: Vec<f32>,
+    /// One span of keys or values in f32.
+    span: Vec<f32>,
+    /// `[queries, head_dim]`.
+    sums: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Task<'_> {
+    /// Calls `put(token, start of the head in a row, values)` for each query.
+    fn run(&self, tokens: std::ops::Range<usize>, mut put: impl FnMut(usize, usize, &[f32])) {
+        let dim = self.cache.head_dim;
+        let n_queries = tokens.len() * self.group;
+        // Query i: token i / group, head i % group of this group.
+        let heads = self.kv_head * self.group;
+        let query = |i: usize| {
+            let at = (tokens.start + i / self.group) * self.q_stride;
+            &self.q[at + (heads + i % self.group) * dim..][..dim]
+        };
+        let visible = |i: usize| self.first + tokens.start + i / self.group + 1;
+        let longest = self.first + tokens.end;
+        let padded = longest.next_multiple_of(SPAN);
+        let base = self.cache.base(self.layer, self.kv_head);
+
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { scores, span, sums } = scratch;
+            scores.resize(n_queries * padded, 0.0);
+            span.resize(SPAN * dim, 0.0);
+            sums.clear();
+            sums.resize(n_queries * dim, 0.0);
+
+            let scale = 1.0 / (dim as f32).sqrt();
+            for start in (0..padded).step_by(SPAN) {
+                widen(&self.cache.keys[base + start * dim..][..SPAN * dim], span);
+                for i in 0..n_queries {
+                    let mut lanes = [0.0f32; SPAN];
+                    for (keys, &q) in span.chunks_exact(SPAN).zip(query(i)) {
+                        for (lane, &k) in lanes.iter_mut().zip(keys) {
+                            *lane = madd(k, q, *lane);
+                        }
+                    }
+                    let row = &mut scores[i * padded + start..][..SPAN];
+                    for (score, lane) in row.iter_mut().zip(lanes) {
+                        *score = lane * scale;
+                    }
+                }
+            }
+            for i in 0..n_queries {
+                let (seen, unseen) = scores[i * padded..][..padded].split_at_mut(visible(i));
+                softmax(seen);
+                unseen.fill(0.0);
+            }
+            for start in (0..longest).step_by(SPAN) {
+                let n = SPAN.min(longest - start);
+                let values = &mut span[..n * dim];
+                widen(&self.cache.values[base + start * dim..][..n * dim], values);
+                for (i, sum) in sums.chunks_exact_mut(dim).enumerate() {
+                    let weights = &scores[i * padded + start..][..n];
+                    // Four positions per pass: a quarter of the loads and stores of `sum`.
+                    for (weights, values) in weights.chunks(4).zip(values.chunks(4 * dim)) {
+                        add_weighted(sum, weights, values);
+                    }
+                }
+            }
+            for (i, sum) in sums.chunks_exact(dim).enumerate() {
+                put(tokens.start + i / self.group, (heads + i % self.group) * dim, sum);
+            }
+        });
+    }
+}
+
+/// `sum += Σ weights[j] · values[j]`, with `values` `[len of weights, len of sum]`.
+fn add_weighted(sum: &mut [f32], weights: &[f32], values: &[f32]) {
+    let dim = sum.len();
+    if let (&[a, b, c, d], true) = (weights, values.len() == 4 * dim) {
+        let (first, second) = values.split_at(2 * dim);
+        let ((v0, v1), (v2, v3)) = (first.split_at(dim), second.split_at(dim));
+        for ((((s, v0), v1), v2), v3) in sum.iter_mut().zip(v0).zip(v1).zip(v2).zip(v3) {
+            *s = madd(d, *v3, madd(c, *v2, madd(b, *v1, madd(a, *v0, *s))));
+        }
+        return;
+    }
+    for (&w, value) in weights.iter().zip(values.chunks_exact(dim)) {
+        for (s, v) in sum.iter_mut().zip(value) {
+            *s = madd(w, *v, *s);
+        }
+    }
+}
+
+fn widen(bits: &[u16], out: &mut [f32]) {
+    let halves: &[f16] = bits.reinterpret_cast();
+    halves.convert_to_f32_slice(out);
+}

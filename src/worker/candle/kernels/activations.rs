@@ -1,0 +1,163 @@
+//! Activations as the int8 kernels read them: blocks of 32 with one scale each, four blocks to a
+//! group, interleaved by fours of bytes so that one 512-bit register holds the first halves of
+//! four blocks, and vector lane `4j + i` belongs to block `i`.
+
+/// Values per block: one scale each.
+pub const BLOCK: usize = 32;
+/// Values per group: what one kernel step takes.
+pub const GROUP: usize = 4 * BLOCK;
+
+/// 128 values of four blocks, each stored as value + 128. Byte `64h + 16j + 4i + e` is element
+/// `16h + 4j + e` of block `i`.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Group(pub [u8; GROUP]);
+
+/// `n_tokens` rows of `k` activations. Rows are padded to whole groups with zeros of scale zero.
+pub struct Int8Batch {
+    groups: Vec<Group>,
+    /// Per block: the value of one step.
+    scales: Vec<[f32; 4]>,
+    /// Per block: the sum of its values (for formats with a minimum).
+    sums: Vec<[f32; 4]>,
+}
+
+/// One token's activations: parallel slices, one entry per group.
+#[derive(Clone, Copy)]
+pub struct Int8Row<'a> {
+    pub groups: &'a [Group],
+    pub scales: &'a [[f32; 4]],
+    pub sums: &'a [[f32; 4]],
+}
+
+impl Int8Batch {
+    /// Room for `n_tokens` rows of up to `k` values.
+    pub fn new(n_tokens: usize, k: usize) -> Self {
+        let n = n_tokens * k.div_ceil(GROUP);
+        Self {
+            groups: vec![Group([0; GROUP]); n],
+            scales: vec![[0.0; 4]; n],
+            sums: vec![[0.0; 4]; n],
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.groups.len() * (GROUP + 32)
+    }
+
+    /// The row of token `t` where rows have `k` values.
+    pub fn row(&self, t: usize, k: usize) -> Int8Row<'_> {
+        let n = k.div_ceil(GROUP);
+        let range = t * n..(t + 1) * n;
+        Int8Row {
+            groups: &self.groups[range.clone()],
+            scales: &self.scales[range.clone()],
+            sums: &self.sums[range],
+        }
+    }
+
+    /// Rounds rows of `k` values (a multiple of 32) to int8: `scale = max |x| / 127` per block.
+    /// A block with a NaN or an infinity gets a NaN scale: it is not hidden.
+    pub fn quantize(&mut self, x: &[f32], k: usize) {
+        debug_assert!(k.is_multiple_of(BLOCK) && x.len().is_multiple_of(k));
+        let n = k.div_ceil(GROUP);
+        for (t, row) in x.chunks_exact(k).enumerate() {
+            for (g, values) in row.chunks(GROUP).enumerate() {
+                let at = t * n + g;
+                let (scales, sums) = (&mut self.scales[at], &mut self.sums[at]);
+                (*scales, *sums) = ([0.0; 4], [0.0; 4]);
+                let group = &mut self.groups[at].0;
+                for (i, block) in values.chunks_exact(BLOCK).enumerate() {
+                    let block: &[f32; BLOCK] = block.try_into().expect("a whole block");
+                    (scales[i], sums[i]) = quantize_block(block, i, group);
+                }
+                for i in values.len() / BLOCK..4 {
+                    for j in 0..8 {
+                        group[16 * j + 4 * i..][..4].fill(128);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes block `i` of a group; returns its scale and the sum of its values.
+#[inline]
+fn quantize_block(x: &[f32; BLOCK], i: usize, group: &mut [u8; GROUP]) -> (f32, f32) {
+    // Eight lanes of running maxima, so that the loop vectorizes.
+    let mut largest = [0.0f32; 8];
+    let mut poison = [0.0f32; 8];
+    for chunk in x.chunks_exact(8) {
+        for l in 0..8 {
+            largest[l] = largest[l].max(chunk[l].abs());
+            poison[l] += chunk[l] * 0.0;
+        }
+    }
+    let largest = largest.iter().fold(0.0f32, |a, &b| a.max(b));
+    let poison: f32 = poison.iter().sum();
+    let scale = largest / 127.0 + poison;
+    // Below this the inverse would overflow; such a block is zero for every purpose.
+    let inverse = if largest > 1e-36 { 127.0 / largest } else { 0.0 };
+    // Adding 1.5·2²³ rounds to the nearest integer and leaves it in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
+    let mut q = [0i32; BLOCK];
+    for (q, &x) in q.iter_mut().zip(x) {
+        *q = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    }
+    let sum: i32 = q.iter().fold(0, |a, &q| a.wrapping_add(q));
+    for j in 0..8 {
+        for e in 0..4 {
+            group[16 * j + 4 * i + e] = (q[4 * j + e] + 128) as u8;
+        }
+    }
+    (scale, scale * sum as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values that a row stands for, in natural order.
+    fn values(row: Int8Row<'_>, k: usize) -> Vec<f32> {
+        (0..k)
+            .map(|at| {
+                let (g, i, e) = (at / GROUP, at % GROUP / BLOCK, at % BLOCK);
+                let byte = 16 * (e / 4) + 4 * i + e % 4;
+                (row.groups[g].0[byte] as f32 - 128.0) * row.scales[g][i]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn rounding_is_within_half_a_step_and_sums_agree() {
+        for k in [32, 64, 96, 128, 160, 512] {
+            let x: Vec<f32> = (0..2 * k).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.13).collect();
+            let mut batch = Int8Batch::new(2, k);
+            batch.quantize(&x, k);
+            for t in 0..2 {
+                let got = values(batch.row(t, k), k);
+                for (b, block) in x[t * k..][..k].chunks(BLOCK).enumerate() {
+                    let step = block.iter().fold(0f32, |a, x| a.max(x.abs())) / 127.0;
+                    let got = &got[b * BLOCK..][..BLOCK];
+                    assert!(block.iter().zip(got).all(|(a, b)| (a - b).abs() <= step * 0.501));
+                    let sum: f32 = got.iter().sum();
+                    assert!((batch.row(t, k).sums[b / 4][b % 4] - sum).abs() <= 1e-3);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zero_blocks_have_scale_zero_and_nan_is_not_hidden() {
+        let mut batch = Int8Batch::new(1, 96);
+        let mut x = [0.0f32; 96];
+        x[40] = f32::NAN;
+        x[70] = f32::INFINITY;
+        batch.quantize(&x, 96);
+        let row = batch.row(0, 96);
+        assert_eq!(row.scales[0][0], 0.0);
+        assert!(row.scales[0][1].is_nan() && row.scales[0][2].is_nan());
+        assert_eq!(row.scales[0][3], 0.0);
+    }
+}

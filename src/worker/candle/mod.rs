@@ -1,0 +1,243 @@
+//! The engine `candle`: our own LLaMA on candle-core's GGUF reader and block types, with weights
+//! used from the mapped file, own kernels and one thread pool.
+
+mod attention;
+mod config;
+mod kernels;
+mod linear;
+mod math;
+mod model;
+mod pool;
+mod rope;
+mod weights;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use self::config::Config;
+use self::linear::Isa;
+pub use self::math::argmax;
+use self::model::{BATCH, Model, Weights};
+use self::weights::Gguf;
+use super::{Engine, Timed};
+use crate::protocol::{
+    EngineError, ErrorKind, Generate, Load, Loaded, MemoryBook, Precision, Score,
+};
+use crate::units::MonoNs;
+
+/// Rows of logits that `score` computes at once.
+const SCORE_ROWS: usize = 12;
+
+/// The engine; empty until `load`.
+#[derive(Default)]
+pub struct Candle {
+    model: Option<Model>,
+    options: Options,
+}
+
+/// The switches of `load.options`.
+#[derive(Debug, Clone, Copy)]
+struct Options {
+    /// `slow_down`: each token takes this many times as long. For checks of the instrument: does
+    /// it find a slow-down of known size?
+    slow_down: f64,
+    /// `portable`: leave this crate's SIMD kernels out.
+    portable: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { slow_down: 1.0, portable: false }
+    }
+}
+
+impl Options {
+    fn read(map: &serde_json::Map<String, serde_json::Value>) -> Result<Self, EngineError> {
+        let mut options = Self::default();
+        for (key, value) in map {
+            match (key.as_str(), value.as_f64(), value.as_bool()) {
+                ("slow_down", Some(x), _) if (1.0..=100.0).contains(&x) => options.slow_down = x,
+                ("portable", _, Some(on)) => options.portable = on,
+                _ => {
+                    return Err(internal(format!(
+                        "option {key} = {value}: the engine candle knows slow_down (1 to 100) and \
+                         portable (true or false)"
+                    )));
+                }
+            }
+        }
+        Ok(options)
+    }
+}
+
+pub(super) fn internal(message: impl Into<String>) -> EngineError {
+    EngineError::new(ErrorKind::Internal, message)
+}
+
+impl Engine for Candle {
+    fn versions(&self) -> Vec<(String, String)> {
+        vec![
+            ("llm-bench".into(), env!("CARGO_PKG_VERSION").into()),
+            ("candle-core".into(), super::CANDLE_VERSION.into()),
+        ]
+    }
+
+    fn load(&mut self, request: &Load) -> Result<Loaded, EngineError> {
+        let begin = MonoNs::now();
+        self.options = Options::read(&request.options)?;
+        if request.device != "cpu" {
+            let message = format!("device {}: the engine candle runs on cpu", request.device);
+            return Err(EngineError::new(ErrorKind::MissingDependency, message));
+        }
+        if request.threads == 0 || request.n_ctx == 0 {
+            return Err(internal("threads and n_ctx must be at least 1"));
+        }
+        // An old model must not stand beside the new one in memory.
+        self.model = None;
+
+        let gguf = Gguf::open(&request.path)?;
+        let config = Config::read(&gguf)?;
+        let parsed = MonoNs::now();
+        let weights = Weights::find(&gguf, &config)?;
+        drop(gguf); // the header with its vocabulary; the matrices keep the mapping
+        let isa = if self.options.portable { Isa::portable() } else { Isa::detect() };
+        let (threads, n_ctx) = (request.threads as usize, request.n_ctx as usize);
+        let encodings = weights.encodings();
+        let mut notes =
+            vec!["weights are used from the mapped file; pages are read on first use".to_string()];
+        if n_ctx > config.n_ctx_train {
+            notes.push(format!(
+                "n_ctx {n_ctx} is beyond the {} positions that the model was trained for",
+                config.n_ctx_train
+            ));
+        }
+        let model = Model::new(&request.path, config, weights, n_ctx, threads, isa)?;
+        let end = MonoNs::now();
+
+        let names: Vec<&str> = encodings.iter().map(|e| e.name()).collect();
+        let mut compute: Vec<&str> = encodings.iter().map(|&e| isa.compute(e)).collect();
+        compute.dedup();
+        self.model = Some(model);
+        Ok(Loaded {
+            t_begin_ns: begin.0,
+            t_end_ns: end.0,
+            stages: BTreeMap::from([
+                ("parse".to_string(), parsed.0 - begin.0),
+                ("weights".to_string(), end.0 - parsed.0),
+            ]),
+            precision: Precision {
+                weights: names.join("+"),
+                compute: compute.join("+"),
+                kv: "f16".into(),
+            },
+            memory: self.memory(),
+            settings: BTreeMap::from([
+                ("kernels".to_string(), isa.name().into()),
+                ("threads".to_string(), threads.into()),
+                ("prefill_batch".to_string(), BATCH.into()),
+            ]),
+            notes,
+        })
+    }
+
+    fn generate(&mut self, request: &Generate) -> Result<Timed, EngineError> {
+        let slow_down = self.options.slow_down;
+        let model = self.loaded()?;
+        let n = request.n as usize;
+        check_tokens(&request.prompt, n, model.n_ctx(), model.config.n_vocab)?;
+        let mut tokens = Vec::with_capacity(n);
+        let mut at = Vec::with_capacity(n);
+
+        let mut last = MonoNs::now();
+        let mut position = 0;
+        let mut row = 0;
+        for batch in request.prompt.chunks(BATCH) {
+            model.forward(batch, position);
+            position += batch.len();
+            row = batch.len() - 1;
+        }
+        model.logits(row);
+        let prefill_end = MonoNs::now();
+        while tokens.len() < n {
+            if let Some(&token) = tokens.last() {
+                model.forward(&[token], position);
+                position += 1;
+                model.logits(0);
+            }
+            tokens.push(argmax(model.last_logits()) as u32);
+            if slow_down > 1.0 {
+                let taken = MonoNs::now().since(last).0;
+                std::thread::sleep(Duration::from_secs_f64(taken * (slow_down - 1.0)));
+            }
+            last = MonoNs::now();
+            at.push(last);
+        }
+        Ok(Timed { tokens, prefill_end, at })
+    }
+
+    fn score(
+        &mut self,
+        request: &Score,
+        row: &mut dyn FnMut(&[f32]) -> std::io::Result<()>,
+    ) -> Result<(), EngineError> {
+        let model = self.loaded()?;
+        let n_vocab = model.config.n_vocab;
+        check_tokens(&request.tokens, 0, model.n_ctx(), n_vocab)?;
+        let mut logits = vec![0.0; SCORE_ROWS * n_vocab];
+        let mut position = 0;
+        for batch in request.tokens.chunks(BATCH) {
+            model.forward(batch, position);
+            let skipped = (request.first as usize).saturating_sub(position).min(batch.len());
+            for start in (skipped..batch.len()).step_by(SCORE_ROWS) {
+                let rows = start..batch.len().min(start + SCORE_ROWS);
+                let logits = &mut logits[..rows.len() * n_vocab];
+                model.logits_of(rows, logits);
+                for values in logits.chunks_exact(n_vocab) {
+                    row(values).map_err(|e| internal(format!("cannot hand over logits: {e}")))?;
+                }
+            }
+            position += batch.len();
+        }
+        Ok(())
+    }
+
+    fn memory(&self) -> MemoryBook {
+        let Some(model) = &self.model else { return MemoryBook::default() };
+        MemoryBook {
+            weights_mapped_bytes: Some(model.weights.mapped_bytes() as u64),
+            weights_private_bytes: Some(model.weights.private_bytes() as u64),
+            kv_bytes: Some(model.kv_bytes() as u64),
+            activation_bytes: Some(model.activation_bytes() as u64),
+        }
+    }
+}
+
+impl Candle {
+    fn loaded(&mut self) -> Result<&mut Model, EngineError> {
+        self.model.as_mut().ok_or_else(|| internal("no model is loaded"))
+    }
+}
+
+/// Refuses tokens outside the vocabulary, an empty prompt, and what does not fit the context.
+pub(super) fn check_tokens(
+    tokens: &[u32],
+    n_generate: usize,
+    n_ctx: usize,
+    n_vocab: usize,
+) -> Result<(), EngineError> {
+    if tokens.is_empty() {
+        return Err(internal("the prompt is empty: expected at least one token"));
+    }
+    if let Some(token) = tokens.iter().find(|&&t| t as usize >= n_vocab) {
+        return Err(internal(format!("token {token} is outside the vocabulary of {n_vocab}")));
+    }
+    // The last generated token is never fed back.
+    let positions = tokens.len() + n_generate.saturating_sub(1);
+    if positions > n_ctx {
+        return Err(internal(format!(
+            "{} tokens and {n_generate} generated ones need {positions} positions; n_ctx is {n_ctx}",
+            tokens.len()
+        )));
+    }
+    Ok(())
+}

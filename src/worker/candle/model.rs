@@ -1,0 +1,361 @@
+//! A LLaMA over mapped weights: `forward` runs tokens through the layers, `logits` through the
+//! output head.
+
+use super::attention::KvCache;
+use super::config::Config;
+use super::linear::{Isa, Multiplier};
+use super::math::{rms_norm, silu_times};
+use super::pool::{Pool, Scatter};
+use super::rope::{Rope, rotate};
+use super::weights::{Gguf, Matrix, bad_model};
+use crate::protocol::{EngineError, ErrorKind};
+
+/// Tokens that pass through the layers together; a longer prompt takes several passes.
+pub const BATCH: usize = 256;
+
+struct Layer {
+    attn_norm: Vec<f32>,
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
+    o: Matrix,
+    ffn_norm: Vec<f32>,
+    gate: Matrix,
+    up: Matrix,
+    down: Matrix,
+}
+
+/// The weights: matrices where the file has them, vectors as f32.
+pub struct Weights {
+    embedding: Matrix,
+    layers: Vec<Layer>,
+    output_norm: Vec<f32>,
+    /// The output head, where it is not the embedding.
+    output: Option<Matrix>,
+    rope_factors: Option<Vec<f32>>,
+}
+
+impl Weights {
+    /// Finds every tensor and checks its shape. Reads none of the matrices.
+    pub fn find(gguf: &Gguf, config: &Config) -> Result<Self, EngineError> {
+        let c = config;
+        let mut known = 1; // token_embd
+        let mut matrix = |name: &str, rows, columns| {
+            known += 1;
+            gguf.matrix(name, rows, columns)
+        };
+        let output = match gguf.has("output.weight") {
+            true => Some(matrix("output.weight", c.n_vocab, c.hidden)?),
+            false => None,
+        };
+        let mut layers = Vec::with_capacity(c.n_layers.min(1 << 10));
+        for i in 0..c.n_layers {
+            let name = |part: &str| format!("blk.{i}.{part}.weight");
+            layers.push(Layer {
+                attn_norm: gguf.vector(&name("attn_norm"), c.hidden)?,
+                q: matrix(&name("attn_q"), c.q_dim(), c.hidden)?,
+                k: matrix(&name("attn_k"), c.kv_dim(), c.hidden)?,
+                v: matrix(&name("attn_v"), c.kv_dim(), c.hidden)?,
+                o: matrix(&name("attn_output"), c.hidden, c.q_dim())?,
+                ffn_norm: gguf.vector(&name("ffn_norm"), c.hidden)?,
+                gate: matrix(&name("ffn_gate"), c.ffn, c.hidden)?,
+                up: matrix(&name("ffn_up"), c.ffn, c.hidden)?,
+                down: matrix(&name("ffn_down"), c.hidden, c.ffn)?,
+            });
+        }
+        let rope_factors = match gguf.has("rope_freqs.weight") {
+            true => Some(gguf.vector("rope_freqs.weight", c.rope_dim / 2)?),
+            false => None,
+        };
+        let known = known + 2 * c.n_layers + 1 + usize::from(rope_factors.is_some());
+        let weights = Self {
+            embedding: gguf.matrix("token_embd.weight", c.n_vocab, c.hidden)?,
+            layers,
+            output_norm: gguf.vector("output_norm.weight", c.hidden)?,
+            output,
+            rope_factors,
+        };
+        // A bias or an adapter that is silently left out would be a different function.
+        if gguf.tensor_names().count() != known
+            && let Some(name) = gguf.tensor_names().find(|name| !is_llama_tensor(name, c.n_layers))
+        {
+            let what = format!("tensor {name} is not part of a LLaMA of {} layers", c.n_layers);
+            return Err(bad_model(gguf.path(), what));
+        }
+        Ok(weights)
+    }
+
+    fn head(&self) -> &Matrix {
+        self.output.as_ref().unwrap_or(&self.embedding)
+    }
+
+    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let layers = self.layers.iter();
+        layers
+            .flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down])
+            .chain([&self.embedding])
+            .chain(&self.output)
+    }
+
+    /// Bytes of the file that the matrices take.
+    pub fn mapped_bytes(&self) -> usize {
+        self.matrices().map(Matrix::bytes).sum()
+    }
+
+    /// Bytes of the vectors, which are copied.
+    pub fn private_bytes(&self) -> usize {
+        let norms = self.layers.iter().map(|l| l.attn_norm.len() + l.ffn_norm.len()).sum::<usize>();
+        let factors = self.rope_factors.as_ref().map_or(0, Vec::len);
+        size_of::<f32>() * (norms + self.output_norm.len() + factors)
+    }
+
+    /// Encodings of the matrices that a decode step reads, by bytes, the largest first.
+    pub fn encodings(&self) -> Vec<super::weights::Encoding> {
+        let mut by_bytes: Vec<(super::weights::Encoding, usize)> = Vec::new();
+        let layers = self.layers.iter();
+        let all = layers.flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down]);
+        for matrix in all.chain([self.head()]) {
+            match by_bytes.iter_mut().find(|(e, _)| *e == matrix.encoding()) {
+                Some((_, bytes)) => *bytes += matrix.bytes(),
+                None => by_bytes.push((matrix.encoding(), matrix.bytes())),
+            }
+        }
+        by_bytes.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        by_bytes.into_iter().map(|(e, _)| e).collect()
+    }
+}
+
+fn is_llama_tensor(name: &str, n_layers: usize) -> bool {
+    const PARTS: [&str; 9] = [
+        "attn_norm",
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_output",
+        "ffn_norm",
+        "ffn_gate",
+        "ffn_up",
+        "ffn_down",
+    ];
+    let Some(name) = name.strip_suffix(".weight") else { return false };
+    if matches!(name, "token_embd" | "output_norm" | "output" | "rope_freqs") {
+        return true;
+    }
+    let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+    layer.is_some_and(|(i, part)| {
+        PARTS.contains(&part) && i.parse::<usize>().is_ok_and(|i| i < n_layers)
+    })
+}
+
+/// The model with its cache and buffers.
+pub struct Model {
+    pub config: Config,
+    pub weights: Weights,
+    rope: Rope,
+    cache: KvCache,
+    pool: Pool,
+    multiplier: Multiplier,
+    buffers: Buffers,
+    n_ctx: usize,
+}
+
+/// Activations of one batch; rows are tokens.
+struct Buffers {
+    /// The residual stream, `[BATCH, hidden]`.
+    x: Vec<f32>,
+    /// After a norm, `[BATCH, hidden]`.
+    h: Vec<f32>,
+    /// `[BATCH, q | k | v]`.
+    qkv: Vec<f32>,
+    /// Attention's result, `[BATCH, q_dim]`.
+    attended: Vec<f32>,
+    /// `[BATCH, gate | up]`.
+    gate_up: Vec<f32>,
+    /// `[BATCH, ffn]`.
+    ffn: Vec<f32>,
+    /// `[BATCH, rope pairs]`.
+    angles: Vec<(f32, f32)>,
+    /// `[n_vocab]`.
+    logits: Vec<f32>,
+}
+
+impl Model {
+    /// Allocates cache and buffers for `n_ctx` positions; refuses what the machine cannot hold.
+    pub fn new(
+        path: &str,
+        config: Config,
+        weights: Weights,
+        n_ctx: usize,
+        threads: usize,
+        isa: Isa,
+    ) -> Result<Self, EngineError> {
+        let c = &config;
+        let ram = total_ram();
+        let kv = KvCache::bytes_for(c.n_layers, c.n_kv_heads, c.head_dim, n_ctx);
+        if kv.is_none_or(|bytes| bytes as u64 > ram) {
+            let need = kv.map_or("more than 2^64".to_string(), |bytes| bytes.to_string());
+            return Err(EngineError::new(
+                ErrorKind::Oom,
+                format!(
+                    "{path}: a KV cache of {n_ctx} positions takes {need} bytes, this machine has \
+                     {ram}; ask for a smaller n_ctx"
+                ),
+            ));
+        }
+        let pool = Pool::new(threads).map_err(|e| {
+            EngineError::new(ErrorKind::Internal, format!("cannot start {threads} threads: {e}"))
+        })?;
+        let batch = BATCH.min(n_ctx);
+        let rope = Rope::new(c.rope_base, c.rope_dim, weights.rope_factors.as_deref());
+        let buffers = Buffers {
+            x: vec![0.0; batch * c.hidden],
+            h: vec![0.0; batch * c.hidden],
+            qkv: vec![0.0; batch * (c.q_dim() + 2 * c.kv_dim())],
+            attended: vec![0.0; batch * c.q_dim()],
+            gate_up: vec![0.0; batch * 2 * c.ffn],
+            ffn: vec![0.0; batch * c.ffn],
+            angles: vec![(1.0, 0.0); batch * rope.pairs()],
+            logits: vec![0.0; c.n_vocab],
+        };
+        let widest = c.hidden.max(c.ffn).max(c.q_dim());
+        Ok(Self {
+            cache: KvCache::new(c.n_layers, c.n_kv_heads, c.head_dim, n_ctx),
+            multiplier: Multiplier::new(isa, batch, widest),
+            rope,
+            pool,
+            buffers,
+            n_ctx,
+            config,
+            weights,
+        })
+    }
+
+    /// Positions that the cache has room for.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    pub fn kv_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
+    /// Bytes of the activation buffers.
+    pub fn activation_bytes(&self) -> usize {
+        let b = &self.buffers;
+        let floats = [&b.x, &b.h, &b.qkv, &b.attended, &b.gate_up, &b.ffn, &b.logits];
+        floats.iter().map(|v| size_of_val(&v[..])).sum::<usize>()
+            + size_of_val(&b.angles[..])
+            + self.multiplier.bytes()
+    }
+
+    /// Runs at most `BATCH` tokens at positions `first..` through all layers. Their final
+    /// residuals stay in row 0.. for `logits`.
+    pub fn forward(&mut self, tokens: &[u32], first: usize) {
+        let c = &self.config;
+        let m = tokens.len();
+        assert!(m <= BATCH && first + m <= self.n_ctx);
+        let (hidden, ffn, q_dim, kv_dim) = (c.hidden, c.ffn, c.q_dim(), c.kv_dim());
+        let width = q_dim + 2 * kv_dim;
+        let pairs = self.rope.pairs();
+        let (pool, multiplier) = (&mut self.pool, &mut self.multiplier);
+        let b = &mut self.buffers;
+        let x = &mut b.x[..m * hidden];
+        let h = &mut b.h[..m * hidden];
+        let qkv = &mut b.qkv[..m * width];
+        let attended = &mut b.attended[..m * q_dim];
+        let gate_up = &mut b.gate_up[..m * 2 * ffn];
+        let inner = &mut b.ffn[..m * ffn];
+        let angles = &mut b.angles[..m * pairs];
+
+        for (t, &token) in tokens.iter().enumerate() {
+            let row = &mut x[t * hidden..][..hidden];
+            self.weights.embedding.dequantize_row(token as usize, row);
+            self.rope.angles(first + t, &mut angles[t * pairs..][..pairs]);
+        }
+        for (i, layer) in self.weights.layers.iter().enumerate() {
+            norm_rows(pool, x, &layer.attn_norm, c.norm_eps, h);
+            multiplier.multiply(pool, &[&layer.q, &layer.k, &layer.v], h, qkv, false);
+            for (t, row) in qkv.chunks_exact_mut(width).enumerate() {
+                let (qk, v) = row.split_at_mut(q_dim + kv_dim);
+                rotate(qk, c.head_dim, &angles[t * pairs..][..pairs]);
+                self.cache.store(i, first + t, &qk[q_dim..], v);
+            }
+            self.cache.attend(pool, i, first, qkv, width, attended, c.n_heads);
+            multiplier.multiply(pool, &[&layer.o], attended, x, true);
+
+            norm_rows(pool, x, &layer.ffn_norm, c.norm_eps, h);
+            multiplier.multiply(pool, &[&layer.gate, &layer.up], h, gate_up, false);
+            activate_rows(pool, gate_up, ffn, inner);
+            multiplier.multiply(pool, &[&layer.down], inner, x, true);
+        }
+    }
+
+    /// Computes the logits of row `t` of the last `forward`; `last_logits` has them.
+    pub fn logits(&mut self, t: usize) {
+        let hidden = self.config.hidden;
+        let b = &mut self.buffers;
+        let h = &mut b.h[..hidden];
+        let x = &b.x[t * hidden..][..hidden];
+        rms_norm(x, &self.weights.output_norm, self.config.norm_eps, h);
+        let head = self.weights.head();
+        self.multiplier.multiply(&mut self.pool, &[head], h, &mut b.logits, false);
+    }
+
+    /// What `logits` computed last: `[n_vocab]`.
+    pub fn last_logits(&self) -> &[f32] {
+        &self.buffers.logits
+    }
+
+    /// Logits of rows `rows` of the last `forward`, `[rows, n_vocab]`, into `out`.
+    pub fn logits_of(&mut self, rows: std::ops::Range<usize>, out: &mut [f32]) {
+        let hidden = self.config.hidden;
+        let b = &mut self.buffers;
+        let h = &mut b.h[..rows.len() * hidden];
+        let x = &b.x[rows.start * hidden..rows.end * hidden];
+        norm_rows(&mut self.pool, x, &self.weights.output_norm, self.config.norm_eps, h);
+        self.multiplier.multiply(&mut self.pool, &[self.weights.head()], h, out, false);
+    }
+}
+
+/// Norms rows of the length of `weight`.
+fn norm_rows(pool: &mut Pool, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let n = weight.len();
+    let (m, out) = (x.len() / n, Scatter::new(out));
+    pool.run(m, 4, |tokens| {
+        for t in tokens {
+            // SAFETY: each token's row belongs to one piece of work.
+            rms_norm(&x[t * n..][..n], weight, eps, unsafe { out.get(t * n..(t + 1) * n) });
+        }
+    });
+}
+
+/// `out[t] = silu(gate) · up` for rows of `gate | up`, each `n` wide.
+fn activate_rows(pool: &mut Pool, gate_up: &[f32], n: usize, out: &mut [f32]) {
+    const PIECE: usize = 2048;
+    let m = out.len() / n;
+    let pieces = n.div_ceil(PIECE);
+    let out = Scatter::new(out);
+    pool.run(m * pieces, 1, |items| {
+        for item in items {
+            let (t, start) = (item / pieces, item % pieces * PIECE);
+            let end = n.min(start + PIECE);
+            let (gate, up) = gate_up[2 * t * n..][..2 * n].split_at(n);
+            // SAFETY: each item has its own elements.
+            let out = unsafe { out.get(t * n + start..t * n + end) };
+            silu_times(&gate[start..end], &up[start..end], out);
+        }
+    });
+}
+
+/// Physical memory of the machine in bytes; no limit where it is unknown.
+fn total_ram() -> u64 {
+    #[cfg(target_os = "linux")]
+    {
+        let info = rustix::system::sysinfo();
+        info.totalram as u64 * info.mem_unit as u64
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        u64::MAX
+    }
+}

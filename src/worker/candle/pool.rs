@@ -1,0 +1,249 @@
+//! A pool of exactly the threads that the harness granted, for jobs of some microseconds: a
+//! decode step has about eighty of them, so workers spin a little before they sleep. candle's own
+//! `barrier_pool` takes its size from the environment and would stand beside rayon's.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+
+/// Polls before a waiting thread gives its time slice away, and yields before it sleeps.
+const SPINS: u32 = 4_000;
+const YIELDS: u32 = 400;
+
+/// A job, borrowed from the stack of `Pool::run`.
+struct Job<'a> {
+    body: &'a (dyn Fn(Range<usize>) + Sync),
+    n_items: usize,
+    chunk: usize,
+    cursor: AtomicUsize,
+    panicked: AtomicBool,
+}
+
+impl Job<'_> {
+    /// Takes chunks until none is left.
+    fn work(&self) {
+        loop {
+            let start = self.cursor.fetch_add(self.chunk, Ordering::Relaxed);
+            if start >= self.n_items {
+                return;
+            }
+            let range = start..self.n_items.min(start + self.chunk);
+            if catch_unwind(AssertUnwindSafe(|| (self.body)(range))).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+struct Shared {
+    /// Counts jobs; a change is the signal to start.
+    epoch: AtomicU64,
+    job: AtomicPtr<Job<'static>>,
+    /// Workers that have not finished the current job.
+    busy: AtomicUsize,
+    stop: AtomicBool,
+    asleep: Box<[AtomicBool]>,
+}
+
+/// The caller and `threads - 1` workers.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts `threads - 1` workers; the caller of `run` is the last thread.
+    pub fn new(threads: usize) -> std::io::Result<Self> {
+        let n_workers = threads.max(1) - 1;
+        let shared = Arc::new(Shared {
+            epoch: AtomicU64::new(0),
+            job: AtomicPtr::new(std::ptr::null_mut()),
+            busy: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            asleep: (0..n_workers).map(|_| AtomicBool::new(false)).collect(),
+        });
+        let mut pool = Self { shared, workers: Vec::with_capacity(n_workers) };
+        for id in 0..n_workers {
+            let shared = pool.shared.clone();
+            let worker = thread::Builder::new().name(format!("candle-{id}"));
+            pool.workers.push(worker.spawn(move || shared.serve(id))?);
+        }
+        Ok(pool)
+    }
+
+    /// Threads that a job runs on.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `body` with ranges of at most `chunk` items that together cover `0..n_items` once,
+    /// on all threads, and returns when the last is done. A panic in `body` comes out here.
+    ///
+    /// Takes `&mut self`: one job at a time.
+    pub fn run(&mut self, n_items: usize, chunk: usize, body: impl Fn(Range<usize>) + Sync) {
+        let chunk = chunk.max(1);
+        if self.workers.is_empty() || n_items <= chunk {
+            if n_items > 0 {
+                body(0..n_items);
+            }
+            return;
+        }
+        let mut job = Job {
+            body: &body,
+            n_items,
+            chunk,
+            cursor: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+        };
+        let shared = &*self.shared;
+        shared.busy.store(self.workers.len(), Ordering::Relaxed);
+        // The pointer's lifetime is a lie that ends with this function: workers use it only
+        // between the new epoch and their decrement of `busy`, and both are waited for below.
+        // Nothing between here and that wait can unwind: `Job::work` catches panics.
+        shared.job.store((&raw mut job).cast(), Ordering::Relaxed);
+        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for (worker, asleep) in self.workers.iter().zip(&shared.asleep) {
+            if asleep.load(Ordering::SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+        job.work();
+        let mut waited = 0;
+        while shared.busy.load(Ordering::Acquire) > 0 {
+            pause(&mut waited);
+        }
+        assert!(!job.panicked.load(Ordering::Relaxed), "a worker thread panicked");
+    }
+}
+
+impl Shared {
+    /// A worker's life.
+    fn serve(&self, id: usize) {
+        let mut seen = 0;
+        loop {
+            let mut waited = 0;
+            while self.epoch.load(Ordering::Acquire) == seen {
+                if waited < SPINS + YIELDS {
+                    pause(&mut waited);
+                } else {
+                    self.sleep(id, seen);
+                }
+            }
+            seen += 1;
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            // SAFETY: `Pool::run` published the job before the epoch that was just seen, and
+            // keeps it alive until `busy` is zero, which needs this worker's decrement.
+            unsafe { &*self.job.load(Ordering::Relaxed) }.work();
+            self.busy.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Parks until a new epoch. `asleep` is set before the epoch is read again, and `run` reads
+    /// `asleep` after it wrote the epoch, both SeqCst: one of the two sees the other.
+    fn sleep(&self, id: usize, seen: u64) {
+        self.asleep[id].store(true, Ordering::SeqCst);
+        while self.epoch.load(Ordering::SeqCst) == seen {
+            thread::park();
+        }
+        self.asleep[id].store(false, Ordering::SeqCst);
+    }
+}
+
+/// Waits a moment: a spin hint first, later a yield, so that a thread that was taken off its core
+/// can come back.
+fn pause(waited: &mut u32) {
+    if *waited < SPINS {
+        *waited += 1;
+        std::hint::spin_loop();
+    } else {
+        *waited = waited.saturating_add(1);
+        thread::yield_now();
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            let _ = worker.join();
+        }
+    }
+}
+
+/// A slice that several threads write, each its own elements.
+pub struct Scatter<'a> {
+    start: *mut f32,
+    len: usize,
+    _slice: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the only accesses are `get`, whose contract excludes overlapping use.
+unsafe impl Sync for Scatter<'_> {}
+
+impl<'a> Scatter<'a> {
+    pub fn new(slice: &'a mut [f32]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), _slice: std::marker::PhantomData }
+    }
+
+    /// The elements of `range`.
+    ///
+    /// # Safety
+    /// No other thread uses an element of `range` while the result lives.
+    ///
+    /// # Panics
+    /// If `range` is not inside the slice.
+    #[allow(clippy::mut_from_ref)] // what this type is for
+    pub unsafe fn get(&self, range: Range<usize>) -> &mut [f32] {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        // SAFETY: inside the slice (checked above); disjoint by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_is_visited_once_whatever_the_chunks() {
+        for threads in [1, 2, 3, 8] {
+            let mut pool = Pool::new(threads).unwrap();
+            for (n, chunk) in [(0, 4), (1, 1), (7, 3), (1000, 1), (1000, 64), (5, 100)] {
+                let mut seen = vec![0.0f32; n];
+                let out = Scatter::new(&mut seen);
+                pool.run(n, chunk, |range| {
+                    // SAFETY: the pool's ranges do not overlap.
+                    for x in unsafe { out.get(range) } {
+                        *x += 1.0;
+                    }
+                });
+                assert!(seen.iter().all(|&x| x == 1.0), "{threads} threads, {n} items by {chunk}");
+            }
+        }
+    }
+
+    #[test]
+    fn sleeping_workers_wake_up() {
+        let mut pool = Pool::new(2).unwrap();
+        for _ in 0..3 {
+            thread::sleep(std::time::Duration::from_millis(30));
+            let count = AtomicUsize::new(0);
+            pool.run(64, 1, |r| {
+                count.fetch_add(r.len(), Ordering::Relaxed);
+            });
+            assert_eq!(count.into_inner(), 64);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "worker thread panicked")]
+    fn a_panic_in_a_job_comes_out_of_run() {
+        Pool::new(2).unwrap().run(8, 1, |r| assert!(r.start != 5));
+    }
+}

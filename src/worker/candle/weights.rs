@@ -1,0 +1,297 @@
+//! A GGUF file in memory: the mapping, its header as candle reads it, and matrices that are used
+//! where they lie. Nothing here touches the bytes of a matrix.
+
+use std::fs::File;
+use std::io::Cursor;
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::k_quants::GgmlType;
+use memmap2::Mmap;
+
+use crate::protocol::{EngineError, ErrorKind};
+
+/// An error about the file, with its name.
+pub fn bad_model(path: &str, what: impl std::fmt::Display) -> EngineError {
+    EngineError::new(ErrorKind::BadModel, format!("{path}: {what}"))
+}
+
+/// An open GGUF file.
+pub struct Gguf {
+    path: String,
+    map: Arc<Mmap>,
+    header: Content,
+}
+
+impl Gguf {
+    /// Maps the file and reads its header.
+    pub fn open(path: &str) -> Result<Self, EngineError> {
+        let file = File::open(path).map_err(|e| bad_model(path, e))?;
+        // SAFETY: the file is a model that nothing writes while it is measured; if another
+        // process truncated it, this worker would die of SIGBUS and the launch would be `killed`.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| bad_model(path, e))?;
+        let header = Content::read(&mut Cursor::new(&map[..])).map_err(|e| {
+            // An unknown tensor type fails in the header's parser, before the tensor has a name.
+            let message = e.to_string();
+            if message.contains("unknown dtype") {
+                let message = format!("{path}: {message}; candle cannot read this quantization");
+                EngineError::new(ErrorKind::UnsupportedQuant, message)
+            } else {
+                bad_model(path, format_args!("not a readable GGUF file: {message}"))
+            }
+        })?;
+        Ok(Self { path: path.to_string(), map: Arc::new(map), header })
+    }
+
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub fn metadata(&self, key: &str) -> Option<&Value> {
+        self.header.metadata.get(key)
+    }
+
+    /// Names of all tensors.
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.header.tensor_infos.keys().map(String::as_str)
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.header.tensor_infos.contains_key(name)
+    }
+
+    /// The number of rows of a matrix whose height only the file knows.
+    pub fn rows(&self, name: &str) -> Result<usize, EngineError> {
+        match self.header.tensor_infos.get(name).map(|info| info.shape.dims()) {
+            Some(&[rows, _]) => Ok(rows),
+            Some(other) => Err(bad_model(
+                &self.path,
+                format_args!("tensor {name}: expected a matrix, found shape {other:?}"),
+            )),
+            None => Err(bad_model(&self.path, format_args!("tensor {name} is missing"))),
+        }
+    }
+
+    /// Where a tensor of this shape (rows first) lies, checked against the file.
+    fn locate(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<(GgmlDType, Range<usize>), EngineError> {
+        let Some(info) = self.header.tensor_infos.get(name) else {
+            return Err(bad_model(&self.path, format_args!("tensor {name} is missing")));
+        };
+        if info.shape.dims() != shape {
+            let found = info.shape.dims();
+            return Err(bad_model(
+                &self.path,
+                format_args!("tensor {name}: expected shape {shape:?}, found {found:?}"),
+            ));
+        }
+        let dtype = info.ggml_dtype;
+        let columns = shape[shape.len() - 1];
+        if !columns.is_multiple_of(dtype.block_size()) {
+            return Err(bad_model(
+                &self.path,
+                format_args!(
+                    "tensor {name}: rows of {columns} are not whole {dtype:?} blocks of {}",
+                    dtype.block_size()
+                ),
+            ));
+        }
+        let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        let start = self.header.tensor_data_offset.checked_add(info.offset);
+        let range = elements.zip(start).and_then(|(elements, start)| {
+            let start = usize::try_from(start).ok()?;
+            let bytes = (elements / dtype.block_size()).checked_mul(dtype.type_size())?;
+            Some(start..start.checked_add(bytes)?)
+        });
+        match range {
+            Some(range) if range.end <= self.map.len() => Ok((dtype, range)),
+            _ => Err(bad_model(
+                &self.path,
+                format_args!(
+                    "tensor {name} reaches beyond the file's {} bytes: it is truncated",
+                    self.map.len()
+                ),
+            )),
+        }
+    }
+
+    /// The matrix `name` of `rows` × `columns`.
+    pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix, EngineError> {
+        let (dtype, range) = self.locate(name, &[rows, columns])?;
+        let encoding = Encoding::of(dtype).ok_or_else(|| {
+            let message = format!(
+                "{}: tensor {name} is {dtype:?}; this engine multiplies {}",
+                self.path,
+                Encoding::NAMES.join(", ")
+            );
+            EngineError::new(ErrorKind::UnsupportedQuant, message)
+        })?;
+        // Blocks start with at most an f32, and mappings with a page: so this is all that
+        // viewing bytes as blocks needs.
+        if !range.start.is_multiple_of(4) {
+            return Err(bad_model(
+                &self.path,
+                format_args!("tensor {name} starts at byte {}, not a multiple of 4", range.start),
+            ));
+        }
+        Ok(Matrix { map: self.map.clone(), range, encoding, rows, columns })
+    }
+
+    /// The vector `name` of `len` values, as f32.
+    pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
+        let (dtype, range) = self.locate(name, &[len])?;
+        // Vectors are a few kilobytes: candle copies and widens them.
+        // The copy is aligned, because the system allocator aligns to 16.
+        let values = dtype.from_data(self.map[range].to_vec().into()).dequantize(len);
+        match values {
+            Ok(candle_core::CpuStorage::F32(values)) => Ok(values),
+            _ => Err(bad_model(&self.path, format_args!("tensor {name} is unreadable {dtype:?}"))),
+        }
+    }
+}
+
+/// How a matrix is stored: the types that GGUF LLaMA files use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    F32,
+    F16,
+    Bf16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+/// Runs `$body` with `$T` as candle's block type of an encoding.
+macro_rules! with_block {
+    ($encoding:expr, $T:ident => $body:expr) => {{
+        use candle_core::quantized::k_quants::*;
+        use $crate::worker::candle::weights::Encoding;
+        macro_rules! block {
+            ($type:ty) => {{
+                type $T = $type;
+                $body
+            }};
+        }
+        match $encoding {
+            Encoding::F32 => block!(f32),
+            Encoding::F16 => block!(half::f16),
+            Encoding::Bf16 => block!(half::bf16),
+            Encoding::Q4_0 => block!(BlockQ4_0),
+            Encoding::Q4_1 => block!(BlockQ4_1),
+            Encoding::Q5_0 => block!(BlockQ5_0),
+            Encoding::Q5_1 => block!(BlockQ5_1),
+            Encoding::Q8_0 => block!(BlockQ8_0),
+            Encoding::Q2K => block!(BlockQ2K),
+            Encoding::Q3K => block!(BlockQ3K),
+            Encoding::Q4K => block!(BlockQ4K),
+            Encoding::Q5K => block!(BlockQ5K),
+            Encoding::Q6K => block!(BlockQ6K),
+        }
+    }};
+}
+pub(crate) use with_block;
+
+impl Encoding {
+    pub const NAMES: [&str; 13] = [
+        "f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k",
+        "q5_k", "q6_k",
+    ];
+
+    fn of(dtype: GgmlDType) -> Option<Self> {
+        Some(match dtype {
+            GgmlDType::F32 => Self::F32,
+            GgmlDType::F16 => Self::F16,
+            GgmlDType::BF16 => Self::Bf16,
+            GgmlDType::Q4_0 => Self::Q4_0,
+            GgmlDType::Q4_1 => Self::Q4_1,
+            GgmlDType::Q5_0 => Self::Q5_0,
+            GgmlDType::Q5_1 => Self::Q5_1,
+            GgmlDType::Q8_0 => Self::Q8_0,
+            GgmlDType::Q2K => Self::Q2K,
+            GgmlDType::Q3K => Self::Q3K,
+            GgmlDType::Q4K => Self::Q4K,
+            GgmlDType::Q5K => Self::Q5K,
+            GgmlDType::Q6K => Self::Q6K,
+            GgmlDType::Q8_1 | GgmlDType::Q8K => return None, // activations only
+        })
+    }
+
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// Whether each weight is a float of its own.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
+    }
+}
+
+/// A matrix of `rows` × `columns` inside the mapped file.
+pub struct Matrix {
+    map: Arc<Mmap>,
+    range: Range<usize>,
+    encoding: Encoding,
+    rows: usize,
+    columns: usize,
+}
+
+impl Matrix {
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes of the whole matrix.
+    pub fn bytes(&self) -> usize {
+        self.range.len()
+    }
+
+    /// The stored bytes of row `r`.
+    pub fn row(&self, r: usize) -> &[u8] {
+        assert!(r < self.rows, "row {r} of {}", self.rows);
+        let size = self.range.len() / self.rows;
+        &self.map[self.range.start + r * size..][..size]
+    }
+
+    /// Widens row `r` to f32: `out` has `columns` values.
+    pub fn dequantize_row(&self, r: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.columns);
+        with_block!(self.encoding, T => T::to_float(blocks::<T>(self.row(r)), out));
+    }
+}
+
+/// Stored bytes as candle's blocks.
+pub fn blocks<T: GgmlType>(bytes: &[u8]) -> &[T] {
+    let size = size_of::<T>();
+    assert!(
+        bytes.len().is_multiple_of(size) && bytes.as_ptr().addr().is_multiple_of(align_of::<T>())
+    );
+    // SAFETY: every `GgmlType` is plain numbers without padding or invalid values (candle views
+    // file bytes the same way); length and alignment are checked above; the lifetime is kept.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size) }
+}
+
+/// f32 values as their bytes.
+pub fn f32_bytes(values: &[f32]) -> &[u8] {
+    // SAFETY: any float is four initialized bytes, and u8 has no alignment.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}

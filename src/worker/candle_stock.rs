@@ -1,0 +1,248 @@
+//! The engine `candle-stock`: candle-transformers' `quantized_llama` as published, driven as
+//! candle's own examples drive it. The baseline that the engine `candle` is compared with.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+
+use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::{DType, Device, Tensor};
+use candle_transformers::models::quantized_llama::{MAX_SEQ_LEN, ModelWeights};
+
+use super::candle::{argmax, check_tokens, internal};
+use super::{Engine, Timed};
+use crate::protocol::{
+    EngineError, ErrorKind, Generate, Load, Loaded, MemoryBook, Precision, Score,
+};
+use crate::units::MonoNs;
+
+/// The engine; empty until `load`.
+#[derive(Default)]
+pub struct CandleStock {
+    loaded: Option<Stock>,
+}
+
+struct Stock {
+    model: ModelWeights,
+    n_ctx: usize,
+    n_vocab: usize,
+    /// Bytes of keys and values that one position adds to the cache.
+    kv_bytes_per_position: u64,
+    /// Positions in the cache after the last request.
+    filled: usize,
+}
+
+impl Engine for CandleStock {
+    fn versions(&self) -> Vec<(String, String)> {
+        ["candle-core", "candle-nn", "candle-transformers"]
+            .map(|name| (name.to_string(), super::CANDLE_VERSION.to_string()))
+            .to_vec()
+    }
+
+    fn load(&mut self, request: &Load) -> Result<Loaded, EngineError> {
+        let begin = MonoNs::now();
+        if let Some(key) = request.options.keys().next() {
+            return Err(internal(format!("option {key}: the engine candle-stock has no options")));
+        }
+        if request.device != "cpu" {
+            let message = format!("device {}: this build of candle-stock has cpu", request.device);
+            return Err(EngineError::new(ErrorKind::MissingDependency, message));
+        }
+        if request.n_ctx as usize > MAX_SEQ_LEN {
+            return Err(internal(format!(
+                "n_ctx {}: candle-transformers' quantized_llama ends at {MAX_SEQ_LEN} positions",
+                request.n_ctx
+            )));
+        }
+        claim_threads(request.threads)?;
+        self.loaded = None;
+
+        let path = &request.path;
+        let mut file = File::open(path).map_err(|e| bad_model(path, e))?;
+        let content = Content::read(&mut file).map_err(|e| bad_model(path, e))?;
+        let parsed = MonoNs::now();
+        let facts = Facts::of(path, &content)?;
+        let model = ModelWeights::from_gguf(content, &mut file, &Device::Cpu)
+            .map_err(|e| bad_model(path, e))?;
+        let end = MonoNs::now();
+
+        self.loaded = Some(Stock {
+            model,
+            n_ctx: request.n_ctx as usize,
+            n_vocab: facts.n_vocab,
+            kv_bytes_per_position: facts.kv_bytes_per_position,
+            filled: 0,
+        });
+        let mut notes = Vec::new();
+        if facts.has_rope_factors {
+            notes.push(
+                "rope_freqs.weight is ignored (candle-transformers 0.11.1): LLaMA 3's rope scaling \
+                 is missing, so outputs drift from the reference as positions grow"
+                    .to_string(),
+            );
+        }
+        if facts.float_weights {
+            notes.push("16-bit weights are widened to f32 for every product".to_string());
+        }
+        Ok(Loaded {
+            t_begin_ns: begin.0,
+            t_end_ns: end.0,
+            stages: BTreeMap::from([
+                ("parse".to_string(), parsed.0 - begin.0),
+                ("weights".to_string(), end.0 - parsed.0),
+            ]),
+            precision: facts.precision,
+            memory: self.memory(),
+            settings: BTreeMap::from([("threads".to_string(), request.threads.into())]),
+            notes,
+        })
+    }
+
+    fn generate(&mut self, request: &Generate) -> Result<Timed, EngineError> {
+        let stock = self.stock()?;
+        let n = request.n as usize;
+        check_tokens(&request.prompt, n, stock.n_ctx, stock.n_vocab)?;
+        let mut tokens = Vec::with_capacity(n);
+        let mut at = Vec::with_capacity(n);
+        let mut logits = stock.forward(&request.prompt, 0)?;
+        let prefill_end = MonoNs::now();
+        while tokens.len() < n {
+            if let Some(&token) = tokens.last() {
+                logits = stock.forward(&[token], request.prompt.len() + tokens.len() - 1)?;
+            }
+            tokens.push(argmax(&logits) as u32);
+            at.push(MonoNs::now());
+        }
+        Ok(Timed { tokens, prefill_end, at })
+    }
+
+    fn score(
+        &mut self,
+        request: &Score,
+        row: &mut dyn FnMut(&[f32]) -> std::io::Result<()>,
+    ) -> Result<(), EngineError> {
+        let stock = self.stock()?;
+        check_tokens(&request.tokens, 0, stock.n_ctx, stock.n_vocab)?;
+        // The model returns the last position's logits only: token by token, slow but right.
+        for (position, &token) in request.tokens.iter().enumerate() {
+            let logits = stock.forward(&[token], position)?;
+            if position >= request.first as usize {
+                row(&logits).map_err(|e| internal(format!("cannot hand over logits: {e}")))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn memory(&self) -> MemoryBook {
+        // candle keeps no book of its copies of the weights; the cache follows from its shape.
+        MemoryBook {
+            kv_bytes: self.loaded.as_ref().map(|s| s.kv_bytes_per_position * s.filled as u64),
+            ..MemoryBook::default()
+        }
+    }
+}
+
+impl CandleStock {
+    fn stock(&mut self) -> Result<&mut Stock, EngineError> {
+        self.loaded.as_mut().ok_or_else(|| internal("no model is loaded"))
+    }
+}
+
+impl Stock {
+    /// Logits after `tokens` at positions `first..`: `[n_vocab]`. Position 0 empties the cache.
+    fn forward(&mut self, tokens: &[u32], first: usize) -> Result<Vec<f32>, EngineError> {
+        let mut run = || -> candle_core::Result<Vec<f32>> {
+            let input = Tensor::new(tokens, &Device::Cpu)?.unsqueeze(0)?;
+            self.model.forward(&input, first)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()
+        };
+        let logits = run().map_err(|e| internal(format!("candle: {e}")))?;
+        self.filled = first + tokens.len();
+        Ok(logits)
+    }
+}
+
+/// What the header says about the model, read before candle consumes it.
+struct Facts {
+    n_vocab: usize,
+    kv_bytes_per_position: u64,
+    has_rope_factors: bool,
+    float_weights: bool,
+    precision: Precision,
+}
+
+impl Facts {
+    fn of(path: &str, content: &Content) -> Result<Self, EngineError> {
+        let Some(embedding) = content.tensor_infos.get("token_embd.weight") else {
+            return Err(bad_model(path, "tensor token_embd.weight is missing"));
+        };
+        let number = |key: &str| match content.metadata.get(key).map(Value::to_u64) {
+            Some(Ok(n)) if n > 0 => Ok(n),
+            _ => Err(bad_model(path, format_args!("{key}: expected a positive number"))),
+        };
+        let (heads, kv_heads) =
+            (number("llama.attention.head_count")?, number("llama.attention.head_count_kv")?);
+        let (layers, hidden) = (number("llama.block_count")?, number("llama.embedding_length")?);
+        let mut types: BTreeMap<String, usize> = BTreeMap::new();
+        for (name, info) in &content.tensor_infos {
+            if name.starts_with("blk.") && info.shape.rank() == 2 {
+                let dtype = format!("{:?}", info.ggml_dtype).to_lowercase();
+                *types.entry(dtype).or_default() += info.shape.elem_count();
+            }
+        }
+        let mut types: Vec<(String, usize)> = types.into_iter().collect();
+        types.sort_by_key(|&(_, elements)| std::cmp::Reverse(elements));
+        let is_float = |dtype: &str| matches!(dtype, "f32" | "f16" | "bf16");
+        let float_weights = types.iter().any(|(dtype, _)| dtype == "f16" || dtype == "bf16");
+        let mut compute: Vec<&str> =
+            types.iter().map(|(dtype, _)| if is_float(dtype) { "f32" } else { "int8" }).collect();
+        compute.dedup();
+        // As multiplied: candle widens 16-bit weights to f32 when it loads them.
+        let mut weights: Vec<&str> =
+            types.iter().map(|(t, _)| if is_float(t) { "f32" } else { t }).collect();
+        weights.dedup();
+        Ok(Self {
+            n_vocab: embedding.shape.dims()[0],
+            kv_bytes_per_position: 2 * 4 * layers * kv_heads * (hidden / heads),
+            has_rope_factors: content.tensor_infos.contains_key("rope_freqs.weight"),
+            float_weights,
+            precision: Precision {
+                weights: weights.join("+"),
+                compute: compute.join("+"),
+                kv: "f32".into(),
+            },
+        })
+    }
+}
+
+fn bad_model(path: &str, what: impl std::fmt::Display) -> EngineError {
+    let what = what.to_string();
+    let kind = match what.contains("unknown dtype") {
+        true => ErrorKind::UnsupportedQuant,
+        false => ErrorKind::BadModel,
+    };
+    EngineError::new(kind, format!("{path}: {what}"))
+}
+
+/// Makes candle and rayon use `threads` threads. Both read RAYON_NUM_THREADS when they first
+/// need it: the harness sets it for this process. Where it did not, it can still be set as long
+/// as no other thread exists.
+fn claim_threads(threads: u32) -> Result<(), EngineError> {
+    let wanted = threads.to_string();
+    if alone() {
+        // SAFETY: no other thread exists that could read the environment meanwhile.
+        unsafe { std::env::set_var("RAYON_NUM_THREADS", &wanted) };
+    }
+    let overruled = std::env::var("CANDLE_NUM_THREADS").is_ok_and(|n| n != wanted);
+    let found = candle_core::utils::get_num_threads();
+    if overruled || found != threads as usize {
+        return Err(internal(format!(
+            "expected {wanted} threads, candle would use {found}: start the worker with \
+             RAYON_NUM_THREADS={wanted} and without CANDLE_NUM_THREADS"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether this is the process's only thread.
+fn alone() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
+}
