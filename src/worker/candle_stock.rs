@@ -92,6 +92,7 @@ impl Engine for CandleStock {
             ]),
             precision: facts.precision,
             memory: self.memory(),
+            weight_bytes_per_token: None,
             settings: BTreeMap::from([("threads".to_string(), request.threads.into())]),
             notes,
         })

@@ -131,6 +131,7 @@ impl Engine for Candle {
                 kv: "f16".into(),
             },
             memory: self.memory(),
+            weight_bytes_per_token: None,
             settings: BTreeMap::from([
                 ("kernels".to_string(), isa.name().into()),
                 ("threads".to_string(), threads.into()),
