@@ -345,8 +345,8 @@ def read_gguf(path: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor, Tokeni
 # ---------------------------------------------------------------- golden values
 
 
-# Every golden token leads the next likeliest by more than this, in logits: about ten times what
-# engines in float32 or float16 differ by. Arithmetic in bfloat16 or int8 may still choose otherwise.
+# Every golden token leads the next likeliest by more than this, in logits, so that rounding in float32
+# or float16 does not change the choice. Arithmetic in bfloat16 or int8 may still choose otherwise.
 LEAST_GAP = 0.05
 
 

@@ -241,7 +241,7 @@ impl Finding {
             Finding::Failed { kind, .. } => return advice_on_failure(*kind).into(),
             Finding::FewLaunches { .. } => "use -r 5 or more",
             Finding::BusyMachine { .. } | Finding::LoadedMachine { .. } => {
-                "close other programs and run again; llm-bench doctor shows what is running"
+                "close other programs and run again; top shows what is running"
             }
             Finding::Disturbed { .. } => {
                 "the values are kept; run again on a quiet machine before quoting them"
@@ -256,12 +256,11 @@ impl Finding {
                 "under 5 % is good: close other programs, fix the clock, or raise -r"
             }
             Finding::NotSteady { seen, .. } if seen.worst > 0.0 => {
-                "a hot machine or a cost that grows with the context: compare temperatures, try -d"
+                "a hot machine or a cost that grows with the context: compare temperatures, try a longer -n"
             }
             Finding::NotSteady { .. } => "raise --warmup until the first tokens are as fast as the last",
             Finding::BandwidthExceeded { .. } => {
-                "do not quote it; measure the bandwidth again with llm-bench doctor and check the \
-                 threads and the token count"
+                "do not quote it; run again on a quiet machine and check the threads and the token count"
             }
             Finding::NotANumber { .. } => "report it as a bug, with the result file",
             Finding::Nondeterministic { .. } => {
@@ -271,7 +270,7 @@ impl Finding {
                 "read their ratios with the rows Weights, Compute and KV cache"
             }
             Finding::TokensDiffer { .. } => {
-                "rounding may do that; llm-bench verify tells rounding from another function"
+                "rounding can do that at a near tie; so can an engine that computes something else"
             }
         }
         .into()

@@ -1,0 +1,291 @@
+"""Linear layers over GGUF weights: dense, ATen's int4 kernel, and tiles of integers that Inductor multiplies.
+
+Each has `gemv` (one position: decode), `gemm` (many: prefill), `lookup` (rows, for the embedding).
+
+What is used on the CPU and why. One 8192x2048 product, two threads of a Zen 5 that were not quite alone,
+medians, weights out of cache:
+
+    decode (1 position)                        ms        prefill (128 positions)                  ms
+    dense bf16, oneDNN                        1.05       dense bf16, oneDNN                      9.8
+    _weight_int8pack_mm, requantized a row    0.97       _weight_int4pack_mm_for_cpu              24
+    int8 tiles, exact, Inductor               0.57       dense f16, oneDNN                       158
+    _weight_int4pack_mm_for_cpu, bf16 scales  0.45
+    int4 tiles, exact, Inductor               0.45
+
+A 1B model, CPU seconds of both threads together (the machine was busy, so no wall time):
+
+    decode, ms a token                                   prefill of 128, s
+    Q4_0: tiles 63, int4pack eager 76                    tiles 1.27, int4pack 1.46
+    Q8_0: tiles 90, bf16 eager 101                       tiles 1.42, bf16 0.63
+
+So compiled arms use the tiles, which keep the file's integers and are the fastest; bf16 and not f16
+is the 16-bit type. In prefill tiles become bf16 some rows at a time: a fixed 0.7 s a prompt, for half
+the memory of dense weights. Without a compiler the tiles are useless: there 4-bit types go to ATen's
+kernel, and the others become dense bf16, exact but for one rounding.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+
+from dequant import as_torch, dequantize, unpack
+from gguf_reader import Tensor
+
+LANES = 16  # rows in a tile: the float32 lanes of a 512-bit register
+FOUR_BIT = ("Q4_0", "Q4_1", "Q4_K")
+PREFILL_ROWS = 1024  # rows made dense at a time in prefill: 4 MB at 2048 columns, in cache
+
+
+class Dense:
+    """Float weights `[rows, cols]`, in the file's map where it has the right type already."""
+
+    def __init__(self, tensors: list[Tensor], dtype: torch.dtype, device: str):
+        if len(tensors) == 1:
+            self.weight = dequantize(tensors[0], dtype).to(device)
+        else:
+            self.weight = torch.empty(sum(t.rows for t in tensors), tensors[0].cols, dtype=dtype)
+            for tensor, part in zip(tensors, self.weight.split([t.rows for t in tensors])):
+                dequantize(tensor, dtype, part)
+            self.weight = self.weight.to(device)
+        mapped = len(tensors) == 1 and self.weight.data_ptr() == tensors[0].raw.ctypes.data
+        self.mapped_bytes = self.weight.nbytes if mapped else 0
+        self.private_bytes = self.weight.nbytes - self.mapped_bytes
+        self.label = str(dtype).removeprefix("torch.").replace("float", "f")
+
+    def gemm(self, x):
+        """`[T, cols]` to `[T, rows]`."""
+        return F.linear(x.to(self.weight.dtype), self.weight)
+
+    gemv = gemm
+
+    def lookup(self, ids):
+        """Rows `ids` `[T]`, as `[T, cols]`."""
+        return self.weight[ids]
+
+
+class Int4Pack:
+    """4-bit weights for `_weight_int4pack_mm_for_cpu`: groups of 32, scale and zero rounded to bf16.
+
+    The kernel computes w = (q - 8) * scale + zero, so q stays what the file says.
+    """
+
+    def __init__(self, tensors: list[Tensor]):
+        packed, scales = zip(*(self._pack(t) for t in tensors))
+        self.weight = torch.cat(packed)
+        self.scales_and_zeros = torch.cat(scales, dim=1)
+        self.mapped_bytes, self.private_bytes = 0, self.weight.nbytes + self.scales_and_zeros.nbytes
+        self.label = tensors[0].type.lower()
+
+    @staticmethod
+    def _pack(tensor: Tensor):
+        part = unpack(tensor.type, as_torch(tensor))
+        # Q4_0 comes as q - 8; the others as q with w = q * scale + offset.
+        symmetric = part.offset is None
+        q = (part.q + 8 if symmetric else part.q).view(torch.uint8)
+        zero = torch.zeros_like(part.scale) if symmetric else part.offset + 8 * part.scale
+        scales = torch.stack((part.scale, zero), dim=-1).to(torch.bfloat16).transpose(0, 1).contiguous()
+        return int4pack(q.view(tensor.rows, tensor.cols)), scales
+
+    def gemm(self, x):
+        """bf16 `[T, cols]` to bf16 `[T, rows]`."""
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.weight, 32, self.scales_and_zeros)
+
+    gemv = gemm
+
+
+def int4pack(q: torch.Tensor) -> torch.Tensor:
+    """uint8 `[rows, cols]` of 0…15 to the layout of `_weight_int4pack_mm_for_cpu`.
+
+    ATen's own packing wants int32 and takes seconds for a model. Its layout depends on the vector
+    width, so the quick way is taken only where a probe shows that it gives the same bytes.
+    """
+    if _quick_int4pack_agrees() and q.shape[0] % 64 == 0:
+        return _quick_int4pack(q)
+    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(q.to(torch.int32), 1)
+
+
+def _quick_int4pack(q):
+    halves = q.view(-1, 2, 32, q.shape[1])
+    tiles = torch.bitwise_or(halves[:, 0], halves[:, 1] << 4)  # [rows / 64, 32, cols]
+    return tiles.transpose(1, 2).contiguous().view(q.shape[0], q.shape[1] // 2)
+
+
+_probe: list[bool] = []
+
+
+def _quick_int4pack_agrees() -> bool:
+    if not _probe:
+        q = torch.randint(0, 16, (128, 64), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+        expected = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)
+        _probe.append(torch.equal(_quick_int4pack(q.to(torch.uint8)), expected.view(128, 32)))
+    return _probe[0]
+
+
+class Tiles:
+    """Integers as in the file, 16 rows interleaved so that 16 lanes multiply 16 rows. For `torch.compile`.
+
+    weight: int8 `[tiles, groups, group, 16]`, or uint8 `[tiles, groups, 16, 16]` with weight j of a
+    group of 32 in the low and weight j + 16 in the high half of a byte. scale, offset: float16
+    `[tiles, groups, 16]`; that is exact for Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, and rounds the product
+    of two scales by at most 2^-11 in the K types.
+    """
+
+    def __init__(self, tensors: list[Tensor]):
+        rows, cols = sum(t.rows for t in tensors), tensors[0].cols
+        self.four_bit = tensors[0].type in FOUR_BIT
+        self.group = 16 if tensors[0].type == "Q6_K" else 32
+        tiles, groups = rows // LANES, cols // self.group
+        shape = (tiles, groups, 16 if self.four_bit else self.group, LANES)
+        self.weight = torch.empty(shape, dtype=torch.uint8 if self.four_bit else torch.int8)
+        self.scale = torch.empty(tiles, groups, LANES, dtype=torch.float16)
+        self.offset = None
+        # Four bits are stored as 0…15: Q4_0's q - 8 is an offset that follows from the scale.
+        self.bias = 8.0 if tensors[0].type == "Q4_0" else 0.0
+        first = 0
+        for tensor in tensors:
+            self._fill(tensor, slice(first, first := first + tensor.rows // LANES))
+        self.private_bytes = sum(t.nbytes for t in (self.weight, self.scale, self.offset) if t is not None)
+        self.mapped_bytes = 0
+        self.label = tensors[0].type.lower()
+        self.to_dense = dense_tiles  # compiled arms put the compiled form here
+
+    def _fill(self, tensor: Tensor, where: slice):
+        raw = as_torch(tensor)
+        step = max(1, (1 << 22) // tensor.cols // LANES) * LANES
+        for first in range(0, tensor.rows, step):
+            rows = raw[first : first + step]
+            tiles = slice(where.start + first // LANES, where.start + first // LANES + rows.shape[0] // LANES)
+            interleave = lambda t: t.view(-1, LANES, *t.shape[1:]).movedim(1, -1)
+            if tensor.type == "Q4_0":  # its blocks hold the very bytes that a tile wants
+                blocks = rows.view(rows.shape[0], -1, 18)
+                self.weight[tiles] = interleave(blocks[..., 2:])
+                self.scale[tiles] = interleave(blocks[..., :2].contiguous().view(torch.float16).squeeze(-1))
+                continue
+            part = unpack(tensor.type, rows)
+            q = part.q.view(rows.shape[0], -1, part.group)
+            self.weight[tiles] = interleave(q[..., :16] | (q[..., 16:] << 4) if self.four_bit else q)
+            self.scale[tiles] = interleave(part.scale.to(torch.float16))
+            if part.offset is not None:
+                if self.offset is None:
+                    self.offset = torch.empty_like(self.scale)
+                self.offset[tiles] = interleave(part.offset.to(torch.float16))
+
+    def gemv(self, x):
+        """float32 `[1, cols]` to float32 `[1, rows]`; slow unless Inductor has fused it."""
+        groups = materialize(x).view(-1, self.group)
+        # Sums by groups first, then scales: twice as fast as scaling every product.
+        if self.four_bit:
+            q = self.weight.to(torch.int32)
+            low, high = (q & 15).to(torch.float32), (q >> 4).to(torch.float32)
+            xs = groups.view(1, -1, 2, 16, 1)
+            sums = (low * xs[:, :, 0] + high * xs[:, :, 1]).sum(2)
+        else:
+            sums = (self.weight.to(torch.float32) * groups[None, :, :, None]).sum(2)
+        if self.bias:
+            sums = sums - materialize(self.bias * groups.sum(-1))[None, :, None]
+        y = sums * self.scale.to(torch.float32)
+        if self.offset is not None:
+            y = y + self.offset.to(torch.float32) * materialize(groups.sum(-1))[None, :, None]
+        return y.sum(1).view(1, -1)
+
+    def pieces(self, tiles: int) -> list["Tiles"]:
+        """The same weights as layers of equally many tiles, at most `tiles`: no copy, one compiled function for all."""
+        step, out = _step(self.weight.shape[0], tiles), []
+        for first in range(0, self.weight.shape[0], step):
+            piece, part = copy.copy(self), slice(first, first + step)
+            piece.weight, piece.scale = self.weight[part], self.scale[part]
+            piece.offset = None if self.offset is None else self.offset[part]
+            out.append(piece)
+        return out
+
+    def lookup(self, ids):
+        """Rows `ids` `[T]`, as float32 `[T, cols]`."""
+        tile, lane = ids // LANES, ids % LANES
+        q = self.weight[tile, :, :, lane]
+        if self.four_bit:
+            q = torch.cat((q & 15, q >> 4), dim=-1)
+        w = (q.to(torch.float32) - self.bias) * self.scale[tile, :, lane].to(torch.float32).unsqueeze(-1)
+        if self.offset is not None:
+            w = w + self.offset[tile, :, lane].to(torch.float32).unsqueeze(-1)
+        return w.flatten(1)
+
+    def gemm(self, x):
+        """bf16 `[T, cols]` to bf16 `[T, rows]`: some rows at a time become dense bf16, then oneDNN."""
+        out = []
+        for piece in self.pieces(PREFILL_ROWS // LANES):
+            scale, offset = piece.scale.to(torch.float32), None
+            if piece.offset is not None:
+                offset = piece.offset.to(torch.float32)
+            elif self.bias:
+                offset = -self.bias * scale
+            w = self.to_dense(piece.weight, scale, offset)
+            out.append(F.linear(x, w.flatten(1, 2).transpose(1, 2).reshape(w.shape[0] * LANES, -1)))
+        return torch.cat(out, dim=1)
+
+
+def _step(n: int, most: int) -> int:
+    """The largest divisor of n that is at most `most`."""
+    return max(step for step in range(1, most + 1) if n % step == 0)
+
+
+def materialize(x):
+    """x itself, contiguous. Inductor would otherwise compute x again wherever it is read, here once for
+    every row of a matrix; a strided view makes it store x first."""
+    x = x.contiguous()
+    return x.as_strided(x.shape, x.stride())
+
+
+def dense_tiles(weight, scale, offset):
+    """Tiles to bf16 `[tiles, groups, group, 16]`; scale and offset in float32."""
+    if weight.dtype == torch.uint8:
+        shifts = torch.arange(0, 8, 4, dtype=torch.int32).view(1, 1, 2, 1, 1)
+        q = ((weight.to(torch.int32).unsqueeze(2) >> shifts) & 15).flatten(2, 3)
+    else:
+        q = weight
+    w = q.to(torch.float32) * scale.unsqueeze(2)
+    if offset is not None:
+        w = w + offset.unsqueeze(2)
+    return w.to(torch.bfloat16)
+
+
+class Stacked:
+    """Layers that read the same input and could not be fused, because their types differ."""
+
+    def __init__(self, parts):
+        self.parts = parts
+        self.mapped_bytes = sum(p.mapped_bytes for p in parts)
+        self.private_bytes = sum(p.private_bytes for p in parts)
+        self.label = "+".join(dict.fromkeys(p.label for p in parts))
+
+    def gemm(self, x):
+        """`[T, cols]` to `[T, rows of all]`."""
+        return torch.cat([part.gemm(x) for part in self.parts], dim=1)
+
+    def gemv(self, x):
+        """`[1, cols]` to `[1, rows of all]`."""
+        return torch.cat([part.gemv(x) for part in self.parts], dim=1)
+
+
+def make_linear(tensors: list[Tensor], dtype: torch.dtype, device: str, tiles: bool, int4: bool):
+    """The best layer for `tensors`, stacked by rows. Neighbours of one type are fused where that costs no copy."""
+    groups: list[list[Tensor]] = []
+    for tensor in tensors:
+        quantized = tensor.type not in ("F32", "F16", "BF16")
+        if groups and groups[-1][0].type == tensor.type and (quantized or device != "cpu"):
+            groups[-1].append(tensor)
+        else:
+            groups.append([tensor])
+    parts = []
+    for group in groups:
+        kind = group[0].type
+        if tiles and kind not in ("F32", "F16", "BF16") and all(t.rows % LANES == 0 for t in group):
+            parts.append(Tiles(group))
+        elif int4 and kind in FOUR_BIT and all(t.rows % 64 == 0 for t in group):
+            parts.append(Int4Pack(group))
+        else:
+            parts.append(Dense(group, dtype, device))
+        if not parts[-1].mapped_bytes:
+            for tensor in group:
+                tensor.release()
+    return parts[0] if len(parts) == 1 else Stacked(parts)

@@ -1,0 +1,108 @@
+"""Block formats and file reader against the `gguf` package; damaged files."""
+
+import struct
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from dequant import dequantize
+from gguf_reader import TYPES, BadModel, Gguf, Tensor, UnsupportedQuant
+
+NAMES = [entry[0] for entry in TYPES.values()]
+
+
+def random_blocks(kind: str, rows: int, cols: int, seed: int = 0) -> np.ndarray:
+    """Random bytes with finite scales, uint8 [rows, row bytes]."""
+    rng = np.random.default_rng(seed)
+    _, per_block, size = next(t for t in TYPES.values() if t[0] == kind)
+    if per_block == 1:
+        w = rng.standard_normal((rows, cols)).astype(np.float32)
+        return gguf.quants.quantize(w, gguf.GGMLQuantizationType[kind]).view(np.uint8).reshape(rows, -1)
+    b = rng.integers(0, 256, (rows, cols // per_block, size), dtype=np.uint8)
+    half = lambda: rng.uniform(-0.1, 0.1, b.shape[:2]).astype(np.float16).view(np.uint8).reshape(*b.shape[:2], 2)
+    at = {"Q6_K": (208,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2)}.get(kind, (0,))
+    for i in at:
+        b[..., i : i + 2] = half()
+    return b.reshape(rows, -1)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_dequantize_equals_the_gguf_package(kind):
+    raw = random_blocks(kind, 7, 512)
+    ours = dequantize(Tensor("t", kind, 7, 512, raw), torch.float32).numpy()
+    flat = raw if kind not in ("F32", "F16") else raw.view(np.float32 if kind == "F32" else np.float16)
+    theirs = gguf.quants.dequantize(flat, gguf.GGMLQuantizationType[kind])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+def write(path, kind="Q4_0"):
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_block_count(3)
+    writer.add_array("tokenizer.ggml.tokens", [f"token {i}" for i in range(1000)])
+    writer.add_array("some.numbers", [1, 2, 3])
+    raw = random_blocks(kind, 64, 256)
+    writer.add_tensor("a", raw, raw_dtype=gguf.GGMLQuantizationType[kind])
+    writer.add_tensor("b", np.arange(32, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return raw
+
+
+def test_a_written_file_is_read_back(tmp_path):
+    raw = write(tmp_path / "m.gguf")
+    file = Gguf(str(tmp_path / "m.gguf"))
+    assert file.require("llama.block_count") == 3
+    assert file.metadata["tokenizer.ggml.tokens"] is None
+    assert list(file.metadata["some.numbers"]) == [1, 2, 3]
+    assert np.array_equal(file.tensor("a", (64, 256)).raw, raw)
+    assert dequantize(file.tensor("b"), torch.float32).flatten().tolist() == list(range(32))
+    with pytest.raises(BadModel, match="expected tensor 'c'"):
+        file.tensor("c")
+    with pytest.raises(BadModel, match="shape"):
+        file.tensor("a", (256, 64))
+
+
+def test_every_truncation_is_refused(tmp_path):
+    write(tmp_path / "m.gguf")
+    whole = (tmp_path / "m.gguf").read_bytes()
+    cut = tmp_path / "cut.gguf"
+    payload = len(whole) - 128  # the writer pads behind the last tensor
+    for size in [0, 3, 23, *range(24, payload, 997), payload - 1]:
+        cut.write_bytes(whole[:size])
+        with pytest.raises(BadModel):
+            Gguf(str(cut))
+
+
+def test_hostile_counts_are_refused_at_once(tmp_path):
+    path = tmp_path / "bad.gguf"
+    huge = (1 << 64) - 1
+    text = lambda s: struct.pack("<Q", len(s)) + s
+    heads = [
+        b"GGUX" + bytes(40),
+        struct.pack("<4sIQQ", b"GGUF", 9, 0, 0),
+        struct.pack("<4sIQQ", b"GGUF", 3, huge, 0),
+        struct.pack("<4sIQQ", b"GGUF", 3, 0, huge),
+        struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, huge),
+        struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + text(b"k") + struct.pack("<IIQ", 9, 8, huge),
+        struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + text(b"k") + struct.pack("<IIQ", 9, 4, huge),
+        struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + text(b"k") + struct.pack("<IIQQ", 9, 8, 1, huge),
+        struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + text(b"k") + struct.pack("<I", 77),
+        struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + text(b"t") + struct.pack("<I", 99),
+        struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + text(b"t") + struct.pack("<IQQIQ", 2, huge, huge, 0, 0),
+        struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + text(b"t") + struct.pack("<IQIQ", 1, 32, 0, huge - 31),
+    ]
+    for head in heads:
+        path.write_bytes(head + bytes(64))
+        with pytest.raises(BadModel):
+            Gguf(str(path))
+
+
+def test_an_unknown_type_is_an_unsupported_quant(tmp_path):
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + struct.pack("<Q", 1) + b"t" + struct.pack("<IQIQ", 1, 256, 20, 0)
+    (tmp_path / "iq.gguf").write_bytes(head + bytes(4096))
+    with pytest.raises(UnsupportedQuant, match="ggml type 20"):
+        Gguf(str(tmp_path / "iq.gguf"))
