@@ -51,16 +51,21 @@ const EMBEDDING_SIGMA: f64 = 0.02;
 /// Of the logits over the vocabulary.
 const LOGIT_SIGMA: f64 = 4.0;
 /// Of the attention scores over the positions, before the softmax.
-const SCORE_SIGMA: f64 = 1.5;
+const SCORE_SIGMA: f64 = 1.7;
 /// Mean of the norm weights inside the layers; their standard deviation is a seventh of the mean.
 const NORM_MEAN: f64 = 0.5;
 const NORM_SPREAD: f64 = 1.0 / 7.0;
 /// Size of the input token's own logit, in standard deviations of the logits.
 const SELF_LOGIT: f64 = 0.5;
 /// By what averaging values over positions shrinks them, at lengths of tens to hundreds.
-const AVERAGING: f64 = 0.4;
-/// Attention output to feed-forward output.
-const ATTENTION_SHARE: f64 = 0.7;
+const AVERAGING: f64 = 0.5;
+/// Attention output to feed-forward output. More, and the positions grow alike with depth, since
+/// averaging keeps what they share: the text then falls into a loop of one token.
+const ATTENTION_SHARE: f64 = 0.5;
+/// Part of the last residual's variance that the first layer's feed-forward writes, where tokens
+/// are still unlike each other. Steadies the later layers against rounding, as the large early
+/// activations of trained models do.
+const FIRST_LAYER_SHARE: f64 = 0.5;
 /// Root mean square of `silu(g) · u` for independent standard Gaussians.
 const SWIGLU_RMS: f64 = 0.596;
 
@@ -81,7 +86,8 @@ pub fn tensors(spec: &ArchSpec, quant: Quant) -> Result<Vec<TensorPlan>> {
     // The last residual: the embedding's own logit is root_d · embedding / residual deviations.
     let residual = root_d * EMBEDDING_SIGMA / SELF_LOGIT;
     let share = ATTENTION_SHARE * ATTENTION_SHARE;
-    let ffn_out = residual / (layers * (1.0 + share)).sqrt();
+    let ffn_out = residual * ((1.0 - FIRST_LAYER_SHARE) / (layers * (1.0 + share))).sqrt();
+    let first_ffn_out = (ffn_out.powi(2) + FIRST_LAYER_SHARE * residual.powi(2)).sqrt();
     let attention_out = ffn_out * ATTENTION_SHARE;
     let norm = |mean: f64| Weights::Gaussian { mean, sigma: mean * NORM_SPREAD };
     let matrix = |sigma: f64| Weights::Gaussian { mean: 0.0, sigma };
@@ -111,6 +117,7 @@ pub fn tensors(spec: &ArchSpec, quant: Quant) -> Result<Vec<TensorPlan>> {
             add(name, &[columns, rows], ty, matrix(sigma));
             Ok(())
         };
+        let ffn_out = if layer == 0 { first_ffn_out } else { ffn_out };
         let query_key = unit * SCORE_SIGMA.sqrt();
         matrix_of("attn_k", kv, d, query_key)?;
         matrix_of("attn_output", d, q, attention_out / (AVERAGING * (q as f64).sqrt()))?;
