@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::metric::Better;
-use crate::protocol::{MemoryBook, Precision};
+pub use crate::protocol::{MemoryBook, Precision};
 
 /// Name and version of the format; the major number changes when old readers would misread.
 pub const SCHEMA: &str = "llm-bench/1";

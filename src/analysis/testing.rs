@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use crate::protocol::Precision;
+use crate::record::Precision;
 use crate::record::{
     Arm, Build, Environment, FailureKind, Host, Launch, LaunchError, Memory, Model, PromptRun,
     Record, Role, Run, SCHEMA, Status, WeightsSource, Workload, WorkloadPrompt,

@@ -163,7 +163,7 @@ fn column(arm: &Arm, baseline: Option<&str>) -> Column {
         None if Some(arm.label.as_str()) == baseline => "baseline".into(),
         None => String::new(),
     };
-    let precision = |of: fn(&crate::protocol::Precision) -> &String| {
+    let precision = |of: fn(&crate::record::Precision) -> &String| {
         arm.precision.as_ref().map(of).filter(|text| !text.is_empty()).map(|text| clean(text))
     };
     Column {

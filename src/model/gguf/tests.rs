@@ -1,3 +1,5 @@
+//! Tests of reading GGUF files: honest ones, and every way in which one can be broken.
+
 use std::path::Path;
 
 use super::fixture::{Fixture, llama};

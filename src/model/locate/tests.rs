@@ -1,3 +1,5 @@
+//! Tests of finding a model: the order of sources, and what each policy refuses.
+
 use super::*;
 use crate::model::gguf::SYNTHETIC_KEY;
 use crate::model::gguf::fixture::llama;

@@ -1,3 +1,5 @@
+//! Tests of the tokenizer on a small hand-made vocabulary, and on the real one where it is at hand.
+
 use std::path::Path;
 
 use super::*;
