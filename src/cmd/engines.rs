@@ -58,6 +58,10 @@ fn check(registry: &Registry, names: &[String]) -> Result<()> {
         });
         match verdict {
             Ok(told) => println!("{:<16} ok      {told}", engine.name),
+            Err(e) if engine.known_difference.is_some() => {
+                let why = engine.known_difference.unwrap_or_default();
+                println!("{:<16} differs {e:#}: {why}", engine.name);
+            }
             Err(e) => {
                 println!("{:<16} FAILED  {e:#}", engine.name);
                 failed.push(engine.name.as_str());

@@ -26,6 +26,8 @@ pub struct EngineSpec {
     pub options: serde_json::Map<String, serde_json::Value>,
     pub quants: Vec<String>,
     pub devices: Vec<String>,
+    /// Why this engine is known to compute another function than the file describes, if it does.
+    pub known_difference: Option<&'static str>,
     pub launcher: Launcher,
 }
 
@@ -184,6 +186,7 @@ impl Registry {
                 options: variant.options.clone(),
                 quants: m.quants.clone(),
                 devices: m.devices.clone(),
+                known_difference: None,
                 launcher: Launcher::Folder(Box::new(folder.clone())),
             });
         }
@@ -224,16 +227,21 @@ impl EngineSpec {
 
 fn builtin() -> Vec<EngineSpec> {
     [
-        ("candle", "our LLaMA on candle-core, weights straight from the mapped file"),
-        ("candle-stock", "candle-transformers' quantized_llama exactly as published"),
+        ("candle", "our LLaMA on candle-core, weights straight from the mapped file", None),
+        (
+            "candle-stock",
+            "candle-transformers' quantized_llama exactly as published",
+            Some("it ignores rope_freqs.weight, LLaMA 3's rope scaling"),
+        ),
     ]
-    .map(|(name, summary)| EngineSpec {
+    .map(|(name, summary, known_difference)| EngineSpec {
         name: name.into(),
         family: "builtin".into(),
         summary: summary.into(),
         options: serde_json::Map::new(),
         quants: Vec::new(),
         devices: cpu_only(),
+        known_difference,
         launcher: Launcher::Builtin,
     })
     .to_vec()

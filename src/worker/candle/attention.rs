@@ -26,6 +26,14 @@ pub struct KvCache {
     capacity: usize,
 }
 
+/// Rotated queries: row `t` starts at `t * stride` and holds `[n_heads, head_dim]`.
+#[derive(Clone, Copy)]
+pub struct Queries<'a> {
+    pub values: &'a [f32],
+    pub stride: usize,
+    pub n_heads: usize,
+}
+
 impl KvCache {
     /// Bytes of a cache of this shape; `None` if that is no number.
     pub fn bytes_for(
@@ -72,20 +80,17 @@ impl KvCache {
         }
     }
 
-    /// `out[t] = softmax(q[t] · K / √head_dim) · V` over positions `0..=first + t`.
-    ///
-    /// Row `t` of `q` starts at `t * q_stride` and holds `[n_heads, head_dim]`; `out` is
+    /// `out[t] = softmax(q[t] · K / √head_dim) · V` over positions `0..=first + t`; `out` is
     /// `[m, n_heads * head_dim]`.
     pub fn attend(
         &self,
         pool: &mut Pool,
         layer: usize,
         first: usize,
-        q: &[f32],
-        q_stride: usize,
+        queries: Queries<'_>,
         out: &mut [f32],
-        n_heads: usize,
     ) {
+        let n_heads = queries.n_heads;
         let width = n_heads * self.head_dim;
         let m = out.len() / width;
         let blocks = m.div_ceil(TOKENS);
@@ -101,8 +106,7 @@ impl KvCache {
                     kv_head: item % self.n_kv_heads,
                     group: n_heads / self.n_kv_heads,
                     first,
-                    q,
-                    q_stride,
+                    queries,
                 };
                 task.run(tokens, |t, start, result| {
                     let at = t * width + start;
@@ -121,8 +125,7 @@ struct Task<'a> {
     kv_head: usize,
     group: usize,
     first: usize,
-    q: &'a [f32],
-    q_stride: usize,
+    queries: Queries<'a>,
 }
 
 /// A thread's buffers.
@@ -148,8 +151,8 @@ impl Task<'_> {
         // Query i: token i / group, head i % group of this group.
         let heads = self.kv_head * self.group;
         let query = |i: usize| {
-            let at = (tokens.start + i / self.group) * self.q_stride;
-            &self.q[at + (heads + i % self.group) * dim..][..dim]
+            let at = (tokens.start + i / self.group) * self.queries.stride;
+            &self.queries.values[at + (heads + i % self.group) * dim..][..dim]
         };
         let visible = |i: usize| self.first + tokens.start + i / self.group + 1;
         let longest = self.first + tokens.end;

@@ -19,10 +19,10 @@ use super::weights::{Encoding, Matrix, blocks, f32_bytes, with_block};
 const WIDEN_FROM: usize = 6;
 /// Rows of one piece of work: for one token, and for many (where activations are re-read for
 /// each piece).
-const ROWS_DECODE: usize = 16;
-const ROWS_PREFILL: usize = 64;
+const ROWS_DECODE: usize = 24;
+const ROWS_PREFILL: usize = 48;
 /// Rows widened to f32 at once.
-const WIDEN_ROWS: usize = 4;
+const WIDEN_ROWS: usize = 6;
 
 /// The instruction set that kernels may use.
 #[derive(Debug, Clone, Copy)]
@@ -180,7 +180,7 @@ impl Multiplier {
         let out = Output { values: Scatter::new(out), stride: rows, add };
         let this = &*self;
         let chunk = if m == 1 { ROWS_DECODE } else { ROWS_PREFILL };
-        let chunk = chunk.min(rows.div_ceil(pool.threads()).next_multiple_of(4));
+        let chunk = chunk.min(rows.div_ceil(pool.threads()).next_multiple_of(12));
         pool.run(rows, chunk, |range| {
             let mut first = 0;
             for part in parts {
@@ -358,12 +358,12 @@ trait Tiles {
 
     /// Tiles that fill the registers of a float kernel.
     fn cover_float(&self, rows: Range<usize>, m: usize) {
-        if m == 1 { self.cover::<4, 1>(rows, m) } else { self.cover::<4, 6>(rows, m) }
+        if m == 1 { self.cover::<4, 1>(rows, m) } else { self.cover::<6, 4>(rows, m) }
     }
 
     /// Tiles that fill the registers of an int8 kernel.
     fn cover_int8(&self, rows: Range<usize>, m: usize) {
-        if m == 1 { self.cover::<1, 1>(rows, m) } else { self.cover::<2, 4>(rows, m) }
+        if m == 1 { self.cover::<2, 1>(rows, m) } else { self.cover::<2, 4>(rows, m) }
     }
 }
 

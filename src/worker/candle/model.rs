@@ -1,7 +1,7 @@
 //! A LLaMA over mapped weights: `forward` runs tokens through the layers, `logits` through the
 //! output head.
 
-use super::attention::KvCache;
+use super::attention::{KvCache, Queries};
 use super::config::Config;
 use super::linear::{Isa, Multiplier};
 use super::math::{rms_norm, silu_times};
@@ -280,7 +280,8 @@ impl Model {
                 rotate(qk, c.head_dim, &angles[t * pairs..][..pairs]);
                 self.cache.store(i, first + t, &qk[q_dim..], v);
             }
-            self.cache.attend(pool, i, first, qkv, width, attended, c.n_heads);
+            let queries = Queries { values: qkv, stride: width, n_heads: c.n_heads };
+            self.cache.attend(pool, i, first, queries, attended);
             multiplier.multiply(pool, &[&layer.o], attended, x, true);
 
             norm_rows(pool, x, &layer.ffn_norm, c.norm_eps, h);

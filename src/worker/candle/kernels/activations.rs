@@ -7,11 +7,11 @@ pub const BLOCK: usize = 32;
 /// Values per group: what one kernel step takes.
 pub const GROUP: usize = 4 * BLOCK;
 
-/// 128 values of four blocks, each stored as value + 128. Byte `64h + 16j + 4i + e` is element
+/// 128 values of four blocks, in −127..=127. Byte `64h + 16j + 4i + e` is element
 /// `16h + 4j + e` of block `i`.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub struct Group(pub [u8; GROUP]);
+pub struct Group(pub [i8; GROUP]);
 
 /// `n_tokens` rows of `k` activations. Rows are padded to whole groups with zeros of scale zero.
 pub struct Int8Batch {
@@ -20,6 +20,17 @@ pub struct Int8Batch {
     scales: Vec<[f32; 4]>,
     /// Per block: the sum of its values (for formats with a minimum).
     sums: Vec<[f32; 4]>,
+    counts: Vec<Counts>,
+}
+
+/// Sums of a group's integers with the sign turned, one for each block: where weights are stored
+/// with an offset, a kernel starts its sum from the offset times these.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(16))]
+pub struct Counts {
+    pub blocks: [i32; 4],
+    /// Of the first and the second 16 values of each block.
+    pub halves: [[i32; 4]; 2],
 }
 
 /// One token's activations: parallel slices, one entry per group.
@@ -28,6 +39,7 @@ pub struct Int8Row<'a> {
     pub groups: &'a [Group],
     pub scales: &'a [[f32; 4]],
     pub sums: &'a [[f32; 4]],
+    pub counts: &'a [Counts],
 }
 
 impl Int8Batch {
@@ -38,12 +50,13 @@ impl Int8Batch {
             groups: vec![Group([0; GROUP]); n],
             scales: vec![[0.0; 4]; n],
             sums: vec![[0.0; 4]; n],
+            counts: vec![Counts::default(); n],
         }
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.groups.len() * (GROUP + 32)
+        self.groups.len() * (GROUP + 2 * size_of::<[f32; 4]>() + size_of::<Counts>())
     }
 
     /// The row of token `t` where rows have `k` values.
@@ -53,7 +66,8 @@ impl Int8Batch {
         Int8Row {
             groups: &self.groups[range.clone()],
             scales: &self.scales[range.clone()],
-            sums: &self.sums[range],
+            sums: &self.sums[range.clone()],
+            counts: &self.counts[range],
         }
     }
 
@@ -65,26 +79,27 @@ impl Int8Batch {
         for (t, row) in x.chunks_exact(k).enumerate() {
             for (g, values) in row.chunks(GROUP).enumerate() {
                 let at = t * n + g;
-                let (scales, sums) = (&mut self.scales[at], &mut self.sums[at]);
-                (*scales, *sums) = ([0.0; 4], [0.0; 4]);
-                let group = &mut self.groups[at].0;
+                let mut group = [0; GROUP];
+                let (mut scales, mut sums) = ([0.0; 4], [0.0; 4]);
+                let mut counts = Counts::default();
                 for (i, block) in values.chunks_exact(BLOCK).enumerate() {
                     let block: &[f32; BLOCK] = block.try_into().expect("a whole block");
-                    (scales[i], sums[i]) = quantize_block(block, i, group);
+                    let (scale, halves) = quantize_block(block, i, &mut group);
+                    let sum = halves[0] + halves[1];
+                    (scales[i], sums[i]) = (scale, scale * sum as f32);
+                    counts.blocks[i] = -sum;
+                    (counts.halves[0][i], counts.halves[1][i]) = (-halves[0], -halves[1]);
                 }
-                for i in values.len() / BLOCK..4 {
-                    for j in 0..8 {
-                        group[16 * j + 4 * i..][..4].fill(128);
-                    }
-                }
+                self.groups[at] = Group(group);
+                (self.scales[at], self.sums[at], self.counts[at]) = (scales, sums, counts);
             }
         }
     }
 }
 
-/// Writes block `i` of a group; returns its scale and the sum of its values.
+/// Writes block `i` of a group; returns its scale and the sums of its two halves' integers.
 #[inline]
-fn quantize_block(x: &[f32; BLOCK], i: usize, group: &mut [u8; GROUP]) -> (f32, f32) {
+fn quantize_block(x: &[f32; BLOCK], i: usize, group: &mut [i8; GROUP]) -> (f32, [i32; 2]) {
     // Eight lanes of running maxima, so that the loop vectorizes.
     let mut largest = [0.0f32; 8];
     let mut poison = [0.0f32; 8];
@@ -105,13 +120,14 @@ fn quantize_block(x: &[f32; BLOCK], i: usize, group: &mut [u8; GROUP]) -> (f32, 
     for (q, &x) in q.iter_mut().zip(x) {
         *q = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     }
-    let sum: i32 = q.iter().fold(0, |a, &q| a.wrapping_add(q));
     for j in 0..8 {
         for e in 0..4 {
-            group[16 * j + 4 * i + e] = (q[4 * j + e] + 128) as u8;
+            group[16 * j + 4 * i + e] = q[4 * j + e] as i8;
         }
     }
-    (scale, scale * sum as f32)
+    // Of the bytes as stored: a NaN leaves arbitrary ones beside its NaN scale.
+    let sum = |q: &[i32]| q.iter().map(|&q| q as i8 as i32).sum();
+    (scale, [sum(&q[..16]), sum(&q[16..])])
 }
 
 #[cfg(test)]
@@ -124,7 +140,7 @@ mod tests {
             .map(|at| {
                 let (g, i, e) = (at / GROUP, at % GROUP / BLOCK, at % BLOCK);
                 let byte = 16 * (e / 4) + 4 * i + e % 4;
-                (row.groups[g].0[byte] as f32 - 128.0) * row.scales[g][i]
+                row.groups[g].0[byte] as f32 * row.scales[g][i]
             })
             .collect()
     }

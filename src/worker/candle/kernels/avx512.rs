@@ -1,13 +1,16 @@
 //! Dot-product kernels for AVX-512 with VNNI: float weights with FMA, block-quantized weights
 //! times int8 activations. Each reads the file's blocks as they are.
 //!
-//! The int8 kernels take 128 weights per step as two registers of signed bytes in the order of
-//! `activations::Group`. `vpdpbusd` wants its first operand unsigned, so activations carry an
-//! offset of 128, and the sum starts from −128 · Σ weights, computed once per weight register.
+//! The int8 kernels take 128 weights per step as two registers of unsigned bytes in the order of
+//! `activations::Group`: `vpdpbusd` multiplies unsigned with signed. Where a format's weights are
+//! the stored bytes less an offset, the integer sum starts from −offset · Σ activations.
 
 //!
 //! The helpers are `#[inline(always)]` without the features of their callers, because the two
 //! attributes exclude each other: each must be called from a function that has the features.
+
+// Tiles are small constant loops over several arrays at once.
+#![allow(clippy::needless_range_loop)]
 
 use std::arch::x86_64::*;
 
@@ -165,63 +168,19 @@ unsafe fn reduce<const R: usize, const T: usize>(sums: &[[__m512; T]; R]) -> [[f
 
 // ---- block-quantized weights ----
 
-/// 128 signed weights: first and second halves of four blocks, and each one's starting sum.
-#[derive(Clone, Copy)]
-struct Step {
-    halves: [__m512i; 2],
-    starts: [__m512i; 2],
-}
+/// 128 unsigned weights: the first and second halves of four blocks.
+type Step = [__m512i; 2];
 
-impl Step {
-    /// # Safety
-    /// AVX-512 VNNI is there.
-    #[inline(always)]
-    unsafe fn new(halves: [__m512i; 2]) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let (zero, offset) = (_mm512_setzero_si512(), _mm512_set1_epi8(-128)); // 128 unsigned
-            let first = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, offset, halves[0]));
-            let second = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, offset, halves[1]));
-            Self { halves, starts: [first, second] }
-        }
-    }
-
-    /// # Safety
-    /// AVX-512 F is there.
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        // SAFETY: the caller's promise.
-        let zeros = unsafe { [_mm512_setzero_si512(); 2] };
-        Self { halves: zeros, starts: zeros }
-    }
-
-    /// Both halves' products with one group, lane by lane.
-    ///
-    /// # Safety
-    /// AVX-512 VNNI is there.
-    #[inline(always)]
-    unsafe fn dot(&self, x: [__m512i; 2]) -> __m512 {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let sum = _mm512_add_epi32(self.starts[0], self.starts[1]);
-            let sum = _mm512_dpbusd_epi32(sum, x[0], self.halves[0]);
-            _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(sum, x[1], self.halves[1]))
-        }
-    }
-
-    /// The halves' products apart, for formats with a scale for each 16 weights.
-    ///
-    /// # Safety
-    /// AVX-512 VNNI is there.
-    #[inline(always)]
-    unsafe fn dot_halves(&self, x: [__m512i; 2]) -> [__m512; 2] {
-        // SAFETY: the caller's promise.
-        unsafe {
-            [
-                _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(self.starts[0], x[0], self.halves[0])),
-                _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(self.starts[1], x[1], self.halves[1])),
-            ]
-        }
+/// Four integers times 2^`SHIFT` in the lowest lanes.
+///
+/// # Safety
+/// AVX-512 F is there.
+#[inline(always)]
+unsafe fn start<const SHIFT: i32>(counts: &[i32; 4]) -> __m512i {
+    // SAFETY: the caller's promise; four i32 are 16 readable bytes.
+    unsafe {
+        let counts = _mm_loadu_si128(counts.as_ptr().cast());
+        _mm512_zextsi128_si512(_mm_slli_epi32::<SHIFT>(counts))
     }
 }
 
@@ -253,14 +212,15 @@ fn check<const R: usize, const T: usize>(
     let groups = (n * block).div_ceil(GROUP);
     assert!(rows.iter().all(|row| row.len() == n * size), "rows of unequal length");
     for x in x {
-        assert!(x.groups.len() >= groups && x.scales.len() >= groups && x.sums.len() >= groups);
+        assert!(x.groups.len() >= groups && x.scales.len() >= groups);
+        assert!(x.sums.len() >= groups && x.counts.len() >= groups);
     }
     n
 }
 
 /// Generates the kernel of a format with blocks of 32, an f16 scale, and no minimum.
 macro_rules! block32_kernel {
-    ($name:ident, $size:literal, $unpack:ident) => {
+    ($name:ident, $size:literal, $unpack:ident, $shift:literal) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
         fn $name<const R: usize, const T: usize>(
             rows: [&[u8]; R],
@@ -279,7 +239,7 @@ macro_rules! block32_kernel {
                 // SAFETY: this function has the features; group `g` is inside the rows (or copied
                 // to `last`), and inside the activations (see `check`).
                 unsafe {
-                    let mut steps = [(Step::zero(), _mm512_setzero_ps()); R];
+                    let mut steps = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
                     for r in 0..R {
                         let blocks = match g < n / 4 {
                             true => rows[r].as_ptr().add(g * 4 * $size),
@@ -287,7 +247,15 @@ macro_rules! block32_kernel {
                         };
                         steps[r] = $unpack(blocks);
                     }
-                    add_step(&mut sums, &steps, &x, g);
+                    for t in 0..T {
+                        let start = start::<$shift>(&x[t].counts.get_unchecked(g).blocks);
+                        let (halves, x_scale) = load_group(&x[t], g);
+                        for r in 0..R {
+                            let (w, w_scale) = &steps[r];
+                            let scale = _mm512_mul_ps(*w_scale, x_scale);
+                            sums[r][t] = add_step(sums[r][t], start, halves, w, scale);
+                        }
+                    }
                 }
             }
             // SAFETY: this function has the features.
@@ -296,30 +264,25 @@ macro_rules! block32_kernel {
     };
 }
 
-block32_kernel!(q4_0_dot, 18, unpack_q4_0);
-block32_kernel!(q8_0_dot, 34, unpack_q8_0);
+block32_kernel!(q4_0_dot, 18, unpack_q4_0, 3); // offset 8
+block32_kernel!(q8_0_dot, 34, unpack_q8_0, 7); // offset 128
 
-/// Adds the products of `R` rows' group `g` with that of `T` tokens.
+/// `sum + scale · (start + x · w)`, lane by lane.
 ///
 /// # Safety
-/// AVX-512 VNNI is there, and the tokens have a group `g`.
+/// AVX-512 VNNI is there.
 #[inline(always)]
-unsafe fn add_step<const R: usize, const T: usize>(
-    sums: &mut [[__m512; T]; R],
-    steps: &[(Step, __m512); R],
-    x: &[Int8Row<'_>; T],
-    g: usize,
-) {
-    for t in 0..T {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let (halves, x_scale) = load_group(&x[t], g);
-            for r in 0..R {
-                let (step, w_scale) = &steps[r];
-                let scale = _mm512_mul_ps(*w_scale, x_scale);
-                sums[r][t] = _mm512_fmadd_ps(step.dot(halves), scale, sums[r][t]);
-            }
-        }
+unsafe fn add_step(
+    sum: __m512,
+    start: __m512i,
+    x: [__m512i; 2],
+    w: &Step,
+    scale: __m512,
+) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let dot = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, w[0], x[0]), w[1], x[1]);
+        _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sum)
     }
 }
 
@@ -379,12 +342,11 @@ unsafe fn unpack_q4_0(p: *const u8) -> (Step, __m512) {
     unsafe {
         let (a, b) = (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(8).cast()));
         let packed = _mm512_permutex2var_epi16(a, table16(&NIBBLES), b);
-        let (mask, eight) = (_mm512_set1_epi8(0x0F), _mm512_set1_epi8(8));
+        let mask = _mm512_set1_epi8(0x0F);
         let low = _mm512_and_si512(packed, mask);
         let high = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), mask);
-        let step = Step::new([_mm512_sub_epi8(low, eight), _mm512_sub_epi8(high, eight)]);
         let d = _mm512_permutexvar_epi16(table16(&SCALES), a);
-        (step, _mm512_cvtph_ps(_mm512_castsi512_si256(d)))
+        ([low, high], _mm512_cvtph_ps(_mm512_castsi512_si256(d)))
     }
 }
 
@@ -405,7 +367,10 @@ unsafe fn unpack_q8_0(p: *const u8) -> (Step, __m512) {
         let first = _mm512_permutex2var_epi16(a0, table16(&FIRST), a1);
         let second = _mm512_permutex2var_epi16(b0, table16(&SECOND), b1);
         let d = _mm512_permutex2var_epi16(a0, table16(&SCALES), a1);
-        (Step::new([first, second]), _mm512_cvtph_ps(_mm512_castsi512_si256(d)))
+        // q + 128 is q with its sign bit turned.
+        let sign = _mm512_set1_epi8(-128);
+        let step = [_mm512_xor_si512(first, sign), _mm512_xor_si512(second, sign)];
+        (step, _mm512_cvtph_ps(_mm512_castsi512_si256(d)))
     }
 }
 
@@ -427,15 +392,19 @@ fn q4k_dot<const R: usize, const T: usize>(rows: [&[u8]; R], x: [Int8Row<'_>; T]
             }
             for half in 0..2 {
                 let g = 2 * b + half;
-                let mut steps = [(Step::zero(), _mm512_setzero_ps()); R];
+                let mut steps = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
                 for r in 0..R {
                     let step = unpack_q4k(rows[r].as_ptr().add(b * SIZE + 16 + 64 * half));
                     steps[r] = (step, _mm512_broadcast_f32x4(scales[r].0[half]));
                 }
-                add_step(&mut sums, &steps, &x, g);
                 for t in 0..T {
                     let x_sums = _mm_loadu_ps(x[t].sums.as_ptr().add(g).cast());
+                    let (halves, x_scale) = load_group(&x[t], g);
                     for r in 0..R {
+                        let (w, w_scale) = &steps[r];
+                        let scale = _mm512_mul_ps(*w_scale, x_scale);
+                        let start = _mm512_setzero_si512();
+                        sums[r][t] = add_step(sums[r][t], start, halves, w, scale);
                         minima[r][t] = _mm_fmadd_ps(scales[r].1[half], x_sums, minima[r][t]);
                     }
                 }
@@ -502,10 +471,10 @@ unsafe fn unpack_q4k(p: *const u8) -> Step {
         let first = _mm512_permutexvar_epi32(table32(&FIRST), packed);
         let second = _mm512_permutexvar_epi32(table32(&SECOND), packed);
         let shift = table32(&SHIFT);
-        Step::new([
+        [
             _mm512_and_si512(_mm512_srlv_epi32(first, shift), mask),
             _mm512_and_si512(_mm512_srlv_epi32(second, shift), mask),
-        ])
+        ]
     }
 }
 
@@ -537,7 +506,7 @@ fn q6k_dot<const R: usize, const T: usize>(rows: [&[u8]; R], x: [Int8Row<'_>; T]
                 scales[r] = _mm512_mul_ps(_mm512_broadcastss_ps(d), _mm512_cvtepi32_ps(sc));
             }
             for half in 0..2 {
-                let mut steps = [(Step::zero(), [zero; 2]); R];
+                let mut steps = [([_mm512_setzero_si512(); 2], [zero; 2]); R];
                 for r in 0..R {
                     let first = table32(&SCALES[2 * half]);
                     let second = table32(&SCALES[2 * half + 1]);
@@ -550,12 +519,17 @@ fn q6k_dot<const R: usize, const T: usize>(rows: [&[u8]; R], x: [Int8Row<'_>; T]
                     );
                 }
                 for t in 0..T {
-                    let (halves, x_scale) = load_group(&x[t], 2 * b + half);
+                    let g = 2 * b + half;
+                    let (halves, x_scale) = load_group(&x[t], g);
+                    let counts = x[t].counts.get_unchecked(g);
+                    // Offset 32.
+                    let start = [start::<5>(&counts.halves[0]), start::<5>(&counts.halves[1])];
                     for r in 0..R {
-                        let (step, scale) = &steps[r];
-                        let dots = step.dot_halves(halves);
-                        let dot = _mm512_mul_ps(dots[0], scale[0]);
-                        let dot = _mm512_fmadd_ps(dots[1], scale[1], dot);
+                        let (w, scale) = &steps[r];
+                        let first = _mm512_dpbusd_epi32(start[0], w[0], halves[0]);
+                        let second = _mm512_dpbusd_epi32(start[1], w[1], halves[1]);
+                        let dot = _mm512_mul_ps(_mm512_cvtepi32_ps(first), scale[0]);
+                        let dot = _mm512_fmadd_ps(_mm512_cvtepi32_ps(second), scale[1], dot);
                         sums[r][t] = _mm512_fmadd_ps(dot, x_scale, sums[r][t]);
                     }
                 }
@@ -582,7 +556,8 @@ unsafe fn unpack_q6k(p: *const u8, half: usize) -> Step {
         [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3],
         [4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7],
     ];
-    static HIGH_SHIFT: [i32; 16] = [0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6];
+    // Rotations that bring bits 2i and 2i + 1 of each byte to bits 4 and 5.
+    static HIGH_TURN: [i32; 16] = [4, 2, 0, 30, 4, 2, 0, 30, 4, 2, 0, 30, 4, 2, 0, 30];
     // SAFETY: the caller's promise: ql ends at byte 128, qh at 192.
     unsafe {
         let low = _mm512_loadu_si512(p.add(64 * half).cast());
@@ -592,11 +567,12 @@ unsafe fn unpack_q6k(p: *const u8, half: usize) -> Step {
             let l = _mm512_permutexvar_epi32(table32(&LOW[part]), low);
             let l = _mm512_srlv_epi32(l, table32(&LOW_SHIFT));
             let h = _mm512_permutexvar_epi32(table32(&HIGH[part]), high);
-            let h = _mm512_slli_epi32::<4>(_mm512_srlv_epi32(h, table32(&HIGH_SHIFT)));
-            let l = _mm512_and_si512(l, _mm512_set1_epi8(0x0F));
-            let h = _mm512_and_si512(h, _mm512_set1_epi8(0x30));
-            halves[part] = _mm512_sub_epi8(_mm512_or_si512(l, h), _mm512_set1_epi8(32));
+            let h = _mm512_rolv_epi32(h, table32(&HIGH_TURN));
+            // Low four bits from `l`, the others from `h`; of those two count.
+            const SELECT: i32 = 0xCA;
+            let q = _mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi8(0x0F), l, h);
+            halves[part] = _mm512_and_si512(q, _mm512_set1_epi8(0x3F));
         }
-        Step::new(halves)
+        halves
     }
 }

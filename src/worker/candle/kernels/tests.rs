@@ -47,7 +47,7 @@ fn activations(row: Int8Row<'_>, k: usize) -> Vec<f32> {
         .map(|at| {
             let (g, i, e) = (at / GROUP, at % GROUP / BLOCK, at % BLOCK);
             let byte = 64 * (e / 16) + 16 * (e % 16 / 4) + 4 * i + e % 4;
-            (row.groups[g].0[byte] as f32 - 128.0) * row.scales[g][i]
+            row.groups[g].0[byte] as f32 * row.scales[g][i]
         })
         .collect()
 }
