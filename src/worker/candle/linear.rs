@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use candle_core::quantized::k_quants::{BlockQ8_0, BlockQ8_1, BlockQ8K, GgmlType};
 
-use super::kernels::activations::{BLOCK, Int8Batch};
+use super::kernels::activations::{BLOCK, Int8Batch, Int8Row};
 #[cfg(target_arch = "x86_64")]
 use super::kernels::avx512;
 use super::kernels::{FloatDot, Int8Dot, portable};
@@ -19,7 +19,7 @@ use super::weights::{Encoding, Matrix, blocks, f32_bytes, with_block};
 const WIDEN_FROM: usize = 6;
 /// Rows of one piece of work: for one token, and for many (where activations are re-read for
 /// each piece).
-const ROWS_DECODE: usize = 24;
+const ROWS_DECODE: usize = 48;
 const ROWS_PREFILL: usize = 48;
 /// Rows widened to f32 at once.
 const WIDEN_ROWS: usize = 6;
@@ -318,18 +318,39 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
-    /// Stores a product. Each column belongs to one piece of work (see `multiply`).
-    fn put(&self, t: usize, column: usize, value: f32) {
-        let at = t * self.stride + column;
-        // SAFETY: pieces of work have disjoint columns, and one piece runs on one thread.
-        let slot = unsafe { &mut self.values.get(at..at + 1)[0] };
-        *slot = if self.add { *slot + value } else { value };
+    /// Stores products of `R` columns and `T` tokens. Each column belongs to one piece of work
+    /// (see `multiply`).
+    fn put<const R: usize, const T: usize>(&self, t: usize, column: usize, values: [[f32; T]; R]) {
+        for i in 0..T {
+            let at = (t + i) * self.stride + column;
+            // SAFETY: pieces of work have disjoint columns, and one piece runs on one thread.
+            let slots = unsafe { self.values.get(at..at + R) };
+            for (slot, value) in slots.iter_mut().zip(&values) {
+                *slot = if self.add { *slot + value[i] } else { value[i] };
+            }
+        }
     }
 }
 
-/// Work that can be done for `R` rows and `T` tokens at once.
+/// A product that can be computed for `R` rows and `T` tokens at once.
 trait Tiles {
-    fn tile<const R: usize, const T: usize>(&self, row: usize, token: usize);
+    /// One token's activations.
+    type X: Copy;
+
+    /// Activations of token `t`.
+    fn x(&self, t: usize) -> Self::X;
+
+    /// Bytes of row `r`.
+    fn row(&self, r: usize) -> &[u8];
+
+    fn dot<const R: usize, const T: usize>(
+        &self,
+        rows: [&[u8]; R],
+        x: [Self::X; T],
+    ) -> [[f32; T]; R];
+
+    /// Where the products go, and the column of row 0.
+    fn out(&self) -> (&Output<'_>, usize);
 
     /// All of `rows` × `0..m`, in tiles of `R` × `T` and what is left over.
     fn cover<const R: usize, const T: usize>(&self, rows: Range<usize>, m: usize) {
@@ -344,26 +365,29 @@ trait Tiles {
         }
     }
 
+    /// `rows` for tokens `t..t + T`.
     fn column<const R: usize, const T: usize>(&self, rows: Range<usize>, t: usize) {
+        let x: [Self::X; T] = from_fn(|i| self.x(t + i));
+        let (out, first) = self.out();
         let mut r = rows.start;
         while r + R <= rows.end {
-            self.tile::<R, T>(r, t);
+            out.put(t, first + r, self.dot::<R, T>(from_fn(|i| self.row(r + i)), x));
             r += R;
         }
         while r < rows.end {
-            self.tile::<1, T>(r, t);
+            out.put(t, first + r, self.dot::<1, T>([self.row(r)], x));
             r += 1;
         }
     }
 
     /// Tiles that fill the registers of a float kernel.
     fn cover_float(&self, rows: Range<usize>, m: usize) {
-        if m == 1 { self.cover::<4, 1>(rows, m) } else { self.cover::<6, 4>(rows, m) }
+        if m == 1 { self.cover::<1, 1>(rows, m) } else { self.cover::<6, 4>(rows, m) }
     }
 
     /// Tiles that fill the registers of an int8 kernel.
     fn cover_int8(&self, rows: Range<usize>, m: usize) {
-        if m == 1 { self.cover::<2, 1>(rows, m) } else { self.cover::<2, 4>(rows, m) }
+        if m == 1 { self.cover::<1, 1>(rows, m) } else { self.cover::<2, 4>(rows, m) }
     }
 }
 
@@ -375,12 +399,28 @@ struct FloatTiles<'a, D> {
     out: &'a Output<'a>,
 }
 
-impl<D: FloatDot> Tiles for FloatTiles<'_, D> {
-    fn tile<const R: usize, const T: usize>(&self, row: usize, token: usize) {
+impl<'a, D: FloatDot> Tiles for FloatTiles<'a, D> {
+    type X = &'a [f32];
+
+    fn x(&self, t: usize) -> Self::X {
         let k = self.matrix.columns();
-        let rows = from_fn(|i| self.matrix.row(row + i));
-        let x = from_fn(|i| &self.x[(token + i) * k..][..k]);
-        put_all(self.out, self.first + row, token, self.dot.dot::<R, T>(rows, x));
+        &self.x[t * k..][..k]
+    }
+
+    fn row(&self, r: usize) -> &[u8] {
+        self.matrix.row(r)
+    }
+
+    fn dot<const R: usize, const T: usize>(
+        &self,
+        rows: [&[u8]; R],
+        x: [Self::X; T],
+    ) -> [[f32; T]; R] {
+        self.dot.dot(rows, x)
+    }
+
+    fn out(&self) -> (&Output<'_>, usize) {
+        (self.out, self.first)
     }
 }
 
@@ -393,12 +433,27 @@ struct WideTiles<'a, D> {
     out: &'a Output<'a>,
 }
 
-impl<D: FloatDot> Tiles for WideTiles<'_, D> {
-    fn tile<const R: usize, const T: usize>(&self, row: usize, token: usize) {
-        let k = self.k;
-        let rows = from_fn(|i| f32_bytes(&self.wide[(row + i) * k..][..k]));
-        let x = from_fn(|i| &self.x[(token + i) * k..][..k]);
-        put_all(self.out, self.first + row, token, self.dot.dot::<R, T>(rows, x));
+impl<'a, D: FloatDot> Tiles for WideTiles<'a, D> {
+    type X = &'a [f32];
+
+    fn x(&self, t: usize) -> Self::X {
+        &self.x[t * self.k..][..self.k]
+    }
+
+    fn row(&self, r: usize) -> &[u8] {
+        f32_bytes(&self.wide[r * self.k..][..self.k])
+    }
+
+    fn dot<const R: usize, const T: usize>(
+        &self,
+        rows: [&[u8]; R],
+        x: [Self::X; T],
+    ) -> [[f32; T]; R] {
+        self.dot.dot(rows, x)
+    }
+
+    fn out(&self) -> (&Output<'_>, usize) {
+        (self.out, self.first)
     }
 }
 
@@ -410,24 +465,27 @@ struct Int8Tiles<'a, D> {
     out: &'a Output<'a>,
 }
 
-impl<D: Int8Dot> Tiles for Int8Tiles<'_, D> {
-    fn tile<const R: usize, const T: usize>(&self, row: usize, token: usize) {
-        let rows = from_fn(|i| self.matrix.row(row + i));
-        let x = from_fn(|i| self.int8.row(token + i, self.matrix.columns()));
-        put_all(self.out, self.first + row, token, self.dot.dot::<R, T>(rows, x));
-    }
-}
+impl<'a, D: Int8Dot> Tiles for Int8Tiles<'a, D> {
+    type X = Int8Row<'a>;
 
-fn put_all<const R: usize, const T: usize>(
-    out: &Output<'_>,
-    column: usize,
-    token: usize,
-    values: [[f32; T]; R],
-) {
-    for (r, row) in values.iter().enumerate() {
-        for (t, &value) in row.iter().enumerate() {
-            out.put(token + t, column + r, value);
-        }
+    fn x(&self, t: usize) -> Self::X {
+        self.int8.row(t, self.matrix.columns())
+    }
+
+    fn row(&self, r: usize) -> &[u8] {
+        self.matrix.row(r)
+    }
+
+    fn dot<const R: usize, const T: usize>(
+        &self,
+        rows: [&[u8]; R],
+        x: [Self::X; T],
+    ) -> [[f32; T]; R] {
+        self.dot.dot(rows, x)
+    }
+
+    fn out(&self) -> (&Output<'_>, usize) {
+        (self.out, self.first)
     }
 }
 
@@ -444,7 +502,7 @@ fn candle_rows<B: GgmlType>(
     for r in rows {
         let row = blocks::<B>(matrix.row(r));
         for (t, x) in x.chunks_exact(k / B::VecDotType::BLCK_SIZE).take(m).enumerate() {
-            out.put(t, first + r, B::vec_dot(k, row, x));
+            out.put(t, first + r, [[B::vec_dot(k, row, x)]]);
         }
     }
 }

@@ -139,7 +139,8 @@ impl Gguf {
                 format_args!("tensor {name} starts at byte {}, not a multiple of 4", range.start),
             ));
         }
-        Ok(Matrix { map: self.map.clone(), range, encoding, rows, columns })
+        let row_bytes = range.len() / rows.max(1);
+        Ok(Matrix { map: self.map.clone(), range, row_bytes, encoding, rows, columns })
     }
 
     /// The vector `name` of `len` values, as f32.
@@ -242,6 +243,7 @@ impl Encoding {
 pub struct Matrix {
     map: Arc<Mmap>,
     range: Range<usize>,
+    row_bytes: usize,
     encoding: Encoding,
     rows: usize,
     columns: usize,
@@ -268,8 +270,7 @@ impl Matrix {
     /// The stored bytes of row `r`.
     pub fn row(&self, r: usize) -> &[u8] {
         assert!(r < self.rows, "row {r} of {}", self.rows);
-        let size = self.range.len() / self.rows;
-        &self.map[self.range.start + r * size..][..size]
+        &self.map[self.range.start + r * self.row_bytes..][..self.row_bytes]
     }
 
     /// Widens row `r` to f32: `out` has `columns` values.

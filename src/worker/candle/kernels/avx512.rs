@@ -75,6 +75,24 @@ kernel!(Q8_0, Int8, q8_0_dot);
 kernel!(Q4K, Int8, q4k_dot);
 kernel!(Q6K, Int8, q6k_dot);
 
+/// How far ahead of a decode step its weights are prefetched, in bytes. The hardware's own
+/// prefetcher stops at each 4 KiB page of a mapped file.
+const AHEAD: usize = 8192;
+
+/// Asks for the 128 bytes that lie `AHEAD` of `p`. Rows follow each other in the file, so the end
+/// of one row fetches the next; the address need not be valid.
+///
+/// # Safety
+/// SSE is there.
+#[inline(always)]
+unsafe fn prefetch(p: *const u8) {
+    // SAFETY: the caller's promise; a prefetch of any address is harmless.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD).cast());
+        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + 64).cast());
+    }
+}
+
 // ---- float weights ----
 
 /// Generates a float kernel from a load of 16 weights and the decoding of one.
@@ -94,6 +112,10 @@ macro_rules! float_kernel {
                 for r in 0..R {
                     // SAFETY: i + 16 <= k, and every slice was checked to hold k values.
                     w[r] = unsafe { $load(rows[r].as_ptr().add(i * $size)) };
+                    if T == 1 && i * $size % 128 == 0 {
+                        // SAFETY: this function has the features.
+                        unsafe { prefetch(rows[r].as_ptr().wrapping_add(i * $size)) };
+                    }
                 }
                 for t in 0..T {
                     // SAFETY: as above.
@@ -246,6 +268,9 @@ macro_rules! block32_kernel {
                             false => last[r].as_ptr(),
                         };
                         steps[r] = $unpack(blocks);
+                        if T == 1 {
+                            prefetch(blocks);
+                        }
                     }
                     for t in 0..T {
                         let start = start::<$shift>(&x[t].counts.get_unchecked(g).blocks);
@@ -394,7 +419,11 @@ fn q4k_dot<const R: usize, const T: usize>(rows: [&[u8]; R], x: [Int8Row<'_>; T]
                 let g = 2 * b + half;
                 let mut steps = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
                 for r in 0..R {
-                    let step = unpack_q4k(rows[r].as_ptr().add(b * SIZE + 16 + 64 * half));
+                    let nibbles = rows[r].as_ptr().add(b * SIZE + 16 + 64 * half);
+                    let step = unpack_q4k(nibbles);
+                    if T == 1 {
+                        prefetch(nibbles);
+                    }
                     steps[r] = (step, _mm512_broadcast_f32x4(scales[r].0[half]));
                 }
                 for t in 0..T {
@@ -508,6 +537,9 @@ fn q6k_dot<const R: usize, const T: usize>(rows: [&[u8]; R], x: [Int8Row<'_>; T]
             for half in 0..2 {
                 let mut steps = [([_mm512_setzero_si512(); 2], [zero; 2]); R];
                 for r in 0..R {
+                    if T == 1 {
+                        prefetch(rows[r].as_ptr().add(b * SIZE + SIZE / 2 * half));
+                    }
                     let first = table32(&SCALES[2 * half]);
                     let second = table32(&SCALES[2 * half + 1]);
                     steps[r] = (
