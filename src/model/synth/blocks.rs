@@ -73,14 +73,14 @@ enum Tables {
     Half(Vec<u16>),
     /// One quant for each random byte, one block scale for another.
     Quants {
-        quants: [u8; 256],
-        scales: [[u8; 2]; 256],
+        quants: Box<[u8; 256]>,
+        scales: Box<[[u8; 2]; 256]>,
     },
     /// The second array holds the block minimum that belongs to each scale.
     QuantsWithMin {
-        quants: [u8; 256],
-        scales: [[u8; 2]; 256],
-        mins: [[u8; 2]; 256],
+        quants: Box<[u8; 256]>,
+        scales: Box<[[u8; 2]; 256]>,
+        mins: Box<[[u8; 2]; 256]>,
     },
 }
 
@@ -272,12 +272,12 @@ fn quantiles_16_bit() -> &'static [f32] {
 
 /// A Gaussian quantized with this step (in sigmas) around `centre`, for each of 256 equally
 /// likely bytes.
-fn quant_table(step: f64, centre: f64, min: i32, max: i32) -> [u8; 256] {
+fn quant_table(step: f64, centre: f64, min: i32, max: i32) -> Box<[u8; 256]> {
     let normal = Normal::standard();
-    std::array::from_fn(|i| {
+    Box::new(std::array::from_fn(|i| {
         let z = normal.inverse_cdf((i as f64 + 0.5) / 256.0);
         ((z / step + centre).round() as i32).clamp(min, max) as u8
-    })
+    }))
 }
 
 /// Root mean square of the quants around `centre`; a signed table has centre 0.
@@ -290,8 +290,8 @@ fn centred_rms(quants: &[u8; 256], centre: f64) -> f64 {
 
 /// Block scales as f16 whose root mean square is `rms`, spread by ±20 %; with `signs`, half of
 /// them are negative.
-fn scale_table(rms: f64, signs: bool) -> [[u8; 2]; 256] {
-    spread(signs).map(|v| f16::from_f64(rms * v).to_le_bytes())
+fn scale_table(rms: f64, signs: bool) -> Box<[[u8; 2]; 256]> {
+    Box::new(spread(signs).map(|v| f16::from_f64(rms * v).to_le_bytes()))
 }
 
 fn spread(signs: bool) -> [f64; 256] {
@@ -305,7 +305,7 @@ fn spread(signs: bool) -> [f64; 256] {
 
 /// Tables of Q4_K and Q5_K: weight = d·scale·q − dmin·min with dmin = centre·d, so that the mean
 /// is zero and the spread of the minimums adds its own small variance.
-fn with_min(quants: [u8; 256], centre: f64, sigma: f64) -> Tables {
+fn with_min(quants: Box<[u8; 256]>, centre: f64, sigma: f64) -> Tables {
     let scale_square = (0..16).map(|i| f64::from(K_SCALE_BASE + i).powi(2)).sum::<f64>() / 16.0;
     let shift_square = K_MIN_SHIFT.iter().map(|&s| f64::from(s).powi(2)).sum::<f64>() / 8.0;
     let variance =
