@@ -35,7 +35,7 @@ fn score(engine: &str, model: &Path, tokens: &[u32], first: u32) -> Logits {
     let file = folder.path().join("logits.f32");
 
     let mut process =
-        EngineProcess::spawn(installed.command(threads), Deadlines::default()).unwrap();
+        EngineProcess::spawn(installed.command(threads), threads, Deadlines::default()).unwrap();
     let hello = process.hello().unwrap();
     process.ready(&hello).unwrap();
     let load = Load {

@@ -86,7 +86,7 @@ fn converse(
             anyhow::anyhow!("{:?} in {}: {}", e.kind, e.phase, crate::report::clean(&e.message))
         }
     };
-    let mut process = EngineProcess::spawn(command, Deadlines::default()).map_err(told)?;
+    let mut process = EngineProcess::spawn(command, 1, Deadlines::default()).map_err(told)?;
     let hello = process.hello().map_err(told)?;
     process.ready(&hello).map_err(told)?;
     let load = Load {

@@ -81,14 +81,19 @@ pub struct EngineProcess {
 }
 
 impl EngineProcess {
-    /// Starts `command`. Its stdin, stdout and stderr are taken over.
-    pub fn spawn(mut command: Command, deadlines: Deadlines) -> Result<Self, Failure> {
+    /// Starts `command` on as many processors as it may have threads. Its stdin, stdout and
+    /// stderr are taken over.
+    pub fn spawn(
+        mut command: Command,
+        threads: u32,
+        deadlines: Deadlines,
+    ) -> Result<Self, Failure> {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        die_with_harness(&mut command);
+        confine(&mut command, threads);
         let oom_kills_before = oom_kills();
         let spawned = MonoNs::now();
         let mut child = command.spawn().map_err(|e| {
@@ -440,17 +445,29 @@ fn keep_tail(mut pipe: impl Read, kept: &Mutex<VecDeque<u8>>) {
     }
 }
 
-/// The kernel kills the engine when the harness is gone, however it went.
-fn die_with_harness(command: &mut Command) {
+/// The kernel kills the engine when the harness is gone, however it went, and keeps it on the
+/// first `threads` processors that the harness may use: a limit that no library can overlook.
+fn confine(command: &mut Command, threads: u32) {
     #[cfg(target_os = "linux")]
-    // SAFETY: between fork and exec the closure makes one prctl call, which is
-    // async-signal-safe, and touches no memory that another thread could hold.
-    unsafe {
-        command.pre_exec(|| {
-            let signal = rustix::process::Signal::KILL;
-            rustix::process::set_parent_process_death_signal(Some(signal))?;
-            Ok(())
-        });
+    {
+        use rustix::process::{Signal, set_parent_process_death_signal};
+        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+        let mut cpus = CpuSet::new();
+        if let Ok(allowed) = sched_getaffinity(None) {
+            let allowed = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+            allowed.take(threads as usize).for_each(|cpu| cpus.set(cpu));
+        }
+        // SAFETY: between fork and exec the closure makes two system calls, which are
+        // async-signal-safe, and touches no memory that another thread could hold.
+        unsafe {
+            command.pre_exec(move || {
+                set_parent_process_death_signal(Some(Signal::KILL))?;
+                if cpus.count() > 0 {
+                    sched_setaffinity(None, &cpus)?;
+                }
+                Ok(())
+            });
+        }
     }
 }
 

@@ -182,7 +182,8 @@ impl<'a> Conversation<'a> {
 
     fn run(&mut self, installed: &Installed) -> Result<(), Failure> {
         let command = installed.command(self.settings.threads);
-        let mut process = EngineProcess::spawn(command, self.settings.deadlines)?;
+        let mut process =
+            EngineProcess::spawn(command, self.settings.threads, self.settings.deadlines)?;
         let spawned = process.spawned;
         let since_spawn = |t_ns: u64| t_ns.saturating_sub(spawned.0);
 
