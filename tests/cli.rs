@@ -192,7 +192,7 @@ fn an_unknown_engine_gets_the_nearest_name() {
 
 #[test]
 fn an_unknown_model_gets_the_nearest_name() {
-    refused(&["run", "--model", "llama3-1B"], &["llama3-1b"]);
+    refused(&["run", "--model", "llama3-1bb"], &["llama3-1bb", "llama3-1b"]);
 }
 
 #[test]
