@@ -15,6 +15,7 @@
 use std::arch::x86_64::*;
 
 use super::activations::{BLOCK, GROUP, Int8Row};
+use super::tables::{scale_words, words};
 use super::{FloatDot, Int8Dot};
 
 /// Proof that this CPU has what the kernels use.
@@ -309,34 +310,6 @@ unsafe fn add_step(
         let dot = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, w[0], x[0]), w[1], x[1]);
         _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sum)
     }
-}
-
-/// A table of 32 word indices from a function of the output's dword `j`, block `i` and half `h`.
-const fn words(stride: i16, first: i16, per_j: i16, split: i16, base: i16) -> [i16; 32] {
-    let mut table = [0i16; 32];
-    let mut at = 0;
-    while at < 32 {
-        let (j, i, h) = (at as i16 / 8, at as i16 / 2 % 4, at as i16 % 2);
-        let word = stride * i + first + per_j * j + h;
-        // Words below `split` come from the first source, the others from the second, whose
-        // word 0 is word `base` of the block.
-        table[at] = if word < split { word } else { 32 + word - base };
-        at += 1;
-    }
-    table
-}
-
-/// Scales of four blocks, four times: word indices `stride · i`, from two sources 32 or `second`
-/// words apart.
-const fn scale_words(stride: i16, split: i16, base: i16) -> [i16; 32] {
-    let mut table = [0i16; 32];
-    let mut at = 0;
-    while at < 16 {
-        let word = stride * (at as i16 % 4);
-        table[at] = if word < split { word } else { 32 + word - base };
-        at += 1;
-    }
-    table
 }
 
 /// # Safety
