@@ -51,7 +51,7 @@ const EMBEDDING_SIGMA: f64 = 0.02;
 /// Of the logits over the vocabulary.
 const LOGIT_SIGMA: f64 = 4.0;
 /// Of the attention scores over the positions, before the softmax.
-const SCORE_SIGMA: f64 = 1.7;
+const SCORE_SIGMA: f64 = 1.5;
 /// Mean of the norm weights inside the layers; their standard deviation is a seventh of the mean.
 const NORM_MEAN: f64 = 0.5;
 const NORM_SPREAD: f64 = 1.0 / 7.0;
@@ -65,7 +65,7 @@ const ATTENTION_SHARE: f64 = 0.5;
 /// Part of the last residual's variance that the first layer's feed-forward writes, where tokens
 /// are still unlike each other. Steadies the later layers against rounding, as the large early
 /// activations of trained models do.
-const FIRST_LAYER_SHARE: f64 = 0.5;
+const FIRST_LAYER_SHARE: f64 = 0.7;
 /// Root mean square of `silu(g) · u` for independent standard Gaussians.
 const SWIGLU_RMS: f64 = 0.596;
 
