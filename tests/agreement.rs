@@ -29,7 +29,7 @@ fn score(engine: &str, model: &Path, tokens: &[u32], first: u32) -> Logits {
     let engine = registry.find(engine).unwrap();
     let mut provisioner = Provisioner::new(CacheDir::from_env().path().into(), false).unwrap();
     provisioner.program = PathBuf::from(env!("CARGO_BIN_EXE_llm-bench"));
-    let installed = provisioner.provide(engine, &|_| {}).unwrap();
+    let installed = provisioner.provide(engine, "", &|_| {}).unwrap();
     let threads = std::thread::available_parallelism().unwrap().get() as u32;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("logits.f32");
@@ -111,13 +111,14 @@ fn candle_and_pytorch_f32_give_the_golden_logits_on_tiny() {
     let path = folder.path().join("tiny.gguf");
     std::fs::write(&path, include_bytes!("../models/tiny.gguf")).unwrap();
     let golden = golden::scored().unwrap();
-    for engine in ["candle", "pytorch-f32"] {
+    // candle's KV cache is f16: 11 bits of keys and values that are a few units large.
+    for (engine, limit) in [("candle", 2e-2), ("pytorch-f32", 1e-3)] {
         let logits = score(engine, &path, &golden.ids, 0);
         for at in &golden.positions {
             let row = logits.rows().nth(at.position as usize).unwrap();
             for (got, expected) in row.iter().zip(&at.logits) {
                 let far = (got - expected).abs();
-                assert!(far < 2e-3, "{engine} at {}: {got}, golden {expected}", at.position);
+                assert!(far < limit, "{engine} at {}: {got}, golden {expected}", at.position);
             }
             let top = (0..row.len()).max_by(|i, j| row[*i].total_cmp(&row[*j])).unwrap();
             assert_eq!(top as u32, at.argmax, "{engine} at {}", at.position);

@@ -24,7 +24,7 @@ pub fn run(command: &EnginesCommand) -> Result<()> {
 fn list(registry: &Registry) -> Result<()> {
     let looking = Provisioner::new(CacheDir::from_env().path().into(), false)?;
     for engine in registry.all() {
-        let state = match looking.provide(engine, &|_| {}) {
+        let state = match looking.provide(engine, "tiny", &|_| {}) {
             Ok(_) => "ready",
             Err(_) => "not installed",
         };
@@ -37,7 +37,7 @@ fn install(registry: &Registry, names: &[String]) -> Result<()> {
     let engines = names.iter().map(|n| registry.find(n)).collect::<Result<Vec<_>>>()?;
     let provisioner = Provisioner::new(CacheDir::from_env().path().into(), true)?;
     for engine in engines {
-        provisioner.provide(engine, &say)?;
+        provisioner.provide(engine, "", &say)?;
         println!("{}: ready", engine.name);
     }
     Ok(())
@@ -47,13 +47,15 @@ fn install(registry: &Registry, names: &[String]) -> Result<()> {
 fn check(registry: &Registry, names: &[String]) -> Result<()> {
     let looking = Provisioner::new(CacheDir::from_env().path().into(), false)?;
     let engines: Vec<&EngineSpec> = match names.is_empty() {
-        true => registry.all().iter().filter(|e| looking.provide(e, &|_| {}).is_ok()).collect(),
+        true => {
+            registry.all().iter().filter(|e| looking.provide(e, "tiny", &|_| {}).is_ok()).collect()
+        }
         false => names.iter().map(|n| registry.find(n)).collect::<Result<_>>()?,
     };
     let found = find_model("tiny", None, WeightsPolicy::Auto, 0)?;
     let mut failed = Vec::new();
     for engine in engines {
-        let verdict = looking.provide(engine, &|_| {}).and_then(|installed| {
+        let verdict = looking.provide(engine, "tiny", &|_| {}).and_then(|installed| {
             converse(engine, installed.command(1), &found.path, found.model.n_vocab)
         });
         match verdict {

@@ -100,12 +100,15 @@ fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> 
     }
 
     let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
-    let arms = provide(engines, &found.model, &provisioner);
+    let n_ctx = workload.n_ctx().next_multiple_of(256).min(found.model.context_length);
+    // Compiled code is for these shapes and this many threads.
+    let work = format!("{} n_ctx {n_ctx} threads {threads}", found.model.sha256);
+    let arms = provide(engines, &found.model, &provisioner, &work);
     if interrupt::requested() {
         bail!("stopped before anything was measured");
     }
 
-    let bandwidth = bandwidth::measure(threads, BANDWIDTH_BUFFER);
+    let bandwidth = bandwidth::measure(threads, BANDWIDTH_BUFFER)?;
     let mut record = Record {
         schema: SCHEMA.into(),
         run: identity(args, threads),
@@ -119,7 +122,7 @@ fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> 
     };
     record.host.measured_read_bandwidth_bytes_per_s = Some(bandwidth.rate.0);
     record.host.bandwidth_method = Some(bandwidth.method);
-    let settings = settings(args, &found.path, &workload, &record, threads, bandwidth.rate);
+    let settings = settings(args, &found.path, n_ctx, threads, bandwidth.rate);
     announce(&record, &workload, threads);
     page_cache::bring(&settings.model_path, args.page_cache)?;
 
@@ -176,14 +179,19 @@ fn workload(args: &RunArgs, found: &Found) -> Result<Workload> {
 }
 
 /// Makes every engine startable; one that cannot be is an arm with a reason.
-fn provide(engines: &[EngineSpec], model: &Model, provisioner: &Provisioner) -> Vec<ArmPlan> {
+fn provide(
+    engines: &[EngineSpec],
+    model: &Model,
+    provisioner: &Provisioner,
+    work: &str,
+) -> Vec<ArmPlan> {
     engines
         .iter()
         .map(|engine| {
             let takes = engine.quants.is_empty()
                 || engine.quants.iter().any(|q| q.eq_ignore_ascii_case(&model.quant));
             let installed = if takes {
-                provisioner.provide(engine, &say).map_err(|e| Unavailable {
+                provisioner.provide(engine, work, &say).map_err(|e| Unavailable {
                     kind: FailureKind::MissingDependency,
                     message: format!("{e:#}"),
                 })
@@ -251,8 +259,7 @@ fn identity(args: &RunArgs, threads: u32) -> Run {
 fn settings(
     args: &RunArgs,
     path: &Path,
-    workload: &Workload,
-    record: &Record,
+    n_ctx: u32,
     threads: u32,
     bandwidth: BytesPerSecond,
 ) -> Settings {
@@ -260,7 +267,7 @@ fn settings(
         model_path: path.to_path_buf(),
         device: args.device.clone(),
         threads,
-        n_ctx: workload.n_ctx().next_multiple_of(256).min(record.model.context_length),
+        n_ctx,
         warmup: args.warmup,
         iterations: args.iterations,
         page_cache: args.page_cache,

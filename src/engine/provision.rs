@@ -43,7 +43,14 @@ impl Provisioner {
     }
 
     /// Makes the engine startable, installing what is missing; `say` gets a line of progress.
-    pub fn provide(&self, engine: &EngineSpec, say: &dyn Fn(&str)) -> Result<Installed> {
+    /// `work` names what it will compute: each has a compile cache of its own, so that
+    /// "populated" means populated for this.
+    pub fn provide(
+        &self,
+        engine: &EngineSpec,
+        work: &str,
+        say: &dyn Fn(&str),
+    ) -> Result<Installed> {
         match &engine.launcher {
             Launcher::Builtin => Ok(Installed {
                 program: self.program.clone(),
@@ -51,7 +58,7 @@ impl Provisioner {
                 env: Vec::new(),
                 compile_cache: None,
             }),
-            Launcher::Folder(folder) => self.provide_folder(engine, folder, say),
+            Launcher::Folder(folder) => self.provide_folder(engine, folder, work, say),
         }
     }
 
@@ -59,6 +66,7 @@ impl Provisioner {
         &self,
         engine: &EngineSpec,
         folder: &EngineFolder,
+        work: &str,
         say: &dyn Fn(&str),
     ) -> Result<Installed> {
         let m = &folder.manifest;
@@ -70,7 +78,13 @@ impl Provisioner {
         let mut env: Vec<_> = m.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let mut compile_cache = None;
         if !m.compile_cache_env.is_empty() && engine.compiles() {
-            let root = self.cache.join("compile").join(&engine.name);
+            let code = script.parent().and_then(Path::file_name).unwrap_or_default();
+            let key = short_hash(&[
+                work.as_bytes(),
+                code.as_encoded_bytes(),
+                python.as_os_str().as_encoded_bytes(),
+            ]);
+            let root = self.cache.join("compile").join(format!("{}-{key}", engine.name));
             for name in &m.compile_cache_env {
                 let own = root.join(name.to_ascii_lowercase());
                 env.push((name.clone(), own.to_string_lossy().into_owned()));
@@ -332,7 +346,8 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let provisioner = Provisioner::new(cache.path().into(), false).unwrap();
         let registry = Registry::load().unwrap();
-        let error = provisioner.provide(registry.find("pytorch").unwrap(), &|_| {}).unwrap_err();
+        let error =
+            provisioner.provide(registry.find("pytorch").unwrap(), "", &|_| {}).unwrap_err();
         let error = error.to_string();
         assert!(error.contains("--no-install") && error.contains("engines install"), "{error}");
     }

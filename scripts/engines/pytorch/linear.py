@@ -12,16 +12,17 @@ medians, weights out of cache:
     _weight_int4pack_mm_for_cpu, bf16 scales  0.45
     int4 tiles, exact, Inductor               0.45
 
-A 1B model, CPU seconds of both threads together (the machine was busy, so no wall time):
+LLaMA 3.2 1B at Q4_0, two threads of an otherwise idle Zen 5, `llm-bench run`, medians of interleaved launches:
 
-    decode, ms a token                                   prefill of 128, s
-    Q4_0: tiles 63, int4pack eager 76                    tiles 1.27, int4pack 1.46
-    Q8_0: tiles 90, bf16 eager 101                       tiles 1.42, bf16 0.63
+    layers                             decode, tok/s   prefill of 16 / 64 / 127, tok/s
+    int4pack, in the compiled step              32.2               140 / 161 / 159
+    int4pack, eager, head dense bf16            27.3               138 / 163 / 160
+    int4 tiles, compiled                        25.2                30 / 107 / 171
 
-So compiled arms use the tiles, which keep the file's integers and are the fastest; bf16 and not f16
-is the 16-bit type. In prefill tiles become bf16 some rows at a time: a fixed 0.7 s a prompt, for half
-the memory of dense weights. Without a compiler the tiles are useless: there 4-bit types go to ATen's
-kernel, and the others become dense bf16, exact but for one rounding.
+So 4-bit layers go to ATen's kernel in every arm. The other quantized types are tiles in compiled arms,
+which keep the file's integers, and in prefill become bf16 some rows at a time; without a compiler
+tiles are useless, and these types become dense bf16, exact but for one rounding. bf16 and not f16 is
+the 16-bit type.
 """
 
 import copy
@@ -91,7 +92,9 @@ class Int4Pack:
         """bf16 `[T, cols]` to bf16 `[T, rows]`."""
         return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.weight, 32, self.scales_and_zeros)
 
-    gemv = gemm
+    def gemv(self, x):
+        """`[1, cols]` to `[1, rows]` of the same type; bf16 in between."""
+        return self.gemm(x.to(torch.bfloat16)).to(x.dtype)
 
 
 def int4pack(q: torch.Tensor) -> torch.Tensor:
@@ -279,10 +282,10 @@ def make_linear(tensors: list[Tensor], dtype: torch.dtype, device: str, tiles: b
     parts = []
     for group in groups:
         kind = group[0].type
-        if tiles and kind not in ("F32", "F16", "BF16") and all(t.rows % LANES == 0 for t in group):
-            parts.append(Tiles(group))
-        elif int4 and kind in FOUR_BIT and all(t.rows % 64 == 0 for t in group):
+        if int4 and kind in FOUR_BIT and all(t.rows % 64 == 0 for t in group):
             parts.append(Int4Pack(group))
+        elif tiles and kind not in ("F32", "F16", "BF16") and all(t.rows % LANES == 0 for t in group):
+            parts.append(Tiles(group))
         else:
             parts.append(Dense(group, dtype, device))
         if not parts[-1].mapped_bytes:

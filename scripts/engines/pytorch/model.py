@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from dequant import dequantize
 from gguf_reader import BadModel, Gguf
-from linear import Tiles, dense_tiles, make_linear, materialize
+from linear import FOUR_BIT, Tiles, dense_tiles, make_linear, materialize
 
 HEAD_TILES = 1024  # tiles of the output head multiplied at a time
 SCORE_ROWS = 64  # positions whose logits are computed at a time: 33 MB at a vocabulary of 128256
@@ -94,7 +94,8 @@ class Model:
         # Tiles have f16 scales. Inductor does not vectorise a kernel with both f16 and bf16 in it, so
         # decoding over tiles computes in f32 with a cache of f16; over dense weights all is of their type.
         self.decode_dtype = torch.float32 if tiled else self.dtype
-        self.kv_dtype = torch.float16 if tiled else self.dtype
+        packed = file.tensor("blk.0.attn_q.weight").type in FOUR_BIT  # Int4Pack: bf16 in and out
+        self.kv_dtype = torch.float16 if tiled and not packed else self.dtype
         # In pieces, because sums by groups of a whole vocabulary (65 MB) would leave the cache and be slow.
         self.head_pieces = self.head.pieces(HEAD_TILES) if tiled else [self.head]
         q_rows, kv_rows = c.heads * c.head_dim, c.kv_heads * c.head_dim
@@ -353,8 +354,8 @@ class Model:
             notes.append("16-bit means bf16: this CPU has no fast f16 products.")
         if "Tiles" in kernels:
             notes.append(
-                "Quantized weights stay the file's integers. Decode multiplies them in float32 through Inductor; scales are "
-                "f16, exact for Q4_0 and Q8_0, rounded once in K types. Prefill makes them bf16, 1024 rows at a time."
+                "Quantized weights that ATen has no kernel for stay the file's integers. Decode multiplies them in float32 "
+                "through Inductor; scales are f16, exact for Q8_0, rounded once in K types. Prefill makes them bf16."
             )
         if "Int4Pack" in kernels:
             notes.append("4-bit weights: _weight_int4pack_mm_for_cpu, group 32, the file's integers, scales and zeros rounded to bf16.")
