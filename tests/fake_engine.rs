@@ -187,11 +187,11 @@ fn children_of_an_engine_do_not_outlive_it() {
     assert_eq!(launch(&record, "fake-orphan").status, Status::Ok);
 }
 
-/// Starts a run of the slow engine and waits for its first launch.
+/// Starts a long run of the slow engine.
 fn start_slow_run(dir: &Path) -> std::process::Child {
     let exe = assert_cmd::cargo::cargo_bin("llm-bench");
     let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
-    let child = std::process::Command::new(exe)
+    std::process::Command::new(exe)
         .args(["run", "--model", "tiny", "--engine", "fake-slow", "-r", "50", "-p", "8", "-n", "4"])
         .env("LLM_BENCH_ENGINES", engines)
         .env("LLM_BENCH_CACHE", dir.join("cache"))
@@ -199,17 +199,19 @@ fn start_slow_run(dir: &Path) -> std::process::Child {
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Waits until the record of a run holds a launch.
+fn wait_for_a_launch(dir: &Path) {
     let give_up = Instant::now() + Duration::from_secs(120);
-    loop {
+    let kept = || {
+        std::fs::read_dir(dir.join("results")).into_iter().flatten().flatten().any(|e| {
+            Record::read(&e.path()).is_ok_and(|r| r.arms.iter().any(|a| !a.launches.is_empty()))
+        })
+    };
+    while !kept() {
         assert!(Instant::now() < give_up, "no launch was kept");
-        let kept =
-            std::fs::read_dir(dir.join("results")).into_iter().flatten().flatten().any(|e| {
-                Record::read(&e.path()).is_ok_and(|r| r.arms.iter().any(|a| !a.launches.is_empty()))
-            });
-        if kept {
-            return child;
-        }
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -218,6 +220,7 @@ fn start_slow_run(dir: &Path) -> std::process::Child {
 fn ctrl_c_keeps_what_was_measured() {
     let dir = tempfile::tempdir().unwrap();
     let child = start_slow_run(dir.path());
+    wait_for_a_launch(dir.path());
     let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -233,6 +236,7 @@ fn ctrl_c_keeps_what_was_measured() {
 fn when_the_harness_is_killed_its_engine_dies_and_the_record_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = start_slow_run(dir.path());
+    wait_for_a_launch(dir.path());
     child.kill().unwrap();
     child.wait().unwrap();
     let give_up = Instant::now() + Duration::from_secs(10);

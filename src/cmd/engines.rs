@@ -37,8 +37,8 @@ fn install(registry: &Registry, names: &[String]) -> Result<()> {
     let engines = names.iter().map(|n| registry.find(n)).collect::<Result<Vec<_>>>()?;
     let provisioner = Provisioner::new(CacheDir::from_env().path().into(), true)?;
     for engine in engines {
-        provisioner.provide(engine, "", &say)?;
-        println!("{}: ready", engine.name);
+        let installed = provisioner.provide(engine, "", &say)?;
+        println!("{}: ready, {}", engine.name, installed.program.display());
     }
     Ok(())
 }

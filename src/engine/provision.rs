@@ -28,7 +28,8 @@ pub struct Provisioner {
 /// An engine that can be started.
 #[derive(Debug, Clone)]
 pub struct Installed {
-    program: PathBuf,
+    /// What is started: a Python, or this program itself.
+    pub program: PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
     /// The folder of the engine's compile cache, if it has one.

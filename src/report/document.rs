@@ -5,7 +5,7 @@ use super::text::clean;
 use crate::analysis;
 use crate::metric::{METRICS, Metric, Rank, find};
 use crate::record::{Arm, Comparison, MetricSummary, Record, WeightsSource};
-use crate::units::{Bytes, BytesPerSecond, three_digits};
+use crate::units::{Bytes, BytesPerSecond, Seconds, three_digits};
 
 /// The metrics that are shown prompt by prompt.
 const PER_PROMPT: [&str; 3] = ["decode_tps", "prefill_tps", "ttft_s"];
@@ -229,7 +229,14 @@ fn remarks(record: &Record) -> Vec<Remark> {
 
 fn notes(record: &Record) -> Vec<String> {
     let of = |arm: &Arm| -> Vec<String> {
-        arm.notes.iter().map(|note| format!("{}: {}", clean(&arm.label), clean(note))).collect()
+        let prepared = arm.preparation.get("cold_start_ttft_s_empty_compile_cache").map(|s| {
+            let took = Seconds(*s);
+            format!(
+                "with an empty compile cache its cold start took {took} (once, not in the table)"
+            )
+        });
+        let notes = arm.notes.iter().cloned().chain(prepared);
+        notes.map(|note| format!("{}: {}", clean(&arm.label), clean(&note))).collect()
     };
     record.arms.iter().flat_map(of).collect()
 }

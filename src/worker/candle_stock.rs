@@ -10,6 +10,7 @@ use candle_transformers::models::quantized_llama::{MAX_SEQ_LEN, ModelWeights};
 
 use super::candle::{argmax, check_tokens, internal};
 use super::{Engine, Timed};
+use crate::model::gguf::dtype_label;
 use crate::protocol::{
     EngineError, ErrorKind, Generate, Load, Loaded, MemoryBook, Precision, Score,
 };
@@ -92,7 +93,7 @@ impl Engine for CandleStock {
             ]),
             precision: facts.precision,
             memory: self.memory(),
-            weight_bytes_per_token: None,
+            weight_bytes_per_token: facts.weight_bytes_per_token,
             settings: BTreeMap::from([("threads".to_string(), request.threads.into())]),
             notes,
         })
@@ -167,6 +168,8 @@ struct Facts {
     kv_bytes_per_position: u64,
     has_rope_factors: bool,
     float_weights: bool,
+    /// Of a file of 16-bit weights, which are read as f32; absent where they are read as stored.
+    weight_bytes_per_token: Option<u64>,
     precision: Precision,
 }
 
@@ -182,11 +185,20 @@ impl Facts {
         let (heads, kv_heads) =
             (number("llama.attention.head_count")?, number("llama.attention.head_count_kv")?);
         let (layers, hidden) = (number("llama.block_count")?, number("llama.embedding_length")?);
+        // The matrices that a decoded token is multiplied with.
+        let tied = !content.tensor_infos.contains_key("output.weight");
+        let multiplied = |name: &str| {
+            name.starts_with("blk.")
+                || name == "output.weight"
+                || (tied && name == "token_embd.weight")
+        };
         let mut types: BTreeMap<String, usize> = BTreeMap::new();
+        let mut widened_bytes = 0;
         for (name, info) in &content.tensor_infos {
-            if name.starts_with("blk.") && info.shape.rank() == 2 {
-                let dtype = format!("{:?}", info.ggml_dtype).to_lowercase();
+            if multiplied(name) && info.shape.rank() == 2 {
+                let dtype = dtype_label(info.ggml_dtype).to_lowercase();
                 *types.entry(dtype).or_default() += info.shape.elem_count();
+                widened_bytes += size_of::<f32>() as u64 * info.shape.elem_count() as u64;
             }
         }
         let mut types: Vec<(String, usize)> = types.into_iter().collect();
@@ -205,6 +217,10 @@ impl Facts {
             kv_bytes_per_position: 2 * 4 * layers * kv_heads * (hidden / heads),
             has_rope_factors: content.tensor_infos.contains_key("rope_freqs.weight"),
             float_weights,
+            weight_bytes_per_token: types
+                .iter()
+                .all(|(dtype, _)| is_float(dtype))
+                .then_some(widened_bytes),
             precision: Precision {
                 weights: weights.join("+"),
                 compute: compute.join("+"),

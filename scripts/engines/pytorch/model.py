@@ -315,11 +315,11 @@ class Model:
 
     def weights(self):
         """Every layer of weights, once."""
+        for layer in self.layers:
+            yield from (layer.qkv, layer.attn_output, layer.gate_up, layer.down)
         yield self.embedding
         if self.head is not self.embedding:
             yield self.head
-        for layer in self.layers:
-            yield from (layer.qkv, layer.attn_output, layer.gate_up, layer.down)
 
     def bytes_per_token(self) -> int:
         """Bytes of weights that one decode step reads: everything but an embedding that is only looked up."""
