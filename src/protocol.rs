@@ -113,6 +113,9 @@ pub struct MemoryBook {
     pub kv_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_bytes: Option<u64>,
+    /// All that the process holds in memory, as it reads it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

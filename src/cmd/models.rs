@@ -82,6 +82,10 @@ fn find_file(
                 let bar = download
                     .get_or_insert_with(|| ByteProgress::new(&format!("downloading {}", p.file)));
                 bar.set(p.done, p.total);
+                if crate::interrupt::requested() {
+                    say("stopped; the same command goes on where it was");
+                    std::process::exit(2);
+                }
             },
             synthesize: &mut |entry, quant, out| make(entry, quant, seed, out),
         },

@@ -242,7 +242,7 @@ fn identity(args: &RunArgs, threads: u32) -> Run {
         "launches": args.launches, "threads": threads, "warmup": args.warmup,
         "iterations": args.iterations, "delay_s": args.delay, "device": args.device,
         "page_cache": format!("{:?}", args.page_cache).to_lowercase(),
-        "timeout_s": args.timeout,
+        "timeout_s": args.timeout, "weights": args.weights.to_string(),
         "disturbed_if": {"busy_before_above": launch::BUSY_LIMIT, "steal_above": launch::STEAL_LIMIT},
     });
     let command: Vec<String> = std::env::args().collect();

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 
 use super::Engine;
 use crate::protocol::{
-    EngineError, ErrorKind, Generated, Hello, Logits, PROTOCOL, Ready, Reply, Request, Score,
-    Scored, read_message, write_message,
+    EngineError, ErrorKind, Generated, Hello, Logits, MemoryBook, PROTOCOL, Ready, Reply, Request,
+    Score, Scored, read_message, write_message,
 };
 use crate::units::MonoNs;
 
@@ -56,7 +56,10 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
         let reply = match request {
             Request::Bye => return Ok(()),
             Request::Hello { .. } => error(ErrorKind::Internal, "`hello` came twice"),
-            Request::Memory => Reply::Memory(engine.memory()),
+            Request::Memory => Reply::Memory(MemoryBook {
+                resident_bytes: memory_stats::memory_stats().map(|m| m.physical_mem as u64),
+                ..engine.memory()
+            }),
             Request::Load(load) => engine.load(&load).map_or_else(Reply::Error, Reply::Loaded),
             Request::Generate(g) if g.logits != Logits::None => {
                 error(ErrorKind::Internal, "logits come from `score`, not from `generate`")

@@ -22,11 +22,10 @@ use self::blocks::{Filler, TensorType};
 use self::recipe::{TensorPlan, Weights};
 use self::writer::{TensorEntry, Value, padded};
 use crate::model::arch::ArchSpec;
+use crate::model::gguf::SYNTHETIC_KEY;
 use crate::model::quant::Quant;
 use crate::units::Bytes;
 
-/// Metadata key that marks a file as synthetic.
-pub const SYNTHETIC_KEY: &str = "llm_bench.synthetic";
 /// Metadata key of the seed, a `u64`.
 pub const SEED_KEY: &str = "llm_bench.seed";
 /// Metadata key of the version of the method.
@@ -242,6 +241,10 @@ fn write_tensors(
         drop(sender);
         for written in receiver {
             match written {
+                Ok(_) if crate::interrupt::requested() => {
+                    stop.store(true, Ordering::Relaxed);
+                    anyhow::bail!("stopped; nothing was kept");
+                }
                 Ok(bytes) => {
                     done += bytes;
                     progress(done, layout.size);

@@ -209,6 +209,7 @@ impl Engine for Candle {
             weights_private_bytes: Some(model.weights.private_bytes() as u64),
             kv_bytes: Some(model.kv_bytes() as u64),
             activation_bytes: Some(model.activation_bytes() as u64),
+            ..MemoryBook::default()
         }
     }
 }
