@@ -30,7 +30,7 @@ pub enum Request {
 pub enum Reply {
     Hello(Hello),
     Ready(Ready),
-    Loaded(Loaded),
+    Loaded(Box<Loaded>),
     Generated(Generated),
     Scored(Scored),
     Memory(MemoryBook),

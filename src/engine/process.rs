@@ -181,7 +181,7 @@ impl EngineProcess {
 
     pub fn load(&mut self, load: Load) -> Result<Stamped<Loaded>, Failure> {
         let loaded = self.ask("load", Request::Load(load), self.deadlines.load, |r| match r {
-            Reply::Loaded(l) => Ok(l),
+            Reply::Loaded(l) => Ok(*l),
             other => Err(Box::new(other)),
         })?;
         let l = &loaded.value;

@@ -60,7 +60,9 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
                 resident_bytes: memory_stats::memory_stats().map(|m| m.physical_mem as u64),
                 ..engine.memory()
             }),
-            Request::Load(load) => engine.load(&load).map_or_else(Reply::Error, Reply::Loaded),
+            Request::Load(load) => {
+                engine.load(&load).map_or_else(Reply::Error, |l| Reply::Loaded(Box::new(l)))
+            }
             Request::Generate(g) if g.logits != Logits::None => {
                 error(ErrorKind::Internal, "logits come from `score`, not from `generate`")
             }
