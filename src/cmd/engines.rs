@@ -118,6 +118,7 @@ fn converse(
         "{same} of {all} golden tokens (weights {}, compute {}, KV {})",
         p.weights, p.compute, p.kv
     );
-    // 16-bit arithmetic may fall the other way at a near tie; float32 may not.
-    if same == all || (p.compute != "f32" && same > 0) { Ok(told) } else { bail!(told) }
+    // 16-bit arithmetic may fall the other way at a near tie, and then the rest of that text
+    // differs; float32 may not. An engine that computes something else differs at once.
+    if same == all || (p.compute != "f32" && 2 * same >= all) { Ok(told) } else { bail!(told) }
 }

@@ -12,7 +12,7 @@ medians, weights out of cache:
     _weight_int4pack_mm_for_cpu, bf16 scales  0.45
     int4 tiles, exact, Inductor               0.45
 
-LLaMA 3.2 1B at Q4_0, two threads of an otherwise idle Zen 5, `llm-bench run`, medians of interleaved launches:
+LLaMA 3.2 1B at Q4_0, two threads of an otherwise idle Zen 5, `llm-bench run -r 3`, means over interleaved launches:
 
     layers                             decode, tok/s   prefill of 16 / 64 / 127, tok/s
     int4pack, in the compiled step              32.2               140 / 161 / 159

@@ -9,8 +9,7 @@ import os
 import sys
 
 PROTOCOL = 1
-OPTIONS = {"compile": False, "half": True, "cache": None}  # `cache` only informs: the harness empties it
-
+OPTIONS = {"compile": False, "half": True}
 
 FIELDS = {
     "load": ("path", "device", "threads", "n_ctx"),
