@@ -15,7 +15,8 @@ use crate::model::locate::WeightsPolicy;
   llm-bench run --model llama3-1b         the comparison with PyTorch (about ten minutes)
   llm-bench run --model llama3-1b --engine candle     without Python, about a minute
 
-Exit codes: 0 done, 2 usage or tool error (also when nothing could be measured).")]
+Exit codes: 0 done, 2 usage or tool error (also when nothing could be measured), 4 not
+comparable (verify: an engine computes something else).")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -28,6 +29,8 @@ pub struct Cli {
 pub enum Command {
     /// Measure engines on a model and compare them
     Run(Box<RunArgs>),
+    /// Do engines compute the same function on this file? Teacher-forced logits against float32
+    Verify(VerifyArgs),
     /// Show result files again, as a table, Markdown, CSV or JSON
     Report(ReportArgs),
     /// List, download, make and look into models
@@ -91,6 +94,9 @@ pub struct RunArgs {
     /// Never install an engine's dependencies
     #[arg(long)]
     pub no_install: bool,
+    /// Skip the check that the engines compute the same function
+    #[arg(long)]
+    pub no_verify: bool,
     /// The same as --engine … with pytorch-eager in place of pytorch
     #[arg(long)]
     pub pytorch_no_compile: bool,
@@ -111,6 +117,40 @@ pub struct RunArgs {
     /// Folder of the result files
     #[arg(long, default_value = "results", value_name = "DIR")]
     pub output_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A name from `models list`, or a GGUF file
+    #[arg(short, long, default_value = "llama3-1b", value_name = "NAME|FILE")]
+    pub model: String,
+    /// Quantization; a comma list verifies one after the other [default: the model's own]
+    #[arg(long, value_delimiter = ',', value_name = "Q")]
+    pub quant: Vec<String>,
+    /// Engines, comma separated [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub engine: Vec<String>,
+    /// The engine that is taken as right [default: pytorch-f32, or candle-f32 without Python]
+    #[arg(long, value_name = "NAME")]
+    pub reference: Option<String>,
+    /// Positions to compare, at most the model's context
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(2..=131_072))]
+    pub positions: u32,
+    /// How many of them, the last ones, are computed one by one as in decoding
+    #[arg(long, default_value_t = 64)]
+    pub decode: u32,
+    /// Threads of every engine [default: the processors that this process may use]
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Where weights come from
+    #[arg(long, default_value_t = WeightsPolicy::Auto, value_name = "auto|hub|file|synthetic")]
+    pub weights: WeightsPolicy,
+    /// Never install an engine's dependencies
+    #[arg(long)]
+    pub no_install: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,9 @@ use llm_bench::cli::{Cli, Command};
 use llm_bench::{cmd, interrupt, units::MonoNs, worker};
 use tracing::Level;
 
+/// The exit code of a comparison that must not be made.
+const NOT_COMPARABLE: u8 = 4;
+
 fn main() -> ExitCode {
     let entry = MonoNs::now();
     let cli = Cli::parse();
@@ -25,6 +28,11 @@ fn main() -> ExitCode {
             interrupt::install();
             match command {
                 Command::Run(args) => cmd::run::run(args),
+                Command::Verify(args) => match cmd::verify::run(args) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => return ExitCode::from(NOT_COMPARABLE),
+                    Err(e) => Err(e),
+                },
                 Command::Report(args) => cmd::report::run(args),
                 Command::Models(command) => cmd::models::run(command),
                 Command::Engines(command) => cmd::engines::run(command),

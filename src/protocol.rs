@@ -161,6 +161,10 @@ pub struct Score {
     pub logits_path: String,
     #[serde(default)]
     pub first: u32,
+    /// Positions from this one on go through the model one by one, as in decoding; absent: all
+    /// may go together, as in a prefill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode_from: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -170,6 +174,9 @@ pub struct Scored {
     pub positions: u32,
     /// Columns of each row.
     pub vocab: u32,
+    /// How many of the rows, the last ones, came from decode steps.
+    #[serde(default)]
+    pub decoded: u32,
     pub t_begin_ns: u64,
     pub t_end_ns: u64,
 }

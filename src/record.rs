@@ -1,6 +1,8 @@
 //! The result file: what was run, on what, and every raw sample. Versioned, written whole after
 //! every launch, so that a crash keeps what was measured. Numbers that are missing are absent.
 
+mod verification;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::metric::Better;
 pub use crate::protocol::{MemoryBook, Precision};
+pub use verification::{Divergence, FreeRunning, Limit, Verdict, Verification};
 
 /// Name and version of the format; the major number changes when old readers would misread.
 pub const SCHEMA: &str = "llm-bench/1";
@@ -151,6 +154,9 @@ pub struct Arm {
     /// empty compile cache. Not in the table's figures.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub preparation: BTreeMap<String, f64>,
+    /// Whether it computes the same function as the reference; absent if that was not checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
     pub launches: Vec<Launch>,
     /// Over the launches that are ok; filled by `analysis`.
     #[serde(default)]

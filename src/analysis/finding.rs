@@ -71,6 +71,12 @@ pub(super) enum Finding {
         baseline: String,
         arms: Vec<String>,
     },
+    /// Failed the comparison with the float32 reference.
+    OtherFunction {
+        arm: String,
+        reference: String,
+        reason: String,
+    },
     TokensDiffer {
         arm: String,
         reference: String,
@@ -116,6 +122,7 @@ impl Finding {
             Finding::NotANumber { .. } => "not_a_number",
             Finding::Nondeterministic { .. } => "nondeterministic",
             Finding::UnequalPrecision { .. } => "unequal_precision",
+            Finding::OtherFunction { .. } => "other_function",
             Finding::TokensDiffer { .. } => "tokens_differ",
         }
     }
@@ -129,6 +136,7 @@ impl Finding {
             | Finding::BandwidthExceeded { arm, .. }
             | Finding::NotANumber { arm, .. }
             | Finding::Nondeterministic { arm, .. }
+            | Finding::OtherFunction { arm, .. }
             | Finding::TokensDiffer { arm, .. } => Some(arm),
             Finding::FewLaunches { arm, .. } => arm.as_deref(),
             _ => None,
@@ -215,6 +223,9 @@ impl Finding {
             Finding::UnequalPrecision { baseline, arms } => {
                 format!("not at equal precision with {baseline}: {}", arms.join(", "))
             }
+            Finding::OtherFunction { arm, reference, reason } => {
+                format!("{arm} does not compute the same function as {reference}: {reason}")
+            }
             Finding::TokensDiffer { arm, reference, prompt, agree, of, differing, prompts } => {
                 let others = match differing {
                     0 | 1 => String::new(),
@@ -268,6 +279,9 @@ impl Finding {
             }
             Finding::UnequalPrecision { .. } => {
                 "read their ratios with the rows Weights, Compute and KV cache"
+            }
+            Finding::OtherFunction { .. } => {
+                "its speed is that of another model; llm-bench verify shows the numbers"
             }
             Finding::TokensDiffer { .. } => {
                 "rounding can do that at a near tie; so can an engine that computes something else"

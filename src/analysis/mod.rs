@@ -2,6 +2,7 @@
 //! plain reading. Reads records and nothing else, so it works on files of another machine and day.
 
 mod comparison;
+pub mod divergence;
 mod finding;
 mod reading;
 mod summary;

@@ -148,6 +148,7 @@ pub fn arm(engine: &Engine, launches: u32) -> Arm {
         settings: BTreeMap::new(),
         notes: vec![],
         preparation: Default::default(),
+        verification: None,
         launches: (0..launches).map(|i| launch(engine, i)).collect(),
         metrics: BTreeMap::new(),
         prompt_metrics: BTreeMap::new(),
@@ -174,6 +175,7 @@ pub fn failed_arm(label: &str, launches: u32) -> Arm {
         precision: None,
         notes: vec!["torch.compile, max-autotune, bf16".into()],
         preparation: Default::default(),
+        verification: None,
         launches: (0..launches).map(failed).collect(),
         ..arm(&CANDLE, 0)
     }

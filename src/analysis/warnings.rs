@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::finding::{Finding, Seen};
 use super::{kind_name, ok_launches, tokens};
-use crate::record::{Arm, FailureKind, Launch, Record, Role, Status, Warning, WeightsSource};
+use crate::record::{Arm, FailureKind, Launch, Record, Role, Status, Verdict, Warning, WeightsSource};
 use crate::stats::{self, Sample};
 
 /// Decode varies more than this between launches.
@@ -163,6 +163,13 @@ fn of_the_arm(arm: &Arm) -> Vec<Finding> {
         if !value.is_finite() && !found.contains(&finding) {
             found.push(finding);
         }
+    }
+    if let Some(v) = arm.verification.as_ref().filter(|v| v.verdict == Verdict::Fail) {
+        found.push(Finding::OtherFunction {
+            arm: label(),
+            reference: v.reference.clone(),
+            reason: v.reason.clone().unwrap_or_else(|| "no reason was recorded".into()),
+        });
     }
     let prompts = tokens::unstable_prompts(arm);
     if !prompts.is_empty() {

@@ -5,3 +5,4 @@ pub mod models;
 pub mod progress;
 pub mod report;
 pub mod run;
+pub mod verify;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use super::models::{DEFAULT_SEED, Found, find_model};
 use super::progress::{SessionProgress, say};
 use super::report::format_of;
+use super::verify::{Check, DECODED_IN_RUN, POSITIONS_IN_RUN, Subject};
 use crate::cli::RunArgs;
 use crate::engine::provision::Provisioner;
 use crate::engine::{Deadlines, EngineSpec, Registry};
@@ -18,7 +19,7 @@ use crate::measure::session::{self, ArmPlan, End, Unavailable};
 use crate::measure::{host, page_cache};
 use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
-use crate::record::{FailureKind, Model, Record, Run, SCHEMA, Status, WeightsSource};
+use crate::record::{FailureKind, Model, Record, Run, SCHEMA, Status, Verification, WeightsSource};
 use crate::report::{Format, Style, render};
 use crate::units::{Bytes, BytesPerSecond};
 use crate::workload::{PromptSet, Shape, Workload};
@@ -93,7 +94,7 @@ fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> 
     let workload = workload(args, &found)?;
     let threads = args
         .threads
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32));
+        .unwrap_or_else(host::available_threads);
     let order = plan(engines.len(), args.launches, args.seed);
     if args.list {
         return list(args, engines, &found.model, &workload, threads, &order);
@@ -108,6 +109,10 @@ fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> 
         bail!("stopped before anything was measured");
     }
 
+    let verdicts = match args.no_verify {
+        true => Vec::new(),
+        false => verdicts(&arms, &found, threads, &provisioner)?,
+    };
     let bandwidth = bandwidth::measure(threads, BANDWIDTH_BUFFER)?;
     let mut record = Record {
         schema: SCHEMA.into(),
@@ -120,6 +125,10 @@ fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> 
         comparisons: Vec::new(),
         warnings: Vec::new(),
     };
+    for (name, verdict) in verdicts {
+        let arm = record.arms.iter_mut().find(|arm| arm.engine == name);
+        arm.into_iter().for_each(|arm| arm.verification = Some(verdict.clone()));
+    }
     record.host.measured_read_bandwidth_bytes_per_s = Some(bandwidth.rate.0);
     record.host.bandwidth_method = Some(bandwidth.method);
     let settings = settings(args, &found.path, n_ctx, threads, bandwidth.rate);
@@ -212,6 +221,33 @@ fn provide(
             ArmPlan { engine: engine.clone(), installed }
         })
         .collect()
+}
+
+/// Whether the engines compute the same function. One that cannot be checked is measured all the
+/// same, and has no verdict.
+fn verdicts(
+    arms: &[ArmPlan],
+    found: &Found,
+    threads: u32,
+    provisioner: &Provisioner,
+) -> Result<Vec<(String, Verification)>> {
+    let check = Check::new(found, threads, POSITIONS_IN_RUN, DECODED_IN_RUN)?;
+    let startable = arms.iter().filter(|arm| arm.installed.is_ok());
+    let subjects = startable
+        .map(|arm| {
+            let installed = provisioner.provide(&arm.engine, &check.work(found), &say)?;
+            Ok(Subject { engine: arm.engine.clone(), installed })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let reference = check.reference(&Registry::load()?, found, None)?;
+    match check.for_run(&reference, subjects, found) {
+        Ok(verdicts) => Ok(verdicts),
+        Err(e) if interrupt::requested() => Err(e),
+        Err(e) => {
+            say(&format!("warning: the engines are not verified: {e:#}"));
+            Ok(Vec::new())
+        }
+    }
 }
 
 /// An engine that compiles starts with a populated cache in every measured launch; filling an

@@ -207,6 +207,35 @@ impl Installed {
         command
     }
 
+    /// A hash of the code that computes: this program, or the engine's scripts and the Python with
+    /// its pinned packages. What was found of an engine holds while this stays the same.
+    pub fn identity(&self) -> Result<String> {
+        let built_in = self.args.first().is_some_and(|a| a == "worker");
+        let script = self.args.get(1).map(Path::new).filter(|_| !built_in);
+        let Some(folder) = script.and_then(Path::parent) else {
+            let bytes = std::fs::read(&self.program)
+                .with_context(|| format!("cannot read {}", self.program.display()))?;
+            return Ok(short_hash(&[&bytes]));
+        };
+        let read = |folder: &Path| -> std::io::Result<Vec<(PathBuf, Vec<u8>)>> {
+            let mut files = Vec::new();
+            for entry in std::fs::read_dir(folder)? {
+                let path = entry?.path();
+                if path.is_file() && is_source(&path) {
+                    files.push((path.clone(), std::fs::read(&path)?));
+                }
+            }
+            files.sort();
+            Ok(files)
+        };
+        let files = read(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+        let mut parts = vec![self.program.as_os_str().as_encoded_bytes()];
+        for (path, bytes) in &files {
+            parts.extend([path.as_os_str().as_encoded_bytes(), bytes]);
+        }
+        Ok(short_hash(&parts))
+    }
+
     /// Whether the compile cache holds anything; `None` for an engine without one.
     pub fn compile_cache_populated(&self) -> Option<bool> {
         let root = self.compile_cache.as_ref()?;

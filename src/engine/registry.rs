@@ -227,24 +227,36 @@ impl EngineSpec {
 
 fn builtin() -> Vec<EngineSpec> {
     [
-        ("candle", "our LLaMA on candle-core, weights straight from the mapped file", None),
+        ("candle", "our LLaMA on candle-core, weights straight from the mapped file", "", None),
+        (
+            "candle-f32",
+            "the same in plain float32: a slow reference for verify",
+            "float32",
+            None,
+        ),
         (
             "candle-stock",
             "candle-transformers' quantized_llama exactly as published",
+            "",
             Some("it ignores rope_freqs.weight, LLaMA 3's rope scaling"),
         ),
     ]
-    .map(|(name, summary, known_difference)| EngineSpec {
+    .map(|(name, summary, switch, known_difference)| EngineSpec {
         name: name.into(),
         family: "builtin".into(),
         summary: summary.into(),
-        options: serde_json::Map::new(),
+        options: [switch].into_iter().filter(|s| !s.is_empty()).map(on).collect(),
         quants: Vec::new(),
         devices: cpu_only(),
         known_difference,
         launcher: Launcher::Builtin,
     })
     .to_vec()
+}
+
+/// A switch of `load.options` that is on.
+fn on(name: &str) -> (String, serde_json::Value) {
+    (name.into(), true.into())
 }
 
 #[cfg(test)]

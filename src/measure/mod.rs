@@ -1,6 +1,7 @@
 //! Measuring: the order of launches (`plan`), one launch (`launch`) and the numbers that it
 //! gives (`metrics`), what the machine is (`host`, `bandwidth`) and in what state it is
-//! (`sensors`, `page_cache`), and the session that runs it all (`session`).
+//! (`sensors`, `page_cache`), the session that runs it all (`session`), and what `verify` asks of an
+//! engine (`verify`).
 
 pub mod bandwidth;
 pub mod host;
@@ -10,3 +11,4 @@ pub mod page_cache;
 pub mod plan;
 pub mod sensors;
 pub mod session;
+pub mod verify;

@@ -52,6 +52,7 @@ pub fn arms(plans: &[ArmPlan]) -> Vec<Arm> {
             settings: Default::default(),
             notes: Vec::new(),
             preparation: Default::default(),
+            verification: None,
             launches: Vec::new(),
             metrics: Default::default(),
             prompt_metrics: Default::default(),

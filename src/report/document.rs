@@ -2,6 +2,7 @@
 
 use super::grid::{self, Row};
 use super::text::clean;
+use super::verification;
 use crate::analysis;
 use crate::metric::{METRICS, Metric, Rank, find};
 use crate::record::{Arm, Comparison, MetricSummary, Record, WeightsSource};
@@ -43,6 +44,8 @@ pub(super) struct Column {
     pub launches: String,
     /// Weights, compute, KV cache.
     pub precision: [Option<String>; 3],
+    /// `pass 2.5e-7`: the same function as the reference; absent where nothing was checked.
+    pub verified: Option<String>,
 }
 
 /// A warning.
@@ -172,6 +175,7 @@ fn column(arm: &Arm, baseline: Option<&str>) -> Column {
         failed: good == 0 && all > 0,
         launches: if good == all { good.to_string() } else { format!("{good} of {all}") },
         precision: [precision(|p| &p.weights), precision(|p| &p.compute), precision(|p| &p.kv)],
+        verified: arm.verification.as_ref().map(verification::short),
     }
 }
 
@@ -252,6 +256,17 @@ fn legend(record: &Record, baseline: Option<&str>) -> Vec<String> {
     let open = |c: &Comparison| c.ci95.is_some_and(|[low, high]| low <= 1.0 && 1.0 <= high);
     if record.comparisons.iter().any(open) {
         legend.push("~ the difference is not resolved".to_string());
+    }
+    let verified = record.arms.iter().find_map(|arm| {
+        let v = arm.verification.as_ref()?;
+        Some((&v.reference, v.divergence.as_ref()?))
+    });
+    if let Some((reference, d)) = verified {
+        legend.push(format!(
+            "Verified: NMSE of the logits against {} over {} positions",
+            clean(reference),
+            d.positions
+        ));
     }
     legend
 }

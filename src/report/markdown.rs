@@ -42,6 +42,9 @@ fn summary(document: &Document) -> String {
     out += &texts("Weights", document, |c| c.precision[0].clone());
     out += &texts("Compute", document, |c| c.precision[1].clone());
     out += &texts("KV cache", document, |c| c.precision[2].clone());
+    if document.columns.iter().any(|c| c.verified.is_some()) {
+        out += &texts("Verified", document, |c| c.verified.clone());
+    }
     for row in document.rows.iter().chain(&document.details) {
         out += &numbers(row, &row.title);
     }

@@ -7,6 +7,7 @@ mod grid;
 mod markdown;
 mod table;
 mod text;
+pub mod verification;
 
 use std::io::IsTerminal;
 

@@ -105,6 +105,9 @@ fn summary_lines(document: &Document) -> Vec<Line> {
         text("Compute", &|c| c.precision[1].clone()),
         text("KV cache", &|c| c.precision[2].clone()),
     ];
+    if document.columns.iter().any(|c| c.verified.is_some()) {
+        lines.push(text("Verified", &|c| c.verified.clone()));
+    }
     if !document.rows.is_empty() {
         lines.push(text_only("", document));
     }

@@ -45,7 +45,7 @@ const CANDLE_VERSION: &str = "0.11.1";
 /// Makes the engine of this name, or none.
 pub fn engine(name: &str) -> Option<Box<dyn Engine>> {
     match name {
-        "candle" => Some(Box::<candle::Candle>::default()),
+        "candle" | "candle-f32" => Some(Box::<candle::Candle>::default()),
         "candle-stock" => Some(Box::<candle_stock::CandleStock>::default()),
         _ => None,
     }

@@ -102,7 +102,12 @@ fn score(engine: &mut dyn Engine, s: &Score, begin: MonoNs) -> Result<Scored, En
         row.iter().try_for_each(|x| file.write_all(&x.to_le_bytes()))
     })?;
     file.flush().map_err(internal)?;
-    Ok(Scored { id: s.id, positions, vocab, t_begin_ns: begin.0, t_end_ns: MonoNs::now().0 })
+    let decoded = match s.decode_from {
+        Some(from) => (s.tokens.len() as u32).saturating_sub(from.max(s.first)),
+        None => 0,
+    };
+    let (begin, end) = (begin.0, MonoNs::now().0);
+    Ok(Scored { id: s.id, positions, vocab, decoded, t_begin_ns: begin, t_end_ns: end })
 }
 
 /// Keeps the original stdout for the protocol and points descriptor 1 at stderr.

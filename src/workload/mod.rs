@@ -49,6 +49,18 @@ pub enum WorkloadError {
     Shape(String),
 }
 
+/// The first `n` ids of a fixed text, begin-of-text first: the shipped `standard` prompts one
+/// after the other, from the start again where they end. For teacher-forced comparisons.
+pub fn fixed_text(tokenizer: &Tokenizer, n: usize) -> Result<Vec<u32>, WorkloadError> {
+    let set = PromptSet::embedded("standard").map_err(|e| WorkloadError::Shape(e.to_string()))?;
+    let texts: Vec<&str> = set.prompts.iter().map(|p| p.text.as_str()).collect();
+    let ids = tokenizer.encode(&texts.join("\n\n")).map_err(|e| WorkloadError::Tokenize {
+        id: set.name.clone(),
+        reason: e.to_string(),
+    })?;
+    Ok(ids.into_iter().cycle().take(n).collect())
+}
+
 impl Workload {
     /// The texts of a set as the ids of a model. `n_gen` overrides what the set says.
     pub fn from_set(

@@ -262,11 +262,15 @@ class Model:
 
     def _decode_step(self, token, position):
         """One token `[1]` at `position` `[1]` to the next id `[1]`, both int64 on the device."""
+        return self._decode_logits(token, position).argmax(-1, keepdim=True)
+
+    def _decode_logits(self, token, position):
+        """The same, to the logits `[vocab]` that the id is chosen from."""
         x = self.embedding.lookup(token).float()
         rope = self.rope[position]
         for layer in self.layers:
             x = self._layer(layer, x, rope, position)
-        return self._last_logits(x).argmax(-1, keepdim=True)
+        return self._last_logits(x)
 
     def _ids(self, tokens: list[int], room: int) -> torch.Tensor:
         if not tokens or len(tokens) + room > self.n_ctx:
@@ -306,12 +310,21 @@ class Model:
         return tokens, prefill_end, times
 
     @torch.inference_mode()
-    def score(self, tokens: list[int], first: int):
-        """Teacher-forced logits of positions `first`… as float32 `[rows, vocab]` pieces on the host."""
+    def score(self, tokens: list[int], first: int, together: int):
+        """Teacher-forced logits of positions `first`… as float32 `[rows, vocab]` pieces on the host.
+
+        The first `together` tokens go through the model as a prompt, the rest as decode steps.
+        """
         self._compile_once()
-        x = self._forward(self._ids(tokens, 0))[first:]
-        for part in x.split(SCORE_ROWS):
-            yield self.head.gemm(self._norm(part, self.output_norm, self.dtype)).float().cpu()
+        ids = self._ids(tokens, 0)
+        if together > 0:
+            for part in self._forward(ids[:together])[first:].split(SCORE_ROWS):
+                if part.shape[0]:
+                    yield self.head.gemm(self._norm(part, self.output_norm, self.dtype)).float().cpu()
+        for i in range(together, len(tokens)):
+            logits = self._decode_logits(ids[i : i + 1], self.positions[i : i + 1])
+            if i >= first:
+                yield logits[None].cpu()
 
     def weights(self):
         """Every layer of weights, once."""

@@ -119,7 +119,7 @@ def build(path, half=False, compiled=False, n_ctx=64):
 
 
 def scores(model, tokens):
-    return torch.cat(list(model.score(tokens, 0))).numpy()
+    return torch.cat(list(model.score(tokens, 0, len(tokens)))).numpy()
 
 
 TOKENS = np.random.default_rng(5).integers(0, VOCAB, 40).tolist()

@@ -193,12 +193,16 @@ class Engine:
     def score(self, request: dict) -> dict:
         """Teacher-forced logits, float32 row by row, into the file that the harness names."""
         begin, rows = time.monotonic_ns(), 0
+        tokens, first = request["tokens"], request.get("first", 0)
+        decode_from = request.get("decode_from")
+        together = len(tokens) if decode_from is None else min(decode_from, len(tokens))
         with open(request["logits_path"], "wb") as file:
-            for part in self.model.score(request["tokens"], request.get("first", 0)):
+            for part in self.model.score(tokens, first, together):
                 part.numpy().astype("<f4", copy=False).tofile(file)
                 rows += part.shape[0]
         end = time.monotonic_ns()
         answer = {"type": "scored", "id": request.get("id"), "positions": rows, "vocab": self.model.vocab}
+        answer["decoded"] = len(tokens) - max(together, first)
         return answer | {"t_begin_ns": begin, "t_end_ns": end}
 
     def memory(self, _request: dict) -> dict:

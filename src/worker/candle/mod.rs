@@ -43,11 +43,13 @@ struct Options {
     slow_down: f64,
     /// `portable`: leave this crate's SIMD kernels out.
     portable: bool,
+    /// `float32`: widen the weights to float32 and round nothing. Slow: a reference.
+    float32: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { slow_down: 1.0, portable: false }
+        Self { slow_down: 1.0, portable: false, float32: false }
     }
 }
 
@@ -58,10 +60,11 @@ impl Options {
             match (key.as_str(), value.as_f64(), value.as_bool()) {
                 ("slow_down", Some(x), _) if (1.0..=100.0).contains(&x) => options.slow_down = x,
                 ("portable", _, Some(on)) => options.portable = on,
+                ("float32", _, Some(on)) => options.float32 = on,
                 _ => {
                     return Err(internal(format!(
-                        "option {key} = {value}: the engine candle knows slow_down (1 to 100) and \
-                         portable (true or false)"
+                        "option {key} = {value}: the engine candle knows slow_down (1 to 100), \
+                         portable and float32 (true or false)"
                     )));
                 }
             }
@@ -101,6 +104,7 @@ impl Engine for Candle {
         let weights = Weights::find(&gguf, &config)?;
         drop(gguf); // the header with its vocabulary; the matrices keep the mapping
         let isa = if self.options.portable { Isa::portable() } else { Isa::detect() };
+        let isa = if self.options.float32 { isa.plain_f32() } else { isa };
         let (threads, n_ctx) = (request.threads as usize, request.n_ctx as usize);
         let encodings = weights.encodings();
         let mut notes =
@@ -126,9 +130,9 @@ impl Engine for Candle {
                 ("weights".to_string(), end.0 - parsed.0),
             ]),
             precision: Precision {
-                weights: names.join("+"),
+                weights: if self.options.float32 { "f32".into() } else { names.join("+") },
                 compute: compute.join("+"),
-                kv: "f16".into(),
+                kv: isa.kv_type().name().into(),
             },
             memory: self.memory(),
             weight_bytes_per_token: None,
@@ -186,7 +190,10 @@ impl Engine for Candle {
         check_tokens(&request.tokens, 0, model.n_ctx(), n_vocab)?;
         let mut logits = vec![0.0; SCORE_ROWS * n_vocab];
         let mut position = 0;
-        for batch in request.tokens.chunks(BATCH) {
+        let together = request.decode_from.map_or(usize::MAX, |n| n as usize);
+        let (together, one_by_one) =
+            request.tokens.split_at(together.min(request.tokens.len()));
+        for batch in together.chunks(BATCH).chain(one_by_one.chunks(1)) {
             model.forward(batch, position);
             let skipped = (request.first as usize).saturating_sub(position).min(batch.len());
             for start in (skipped..batch.len()).step_by(SCORE_ROWS) {

@@ -191,7 +191,8 @@ impl Model {
     ) -> Result<Self, EngineError> {
         let c = &config;
         let ram = total_ram();
-        let kv = KvCache::bytes_for(c.n_layers, c.n_kv_heads, c.head_dim, n_ctx);
+        let kv_type = isa.kv_type();
+        let kv = KvCache::bytes_for(kv_type, c.n_layers, c.n_kv_heads, c.head_dim, n_ctx);
         if kv.is_none_or(|bytes| bytes as u64 > ram) {
             let need = kv.map_or("more than 2^64".to_string(), |bytes| bytes.to_string());
             return Err(EngineError::new(
@@ -219,7 +220,7 @@ impl Model {
         };
         let widest = c.hidden.max(c.ffn).max(c.q_dim());
         Ok(Self {
-            cache: KvCache::new(c.n_layers, c.n_kv_heads, c.head_dim, n_ctx),
+            cache: KvCache::new(kv_type, c.n_layers, c.n_kv_heads, c.head_dim, n_ctx),
             multiplier: Multiplier::new(isa, batch, widest),
             rope,
             pool,
