@@ -236,7 +236,7 @@ fn reason(d: &Divergence, limit: &Limit, worst: f64) -> String {
          a limit on the context"
     } else {
         "right at position 0 and wrong from there on: attention (the order of query and key rows, \
-         the positions, the mask)"
+         positions, mask), or what a first token hides, such as a norm's epsilon"
     };
     format!("{numbers}; {place}")
 }

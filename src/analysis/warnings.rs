@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use super::finding::{Finding, Seen};
 use super::{kind_name, ok_launches, tokens};
-use crate::record::{Arm, FailureKind, Launch, Record, Role, Status, Verdict, Warning, WeightsSource};
+use crate::record::{
+    Arm, FailureKind, Launch, Record, Role, Status, Verdict, Warning, WeightsSource,
+};
 use crate::stats::{self, Sample};
 
 /// Decode varies more than this between launches.

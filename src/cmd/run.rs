@@ -92,9 +92,7 @@ fn engines(args: &RunArgs) -> Result<Vec<EngineSpec>> {
 fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> Result<()> {
     let found = find_model(&args.model, quant, args.weights, DEFAULT_SEED)?;
     let workload = workload(args, &found)?;
-    let threads = args
-        .threads
-        .unwrap_or_else(host::available_threads);
+    let threads = args.threads.unwrap_or_else(host::available_threads);
     let order = plan(engines.len(), args.launches, args.seed);
     if args.list {
         return list(args, engines, &found.model, &workload, threads, &order);

@@ -49,11 +49,9 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
     let registry = Registry::load()?;
     let engines: Vec<EngineSpec> = match args.engine.is_empty() {
         true => registry.all().to_vec(),
-        false => args
-            .engine
-            .iter()
-            .map(|name| registry.find(name).cloned())
-            .collect::<Result<_>>()?,
+        false => {
+            args.engine.iter().map(|name| registry.find(name).cloned()).collect::<Result<_>>()?
+        }
     };
     let mut passed = true;
     let mut all = Vec::new();
@@ -61,8 +59,7 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
         let found = find_model(&args.model, quant, args.weights, DEFAULT_SEED)?;
         let threads = args.threads.unwrap_or_else(host::available_threads);
         let check = Check::new(&found, threads, args.positions, args.decode)?;
-        let provisioner =
-            Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
+        let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
         let mut subjects = Vec::new();
         for engine in &engines {
             match provisioner.provide(engine, &check.work(&found), &say) {
@@ -204,7 +201,9 @@ impl Check {
             let logits = folder.path().join("subject.f32");
             let answer = ask(&subject.engine, &subject.installed, &self.question, &logits);
             let verdict = match answer {
-                Ok(answer) => self.compared(reference, &right, &expected, subject, &answer, &logits)?,
+                Ok(answer) => {
+                    self.compared(reference, &right, &expected, subject, &answer, &logits)?
+                }
                 Err(Failure::Interrupted) => bail!("stopped"),
                 Err(Failure::Engine(e)) => Verification {
                     reason: Some(format!(
@@ -246,7 +245,8 @@ impl Check {
         logits: &Path,
     ) -> Result<Verification> {
         let open = |path: &Path| -> Result<BufReader<File>> {
-            let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let file =
+                File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
             Ok(BufReader::with_capacity(1 << 20, file))
         };
         let (n_vocab, n) = (self.question.n_vocab as usize, answer.positions as usize);
@@ -255,8 +255,10 @@ impl Check {
         let agree = right.text.iter().zip(&answer.text).take_while(|(a, b)| a == b).count();
         let free_running = (!right.text.is_empty())
             .then(|| FreeRunning { agree: agree as u32, of: right.text.len() as u32 });
-        let mut verification =
-            Verification { free_running, ..self.verdict(reference, Verdict::Fail, Some(limit.clone())) };
+        let mut verification = Verification {
+            free_running,
+            ..self.verdict(reference, Verdict::Fail, Some(limit.clone()))
+        };
         match positions.into_iter().collect::<Result<Vec<_>, _>>() {
             Err(bad) => {
                 let position = bad.position;
@@ -298,13 +300,7 @@ impl Check {
         enough.then_some(known)
     }
 
-    fn keep(
-        &self,
-        subject: &Subject,
-        reference: &Subject,
-        found: &Found,
-        verdict: &Verification,
-    ) {
+    fn keep(&self, subject: &Subject, reference: &Subject, found: &Found, verdict: &Verification) {
         let Some(path) = self.path(subject, reference, found) else { return };
         let kept = serde_json::to_vec_pretty(verdict)
             .map_err(anyhow::Error::from)

@@ -228,12 +228,7 @@ impl EngineSpec {
 fn builtin() -> Vec<EngineSpec> {
     [
         ("candle", "our LLaMA on candle-core, weights straight from the mapped file", "", None),
-        (
-            "candle-f32",
-            "the same in plain float32: a slow reference for verify",
-            "float32",
-            None,
-        ),
+        ("candle-f32", "the same in plain float32: a slow reference for verify", "float32", None),
         (
             "candle-stock",
             "candle-transformers' quantized_llama exactly as published",

@@ -9,8 +9,17 @@ use crate::record::{Model, Verdict, Verification, WeightsSource};
 use crate::units::Bytes;
 
 const HEADER: [&str; 11] = [
-    "Engine", "Verdict", "NMSE", "limit", "decode", "max |Δ|", "KL mean", "KL 99.9 %", "top-1",
-    "top-5", "greedy",
+    "Engine",
+    "Verdict",
+    "NMSE",
+    "limit",
+    "decode",
+    "max |Δ|",
+    "KL mean",
+    "KL 99.9 %",
+    "top-1",
+    "top-5",
+    "greedy",
 ];
 
 /// One engine's verdict as a few words: `pass 2.5e-7`.

@@ -54,10 +54,9 @@ pub enum WorkloadError {
 pub fn fixed_text(tokenizer: &Tokenizer, n: usize) -> Result<Vec<u32>, WorkloadError> {
     let set = PromptSet::embedded("standard").map_err(|e| WorkloadError::Shape(e.to_string()))?;
     let texts: Vec<&str> = set.prompts.iter().map(|p| p.text.as_str()).collect();
-    let ids = tokenizer.encode(&texts.join("\n\n")).map_err(|e| WorkloadError::Tokenize {
-        id: set.name.clone(),
-        reason: e.to_string(),
-    })?;
+    let ids = tokenizer
+        .encode(&texts.join("\n\n"))
+        .map_err(|e| WorkloadError::Tokenize { id: set.name.clone(), reason: e.to_string() })?;
     Ok(ids.into_iter().cycle().take(n).collect())
 }
 

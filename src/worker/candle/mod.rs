@@ -191,8 +191,7 @@ impl Engine for Candle {
         let mut logits = vec![0.0; SCORE_ROWS * n_vocab];
         let mut position = 0;
         let together = request.decode_from.map_or(usize::MAX, |n| n as usize);
-        let (together, one_by_one) =
-            request.tokens.split_at(together.min(request.tokens.len()));
+        let (together, one_by_one) = request.tokens.split_at(together.min(request.tokens.len()));
         for batch in together.chunks(BATCH).chain(one_by_one.chunks(1)) {
             model.forward(batch, position);
             let skipped = (request.first as usize).saturating_sub(position).min(batch.len());
