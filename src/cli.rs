@@ -1,4 +1,6 @@
-//! The command line: clap types and nothing else.
+//! The command line: clap types and nothing else. `config` lays `llm-bench.toml` beneath it.
+
+pub mod config;
 
 use std::path::PathBuf;
 
@@ -23,6 +25,13 @@ pub struct Cli {
     /// Say more on stderr; twice for everything
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
+    /// Defaults for the options of each command; `none` for no file [default: llm-bench.toml in
+    /// the current folder, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print every option of the command with its value, as a configuration file, and exit
+    #[arg(long, global = true)]
+    pub print_config: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -39,6 +48,8 @@ pub enum Command {
     /// List, install and check engines
     #[command(subcommand)]
     Engines(EnginesCommand),
+    /// Print a script that completes llm-bench's commands in a shell
+    Completions { shell: clap_complete::Shell },
     /// Serve the engine protocol (started by `run`)
     #[command(hide = true)]
     Worker { engine: String },
