@@ -3,6 +3,7 @@
 
 mod comparison;
 pub mod divergence;
+pub mod estimate;
 mod finding;
 mod reading;
 mod summary;

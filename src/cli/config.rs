@@ -95,8 +95,7 @@ fn position_after(args: &[OsString], path: &[String]) -> usize {
 
 /// Whether the option, or one that excludes it, was typed.
 fn on_the_command_line(leaf: &Command, matches: &ArgMatches, arg: &Arg) -> bool {
-    let typed =
-        |id: &str| matches.value_source(id).is_some_and(|s| s == ValueSource::CommandLine);
+    let typed = |id: &str| matches.value_source(id).is_some_and(|s| s == ValueSource::CommandLine);
     typed(arg.get_id().as_str())
         || leaf.get_arg_conflicts_with(arg).iter().any(|other| typed(other.get_id().as_str()))
         // A conflict may be declared on either side.
@@ -111,7 +110,10 @@ fn options(leaf: &Command) -> impl Iterator<Item = &Arg> {
     leaf.get_arguments().filter(|a| {
         a.get_long().is_some()
             && !a.is_global_set()
-            && !matches!(a.get_id().as_str(), "help" | "version" | "list" | "config" | "print_config")
+            && !matches!(
+                a.get_id().as_str(),
+                "help" | "version" | "list" | "config" | "print_config"
+            )
     })
 }
 
@@ -128,7 +130,8 @@ impl Source<'_> {
 
     fn tables(&self) -> Result<DeTable<'_>> {
         let parsed = DeTable::parse(self.text);
-        let parsed = parsed.map_err(|e| self.error(e.span().map_or(0, |s| s.start), e.message()))?;
+        let parsed =
+            parsed.map_err(|e| self.error(e.span().map_or(0, |s| s.start), e.message()))?;
         Ok(parsed.into_inner())
     }
 
@@ -207,7 +210,8 @@ impl Source<'_> {
                 if items.is_empty() {
                     return Ok(Vec::new());
                 }
-                let items: Option<Vec<String>> = items.iter().map(|item| word(item.get_ref())).collect();
+                let items: Option<Vec<String>> =
+                    items.iter().map(|item| word(item.get_ref())).collect();
                 let items = items.ok_or_else(|| wrong("strings or numbers in the array"))?;
                 Ok(vec![format!("--{long}={}", items.join(",")).into()])
             }

@@ -1,6 +1,7 @@
 //! One file per command: wiring, no logic.
 
 pub mod engines;
+mod list;
 pub mod models;
 pub mod progress;
 pub mod report;

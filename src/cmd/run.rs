@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::list;
 use super::models::{DEFAULT_SEED, Found, find_model};
 use super::progress::{SessionProgress, say};
 use super::report::format_of;
@@ -95,7 +96,7 @@ fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> 
     let threads = args.threads.unwrap_or_else(host::available_threads);
     let order = plan(engines.len(), args.launches, args.seed);
     if args.list {
-        return list(args, engines, &found.model, &workload, threads, &order);
+        return list::print(args, engines, &found.model, &workload, threads, &order);
     }
 
     let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
@@ -327,27 +328,6 @@ fn announce(record: &Record, workload: &Workload, threads: u32) {
         workload.name,
         workload.prompts.len(),
     ));
-}
-
-fn list(
-    args: &RunArgs,
-    engines: &[EngineSpec],
-    model: &Model,
-    workload: &Workload,
-    threads: u32,
-    order: &[crate::measure::plan::Planned],
-) -> Result<()> {
-    println!("model     {} {} ({})", model.name, model.quant, Bytes(model.size_bytes));
-    println!("threads   {threads}");
-    println!("prompts   {}", workload.name);
-    for p in &workload.prompts {
-        println!("          {}: {} tokens in, {} out", p.id, p.ids.len(), p.n_gen);
-    }
-    println!("launches  {} of {} engines, seed {}:", args.launches, engines.len(), args.seed);
-    for (i, planned) in order.iter().enumerate() {
-        println!("          {:>3}  {} #{}", i + 1, engines[planned.arm].name, planned.index + 1);
-    }
-    Ok(())
 }
 
 /// `DIR/benchmark_YYYYMMDD_HHMMSS`, with a suffix where that name is taken.
