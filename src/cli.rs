@@ -36,6 +36,8 @@ pub enum Command {
     /// List, install and check engines
     #[command(subcommand)]
     Engines(EnginesCommand),
+    /// Is this machine fit to measure on? Settings, limits, load, measured ceilings
+    Doctor(DoctorArgs),
     /// Serve the engine protocol (started by `run`)
     #[command(hide = true)]
     Worker { engine: String },
@@ -133,6 +135,15 @@ pub struct ReportArgs {
     /// Result files of `llm-bench run`
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Threads to measure with [default: the processors that this process may use]
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
     #[command(flatten)]
     pub output: OutputArgs,
 }

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
                 Command::Report(args) => cmd::report::run(args),
                 Command::Models(command) => cmd::models::run(command),
                 Command::Engines(command) => cmd::engines::run(command),
+                Command::Doctor(args) => cmd::doctor::run(args),
                 Command::Worker { .. } => unreachable!("served above"),
             }
         }

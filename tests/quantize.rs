@@ -72,8 +72,10 @@ fn large(dir: &Path) -> PathBuf {
 #[test]
 fn one_command_makes_several_files_that_inspect_names_and_the_engine_runs() {
     let dir = tempfile::tempdir().unwrap();
-    let out =
-        llm_bench(dir.path(), &["models", "quantize", "tiny", "--to", "q8_0,Q4_0", "--out-dir", "made"]);
+    let out = llm_bench(
+        dir.path(),
+        &["models", "quantize", "tiny", "--to", "q8_0,Q4_0", "--out-dir", "made"],
+    );
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert_eq!(text(&out.stdout), "made/tiny-Q8_0.gguf\nmade/tiny-Q4_0.gguf\n");
     assert_eq!(names(&dir.path().join("made")), ["tiny-Q4_0.gguf", "tiny-Q8_0.gguf"]);

@@ -1,8 +1,10 @@
 //! Measuring: the order of launches (`plan`), one launch (`launch`) and the numbers that it
-//! gives (`metrics`), what the machine is (`host`, `bandwidth`) and in what state it is
-//! (`sensors`, `page_cache`), and the session that runs it all (`session`).
+//! gives (`metrics`), what the machine is (`host`, `bandwidth`, `arithmetic`) and in what state it
+//! is (`sensors`, `page_cache`, `doctor`), and the session that runs it all (`session`).
 
+pub mod arithmetic;
 pub mod bandwidth;
+pub mod doctor;
 pub mod host;
 pub mod launch;
 pub mod metrics;

@@ -171,7 +171,8 @@ fn error(
 /// quants for the caller to pack.
 fn with_minimums(x: &[f32; 256], grid: Grid, out: &mut [u8]) -> [u8; 256] {
     let fit = fit(x, grid);
-    let largest = |of: [f32; 8]| of.into_iter().fold(0.0, |most, v| if v > most { v } else { most });
+    let largest =
+        |of: [f32; 8]| of.into_iter().fold(0.0, |most, v| if v > most { v } else { most });
     let below = fit.min.map(|m| -m);
     let (max_scale, max_min) = (largest(fit.scale), largest(below));
     let per = |most: f32| if most > 0.0 { 63.0 / most } else { 0.0 };

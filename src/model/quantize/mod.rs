@@ -288,9 +288,8 @@ fn metadata(source: &GgufFile, quant: Quant) -> Result<(u64, Vec<u8>)> {
 /// Compares the files themselves: a link to the source is the source.
 fn refuse_source_as_target(source: &File, path: &Path, out: &Path) -> Result<()> {
     let here = source.metadata().with_context(|| format!("cannot read {}", path.display()))?;
-    let same = out
-        .metadata()
-        .is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino()));
+    let same =
+        out.metadata().is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino()));
     ensure!(
         !same,
         "{}: that is the source itself, {}; choose another file",

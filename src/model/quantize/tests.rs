@@ -111,13 +111,37 @@ fn awkward(_: &str, i: u64) -> f32 {
         2 => -0.375,
         3 => 1.0 + x.abs(),
         4 => -1.0 - x.abs(),
-        5 => if first { 20_000.0 } else { x },
-        6 => if i.is_multiple_of(256) { -30_000.0 } else { x * 1e-3 },
+        5 => {
+            if first {
+                20_000.0
+            } else {
+                x
+            }
+        }
+        6 => {
+            if i.is_multiple_of(256) {
+                -30_000.0
+            } else {
+                x * 1e-3
+            }
+        }
         7 => x * 1e-12,
         8 => x * 1e-20,
         9 => x * 1e-30,
-        10 => if i & 1 == 0 { 1.0 } else { -1.0 },
-        11 => if first { x } else { 0.0 },
+        10 => {
+            if i & 1 == 0 {
+                1.0
+            } else {
+                -1.0
+            }
+        }
+        11 => {
+            if first {
+                x
+            } else {
+                0.0
+            }
+        }
         _ => x * x * x,
     }
 }
@@ -158,8 +182,16 @@ fn types_that_only_some_shapes_get_have_the_bytes_of_llama_quantize() {
     // Tensors of the shipped model in `llama-quantize`'s Q5_K_M and Q5_1 files.
     let source = tiny();
     for (name, ty, expected) in [
-        ("blk.0.ffn_down.weight", TensorType::Q5_K, "3c5c96e796f5733f97cba4c73109d44914abf36bbce23f5577d526037ba622be"),
-        ("blk.0.ffn_down.weight", TensorType::Q5_1, "79070c677a7bb33c898fa00325a45d68070c724a26d15e59fca524a2e5732ae3"),
+        (
+            "blk.0.ffn_down.weight",
+            TensorType::Q5_K,
+            "3c5c96e796f5733f97cba4c73109d44914abf36bbce23f5577d526037ba622be",
+        ),
+        (
+            "blk.0.ffn_down.weight",
+            TensorType::Q5_1,
+            "79070c677a7bb33c898fa00325a45d68070c724a26d15e59fca524a2e5732ae3",
+        ),
     ] {
         let mut weights = Vec::new();
         blocks::widen(TensorType::F16, source.tensor_bytes(name).unwrap(), &mut weights);
@@ -325,7 +357,8 @@ fn k_types_fit_no_worse_than_candle_s_own() {
 }
 
 fn any_weights() -> impl Strategy<Value = Vec<f32>> {
-    let scale = prop_oneof![Just(0.0f32), Just(1.0), Just(1e4), Just(1e-3), Just(1e-12), Just(1e-42)];
+    let scale =
+        prop_oneof![Just(0.0f32), Just(1.0), Just(1e4), Just(1e-3), Just(1e-12), Just(1e-42)];
     let group = (scale, prop::collection::vec(-1.0f32..=1.0, 32), prop::bool::ANY);
     prop::collection::vec(group, 8).prop_map(|groups| {
         let values = |(scale, group, positive): (f32, Vec<f32>, bool)| {

@@ -73,7 +73,9 @@ impl Filler {
             }
             TensorType::Q4_K => with_min(quant_table(0.34, 7.5, 0, 15), 7.5, sigma),
             TensorType::Q5_K => with_min(quant_table(0.17, 15.5, 0, 31), 15.5, sigma),
-            TensorType::Q5_0 | TensorType::Q5_1 => unreachable!("no recipe of synthesis has {ty:?}"),
+            TensorType::Q5_0 | TensorType::Q5_1 => {
+                unreachable!("no recipe of synthesis has {ty:?}")
+            }
             TensorType::Q6_K => {
                 let quants = quant_table(0.09, 32.0, 0, 63);
                 let scale_square =

@@ -76,6 +76,17 @@ pub fn file_size(spec: &ArchSpec, quant: Quant) -> Result<Bytes> {
     Ok(Bytes(layout(spec, quant, 0)?.size))
 }
 
+/// Bytes of the weights that one decoded token reads from that file: what
+/// [`crate::model::gguf::GgufFile::weight_bytes_per_token`] tells of it.
+pub fn weight_bytes_per_token(spec: &ArchSpec, quant: Quant) -> Result<Bytes> {
+    let head = if spec.tied { "token_embd.weight" } else { "output.weight" };
+    let read = |t: &&TensorPlan| {
+        t.name.starts_with("blk.") || t.name == "output_norm.weight" || t.name == head
+    };
+    let tensors = recipe::tensors(spec, quant)?;
+    Ok(Bytes(tensors.iter().filter(read).map(TensorPlan::bytes).sum()))
+}
+
 fn layout(spec: &ArchSpec, quant: Quant, seed: u64) -> Result<Layout> {
     let tensors = recipe::tensors(spec, quant)?;
     let mut entries = Vec::with_capacity(tensors.len());
