@@ -50,6 +50,8 @@ pub enum Command {
     Engines(EnginesCommand),
     /// Print a script that completes llm-bench's commands in a shell
     Completions { shell: clap_complete::Shell },
+    /// Is this machine fit to measure on? Settings, limits, load, measured ceilings
+    Doctor(DoctorArgs),
     /// Serve the engine protocol (started by `run`)
     #[command(hide = true)]
     Worker { engine: String },
@@ -188,6 +190,15 @@ pub struct ReportArgs {
     pub output: OutputArgs,
 }
 
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Threads to measure with [default: the processors that this process may use]
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum ModelsCommand {
     /// Which models there are, and what is on this disk
@@ -196,6 +207,8 @@ pub enum ModelsCommand {
     Pull(ModelArgs),
     /// Make a model's file with its exact shapes and seeded random weights
     Synth(SynthArgs),
+    /// Quantize an F16, BF16 or F32 file as llama.cpp does: several types in one pass
+    Quantize(QuantizeArgs),
     /// Show what a GGUF file holds
     Inspect {
         #[arg(value_name = "NAME|FILE")]
@@ -235,6 +248,28 @@ pub struct SynthArgs {
     /// Write here instead of the cache
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct QuantizeArgs {
+    /// A GGUF file, or a name from `models list`, whose F16 file is taken
+    #[arg(value_name = "NAME|FILE")]
+    pub model: String,
+    /// Q8_0, Q4_0, Q4_K_M (or F16, BF16, F32); a comma list makes all in one pass
+    #[arg(long, required = true, value_delimiter = ',', value_name = "Q")]
+    pub to: Vec<String>,
+    /// Folder of the new files; they are named after the source
+    #[arg(long, default_value = ".", value_name = "DIR", conflicts_with = "out")]
+    pub out_dir: PathBuf,
+    /// The new file, where there is one
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Replace files that exist
+    #[arg(long)]
+    pub force: bool,
+    /// Threads [default: the processors that this process may use]
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -58,6 +58,7 @@ fn main() -> ExitCode {
                     clap_complete::generate(*shell, &mut command, name, &mut out);
                     Ok(())
                 }
+                Command::Doctor(args) => cmd::doctor::run(args),
                 Command::Worker { .. } => unreachable!("served above"),
             }
         }

@@ -1,5 +1,6 @@
 //! One file per command: wiring, no logic.
 
+pub mod doctor;
 pub mod engines;
 mod list;
 pub mod models;

@@ -1,4 +1,4 @@
-//! `models`: list, pull, synth, inspect, tokenize; and finding the model of any command.
+//! `models`: list, pull, synth, quantize, inspect, tokenize; and finding the model of any command.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::progress::{ByteProgress, say};
-use crate::cli::{ModelArgs, ModelsCommand, SynthArgs};
+use crate::cli::{ModelArgs, ModelsCommand, QuantizeArgs, SynthArgs};
 use crate::model::cache::CacheDir;
 use crate::model::gguf::GgufFile;
 use crate::model::hub::{Hub, HubConfig};
-use crate::model::locate::{Located, Sources, WeightsPolicy, locate, synthetic_path};
+use crate::model::locate::{Located, Sources, WeightsPolicy, is_path, locate, synthetic_path};
 use crate::model::quant::Quant;
+use crate::model::quantize::{self, Target};
 use crate::model::registry::{ModelEntry, Registry};
 use crate::model::synth;
 use crate::model::tokenizer::Tokenizer;
@@ -23,6 +24,7 @@ pub fn run(command: &ModelsCommand) -> Result<()> {
         ModelsCommand::List => list(),
         ModelsCommand::Pull(args) => pull(args),
         ModelsCommand::Synth(args) => synth(args),
+        ModelsCommand::Quantize(args) => quantize(args),
         ModelsCommand::Inspect { model, quant, json } => inspect(model, quant.as_deref(), *json),
         ModelsCommand::Tokenize { model, quant, text } => {
             tokenize(model, quant.as_deref(), text.as_deref())
@@ -169,6 +171,49 @@ fn synth(args: &SynthArgs) -> Result<()> {
         ),
     };
     println!("{}", out.display());
+    Ok(())
+}
+
+fn quantize(args: &QuantizeArgs) -> Result<()> {
+    let mut quants: Vec<Quant> = Vec::new();
+    for name in &args.to {
+        let quant = name.parse()?;
+        if quants.contains(&quant) {
+            bail!("--to names {quant} twice");
+        }
+        quants.push(quant);
+    }
+    if args.out.is_some() && quants.len() > 1 {
+        bail!("--out names one file, and --to {} types; use --out-dir", quants.len());
+    }
+    let wanted = (!is_path(&args.model)).then_some(Quant::F16);
+    let cache = CacheDir::from_env();
+    let located = find_file(&args.model, wanted, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
+    if let Some(notice) = &located.notice {
+        say(&format!("note: {notice}"));
+    }
+    let source = GgufFile::open(&located.path)?;
+    let targets: Vec<Target> = quants
+        .iter()
+        .map(|&quant| {
+            let named = args.out.clone();
+            let out = named.unwrap_or_else(|| quantize::default_out(&source, quant, &args.out_dir));
+            Target { quant, out }
+        })
+        .collect();
+    if let Some(there) = targets.iter().find(|t| !args.force && t.out.exists()) {
+        bail!("{} exists; replace it with --force, or choose another", there.out.display());
+    }
+    let names: Vec<String> = quants.iter().map(Quant::to_string).collect();
+    let mut bar =
+        ByteProgress::new(&format!("quantizing {} to {}", source.name(), names.join(", ")));
+    let threads = args.threads.unwrap_or(0) as usize;
+    let sizes =
+        quantize::quantize(&source, &targets, threads, &mut |done, total| bar.set(done, total))?;
+    bar.done(Bytes(sizes.iter().map(|b| b.0).sum()));
+    for target in targets {
+        println!("{}", target.out.display());
+    }
     Ok(())
 }
 

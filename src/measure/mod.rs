@@ -1,9 +1,11 @@
 //! Measuring: the order of launches (`plan`), one launch (`launch`) and the numbers that it
-//! gives (`metrics`), what the machine is (`host`, `bandwidth`) and in what state it is
-//! (`sensors`, `page_cache`), the session that runs it all (`session`), and what `verify` asks of an
-//! engine (`verify`).
+//! gives (`metrics`), what the machine is (`host`, `bandwidth`, `arithmetic`) and in what state it
+//! is (`sensors`, `page_cache`, `doctor`), the session that runs it all (`session`), and what
+//! `verify` asks of an engine (`verify`).
 
+pub mod arithmetic;
 pub mod bandwidth;
+pub mod doctor;
 pub mod host;
 pub mod launch;
 pub mod metrics;

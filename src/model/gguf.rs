@@ -4,6 +4,7 @@
 mod config;
 mod inspect;
 mod scan;
+pub(in crate::model) mod write;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -43,6 +44,7 @@ pub struct GgufFile {
     path: PathBuf,
     mmap: Arc<Mmap>,
     content: Content,
+    entries: Vec<scan::Entry>,
 }
 
 impl std::fmt::Debug for GgufFile {
@@ -63,7 +65,7 @@ impl GgufFile {
         // shortens while it is mapped raises SIGBUS; model files are written once and renamed
         // into place, and no reader of GGUF files guards against more.
         let mmap = unsafe { Mmap::map(&file) }.map_err(io)?;
-        scan::scan(path, &mmap)?;
+        let entries = scan::scan(path, &mmap)?;
         let content = Content::read(&mut Cursor::new(&mmap[..])).map_err(|e| {
             let found = e.to_string();
             let found = found.lines().next().unwrap_or_default().to_owned();
@@ -74,7 +76,7 @@ impl GgufFile {
                 found,
             }
         })?;
-        let file = Self { path: path.to_owned(), mmap: Arc::new(mmap), content };
+        let file = Self { path: path.to_owned(), mmap: Arc::new(mmap), content, entries };
         file.check_tensors()?;
         Ok(file)
     }
@@ -117,6 +119,11 @@ impl GgufFile {
     /// The header as candle reads it.
     pub fn content(&self) -> &Content {
         &self.content
+    }
+
+    /// The metadata in the file's order: each key, and the bytes of its whole entry.
+    pub fn raw_metadata(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.entries.iter().map(|e| (e.key.as_str(), &self.mmap[e.at.clone()]))
     }
 
     /// The bytes of one tensor, inside the map.

@@ -1,6 +1,7 @@
 //! Walks a GGUF header over the mapped bytes before anything is allocated from it: counts, string
 //! and array lengths, tensor shapes and offsets are held against the length of the file.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::GgufError;
@@ -13,8 +14,14 @@ const MAX_ARRAY: u64 = 1 << 24;
 const MAX_NAME: u64 = 1 << 12;
 const MAX_DIMS: u32 = 4;
 
-/// Checks a header; returns the position where it ends.
-pub(super) fn scan(path: &Path, bytes: &[u8]) -> Result<u64, GgufError> {
+/// Where a metadata entry lies in the file: its key's length, key, type and value.
+pub(super) struct Entry {
+    pub key: String,
+    pub at: Range<usize>,
+}
+
+/// Checks a header; returns its metadata entries in the file's order.
+pub(super) fn scan(path: &Path, bytes: &[u8]) -> Result<Vec<Entry>, GgufError> {
     let mut s = Scanner { path, bytes, at: 0 };
     let magic = s.take("the magic", 4)?;
     if magic != b"GGUF" {
@@ -31,12 +38,19 @@ pub(super) fn scan(path: &Path, bytes: &[u8]) -> Result<u64, GgufError> {
     let tensors = s.count("the tensor count", MAX_TENSORS, 8 + 4 + 8 + 4 + 8)?;
     let metadata = s.count("the metadata count", MAX_METADATA, 8 + 4 + 1)?;
     let mut keys = std::collections::HashSet::new();
+    let mut entries: Vec<Entry> = Vec::new();
     for _ in 0..metadata {
+        let start = s.at;
+        if let Some(last) = entries.last_mut() {
+            last.at.end = start;
+        }
         let key = s.string("a metadata key", MAX_NAME)?;
         if !keys.insert(key) {
             let key = String::from_utf8_lossy(key).into_owned();
             return s.fail("the metadata", "each key once", format!("{key:?} twice"));
         }
+        let shown = String::from_utf8_lossy(key).into_owned();
+        entries.push(Entry { key: shown, at: start..start });
         let kind = s.u32("a metadata type")?;
         if key == b"general.alignment" {
             if kind != 4 {
@@ -49,6 +63,9 @@ pub(super) fn scan(path: &Path, bytes: &[u8]) -> Result<u64, GgufError> {
             continue;
         }
         s.value(key, kind)?;
+    }
+    if let Some(last) = entries.last_mut() {
+        last.at.end = s.at;
     }
     let mut names = std::collections::HashSet::new();
     let mut last_offset = 0;
@@ -78,7 +95,7 @@ pub(super) fn scan(path: &Path, bytes: &[u8]) -> Result<u64, GgufError> {
         let expected = format!("offsets inside the file of {} bytes", bytes.len());
         return s.fail("the tensors", expected, last_offset);
     }
-    Ok(s.at as u64)
+    Ok(entries)
 }
 
 struct Scanner<'a> {

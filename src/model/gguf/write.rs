@@ -1,7 +1,8 @@
 //! The head of a GGUF file (version 3): metadata and tensor directory, serialized. The tensor
 //! data follows and is streamed by others.
 
-/// Tensor data begins, and every tensor in it, at a multiple of this.
+/// Tensor data begins, and every tensor in it, at a multiple of this where `general.alignment`
+/// does not say otherwise.
 pub const ALIGNMENT: u64 = 32;
 
 /// A metadata value.
@@ -32,18 +33,15 @@ pub struct TensorEntry<'a> {
     pub offset: u64,
 }
 
-/// The whole head, padded so that the tensor data can follow at once.
-pub fn head(metadata: &[(String, Value)], tensors: &[TensorEntry]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(8 << 20);
+/// The whole head, padded so that the tensor data can follow at once. `metadata` is `entries`
+/// entries as [`entry`] makes them; `alignment` is a power of two.
+pub fn head(entries: u64, metadata: &[u8], tensors: &[TensorEntry], alignment: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(metadata.len() + 128 * tensors.len() + 64);
     out.extend_from_slice(b"GGUF");
     out.extend_from_slice(&3u32.to_le_bytes());
     out.extend_from_slice(&(tensors.len() as u64).to_le_bytes());
-    out.extend_from_slice(&(metadata.len() as u64).to_le_bytes());
-    for (key, value) in metadata {
-        string(&mut out, key);
-        out.extend_from_slice(&type_id(value).to_le_bytes());
-        put(&mut out, value);
-    }
+    out.extend_from_slice(&entries.to_le_bytes());
+    out.extend_from_slice(metadata);
     for t in tensors {
         string(&mut out, t.name);
         out.extend_from_slice(&(t.dims.len() as u32).to_le_bytes());
@@ -53,13 +51,15 @@ pub fn head(metadata: &[(String, Value)], tensors: &[TensorEntry]) -> Vec<u8> {
         out.extend_from_slice(&t.ty.to_le_bytes());
         out.extend_from_slice(&t.offset.to_le_bytes());
     }
-    out.resize(padded(out.len() as u64) as usize, 0);
+    out.resize(out.len().next_multiple_of(alignment as usize), 0);
     out
 }
 
-/// The next multiple of [`ALIGNMENT`].
-pub fn padded(bytes: u64) -> u64 {
-    bytes.next_multiple_of(ALIGNMENT)
+/// Adds one metadata entry.
+pub fn entry(out: &mut Vec<u8>, key: &str, value: &Value) {
+    string(out, key);
+    out.extend_from_slice(&type_id(value).to_le_bytes());
+    put(out, value);
 }
 
 /// `gguf_type` in llama.cpp's `gguf.h`.
