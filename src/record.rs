@@ -41,6 +41,18 @@ pub struct Run {
     pub config: serde_json::Value,
     /// False until the last planned launch is in.
     pub complete: bool,
+    /// When `run --resume` went on with it, one entry for each time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resumed: Vec<Resumed>,
+}
+
+/// One time that an interrupted run was gone on with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// RFC 3339, with the zone.
+    pub at: String,
+    /// Launches that were there by then.
+    pub launches_before: u32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -86,6 +98,9 @@ pub struct Build {
     pub git_commit: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git_dirty: Option<bool>,
+    /// Of the program file itself: tells builds of one commit apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable_sha256: Option<String>,
     pub features: Vec<String>,
     pub target_cpu: String,
     pub profile: String,

@@ -4,4 +4,5 @@ pub mod engines;
 pub mod models;
 pub mod progress;
 pub mod report;
+pub mod resume;
 pub mod run;

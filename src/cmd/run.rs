@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use super::models::{DEFAULT_SEED, Found, find_model};
 use super::progress::{SessionProgress, say};
 use super::report::format_of;
+use super::resume::{self, Interrupted};
 use crate::cli::RunArgs;
 use crate::engine::provision::Provisioner;
 use crate::engine::{Deadlines, EngineSpec, Registry};
@@ -18,7 +19,9 @@ use crate::measure::session::{self, ArmPlan, End, Unavailable};
 use crate::measure::{host, page_cache};
 use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
-use crate::record::{FailureKind, Model, Record, Run, SCHEMA, Status, WeightsSource};
+use crate::record::{
+    Build, FailureKind, Host, Model, Record, Run, SCHEMA, Status, WeightsSource,
+};
 use crate::report::{Format, Style, render};
 use crate::units::{Bytes, BytesPerSecond};
 use crate::workload::{PromptSet, Shape, Workload};
@@ -28,6 +31,9 @@ const DEFAULT_ENGINES: [&str; 4] = ["candle", "candle-stock", "pytorch", "pytorc
 const BANDWIDTH_BUFFER: Bytes = Bytes(512 << 20);
 
 pub fn run(args: &RunArgs) -> Result<()> {
+    if let Some(file) = &args.resume {
+        return resume::run(file, args);
+    }
     check(args)?;
     let engines = engines(args)?;
     let quants: Vec<Option<Quant>> = match args.quant.is_empty() {
@@ -37,7 +43,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     // A result for one quantization stands even if the next one fails.
     let mut first_error = None;
     for quant in quants {
-        if let Err(e) = one_session(args, quant, &engines) {
+        if let Err(e) = one_session(args, quant, &engines, None) {
             if interrupt::requested() || args.quant.len() < 2 {
                 return Err(e);
             }
@@ -49,7 +55,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
 }
 
 /// What clap cannot check.
-fn check(args: &RunArgs) -> Result<()> {
+pub(super) fn check(args: &RunArgs) -> Result<()> {
     if args.device != "cpu" {
         bail!("--device {}: expected cpu; this build has no other device", args.device);
     }
@@ -88,7 +94,13 @@ fn engines(args: &RunArgs) -> Result<Vec<EngineSpec>> {
     Ok(found)
 }
 
-fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> Result<()> {
+/// One record: a new one, or `earlier`, which is gone on with.
+pub(super) fn one_session(
+    args: &RunArgs,
+    quant: Option<Quant>,
+    engines: &[EngineSpec],
+    earlier: Option<Interrupted>,
+) -> Result<()> {
     let found = find_model(&args.model, quant, args.weights, DEFAULT_SEED)?;
     let workload = workload(args, &found)?;
     let threads = args
@@ -97,6 +109,9 @@ fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> 
     let order = plan(engines.len(), args.launches, args.seed);
     if args.list {
         return list(args, engines, &found.model, &workload, threads, &order);
+    }
+    if let Some(earlier) = &earlier {
+        earlier.check(&found.model, &workload.record(), &order)?;
     }
 
     let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
@@ -108,25 +123,30 @@ fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> 
         bail!("stopped before anything was measured");
     }
 
-    let bandwidth = bandwidth::measure(threads, BANDWIDTH_BUFFER)?;
-    let mut record = Record {
-        schema: SCHEMA.into(),
-        run: identity(args, threads),
-        host: host::host(),
-        build: host::build(),
-        model: found.model,
-        workload: workload.record(),
-        arms: session::arms(&arms),
-        comparisons: Vec::new(),
-        warnings: Vec::new(),
+    let (mut record, base) = match earlier {
+        Some(earlier) => earlier.reopen(&arms, threads)?,
+        None => {
+            let bandwidth = bandwidth::measure(threads, BANDWIDTH_BUFFER)?;
+            let mut record = Record {
+                schema: SCHEMA.into(),
+                run: identity(args, quant, threads),
+                host: host::host(),
+                build: build(),
+                model: found.model,
+                workload: workload.record(),
+                arms: session::arms(&arms),
+                comparisons: Vec::new(),
+                warnings: Vec::new(),
+            };
+            record.host.measured_read_bandwidth_bytes_per_s = Some(bandwidth.rate.0);
+            record.host.bandwidth_method = Some(bandwidth.method);
+            (record, output_base(&args.output_dir)?)
+        }
     };
-    record.host.measured_read_bandwidth_bytes_per_s = Some(bandwidth.rate.0);
-    record.host.bandwidth_method = Some(bandwidth.method);
-    let settings = settings(args, &found.path, n_ctx, threads, bandwidth.rate);
+    let settings = settings(args, &found.path, n_ctx, threads, &record.host);
     announce(&record, &workload, threads);
     page_cache::bring(&settings.model_path, args.page_cache)?;
 
-    let base = output_base(&args.output_dir)?;
     let json = base.with_extension("json");
     record.write(&json)?; // a folder that cannot be written is told before the first launch
     let mut keep_error = None;
@@ -152,7 +172,11 @@ fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> 
     let measured = record.arms.iter().flat_map(|a| &a.launches).filter(|l| l.status == Status::Ok);
     let measured = measured.count();
     if end == End::Interrupted {
-        bail!("stopped: {measured} of {} launches are kept in {}", order.len(), json.display());
+        let (of, json) = (order.len(), json.display());
+        bail!(
+            "stopped: {measured} of {of} launches are kept in {json}; go on with \
+             `llm-bench run --resume {json}`"
+        );
     }
     if measured == 0 {
         bail!("nothing was measured: every launch failed; the reasons are in {}", json.display());
@@ -234,10 +258,10 @@ fn prepare_compilers(record: &mut Record, arms: &[ArmPlan], work: &Workload, set
     }
 }
 
-fn identity(args: &RunArgs, threads: u32) -> Run {
+fn identity(args: &RunArgs, quant: Option<Quant>, threads: u32) -> Run {
     let started = jiff::Zoned::now();
     let config = serde_json::json!({
-        "model": args.model, "quant": args.quant, "engine": args.engine,
+        "model": args.model, "quant": quant.iter().map(Quant::to_string).collect::<Vec<_>>(), "engine": args.engine,
         "prompts": args.prompts, "prompt_len": args.prompt_len, "gen_len": args.gen_len,
         "launches": args.launches, "threads": threads, "warmup": args.warmup,
         "iterations": args.iterations, "delay_s": args.delay, "device": args.device,
@@ -253,7 +277,15 @@ fn identity(args: &RunArgs, threads: u32) -> Run {
         seed: args.seed,
         config,
         complete: false,
+        resumed: Vec::new(),
     }
+}
+
+/// This build, with what tells it from others of the same commit.
+pub(super) fn build() -> Build {
+    let program = std::env::current_exe();
+    let sha256 = program.and_then(|program| CacheDir::from_env().sha256(&program));
+    Build { executable_sha256: sha256.ok(), ..host::build() }
 }
 
 fn settings(
@@ -261,7 +293,7 @@ fn settings(
     path: &Path,
     n_ctx: u32,
     threads: u32,
-    bandwidth: BytesPerSecond,
+    host: &Host,
 ) -> Settings {
     Settings {
         model_path: path.to_path_buf(),
@@ -275,7 +307,7 @@ fn settings(
             .timeout
             .map_or_else(Deadlines::default, |s| Deadlines::all(Duration::from_secs_f64(s))),
         idle_window: Duration::from_millis(200),
-        bandwidth: Some(bandwidth),
+        bandwidth: host.measured_read_bandwidth_bytes_per_s.map(BytesPerSecond),
     }
 }
 
