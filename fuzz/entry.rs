@@ -31,7 +31,8 @@ pub fn gguf(bytes: &[u8]) {
 }
 
 fn tokenize(tokenizer: &Tokenizer) {
-    for text in ["", "Hello, world!  <|eot_id|>\r\n12345", "\u{0}é\u{10ffff} ’s 漢字 \t\u{301}"] {
+    for text in ["", "Hello, world!  <|eot_id|>\r\n12345", "\u{0}é\u{10ffff} ’s 漢字 \t\u{301}"]
+    {
         for control in [ControlTokens::AsText, ControlTokens::Parse] {
             if let Ok(ids) = tokenizer.encode_piece(text, control) {
                 assert!(ids.iter().all(|id| (*id as usize) < tokenizer.n_vocab()));

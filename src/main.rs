@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use llm_bench::cli::{Cli, Command};
+use llm_bench::report::visible;
 use llm_bench::{cmd, interrupt, units::MonoNs, worker};
 use tracing::Level;
 
@@ -37,7 +38,8 @@ fn main() -> ExitCode {
         // Whoever reads our output has seen enough (`llm-bench … | head`).
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            // It may quote a file that means harm.
+            eprintln!("error: {}", visible(&format!("{e:#}")));
             ExitCode::from(2)
         }
     }

@@ -2,7 +2,7 @@
 //! every launch, so that a crash keeps what was measured. Numbers that are missing are absent.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +13,9 @@ pub use crate::protocol::{MemoryBook, Precision};
 
 /// Name and version of the format; the major number changes when old readers would misread.
 pub const SCHEMA: &str = "llm-bench/1";
+
+/// Far above any real record; a thousand launches of a long prompt set take some megabytes.
+const MAX_FILE: u64 = 256 << 20;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -383,8 +386,16 @@ impl Record {
 
     /// Reads a record of this schema.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes =
-            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        if bytes.len() as u64 > MAX_FILE {
+            bail!(
+                "{}: expected a result file of `llm-bench run`, found more than {MAX_FILE} bytes",
+                path.display()
+            );
+        }
         let value: serde_json::Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is not JSON", path.display()))?;
         match value.get("schema").and_then(|s| s.as_str()) {
@@ -410,6 +421,10 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         _ => Path::new("."),
     };
     let attempt = || -> std::io::Result<()> {
+        // The rename would put the file in the place of a device node.
+        if path.metadata().is_ok_and(|m| !m.is_file()) {
+            return Err(std::io::Error::other("expected a file, found a folder or a device"));
+        }
         std::fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(bytes)?;

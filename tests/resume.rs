@@ -25,8 +25,21 @@ fn text(bytes: &[u8]) -> String {
 
 /// Eight launches of two engines, one of them slow enough to be caught in the middle.
 const RUN: [&str; 15] = [
-    "run", "--model", "tiny", "--engine", "fake-slow,candle", "-r", "4", "-p", "8", "-n", "4", "-t",
-    "1", "--seed", "7",
+    "run",
+    "--model",
+    "tiny",
+    "--engine",
+    "fake-slow,candle",
+    "-r",
+    "4",
+    "-p",
+    "8",
+    "-n",
+    "4",
+    "-t",
+    "1",
+    "--seed",
+    "7",
 ];
 
 fn start(dir: &Path) -> Child {
@@ -179,7 +192,15 @@ fn what_would_be_another_measurement_is_refused() {
     change(&|r| r["model"]["sha256"] = "00".into(), &["model.sha256", "\"00\""]);
     change(&|r| r["host"]["cpu_model"] = "Z80".into(), &["host.cpu_model", "Z80"]);
     change(&|r| r["host"]["kernel"] = "2.4".into(), &["host.kernel"]);
-    change(&|r| r["build"]["executable_sha256"] = "00".into(), &["build"]);
+    let build = |field: &'static str, value: serde_json::Value| {
+        move |r: &mut serde_json::Value| {
+            r["build"]["executable_sha256"] = "00".into();
+            r["build"]["git_dirty"] = false.into();
+            r["build"][field] = value.clone();
+        }
+    };
+    change(&build("git_commit", "00".into()), &["build"]);
+    change(&build("git_dirty", true.into()), &["build", "program file"]);
     change(&|r| r["workload"]["sha256"] = "00".into(), &["workload.sha256"]);
     change(&|r| r["run"]["seed"] = 8.into(), &["workload.sha256"]);
     change(&|r| r["run"]["config"]["launches"] = 0.into(), &["launches", "found 0"]);

@@ -142,7 +142,8 @@ impl Interrupted {
         self.refuse(differ)?;
         let launches = self.record.arms.iter().enumerate();
         let mut taken = vec![false; order.len()];
-        for (arm, launch) in launches.flat_map(|(i, arm)| arm.launches.iter().map(move |l| (i, l))) {
+        for (arm, launch) in launches.flat_map(|(i, arm)| arm.launches.iter().map(move |l| (i, l)))
+        {
             let planned = Planned { arm, index: launch.index };
             let place = launch.order as usize;
             if order.get(place) != Some(&planned) || std::mem::replace(&mut taken[place], true) {

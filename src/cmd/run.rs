@@ -1,5 +1,6 @@
 //! `run`: find the model, make the workload, provide the engines, measure, report.
 
+use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,9 +20,7 @@ use crate::measure::session::{self, ArmPlan, End, Unavailable};
 use crate::measure::{host, page_cache};
 use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
-use crate::record::{
-    Build, FailureKind, Host, Model, Record, Run, SCHEMA, Status, WeightsSource,
-};
+use crate::record::{Build, FailureKind, Host, Model, Record, Run, SCHEMA, Status, WeightsSource};
 use crate::report::{Format, Style, render};
 use crate::units::{Bytes, BytesPerSecond};
 use crate::workload::{PromptSet, Shape, Workload};
@@ -60,11 +59,11 @@ pub(super) fn check(args: &RunArgs) -> Result<()> {
         bail!("--device {}: expected cpu; this build has no other device", args.device);
     }
     let limit = args.timeout.unwrap_or(1.0);
-    if !(limit.is_finite() && limit > 0.0 && limit < 1e6) {
-        bail!("--timeout {limit}: expected a number of seconds above 0");
+    if !(0.001..=1e6).contains(&limit) {
+        bail!("--timeout {limit:e}: expected seconds from 0.001 to 1000000");
     }
-    if !(args.delay.is_finite() && (0.0..86_400.0).contains(&args.delay)) {
-        bail!("--delay {}: expected a number of seconds, 0 or more", args.delay);
+    if !(0.0..=86_400.0).contains(&args.delay) {
+        bail!("--delay {:e}: expected seconds from 0 to 86400", args.delay);
     }
     Ok(())
 }
@@ -164,8 +163,11 @@ pub(super) fn one_session(
 
     record.run.complete = end == End::Complete;
     analysis::summarize(&mut record);
-    print!("{}", render(&record, format_of(args.output.output), Style::of_stdout()));
-    write_all(&record, &base)?;
+    let written = write_all(&record, &base);
+    // Shown even where it could not be written: it is all that is left then.
+    let text = render(&record, format_of(args.output.output), Style::of_stdout());
+    let shown = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
+    written?;
     if let Some(e) = keep_error {
         say(&format!("warning: the record could not be kept after each launch: {e:#}"));
     }
@@ -181,7 +183,7 @@ pub(super) fn one_session(
     if measured == 0 {
         bail!("nothing was measured: every launch failed; the reasons are in {}", json.display());
     }
-    Ok(())
+    shown.context("cannot write to stdout")
 }
 
 fn workload(args: &RunArgs, found: &Found) -> Result<Workload> {
@@ -196,7 +198,7 @@ fn workload(args: &RunArgs, found: &Found) -> Result<Workload> {
             false => list.to_vec(),
         };
         let shapes = Shape::grid(&or(&args.prompt_len, 512), &or(&args.gen_len, 64));
-        Workload::from_shapes(&shapes, &tokenizer, args.seed)?
+        Workload::from_shapes(&shapes, &tokenizer, found.model.context_length, args.seed)?
     };
     workload.check_context(found.model.context_length)?;
     Ok(workload)
@@ -288,13 +290,7 @@ pub(super) fn build() -> Build {
     Build { executable_sha256: sha256.ok(), ..host::build() }
 }
 
-fn settings(
-    args: &RunArgs,
-    path: &Path,
-    n_ctx: u32,
-    threads: u32,
-    host: &Host,
-) -> Settings {
+fn settings(args: &RunArgs, path: &Path, n_ctx: u32, threads: u32, host: &Host) -> Settings {
     Settings {
         model_path: path.to_path_buf(),
         device: args.device.clone(),
@@ -335,15 +331,27 @@ fn list(
     threads: u32,
     order: &[crate::measure::plan::Planned],
 ) -> Result<()> {
-    println!("model     {} {} ({})", model.name, model.quant, Bytes(model.size_bytes));
-    println!("threads   {threads}");
-    println!("prompts   {}", workload.name);
+    writeln!(stdout(), "model     {} {} ({})", model.name, model.quant, Bytes(model.size_bytes))?;
+    writeln!(stdout(), "threads   {threads}")?;
+    writeln!(stdout(), "prompts   {}", workload.name)?;
     for p in &workload.prompts {
-        println!("          {}: {} tokens in, {} out", p.id, p.ids.len(), p.n_gen);
+        writeln!(stdout(), "          {}: {} tokens in, {} out", p.id, p.ids.len(), p.n_gen)?;
     }
-    println!("launches  {} of {} engines, seed {}:", args.launches, engines.len(), args.seed);
+    writeln!(
+        stdout(),
+        "launches  {} of {} engines, seed {}:",
+        args.launches,
+        engines.len(),
+        args.seed
+    )?;
     for (i, planned) in order.iter().enumerate() {
-        println!("          {:>3}  {} #{}", i + 1, engines[planned.arm].name, planned.index + 1);
+        writeln!(
+            stdout(),
+            "          {:>3}  {} #{}",
+            i + 1,
+            engines[planned.arm].name,
+            planned.index + 1
+        )?;
     }
     Ok(())
 }

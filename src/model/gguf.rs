@@ -27,8 +27,8 @@ pub const SYNTHETIC_KEY: &str = "llm_bench.synthetic";
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
-    #[error("{}: {source}. Check the path, or `llm-bench models list`", .path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: {error}. Check the path, or `llm-bench models list`", .path.display())]
+    Io { path: PathBuf, error: std::io::Error },
     #[error(
         "{}: not a usable GGUF file: {what}: expected {expected}, found {found}. Download or \
          convert it again", .path.display()
@@ -63,7 +63,7 @@ impl std::fmt::Debug for GgufFile {
 impl GgufFile {
     /// Reads a file's header. Weights are not touched.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let io = |source| GgufError::Io { path: path.to_owned(), source };
+        let io = |error| GgufError::Io { path: path.to_owned(), error };
         let len = regular_file_len(path).map_err(io)?;
         let mut file = File::open(path).map_err(io)?;
         let mut start = Vec::new();

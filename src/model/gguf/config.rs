@@ -176,10 +176,8 @@ impl LlamaConfig {
             check("rope_freqs.weight", &[self.head_dim / 2])?;
         }
         // A bias or an adapter that is silently left out would be a different function.
-        let known = 9 * self.n_layers
-            + 2
-            + usize::from(!self.tied)
-            + usize::from(self.has_rope_freqs);
+        let known =
+            9 * self.n_layers + 2 + usize::from(!self.tied) + usize::from(self.has_rope_freqs);
         let names = file.content().tensor_infos.keys();
         if names.len() > known
             && let Some(name) = names.filter(|name| !self.has_tensor(name)).min()

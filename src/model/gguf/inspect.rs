@@ -58,7 +58,10 @@ impl GgufFile {
             .content()
             .metadata
             .iter()
-            .map(|(key, value)| KeyValue { key: key.escape_debug().to_string(), value: shown(value) })
+            .map(|(key, value)| KeyValue {
+                key: key.escape_debug().to_string(),
+                value: shown(value),
+            })
             .collect();
         metadata.sort_by(|a, b| a.key.cmp(&b.key));
         let mut types = BTreeMap::<&str, TypeRow>::new();

@@ -154,7 +154,7 @@ impl<'a> Scanner<'a> {
         let n = self.u64(what)?;
         let fit = self.left() / smallest;
         if n > most.min(fit) {
-            let expected = format!("at most {} in a file of {}", most.min(fit), self.len);
+            let expected = format!("at most {} in a file of {} bytes", most.min(fit), self.len);
             return self.fail(what, expected, n);
         }
         Ok(n)

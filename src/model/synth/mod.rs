@@ -69,6 +69,12 @@ pub fn synthesize(
     };
     let name =
         out.file_name().with_context(|| format!("{} does not name a file", out.display()))?;
+    // The rename at the end would put the file in the place of a device node.
+    ensure!(
+        out.metadata().is_ok_and(|m| m.is_file()) || !out.exists(),
+        "{}: expected the name of a file, found a folder or a device",
+        out.display()
+    );
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     check_free_disk(folder, out, layout.size)?;

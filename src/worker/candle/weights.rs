@@ -38,7 +38,7 @@ pub struct Gguf {
 impl Gguf {
     /// Maps the file, reads and checks its header.
     pub fn open(path: &str) -> Result<Self, EngineError> {
-        let named = |e| refused(GgufError::Io { path: path.into(), source: e });
+        let named = |error| refused(GgufError::Io { path: path.into(), error });
         regular_file_len(Path::new(path)).map_err(named)?;
         let file = File::open(path).map_err(named)?;
         // SAFETY: the file is a model that nothing writes while it is measured; if another
