@@ -130,6 +130,14 @@ pub struct RunArgs {
     /// Folder of the result files
     #[arg(long, default_value = "results", value_name = "DIR")]
     pub output_dir: PathBuf,
+    /// Go on with an interrupted run: makes the launches that this result file lacks, with the
+    /// settings that it states
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "model", "quant", "engine", "prompts", "prompt_len", "gen_len", "launches", "threads",
+        "warmup", "iterations", "delay", "seed", "device", "page_cache", "weights", "timeout",
+        "pytorch_no_compile", "pytorch_no_half", "output_dir",
+    ])]
+    pub resume: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,11 +1,12 @@
 //! Parses the command line, runs the command, prints its error, sets the exit code.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use llm_bench::cli::config::{self, Parsed};
 use llm_bench::cli::{Cli, Command};
+use llm_bench::report::visible;
 use llm_bench::{cmd, interrupt, units::MonoNs, worker};
 use tracing::Level;
 
@@ -23,7 +24,8 @@ fn main() -> ExitCode {
     let cli = match parsed {
         Ok(Parsed::Run(cli)) => cli,
         Ok(Parsed::Print(text)) => {
-            print!("{text}");
+            // Whoever closed the pipe has seen enough.
+            let _ = std::io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
         Err(e) => return failed(&e),
@@ -72,7 +74,8 @@ fn main() -> ExitCode {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    // It may quote a file that means harm.
+    eprintln!("error: {}", visible(&format!("{error:#}")));
     ExitCode::from(2)
 }
 

@@ -4,7 +4,7 @@
 mod verification;
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -16,6 +16,9 @@ pub use verification::{Divergence, FreeRunning, Limit, Verdict, Verification};
 
 /// Name and version of the format; the major number changes when old readers would misread.
 pub const SCHEMA: &str = "llm-bench/1";
+
+/// Far above any real record; a thousand launches of a long prompt set take some megabytes.
+const MAX_FILE: u64 = 256 << 20;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -44,6 +47,18 @@ pub struct Run {
     pub config: serde_json::Value,
     /// False until the last planned launch is in.
     pub complete: bool,
+    /// When `run --resume` went on with it, one entry for each time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resumed: Vec<Resumed>,
+}
+
+/// One time that an interrupted run was gone on with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// RFC 3339, with the zone.
+    pub at: String,
+    /// Launches that were there by then.
+    pub launches_before: u32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -89,6 +104,9 @@ pub struct Build {
     pub git_commit: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git_dirty: Option<bool>,
+    /// Of the program file itself: tells builds of one commit apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable_sha256: Option<String>,
     pub features: Vec<String>,
     pub target_cpu: String,
     pub profile: String,
@@ -374,8 +392,16 @@ impl Record {
 
     /// Reads a record of this schema.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes =
-            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        if bytes.len() as u64 > MAX_FILE {
+            bail!(
+                "{}: expected a result file of `llm-bench run`, found more than {MAX_FILE} bytes",
+                path.display()
+            );
+        }
         let value: serde_json::Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is not JSON", path.display()))?;
         match value.get("schema").and_then(|s| s.as_str()) {
@@ -401,6 +427,10 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         _ => Path::new("."),
     };
     let attempt = || -> std::io::Result<()> {
+        // The rename would put the file in the place of a device node.
+        if path.metadata().is_ok_and(|m| !m.is_file()) {
+            return Err(std::io::Error::other("expected a file, found a folder or a device"));
+        }
         std::fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(bytes)?;

@@ -41,10 +41,8 @@ impl Edited {
 
     /// Where a tensor lies.
     fn range(&self, name: &str) -> std::ops::Range<usize> {
-        let content = self.original.content();
-        let start = content.tensor_data_offset + content.tensor_infos[name].offset;
-        let len = self.original.tensor_bytes(name).unwrap().len();
-        start as usize..start as usize + len
+        let (_, _, range) = self.original.tensor(name).unwrap();
+        range.start as usize..range.end as usize
     }
 
     fn tensor(&mut self, name: &str) -> &mut [u8] {

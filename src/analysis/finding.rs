@@ -15,6 +15,11 @@ pub(super) enum Finding {
     Incomplete {
         launches: usize,
     },
+    Resumed {
+        times: usize,
+        /// When it was last gone on with.
+        last: String,
+    },
     Failed {
         arm: String,
         failed: usize,
@@ -109,6 +114,7 @@ impl Finding {
             Finding::SyntheticWeights => "synthetic_weights",
             Finding::DebugBuild { .. } => "debug_build",
             Finding::Incomplete { .. } => "incomplete_run",
+            Finding::Resumed { .. } => "resumed",
             Finding::Failed { .. } => "failed_launches",
             Finding::FewLaunches { .. } => "few_launches",
             Finding::BusyMachine { .. } => "busy_machine",
@@ -155,6 +161,10 @@ impl Finding {
             Finding::Incomplete { launches } => format!(
                 "the run stopped before its plan was done; {} recorded",
                 count(*launches, "launch is", "launches are")
+            ),
+            Finding::Resumed { times, last } => format!(
+                "the run was interrupted and gone on with {}, the last time at {last}",
+                count(*times, "time", "times")
             ),
             Finding::Failed { arm, failed, of, kind, line } => format!(
                 "{arm} failed in {failed} of {}: {}{}{line}",
@@ -248,7 +258,12 @@ impl Finding {
             Finding::DebugBuild { .. } => {
                 "build with cargo build --release; times of an unoptimized build mean nothing"
             }
-            Finding::Incomplete { .. } => "run it again to the end before comparing",
+            Finding::Incomplete { .. } => {
+                "go on with `llm-bench run --resume FILE.json` before comparing"
+            }
+            Finding::Resumed { .. } => {
+                "the machine may have changed in between: compare the launches of the sittings"
+            }
             Finding::Failed { kind, .. } => return advice_on_failure(*kind).into(),
             Finding::FewLaunches { .. } => "use -r 5 or more",
             Finding::BusyMachine { .. } | Finding::LoadedMachine { .. } => {

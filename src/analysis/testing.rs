@@ -84,6 +84,7 @@ pub fn empty() -> Record {
             seed: 42,
             config: json!({"threads": 2}),
             complete: true,
+            resumed: vec![],
         },
         host: Host {
             os: "Linux".into(),
@@ -102,6 +103,7 @@ pub fn empty() -> Record {
             version: "0.1.0".into(),
             git_commit: Some("3fa9c21d0b".into()),
             git_dirty: Some(false),
+            executable_sha256: None,
             features: vec![],
             target_cpu: "native".into(),
             profile: "release".into(),

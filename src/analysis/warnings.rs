@@ -65,6 +65,10 @@ fn of_the_run(record: &Record) -> Vec<Finding> {
     if !record.run.complete {
         found.push(Finding::Incomplete { launches: launches.len() });
     }
+    if let Some(last) = record.run.resumed.last() {
+        let times = record.run.resumed.len();
+        found.push(Finding::Resumed { times, last: last.at.clone() });
+    }
     let busy = |l: &&Launch| l.environment.busy_before;
     found.extend(
         seen(&launches, busy, |x| x > BUSY, f64::max).map(|seen| Finding::BusyMachine { seen }),

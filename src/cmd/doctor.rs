@@ -1,6 +1,7 @@
 //! `doctor`: is this machine fit to measure on?
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{Write as _, stdout};
 
 use anyhow::{Result, bail};
 use comfy_table::presets::NOTHING;
@@ -39,8 +40,8 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     };
     let diagnosis = examine(question, &say)?;
     match args.output.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&diagnosis)?),
-        _ => print!("{}", table(&diagnosis, Style::of_stdout())),
+        Output::Json => writeln!(stdout(), "{}", serde_json::to_string_pretty(&diagnosis)?)?,
+        _ => write!(stdout(), "{}", table(&diagnosis, Style::of_stdout()))?,
     }
     Ok(())
 }

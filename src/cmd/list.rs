@@ -1,5 +1,7 @@
 //! `run --list`: what a run would do and how long it would take, without running anything.
 
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
@@ -24,40 +26,49 @@ pub fn print(
     threads: u32,
     order: &[Planned],
 ) -> Result<()> {
-    println!("model     {} {} ({})", model.name, model.quant, Bytes(model.size_bytes));
-    println!("threads   {threads}");
-    println!("prompts   {}", workload.name);
+    let mut out = String::new();
+    writeln!(out, "model     {} {} ({})", model.name, model.quant, Bytes(model.size_bytes))?;
+    writeln!(out, "threads   {threads}")?;
+    writeln!(out, "prompts   {}", workload.name)?;
     for p in &workload.prompts {
-        println!("          {}: {} tokens in, {} out", p.id, p.ids.len(), p.n_gen);
+        writeln!(out, "          {}: {} tokens in, {} out", p.id, p.ids.len(), p.n_gen)?;
     }
-    println!("launches  {} of {} engines, seed {}:", args.launches, engines.len(), args.seed);
+    writeln!(out, "launches  {} of {} engines, seed {}:", args.launches, engines.len(), args.seed)?;
     for (i, planned) in order.iter().enumerate() {
-        println!("          {:>3}  {} #{}", i + 1, engines[planned.arm].name, planned.index + 1);
+        writeln!(
+            out,
+            "          {:>3}  {} #{}",
+            i + 1,
+            engines[planned.arm].name,
+            planned.index + 1
+        )?;
     }
     let records = earlier(&args.output_dir);
     let prompts = workload.record().prompts;
     let requests = Requests { prompts: &prompts, warmup: args.warmup, iterations: args.iterations };
     let mut sum = 0.0;
     let mut unknown = Vec::new();
-    println!("time      by earlier results in {}:", args.output_dir.display());
+    writeln!(out, "time      by earlier results in {}:", args.output_dir.display())?;
     for engine in engines {
         match launch_time(&records, &model.sha256, &engine.name, threads, requests) {
             Some(one) => {
                 sum += f64::from(args.launches) * (one.0 + args.delay);
-                println!("          {:<16} {one} a launch", engine.name);
+                writeln!(out, "          {:<16} {one} a launch", engine.name)?;
             }
             None => unknown.push(engine.name.as_str()),
         }
     }
     match unknown.as_slice() {
-        [] => println!("          {} in all", Seconds(sum)),
-        names => println!(
+        [] => writeln!(out, "          {} in all", Seconds(sum))?,
+        names => writeln!(
+            out,
             "          {} and what {} takes, not measured before with this file and {threads} \
              threads",
             Seconds(sum),
             names.join(", ")
-        ),
+        )?,
     }
+    std::io::stdout().write_all(out.as_bytes())?;
     Ok(())
 }
 

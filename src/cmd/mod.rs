@@ -6,5 +6,6 @@ mod list;
 pub mod models;
 pub mod progress;
 pub mod report;
+pub mod resume;
 pub mod run;
 pub mod verify;

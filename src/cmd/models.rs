@@ -1,6 +1,6 @@
 //! `models`: list, pull, synth, quantize, inspect, tokenize; and finding the model of any command.
 
-use std::io::Read;
+use std::io::{Read, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -116,9 +116,9 @@ fn list() -> Result<()> {
     let cache = CacheDir::from_env();
     let hub = Hub::new(HubConfig::from_env())?;
     for entry in registry.models() {
-        println!("{:<12} {} ({})", entry.name, entry.title, entry.licence);
+        writeln!(stdout(), "{:<12} {} ({})", entry.name, entry.title, entry.licence)?;
         if entry.shipped.is_some() {
-            println!("{:<12}   shipped with llm-bench", "");
+            writeln!(stdout(), "{:<12}   shipped with llm-bench", "")?;
             continue;
         }
         for (quant, file) in &entry.files {
@@ -133,7 +133,7 @@ fn list() -> Result<()> {
                 Some(arch) => synth::file_size(arch, *quant)?.to_string(),
                 None => String::new(),
             };
-            println!("{:<12}   {:<7} {size:>8}  {here}", "", quant.to_string());
+            writeln!(stdout(), "{:<12}   {:<7} {size:>8}  {here}", "", quant.to_string())?;
         }
     }
     Ok(())
@@ -143,7 +143,7 @@ fn pull(args: &ModelArgs) -> Result<()> {
     let cache = CacheDir::from_env();
     let quant = args.quant.as_deref().map(str::parse).transpose()?;
     let located = find_file(&args.model, quant, WeightsPolicy::Hub, &cache, 0)?;
-    println!("{}", located.path.display());
+    writeln!(stdout(), "{}", located.path.display())?;
     Ok(())
 }
 
@@ -170,7 +170,7 @@ fn synth(args: &SynthArgs) -> Result<()> {
             args.seed
         ),
     };
-    println!("{}", out.display());
+    writeln!(stdout(), "{}", out.display())?;
     Ok(())
 }
 
@@ -212,7 +212,7 @@ fn quantize(args: &QuantizeArgs) -> Result<()> {
         quantize::quantize(&source, &targets, threads, &mut |done, total| bar.set(done, total))?;
     bar.done(Bytes(sizes.iter().map(|b| b.0).sum()));
     for target in targets {
-        println!("{}", target.out.display());
+        writeln!(stdout(), "{}", target.out.display())?;
     }
     Ok(())
 }
@@ -226,11 +226,14 @@ fn inspect(spec: &str, quant: Option<&str>, json: bool) -> Result<()> {
     let located = find_file(spec, quant, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
     let inspection = GgufFile::open(&located.path)?.inspect();
     match json {
-        true => println!("{}", serde_json::to_string_pretty(&inspection)?),
-        false => print!("{inspection}"),
+        true => writeln!(stdout(), "{}", serde_json::to_string_pretty(&inspection)?)?,
+        false => write!(stdout(), "{inspection}")?,
     }
     Ok(())
 }
+
+/// The longest text that `tokenize` takes from stdin, in bytes.
+const MAX_TEXT: u64 = 64 << 20;
 
 fn tokenize(spec: &str, quant: Option<&str>, text: Option<&str>) -> Result<()> {
     let quant = quant.map(str::parse).transpose()?;
@@ -241,13 +244,17 @@ fn tokenize(spec: &str, quant: Option<&str>, text: Option<&str>) -> Result<()> {
         Some(text) => text.to_string(),
         None => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("stdin is not UTF-8 text")?;
+            let mut stdin = std::io::stdin().take(MAX_TEXT + 1);
+            stdin.read_to_string(&mut text).context("stdin is not UTF-8 text")?;
+            if text.len() as u64 > MAX_TEXT {
+                bail!("stdin: expected at most {MAX_TEXT} bytes of text, found more");
+            }
             text
         }
     };
     let ids = tokenizer.encode(&text).map_err(|e| anyhow::anyhow!("{e}"))?;
     for id in &ids {
-        println!("{id:>7}  {:?}", String::from_utf8_lossy(tokenizer.token_bytes(*id)));
+        writeln!(stdout(), "{id:>7}  {:?}", String::from_utf8_lossy(tokenizer.token_bytes(*id)))?;
     }
     say(&format!("{} tokens", ids.len()));
     Ok(())

@@ -1,5 +1,7 @@
 //! `report`: result files again, in another form.
 
+use std::io::{Write, stdout};
+
 use anyhow::Result;
 
 use crate::cli::{Output, ReportArgs};
@@ -10,7 +12,7 @@ pub fn run(args: &ReportArgs) -> Result<()> {
     // All are read before the first is printed: half a report would look like a whole one.
     let records = args.files.iter().map(|f| Record::read(f)).collect::<Result<Vec<_>>>()?;
     for record in records {
-        print!("{}", render(&record, format_of(args.output.output), Style::of_stdout()));
+        write!(stdout(), "{}", render(&record, format_of(args.output.output), Style::of_stdout()))?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! inside `run`, where a verdict is remembered until file, engine or machine change.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -84,11 +84,12 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
             all.push(serde_json::json!({ "model": found.model, "engines": named }));
         } else {
             let table: Vec<_> = names.into_iter().zip(&verdicts).collect();
-            print!("{}", verification::render(&found.model, &table, Style::of_stdout()));
+            let shown = verification::render(&found.model, &table, Style::of_stdout());
+            stdout().write_all(shown.as_bytes())?;
         }
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        writeln!(stdout(), "{}", serde_json::to_string_pretty(&all)?)?;
     }
     Ok(passed)
 }

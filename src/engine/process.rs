@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::io::{BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -76,6 +77,8 @@ pub struct EngineProcess {
     stderr_reader: Option<std::thread::JoinHandle<()>>,
     deadlines: Deadlines,
     oom_kills_before: Option<u64>,
+    /// The file that it loaded, and how long that was.
+    model: Option<(PathBuf, u64)>,
     /// Just before the spawn: where a cold start begins.
     pub spawned: MonoNs,
 }
@@ -136,6 +139,7 @@ impl EngineProcess {
             stderr_reader,
             deadlines,
             oom_kills_before,
+            model: None,
             spawned,
         })
     }
@@ -180,6 +184,8 @@ impl EngineProcess {
     }
 
     pub fn load(&mut self, load: Load) -> Result<Stamped<Loaded>, Failure> {
+        let path = PathBuf::from(&load.path);
+        self.model = path.metadata().ok().map(|m| (path, m.len()));
         let loaded = self.ask("load", Request::Load(load), self.deadlines.load, |r| match r {
             Reply::Loaded(l) => Ok(*l),
             other => Err(Box::new(other)),
@@ -375,12 +381,25 @@ impl EngineProcess {
             Some(9) if oom_kills() > self.oom_kills_before => {
                 self.fail(FailureKind::Oom, "killed by the kernel: out of memory".into())
             }
-            Some(signal) => self.fail(FailureKind::Killed, format!("killed by signal {signal}")),
+            Some(signal) => {
+                let why = self.shrunk().unwrap_or_default();
+                self.fail(FailureKind::Killed, format!("killed by signal {signal}{why}"))
+            }
             None => {
                 let code = status.code().unwrap_or_default();
                 self.fail(FailureKind::Exited, format!("exited with status {code}"))
             }
         }
+    }
+
+    /// What a process that has mapped its model dies of, if the file was cut under it.
+    fn shrunk(&self) -> Option<String> {
+        let (path, before) = self.model.as_ref()?;
+        let now = path.metadata().map_or(0, |m| m.len());
+        (now < *before).then(|| {
+            let path = path.display();
+            format!(": {path} shrank from {before} to {now} bytes while the engine used it")
+        })
     }
 
     fn fail(&mut self, kind: FailureKind, message: String) -> Failure {

@@ -57,6 +57,7 @@ pub fn build() -> Build {
         version: env!("CARGO_PKG_VERSION").into(),
         git_commit: option_env!("LLM_BENCH_GIT_COMMIT").map(str::to_string),
         git_dirty: flag(option_env!("LLM_BENCH_GIT_DIRTY")),
+        executable_sha256: None,
         features: Vec::new(),
         target_cpu: env!("LLM_BENCH_TARGET_CPU").into(),
         profile: env!("LLM_BENCH_PROFILE").into(),

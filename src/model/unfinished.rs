@@ -22,6 +22,12 @@ impl Unfinished {
     pub fn create(out: &Path, size: Bytes) -> Result<Self> {
         let name =
             out.file_name().with_context(|| format!("{} does not name a file", out.display()))?;
+        // The rename at the end would put the file in the place of a device node.
+        ensure!(
+            out.metadata().is_ok_and(|m| m.is_file()) || !out.exists(),
+            "{}: expected the name of a file, found a folder or a device",
+            out.display()
+        );
         let folder = folder_of(out);
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;

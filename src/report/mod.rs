@@ -14,7 +14,7 @@ use std::io::IsTerminal;
 use crate::analysis;
 use crate::record::Record;
 use document::Document;
-pub use text::clean;
+pub use text::{clean, visible};
 
 /// A form of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::Path;
 
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Content;
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::quantized_llama::{MAX_SEQ_LEN, ModelWeights};
 
-use super::candle::{argmax, check_tokens, internal};
+use super::candle::{argmax, check_tokens, internal, refused};
 use super::{Engine, Timed};
-use crate::model::gguf::dtype_label;
+use crate::model::gguf::{GgufFile, LlamaConfig, dtype_label};
 use crate::protocol::{
     EngineError, ErrorKind, Generate, Load, Loaded, MemoryBook, Precision, Score,
 };
@@ -58,12 +59,23 @@ impl Engine for CandleStock {
         self.loaded = None;
 
         let path = &request.path;
-        let mut file = File::open(path).map_err(|e| bad_model(path, e))?;
-        let content = Content::read(&mut file).map_err(|e| bad_model(path, e))?;
+        let bad_model = |e: &dyn std::fmt::Display| {
+            EngineError::new(ErrorKind::BadModel, format!("{path}: {e}"))
+        };
+        let header = GgufFile::open(Path::new(path)).map_err(refused)?;
+        let config = header.llama_config().map_err(refused)?;
+        if config.head_dim * config.n_heads != config.n_embd {
+            return Err(bad_model(&format_args!(
+                "llama.attention.key_length: candle-transformers' quantized_llama expects {} / {}, \
+                 found {}",
+                config.n_embd, config.n_heads, config.head_dim
+            )));
+        }
+        let facts = Facts::of(header.content(), &config);
         let parsed = MonoNs::now();
-        let facts = Facts::of(path, &content)?;
-        let model = ModelWeights::from_gguf(content, &mut file, &Device::Cpu)
-            .map_err(|e| bad_model(path, e))?;
+        let mut file = File::open(path).map_err(|e| bad_model(&e))?;
+        let model = ModelWeights::from_gguf(header.into_content(), &mut file, &Device::Cpu)
+            .map_err(|e| bad_model(&e))?;
         let end = MonoNs::now();
 
         self.loaded = Some(Stock {
@@ -174,23 +186,12 @@ struct Facts {
 }
 
 impl Facts {
-    fn of(path: &str, content: &Content) -> Result<Self, EngineError> {
-        let Some(embedding) = content.tensor_infos.get("token_embd.weight") else {
-            return Err(bad_model(path, "tensor token_embd.weight is missing"));
-        };
-        let number = |key: &str| match content.metadata.get(key).map(Value::to_u64) {
-            Some(Ok(n)) if n > 0 => Ok(n),
-            _ => Err(bad_model(path, format_args!("{key}: expected a positive number"))),
-        };
-        let (heads, kv_heads) =
-            (number("llama.attention.head_count")?, number("llama.attention.head_count_kv")?);
-        let (layers, hidden) = (number("llama.block_count")?, number("llama.embedding_length")?);
+    fn of(content: &Content, config: &LlamaConfig) -> Self {
         // The matrices that a decoded token is multiplied with.
-        let tied = !content.tensor_infos.contains_key("output.weight");
         let multiplied = |name: &str| {
             name.starts_with("blk.")
                 || name == "output.weight"
-                || (tied && name == "token_embd.weight")
+                || (config.tied && name == "token_embd.weight")
         };
         let mut types: BTreeMap<String, usize> = BTreeMap::new();
         let mut widened_bytes = 0;
@@ -212,10 +213,10 @@ impl Facts {
         let mut weights: Vec<&str> =
             types.iter().map(|(t, _)| if is_float(t) { "f32" } else { t }).collect();
         weights.dedup();
-        Ok(Self {
-            n_vocab: embedding.shape.dims()[0],
-            kv_bytes_per_position: 2 * 4 * layers * kv_heads * (hidden / heads),
-            has_rope_factors: content.tensor_infos.contains_key("rope_freqs.weight"),
+        Self {
+            n_vocab: config.n_vocab,
+            kv_bytes_per_position: size_of::<f32>() as u64 * config.kv_values_per_position(),
+            has_rope_factors: config.has_rope_freqs,
             float_weights,
             weight_bytes_per_token: types
                 .iter()
@@ -226,17 +227,8 @@ impl Facts {
                 compute: compute.join("+"),
                 kv: "f32".into(),
             },
-        })
+        }
     }
-}
-
-fn bad_model(path: &str, what: impl std::fmt::Display) -> EngineError {
-    let what = what.to_string();
-    let kind = match what.contains("unknown dtype") {
-        true => ErrorKind::UnsupportedQuant,
-        false => ErrorKind::BadModel,
-    };
-    EngineError::new(kind, format!("{path}: {what}"))
 }
 
 /// Makes candle and rayon use `threads` threads. Both read RAYON_NUM_THREADS when they first

@@ -273,8 +273,11 @@ fn metadata(source: &GgufFile, quant: Quant) -> Result<(u64, Vec<u8>)> {
         ("general.quantization_version", Value::U32(QUANTIZATION_VERSION)),
         ("general.file_type", Value::U32(quant.file_type())),
     ];
-    let kept = source
+    let entries = source
         .raw_metadata()
+        .with_context(|| format!("cannot read {}", source.path().display()))?;
+    let kept = entries
+        .iter()
         .filter(|(key, _)| !key.starts_with("split.") && changed.iter().all(|(c, _)| c != key));
     let (mut n, mut out) = (changed.len() as u64, Vec::new());
     for (_, bytes) in kept {

@@ -14,11 +14,11 @@ mod weights;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use self::config::Config;
 use self::linear::Isa;
 pub use self::math::argmax;
 use self::model::{BATCH, Model, Weights};
 use self::weights::Gguf;
+pub(super) use self::weights::refused;
 use super::{Engine, Timed};
 use crate::protocol::{
     EngineError, ErrorKind, Generate, Load, Loaded, MemoryBook, Precision, Score,
@@ -73,6 +73,18 @@ impl Options {
     }
 }
 
+/// All that `load` does with a file before it allocates and computes, for a file whose bytes are
+/// at hand: what has to hold against any bytes. `name` is what errors call it.
+pub fn examine(name: &str, bytes: &[u8]) -> Result<(), EngineError> {
+    let internal = |e: std::io::Error| internal(format!("cannot map {} bytes: {e}", bytes.len()));
+    let mut map = memmap2::MmapMut::map_anon(bytes.len()).map_err(internal)?;
+    map.copy_from_slice(bytes);
+    let gguf = Gguf::of_map(name, map.make_read_only().map_err(internal)?)?;
+    let weights = Weights::find(&gguf, &gguf.config()?)?;
+    let _ = (weights.encodings(), weights.mapped_bytes(), weights.private_bytes());
+    Ok(())
+}
+
 pub(super) fn internal(message: impl Into<String>) -> EngineError {
     EngineError::new(ErrorKind::Internal, message)
 }
@@ -99,7 +111,7 @@ impl Engine for Candle {
         self.model = None;
 
         let gguf = Gguf::open(&request.path)?;
-        let config = Config::read(&gguf)?;
+        let config = gguf.config()?;
         let parsed = MonoNs::now();
         let weights = Weights::find(&gguf, &config)?;
         drop(gguf); // the header with its vocabulary; the matrices keep the mapping

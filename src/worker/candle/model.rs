@@ -7,7 +7,7 @@ use super::linear::{Isa, Multiplier};
 use super::math::{rms_norm, silu_times};
 use super::pool::{Pool, Scatter};
 use super::rope::{Rope, rotate};
-use super::weights::{Gguf, Matrix, bad_model};
+use super::weights::{Gguf, Matrix};
 use crate::protocol::{EngineError, ErrorKind};
 
 /// Tokens that pass through the layers together; a longer prompt takes several passes.
@@ -36,14 +36,10 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Finds every tensor and checks its shape. Reads none of the matrices.
+    /// Finds every tensor. Reads none of the matrices.
     pub fn find(gguf: &Gguf, config: &Config) -> Result<Self, EngineError> {
         let c = config;
-        let mut known = 1; // token_embd
-        let mut matrix = |name: &str, rows, columns| {
-            known += 1;
-            gguf.matrix(name, rows, columns)
-        };
+        let matrix = |name: &str, rows, columns| gguf.matrix(name, rows, columns);
         let output = match gguf.has("output.weight") {
             true => Some(matrix("output.weight", c.n_vocab, c.hidden)?),
             false => None,
@@ -64,25 +60,16 @@ impl Weights {
             });
         }
         let rope_factors = match gguf.has("rope_freqs.weight") {
-            true => Some(gguf.vector("rope_freqs.weight", c.rope_dim / 2)?),
+            true => Some(gguf.vector("rope_freqs.weight", c.head_dim / 2)?),
             false => None,
         };
-        let known = known + 2 * c.n_layers + 1 + usize::from(rope_factors.is_some());
-        let weights = Self {
+        Ok(Self {
             embedding: gguf.matrix("token_embd.weight", c.n_vocab, c.hidden)?,
             layers,
             output_norm: gguf.vector("output_norm.weight", c.hidden)?,
             output,
             rope_factors,
-        };
-        // A bias or an adapter that is silently left out would be a different function.
-        if gguf.tensor_names().count() != known
-            && let Some(name) = gguf.tensor_names().find(|name| !is_llama_tensor(name, c.n_layers))
-        {
-            let what = format!("tensor {name} is not part of a LLaMA of {} layers", c.n_layers);
-            return Err(bad_model(gguf.path(), what));
-        }
-        Ok(weights)
+        })
     }
 
     fn head(&self) -> &Matrix {
@@ -123,28 +110,6 @@ impl Weights {
         by_bytes.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
         by_bytes.into_iter().map(|(e, _)| e).collect()
     }
-}
-
-fn is_llama_tensor(name: &str, n_layers: usize) -> bool {
-    const PARTS: [&str; 9] = [
-        "attn_norm",
-        "attn_q",
-        "attn_k",
-        "attn_v",
-        "attn_output",
-        "ffn_norm",
-        "ffn_gate",
-        "ffn_up",
-        "ffn_down",
-    ];
-    let Some(name) = name.strip_suffix(".weight") else { return false };
-    if matches!(name, "token_embd" | "output_norm" | "output" | "rope_freqs") {
-        return true;
-    }
-    let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
-    layer.is_some_and(|(i, part)| {
-        PARTS.contains(&part) && i.parse::<usize>().is_ok_and(|i| i < n_layers)
-    })
 }
 
 /// The model with its cache and buffers.
@@ -207,7 +172,7 @@ impl Model {
             EngineError::new(ErrorKind::Internal, format!("cannot start {threads} threads: {e}"))
         })?;
         let batch = BATCH.min(n_ctx);
-        let rope = Rope::new(c.rope_base, c.rope_dim, weights.rope_factors.as_deref());
+        let rope = Rope::new(c.rope_base, c.head_dim, weights.rope_factors.as_deref());
         let buffers = Buffers {
             x: vec![0.0; batch * c.hidden],
             h: vec![0.0; batch * c.hidden],
