@@ -3,10 +3,13 @@
 
 mod comparison;
 mod finding;
+mod memory;
+mod profile;
 mod reading;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
+mod timing;
 mod tokens;
 mod warnings;
 
@@ -14,7 +17,10 @@ use crate::record::{Arm, FailureKind, Launch, LaunchError, Record, Status};
 
 pub use comparison::{NoSuchArm, baseline};
 pub use finding::is_information;
+pub use memory::{PartMean, memory_parts};
+pub use profile::{OTHER, Phase, STAGES, StageTime, stages};
 pub use reading::reading;
+pub use timing::{DRIFT, Generation, LaunchTiming, Steady, timing};
 pub use warnings::warnings;
 
 /// Fills what a record says about itself, from its launches: the summaries of each arm, the

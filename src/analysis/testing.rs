@@ -251,6 +251,7 @@ fn generation(
         tokens: (role == Role::Cold).then(|| {
             (0..n_gen).map(|i| if i < engine.diverges_at { i } else { 100 + i }).collect()
         }),
+        profile: None,
         metrics: match role {
             Role::Measured => metrics.map(|(name, value)| (name.to_string(), value)).into(),
             _ => BTreeMap::new(),

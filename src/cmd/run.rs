@@ -241,6 +241,7 @@ fn identity(args: &RunArgs, threads: u32) -> Run {
         "prompts": args.prompts, "prompt_len": args.prompt_len, "gen_len": args.gen_len,
         "launches": args.launches, "threads": threads, "warmup": args.warmup,
         "iterations": args.iterations, "delay_s": args.delay, "device": args.device,
+        "profile": args.profile,
         "page_cache": format!("{:?}", args.page_cache).to_lowercase(),
         "timeout_s": args.timeout, "weights": args.weights.to_string(),
         "disturbed_if": {"busy_before_above": launch::BUSY_LIMIT, "steal_above": launch::STEAL_LIMIT},
@@ -276,6 +277,7 @@ fn settings(
             .map_or_else(Deadlines::default, |s| Deadlines::all(Duration::from_secs_f64(s))),
         idle_window: Duration::from_millis(200),
         bandwidth: Some(bandwidth),
+        profile: args.profile,
     }
 }
 

@@ -71,7 +71,7 @@ impl Document {
             ),
             facts: facts(record),
             columns: record.arms.iter().map(|arm| column(arm, baseline.as_deref())).collect(),
-            rows: rows(|rank| rank != Rank::Detail),
+            rows: rows(|rank| rank < Rank::Detail),
             details: rows(|rank| rank == Rank::Detail),
             prompts: prompt_blocks(record),
             reading: analysis::reading(record).iter().map(|s| clean(s)).collect(),

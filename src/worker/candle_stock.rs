@@ -114,7 +114,7 @@ impl Engine for CandleStock {
             tokens.push(argmax(&logits) as u32);
             at.push(MonoNs::now());
         }
-        Ok(Timed { tokens, prefill_end, at })
+        Ok(Timed { tokens, prefill_end, at, profile: None })
     }
 
     fn score(

@@ -8,6 +8,7 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use super::math::{madd, softmax};
 use super::pool::{Pool, Scatter};
+use crate::worker::resident::bytes_in_memory;
 
 /// Positions whose keys lie interleaved: one vector register of scores.
 const SPAN: usize = 16;
@@ -57,6 +58,11 @@ impl KvCache {
 
     pub fn bytes(&self) -> usize {
         size_of_val(&self.keys[..]) + size_of_val(&self.values[..])
+    }
+
+    /// Bytes that lie in memory: positions that were never written do not.
+    pub fn bytes_in_memory(&self) -> Option<u64> {
+        Some(bytes_in_memory(&self.keys)? + bytes_in_memory(&self.values)?)
     }
 
     /// Where a head's keys (and values) begin.
