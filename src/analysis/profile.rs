@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::ok_launches;
-use crate::record::{Arm, Launch, Profile, PromptRun, Role};
+use super::{ok_launches, summary};
+use crate::metric::{Better, Unit};
+use crate::record::{Arm, Launch, MetricSummary, Profile, PromptRun, Role};
 use crate::units::{BytesPerSecond, Seconds};
 
 /// What no stage claims.
@@ -64,6 +65,18 @@ pub fn stages(arm: &Arm, phase: Phase) -> Vec<StageTime> {
             }
         })
         .collect()
+}
+
+/// The stages of both phases as metrics, `profile_decode_mlp_s`: seconds per token over launches.
+pub fn stage_metrics(arm: &Arm) -> Vec<(String, MetricSummary)> {
+    let of = |(name, phase): (&'static str, Phase)| {
+        stages(arm, phase).into_iter().filter_map(move |s| {
+            let values = s.per_token.iter().map(|v| v.0).collect();
+            let summary = summary::of_values(Unit::Seconds, Better::Lower, values)?;
+            Some((format!("profile_{name}_{}_s", s.stage), summary))
+        })
+    };
+    [("prefill", Phase::Prefill), ("decode", Phase::Decode)].into_iter().flat_map(of).collect()
 }
 
 fn rank(stage: &str) -> usize {

@@ -19,7 +19,7 @@ use crate::measure::{host, page_cache};
 use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
 use crate::record::{FailureKind, Model, Record, Run, SCHEMA, Status, WeightsSource};
-use crate::report::{Format, Style, render};
+use crate::report::{Format, Sections, Style, render_with};
 use crate::units::{Bytes, BytesPerSecond};
 use crate::workload::{PromptSet, Shape, Workload};
 use crate::{analysis, interrupt};
@@ -144,8 +144,10 @@ fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> 
 
     record.run.complete = end == End::Complete;
     analysis::summarize(&mut record);
-    print!("{}", render(&record, format_of(args.output.output), Style::of_stdout()));
-    write_all(&record, &base)?;
+    let wanted = Sections { profile: args.profile, timing: args.timing };
+    let format = format_of(args.output.output);
+    print!("{}", render_with(&record, format, Style::of_stdout(), wanted));
+    write_all(&record, &base, wanted)?;
     if let Some(e) = keep_error {
         say(&format!("warning: the record could not be kept after each launch: {e:#}"));
     }
@@ -329,10 +331,10 @@ fn output_base(dir: &Path) -> Result<PathBuf> {
     Ok(free.expect("the names never end"))
 }
 
-fn write_all(record: &Record, base: &Path) -> Result<()> {
+fn write_all(record: &Record, base: &Path, wanted: Sections) -> Result<()> {
     record.write(&base.with_extension("json"))?;
     for (extension, format) in [("csv", Format::Csv), ("md", Format::Markdown)] {
-        let text = render(record, format, Style::PLAIN);
+        let text = render_with(record, format, Style::PLAIN, wanted);
         crate::record::write_atomically(&base.with_extension(extension), text.as_bytes())?;
     }
     let took = record.arms.iter().flat_map(|a| &a.launches).count();
