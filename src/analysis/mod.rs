@@ -18,7 +18,7 @@ use crate::record::{Arm, FailureKind, Launch, LaunchError, Record, Status};
 pub use comparison::{NoSuchArm, baseline};
 pub use finding::is_information;
 pub use memory::{PartMean, memory_parts};
-pub use profile::{OTHER, Phase, STAGES, StageTime, stage_metrics, stages};
+pub use profile::{OTHER, Phase, STAGES, StageTime, profiling_cost, stage_metrics, stages};
 pub use reading::reading;
 pub use timing::{DRIFT, Generation, LaunchTiming, Steady, timing};
 pub use warnings::warnings;

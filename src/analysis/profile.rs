@@ -79,6 +79,22 @@ pub fn stage_metrics(arm: &Arm) -> Vec<(String, MetricSummary)> {
     [("prefill", Phase::Prefill), ("decode", Phase::Decode)].into_iter().flat_map(of).collect()
 }
 
+/// How much longer a decoded token took in the profiled generations than in the measured ones of
+/// the same launches, less one; the geometric mean over launches. What the clocks cost, and luck.
+pub fn profiling_cost(arm: &Arm) -> Option<f64> {
+    let per_token = |launch: &Launch, role: Role| {
+        let runs = || launch.prompts.iter().filter(move |run| run.role == role);
+        let ns: u64 = runs().filter_map(decode_ns).sum();
+        let steps: u32 = runs().map(|run| run.n_gen.saturating_sub(1)).sum();
+        (ns > 0 && steps > 0).then(|| ns as f64 / f64::from(steps))
+    };
+    let ratio =
+        |l: &Launch| Some((per_token(l, Role::Profiled)? / per_token(l, Role::Measured)?).ln());
+    let logs: Vec<f64> = ok_launches(arm).filter_map(ratio).collect();
+    let n = logs.len() as f64;
+    (n > 0.0).then(|| (logs.iter().sum::<f64>() / n).exp() - 1.0)
+}
+
 fn rank(stage: &str) -> usize {
     let known = STAGES.iter().position(|s| *s == stage);
     known.unwrap_or(STAGES.len() + usize::from(stage == OTHER))
@@ -162,6 +178,20 @@ mod tests {
         let prefill = stages(&arm, Phase::Prefill);
         assert!((prefill[0].mean.0 - 0.07).abs() < 1e-12);
         assert!((prefill[1].mean.0 - 0.03).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_cost_of_profiling_is_told_from_the_measured_generations() {
+        let mut arm = profiled_arm();
+        for launch in &mut arm.launches {
+            launch.prompts.retain(|run| run.role == Role::Profiled);
+            let mut measured = launch.prompts[0].clone();
+            measured.role = Role::Measured;
+            measured.token_ns = (0..5).map(|i| 1_000_000_000 + i * 80_000_000).collect();
+            launch.prompts.push(measured);
+        }
+        assert!((profiling_cost(&arm).unwrap() - 0.25).abs() < 1e-12);
+        assert_eq!(profiling_cost(&testing::arm(&testing::CANDLE, 1)), None);
     }
 
     #[test]

@@ -159,6 +159,15 @@ fn stages(record: &Record, phase: Phase) -> Option<Block> {
             .to_string(),
         Phase::Prefill => "ms per prompt token, from the request to the first token".to_string(),
     }];
+    if phase == Phase::Decode {
+        let cost = |arm: &Arm| {
+            let cost = analysis::profiling_cost(arm)? * 100.0;
+            Some(format!("{} {cost:+.1} %", clean(&arm.label)))
+        };
+        let costs: Vec<String> = record.arms.iter().filter_map(cost).collect();
+        let costs = costs.join(", ");
+        remarks.push(format!("against the measured generations of the same launches: {costs}"));
+    }
     if names.iter().any(|n| n == "layers") {
         remarks.push(
             "layers: norms, projections, attention and MLP that the engine cannot tell apart".into(),

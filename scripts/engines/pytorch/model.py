@@ -338,6 +338,7 @@ class Model:
             times.append(time.monotonic_ns())
             if not i:
                 prefill_ns = spans.take()
+            spans.resume()
         self._profile = {"prefill_ns": prefill_ns, "decode_ns": spans.take(), "decode_weight_bytes": self._bytes_by_stage()}
         self._watch(False)
         return tokens, prefill_end, times

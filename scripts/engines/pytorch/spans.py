@@ -17,6 +17,10 @@ class Spans:
         self._ns[stage] = self._ns.get(stage, 0) + now - self._last
         self._last = now
 
+    def resume(self) -> None:
+        """What passed since the last end belongs to no stage."""
+        self._last = time.monotonic_ns()
+
     def take(self) -> dict[str, int]:
         """The times so far; starts again from zero."""
         taken, self._ns = self._ns, {}
@@ -27,6 +31,9 @@ class _Off:
     """Takes no time."""
 
     def end(self, stage: str) -> None:
+        pass
+
+    def resume(self) -> None:
         pass
 
     def take(self) -> dict[str, int]:
