@@ -122,6 +122,13 @@ pub struct RunArgs {
     /// The longest that an engine may take for one answer, in seconds
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<f64>,
+    /// Also take the time of each stage of the model, in generations of their own, and show the
+    /// parts of each engine's memory
+    #[arg(long)]
+    pub profile: bool,
+    /// Also show the time of every generation in order, from the cold one on
+    #[arg(long)]
+    pub timing: bool,
     /// Print the plan and exit
     #[arg(long)]
     pub list: bool,
@@ -194,6 +201,12 @@ pub struct ReportArgs {
     /// Result files of `llm-bench run`
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    /// Also show where memory and time went (recorded by run --profile)
+    #[arg(long)]
+    pub profile: bool,
+    /// Also show the time of every generation in order
+    #[arg(long)]
+    pub timing: bool,
     #[command(flatten)]
     pub output: OutputArgs,
 }

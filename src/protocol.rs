@@ -116,6 +116,22 @@ pub struct MemoryBook {
     /// All that the process holds in memory, as it reads it itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resident_bytes: Option<u64>,
+    /// Of the private weights, the cache and the buffers, what lies in memory now: pages that
+    /// were never written do not. Absent where it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_private_resident_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_resident_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_resident_bytes: Option<u64>,
+    /// By how much the memory grew since `ready` that imports and compilation hold, without what
+    /// the allocator holds free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiler_bytes: Option<u64>,
+    /// By how much the memory grew since `ready` that the allocator holds for reuse: freed by its
+    /// user, not given back to the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocator_free_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,6 +142,9 @@ pub struct Generate {
     pub ignore_eos: bool,
     #[serde(default)]
     pub logits: Logits,
+    /// Take the time of each stage of the model; such a generation is not measured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub profile: bool,
 }
 
 /// Which logits come back with a generation; only `none` is answered in version 1.
@@ -151,6 +170,22 @@ pub struct Generated {
     /// Just-in-time compilation inside this request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compile_ns: Option<u64>,
+    /// If it was asked for and the engine can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+}
+
+/// Where the time of a generation went, by stages of the model that follow one another. What no
+/// stage claims is the harness's to find.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Nanoseconds by stage from `t_begin_ns` until the first token.
+    pub prefill_ns: BTreeMap<String, u64>,
+    /// Nanoseconds by stage from the first token until the last.
+    pub decode_ns: BTreeMap<String, u64>,
+    /// Bytes of weights that one decode step reads, by stage; absent where it is not known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub decode_weight_bytes: BTreeMap<String, u64>,
 }
 
 /// Teacher-forced pass; the logits of positions `first`.. go to a file as f32, row by row.
@@ -285,7 +320,7 @@ mod tests {
             n: u32,
         ) {
             let sent = Request::Generate(Generate {
-                id, prompt, n, ignore_eos: true, logits: Logits::None,
+                id, prompt, n, ignore_eos: true, logits: Logits::None, profile: false,
             });
             let mut wire = Vec::new();
             write_message(&mut wire, &sent).unwrap();

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::metric::Better;
-pub use crate::protocol::{MemoryBook, Precision};
+pub use crate::protocol::{MemoryBook, Precision, Profile};
 pub use verification::{Divergence, FreeRunning, Limit, Verdict, Verification};
 
 /// Name and version of the format; the major number changes when old readers would misread.
@@ -256,6 +256,8 @@ pub enum Role {
     /// Not measured.
     Warmup,
     Measured,
+    /// With the time of each stage taken; not measured.
+    Profiled,
 }
 
 /// One generation. Times are nanoseconds after the submit.
@@ -277,6 +279,9 @@ pub struct PromptRun {
     /// The ids themselves, once per prompt and launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Vec<u32>>,
+    /// Where the time went, of a profiled generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
     /// Metrics of this generation alone, where it was measured.
     #[serde(default)]
     pub metrics: BTreeMap<String, f64>,
@@ -300,6 +305,67 @@ pub struct Memory {
     /// By the engine's own book.
     #[serde(default)]
     pub book: MemoryBook,
+    /// Right after the load, of the engine's process: its high-water mark and what it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_after_load_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_load_bytes: Option<u64>,
+    /// Pages of the model file that are mapped and resident at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_file_bytes: Option<u64>,
+    /// File-backed pages before the load: libraries and the program itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_load_file_bytes: Option<u64>,
+    /// Parts that add up to the peak exactly; empty where the peak is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub breakdown: Vec<MemoryPart>,
+}
+
+/// One part of the peak.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPart {
+    pub part: Part,
+    /// Negative where parts overlap or pages were given back.
+    pub bytes: i64,
+    pub how: How,
+}
+
+/// What memory is held for; METHODOLOGY.md tells how each is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Pages of the model file that are mapped.
+    WeightsMapped,
+    /// Weights in memory of the engine's own.
+    WeightsPrivate,
+    KvCache,
+    /// Buffers that stay.
+    Activations,
+    /// Held when the peak was reached and given back since, when that was in the load.
+    LoadTemporaries,
+    /// The same, when it was in a generation.
+    GenerationTemporaries,
+    /// Held at `ready`: program, interpreter, imports.
+    BeforeLoad,
+    /// Pages of programs and libraries that came after `ready`.
+    Libraries,
+    /// Imports after `ready` and just-in-time compilation.
+    Compiler,
+    /// Freed, but kept by the allocator.
+    AllocatorFree,
+    /// What no reading explains.
+    Unaccounted,
+}
+
+/// How a number came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    Measured,
+    /// From shapes and types.
+    Computed,
+    /// What is left of the peak.
+    Remainder,
 }
 
 /// The state of the machine around one launch.

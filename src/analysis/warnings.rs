@@ -4,11 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::finding::{Finding, Seen};
+use super::timing::{DRIFT, steady};
 use super::{kind_name, ok_launches, tokens};
-use crate::record::{
-    Arm, FailureKind, Launch, Record, Role, Status, Verdict, Warning, WeightsSource,
-};
-use crate::stats::{self, Sample};
+use crate::record::{Arm, FailureKind, Launch, Record, Status, Verdict, Warning, WeightsSource};
 
 /// Decode varies more than this between launches.
 const HIGH_CV: f64 = 0.10;
@@ -21,8 +19,6 @@ const LOADED: f64 = 0.25;
 const STEAL: f64 = 0.02;
 /// Bytes per second over the measured read bandwidth.
 const MBU_LIMIT: f64 = 1.10;
-/// Drift of the time between tokens.
-const DRIFT: f64 = 0.05;
 /// Share of the model file in the page cache.
 const RESIDENT: f64 = 0.99;
 
@@ -158,7 +154,7 @@ fn of_the_arm(arm: &Arm) -> Vec<Finding> {
     let launches: Vec<&Launch> = ok_launches(arm).collect();
     let larger = |a: f64, b: f64| if b.abs() > a.abs() { b } else { a };
     found.extend(
-        seen(&launches, |l| drift(l), |d| d.abs() > DRIFT, larger)
+        seen(&launches, |l| steady(l).drift, |d| d.abs() > DRIFT, larger)
             .map(|seen| Finding::NotSteady { arm: label(), seen }),
     );
     if let Some(mbu) = arm.metrics.get("mbu").map(|s| s.max).filter(|mbu| *mbu > MBU_LIMIT) {
@@ -182,19 +178,6 @@ fn of_the_arm(arm: &Arm) -> Vec<Finding> {
         found.push(Finding::Nondeterministic { arm: label(), prompts });
     }
     found
-}
-
-/// How much slower the tokens came at the end of a launch than at its beginning: the measured
-/// generations of each prompt in a row, so that a long prompt is compared with itself; the
-/// median over prompts.
-fn drift(launch: &Launch) -> Option<f64> {
-    let mut gaps: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for run in launch.prompts.iter().filter(|run| run.role == Role::Measured) {
-        let pairs = run.token_ns.windows(2).map(|w| w[1].saturating_sub(w[0]) as f64);
-        gaps.entry(&run.id).or_default().extend(pairs);
-    }
-    let drifts: Vec<f64> = gaps.values().filter_map(|g| stats::drift(g)).collect();
-    Sample::new(&drifts).ok().map(|s| s.median())
 }
 
 fn unequal_precision(record: &Record) -> Option<Finding> {

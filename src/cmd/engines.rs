@@ -109,6 +109,7 @@ fn converse(
             n: case.tokens.len() as u32,
             ignore_eos: true,
             logits: Logits::None,
+            profile: false,
         };
         let got = process.generate(request, n_vocab).map_err(told)?.value.tokens;
         all += got.len();

@@ -25,7 +25,7 @@ use crate::model::quant::Quant;
 use crate::record::{
     Build, FailureKind, Host, Model, Record, Run, SCHEMA, Status, Verification, WeightsSource,
 };
-use crate::report::{Format, Style, render};
+use crate::report::{Format, Sections, Style, render_with};
 use crate::units::{Bytes, BytesPerSecond};
 use crate::workload::{PromptSet, Shape, Workload};
 use crate::{analysis, interrupt};
@@ -173,9 +173,10 @@ pub(super) fn one_session(
 
     record.run.complete = end == End::Complete;
     analysis::summarize(&mut record);
-    let written = write_all(&record, &base);
+    let wanted = Sections { profile: args.profile, timing: args.timing };
+    let written = write_all(&record, &base, wanted);
     // Shown even where it could not be written: it is all that is left then.
-    let text = render(&record, format_of(args.output.output), Style::of_stdout());
+    let text = render_with(&record, format_of(args.output.output), Style::of_stdout(), wanted);
     let shown = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
     written?;
     if let Some(e) = keep_error {
@@ -304,6 +305,7 @@ fn identity(args: &RunArgs, quant: Option<Quant>, threads: u32) -> Run {
         "prompts": args.prompts, "prompt_len": args.prompt_len, "gen_len": args.gen_len,
         "launches": args.launches, "threads": threads, "warmup": args.warmup,
         "iterations": args.iterations, "delay_s": args.delay, "device": args.device,
+        "profile": args.profile,
         "page_cache": format!("{:?}", args.page_cache).to_lowercase(),
         "timeout_s": args.timeout, "weights": args.weights.to_string(),
         "disturbed_if": {"busy_before_above": launch::BUSY_LIMIT, "steal_above": launch::STEAL_LIMIT},
@@ -341,6 +343,7 @@ fn settings(args: &RunArgs, path: &Path, n_ctx: u32, threads: u32, host: &Host) 
             .map_or_else(Deadlines::default, |s| Deadlines::all(Duration::from_secs_f64(s))),
         idle_window: Duration::from_millis(200),
         bandwidth: host.measured_read_bandwidth_bytes_per_s.map(BytesPerSecond),
+        profile: args.profile,
     }
 }
 
@@ -371,10 +374,10 @@ fn output_base(dir: &Path) -> Result<PathBuf> {
     Ok(free.expect("the names never end"))
 }
 
-fn write_all(record: &Record, base: &Path) -> Result<()> {
+fn write_all(record: &Record, base: &Path, wanted: Sections) -> Result<()> {
     record.write(&base.with_extension("json"))?;
     for (extension, format) in [("csv", Format::Csv), ("md", Format::Markdown)] {
-        let text = render(record, format, Style::PLAIN);
+        let text = render_with(record, format, Style::PLAIN, wanted);
         crate::record::write_atomically(&base.with_extension(extension), text.as_bytes())?;
     }
     let took = record.arms.iter().flat_map(|a| &a.launches).count();

@@ -234,7 +234,27 @@ impl EngineProcess {
         times.extend(g.t_tokens_ns.iter().map(|t| ("t_tokens_ns", *t)));
         self.check_times(generated.sent, generated.arrived, &times)?;
         self.check_accounted(&generated)?;
+        self.check_stages(&generated.value)?;
         Ok(generated)
+    }
+
+    /// Stages follow one another: together they cannot take longer than what they are part of.
+    fn check_stages(&mut self, g: &Generated) -> Result<(), Failure> {
+        let (Some(profile), [first, .., last]) = (&g.profile, &g.t_tokens_ns[..]) else {
+            return Ok(());
+        };
+        let phases = [
+            ("prefill", &profile.prefill_ns, first - g.t_begin_ns),
+            ("decode", &profile.decode_ns, last - first),
+        ];
+        for (name, stages, whole) in phases {
+            let sum = stages.values().try_fold(0u64, |sum, ns| sum.checked_add(*ns));
+            if sum.is_none_or(|sum| sum > whole) {
+                let m = format!("the stages of {name} take longer than its {whole} ns");
+                return Err(self.fail(FailureKind::Lied, m));
+            }
+        }
+        Ok(())
     }
 
     pub fn score(&mut self, request: Score) -> Result<Stamped<Scored>, Failure> {

@@ -77,6 +77,7 @@ pub fn ask(
                 n,
                 ignore_eos: true,
                 logits: Logits::None,
+                profile: false,
             };
             process.generate(request, q.n_vocab)?.value.tokens
         }

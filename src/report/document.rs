@@ -1,6 +1,8 @@
 //! What a report says, before any format: cleaned texts, rows and columns.
 
+use super::Sections;
 use super::grid::{self, Row};
+use super::sections::{self, Block};
 use super::text::clean;
 use super::verification;
 use crate::analysis;
@@ -10,6 +12,14 @@ use crate::units::{Bytes, BytesPerSecond, Seconds, three_digits};
 
 /// The metrics that are shown prompt by prompt.
 const PER_PROMPT: [&str; 3] = ["decode_tps", "prefill_tps", "ttft_s"];
+
+/// The row beneath the peak memory.
+pub(super) const SHARES_TITLE: &str = "  w/kv/act/run/?";
+
+/// Whether the row of shares stands beneath this one.
+pub(super) fn is_peak(row: &Row) -> bool {
+    find("peak_host_bytes").is_some_and(|m| m.title == row.title)
+}
 
 /// A report without a format. All texts are clean: one line each, no control characters.
 #[derive(Debug)]
@@ -22,10 +32,14 @@ pub(super) struct Document {
     pub facts: Vec<(&'static str, String)>,
     pub columns: Vec<Column>,
     pub rows: Vec<Row>,
+    /// Shares of the peak memory, by arm; empty where no arm has a breakdown.
+    pub memory_shares: Vec<Option<String>>,
     /// Rows that only the long formats show.
     pub details: Vec<Row>,
     /// One block per metric, one row per prompt; empty where there is one prompt.
     pub prompts: Vec<(&'static str, Vec<Row>)>,
+    /// What was asked for beside the comparison.
+    pub blocks: Vec<Block>,
     pub reading: Vec<String>,
     pub warnings: Vec<Remark>,
     /// What engines say of themselves.
@@ -58,7 +72,7 @@ pub(super) struct Remark {
 
 impl Document {
     /// Expects the record to be summarised.
-    pub fn new(record: &Record) -> Self {
+    pub fn new(record: &Record, wanted: Sections) -> Self {
         let baseline = baseline_label(record);
         let rows = |wanted: fn(Rank) -> bool| {
             METRICS
@@ -67,6 +81,7 @@ impl Document {
                 .filter_map(|m| metric_row(record, m))
                 .collect()
         };
+        let shares: Vec<_> = record.arms.iter().map(sections::memory_shares).collect();
         Self {
             title: title(record),
             synthetic: (record.model.weights == WeightsSource::Synthetic).then_some(
@@ -74,9 +89,11 @@ impl Document {
             ),
             facts: facts(record),
             columns: record.arms.iter().map(|arm| column(arm, baseline.as_deref())).collect(),
-            rows: rows(|rank| rank != Rank::Detail),
+            rows: rows(|rank| rank < Rank::Detail),
+            memory_shares: shares.iter().any(Option::is_some).then_some(shares).unwrap_or_default(),
             details: rows(|rank| rank == Rank::Detail),
             prompts: prompt_blocks(record),
+            blocks: sections::blocks(record, wanted),
             reading: analysis::reading(record).iter().map(|s| clean(s)).collect(),
             warnings: remarks(record),
             notes: notes(record),
@@ -267,6 +284,9 @@ fn legend(record: &Record, baseline: Option<&str>) -> Vec<String> {
             clean(reference),
             d.positions
         ));
+    }
+    if record.arms.iter().any(|arm| sections::memory_shares(arm).is_some()) {
+        legend.push(sections::SHARES_LEGEND.to_string());
     }
     legend
 }

@@ -29,6 +29,8 @@ struct Stock {
     n_vocab: usize,
     /// Bytes of keys and values that one position adds to the cache.
     kv_bytes_per_position: u64,
+    /// Bytes of all weights as candle holds them.
+    weight_bytes: u64,
     /// Positions in the cache after the last request.
     filled: usize,
 }
@@ -83,6 +85,7 @@ impl Engine for CandleStock {
             n_ctx: request.n_ctx as usize,
             n_vocab: facts.n_vocab,
             kv_bytes_per_position: facts.kv_bytes_per_position,
+            weight_bytes: facts.weight_bytes,
             filled: 0,
         });
         let mut notes = Vec::new();
@@ -126,7 +129,7 @@ impl Engine for CandleStock {
             tokens.push(argmax(&logits) as u32);
             at.push(MonoNs::now());
         }
-        Ok(Timed { tokens, prefill_end, at })
+        Ok(Timed { tokens, prefill_end, at, profile: None })
     }
 
     fn score(
@@ -147,8 +150,9 @@ impl Engine for CandleStock {
     }
 
     fn memory(&self) -> MemoryBook {
-        // candle keeps no book of its copies of the weights; the cache follows from its shape.
+        // candle keeps no book: weights and cache follow from the shapes.
         MemoryBook {
+            weights_private_bytes: self.loaded.as_ref().map(|s| s.weight_bytes),
             kv_bytes: self.loaded.as_ref().map(|s| s.kv_bytes_per_position * s.filled as u64),
             ..MemoryBook::default()
         }
@@ -178,6 +182,10 @@ impl Stock {
 struct Facts {
     n_vocab: usize,
     kv_bytes_per_position: u64,
+    /// As held: the embedding is always widened to f32 for lookups, and so are vectors and
+    /// matrices of floats; quantized matrices stay as they are. candle's repacked copies are not
+    /// in it.
+    weight_bytes: u64,
     has_rope_factors: bool,
     float_weights: bool,
     /// Of a file of 16-bit weights, which are read as f32; absent where they are read as stored.
@@ -202,6 +210,17 @@ impl Facts {
                 widened_bytes += size_of::<f32>() as u64 * info.shape.elem_count() as u64;
             }
         }
+        let wide = |elements: usize| (size_of::<f32>() * elements) as u64;
+        let mut weight_bytes = wide(config.n_vocab * config.n_embd);
+        for (name, info) in &content.tensor_infos {
+            let elements = info.shape.elem_count();
+            let stays = info.shape.rank() == 2 && info.ggml_dtype.block_size() > 1;
+            if multiplied(name) || name == "output_norm.weight" {
+                let blocks = elements / info.ggml_dtype.block_size();
+                let stored = (blocks * info.ggml_dtype.type_size()) as u64;
+                weight_bytes += if stays { stored } else { wide(elements) };
+            }
+        }
         let mut types: Vec<(String, usize)> = types.into_iter().collect();
         types.sort_by_key(|&(_, elements)| std::cmp::Reverse(elements));
         let is_float = |dtype: &str| matches!(dtype, "f32" | "f16" | "bf16");
@@ -217,6 +236,7 @@ impl Facts {
             n_vocab: config.n_vocab,
             kv_bytes_per_position: size_of::<f32>() as u64 * config.kv_values_per_position(),
             has_rope_factors: config.has_rope_freqs,
+            weight_bytes,
             float_weights,
             weight_bytes_per_token: types
                 .iter()

@@ -3,9 +3,10 @@
 
 pub mod candle;
 pub mod candle_stock;
+mod resident;
 pub mod serve;
 
-use crate::protocol::{EngineError, Generate, Load, Loaded, MemoryBook, Score};
+use crate::protocol::{EngineError, Generate, Load, Loaded, MemoryBook, Profile, Score};
 use crate::units::MonoNs;
 
 /// What a Rust engine implements; `serve` turns it into a protocol speaker.
@@ -37,6 +38,8 @@ pub struct Timed {
     pub tokens: Vec<u32>,
     pub prefill_end: MonoNs,
     pub at: Vec<MonoNs>,
+    /// Where the time went, if it was asked for and can be told.
+    pub profile: Option<Profile>,
 }
 
 /// The candle crates' version; they are pinned together.

@@ -6,7 +6,7 @@ use std::io::{BufReader, BufWriter, Write};
 
 use anyhow::{Context, Result, bail};
 
-use super::Engine;
+use super::{Engine, resident};
 use crate::protocol::{
     EngineError, ErrorKind, Generated, Hello, Logits, MemoryBook, PROTOCOL, Ready, Reply, Request,
     Score, Scored, read_message, write_message,
@@ -51,6 +51,7 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
         }),
     )?;
 
+    let free_at_ready = resident::allocator_free();
     while let Some(request) = read_message::<Request>(&mut input)? {
         let begin = MonoNs::now();
         let reply = match request {
@@ -58,6 +59,9 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
             Request::Hello { .. } => error(ErrorKind::Internal, "`hello` came twice"),
             Request::Memory => Reply::Memory(MemoryBook {
                 resident_bytes: memory_stats::memory_stats().map(|m| m.physical_mem as u64),
+                allocator_free_bytes: resident::allocator_free()
+                    .zip(free_at_ready)
+                    .map(|(now, then)| now.saturating_sub(then)),
                 ..engine.memory()
             }),
             Request::Load(load) => {
@@ -74,6 +78,7 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
                     t_prefill_end_ns: Some(timed.prefill_end.0),
                     t_tokens_ns: timed.at.iter().map(|t| t.0).collect(),
                     compile_ns: None,
+                    profile: timed.profile,
                 })
             }),
             Request::Score(s) => {

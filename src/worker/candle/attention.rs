@@ -8,6 +8,7 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use super::math::{madd, softmax};
 use super::pool::{Pool, Scatter};
+use crate::worker::resident::bytes_in_memory;
 
 /// Positions whose keys lie interleaved: one vector register of scores.
 const SPAN: usize = 16;
@@ -128,6 +129,14 @@ impl KvCache {
         match self {
             Self::F16(cache) => cache.bytes(),
             Self::F32(cache) => cache.bytes(),
+        }
+    }
+
+    /// Bytes that lie in memory: positions that were never written do not.
+    pub fn bytes_in_memory(&self) -> Option<u64> {
+        match self {
+            Self::F16(c) => Some(bytes_in_memory(&c.keys)? + bytes_in_memory(&c.values)?),
+            Self::F32(c) => Some(bytes_in_memory(&c.keys)? + bytes_in_memory(&c.values)?),
         }
     }
 

@@ -14,6 +14,7 @@ use super::kernels::avx512;
 use super::kernels::{FloatDot, Int8Dot, portable};
 use super::pool::{Pool, Scatter};
 use super::weights::{Encoding, Matrix, blocks, f32_bytes, with_block};
+use crate::worker::resident::bytes_in_memory;
 
 /// From so many tokens on, widening a row to f32 once is cheaper than candle's dot product for
 /// each token.
@@ -179,6 +180,16 @@ impl Multiplier {
             + size_of_val(&self.q8_0[..])
             + size_of_val(&self.q8_1[..])
             + size_of_val(&self.q8k[..])
+    }
+
+    /// Of those, what lies in memory now.
+    pub fn bytes_in_memory(&self) -> Option<u64> {
+        Some(
+            self.int8.bytes_in_memory()?
+                + bytes_in_memory(&self.q8_0)?
+                + bytes_in_memory(&self.q8_1)?
+                + bytes_in_memory(&self.q8k)?,
+        )
     }
 
     /// `out[t] (+)= [parts[0]; parts[1]; …] · x[t]`: `x` is `[m, columns]`, `out` is `[m, rows of

@@ -9,6 +9,7 @@ mod math;
 mod model;
 mod pool;
 mod rope;
+mod spans;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -17,11 +18,12 @@ use std::time::Duration;
 use self::linear::Isa;
 pub use self::math::argmax;
 use self::model::{BATCH, Model, Weights};
+use self::spans::Stage;
 use self::weights::Gguf;
 pub(super) use self::weights::refused;
 use super::{Engine, Timed};
 use crate::protocol::{
-    EngineError, ErrorKind, Generate, Load, Loaded, MemoryBook, Precision, Score,
+    EngineError, ErrorKind, Generate, Load, Loaded, MemoryBook, Precision, Profile, Score,
 };
 use crate::units::MonoNs;
 
@@ -165,6 +167,8 @@ impl Engine for Candle {
         let mut tokens = Vec::with_capacity(n);
         let mut at = Vec::with_capacity(n);
 
+        model.spans.begin(request.profile);
+        let mut profile = request.profile.then(Profile::default);
         let mut last = MonoNs::now();
         let mut position = 0;
         let mut row = 0;
@@ -181,7 +185,14 @@ impl Engine for Candle {
                 position += 1;
                 model.logits(0);
             }
+            model.spans.resume();
             tokens.push(argmax(model.last_logits()) as u32);
+            model.spans.end(Stage::Sampling);
+            if tokens.len() == 1
+                && let Some(profile) = &mut profile
+            {
+                profile.prefill_ns = model.spans.take();
+            }
             if slow_down > 1.0 {
                 let taken = MonoNs::now().since(last).0;
                 std::thread::sleep(Duration::from_secs_f64(taken * (slow_down - 1.0)));
@@ -189,7 +200,14 @@ impl Engine for Candle {
             last = MonoNs::now();
             at.push(last);
         }
-        Ok(Timed { tokens, prefill_end, at })
+        if let Some(profile) = &mut profile {
+            profile.decode_ns = model.spans.take();
+            let bytes = model.weights.bytes_by_stage();
+            profile.decode_weight_bytes =
+                bytes.map(|(stage, bytes)| (stage.name().to_string(), bytes as u64)).into();
+            model.spans.begin(false);
+        }
+        Ok(Timed { tokens, prefill_end, at, profile })
     }
 
     fn score(
@@ -227,6 +245,8 @@ impl Engine for Candle {
             weights_private_bytes: Some(model.weights.private_bytes() as u64),
             kv_bytes: Some(model.kv_bytes() as u64),
             activation_bytes: Some(model.activation_bytes() as u64),
+            kv_resident_bytes: model.kv_bytes_in_memory(),
+            activation_resident_bytes: model.activation_bytes_in_memory(),
             ..MemoryBook::default()
         }
     }

@@ -7,8 +7,10 @@ use super::linear::{Isa, Multiplier};
 use super::math::{rms_norm, silu_times};
 use super::pool::{Pool, Scatter};
 use super::rope::{Rope, rotate};
+use super::spans::{Spans, Stage};
 use super::weights::{Gguf, Matrix};
 use crate::protocol::{EngineError, ErrorKind};
+use crate::worker::resident::bytes_in_memory;
 
 /// Tokens that pass through the layers together; a longer prompt takes several passes.
 pub const BATCH: usize = 256;
@@ -89,6 +91,19 @@ impl Weights {
         self.matrices().map(Matrix::bytes).sum()
     }
 
+    /// Bytes of the matrices that a decode step multiplies with, by stage.
+    pub fn bytes_by_stage(&self) -> [(Stage, usize); 3] {
+        let sum = |of: fn(&Layer) -> [&Matrix; 4]| {
+            self.layers.iter().flat_map(of).map(Matrix::bytes).sum::<usize>()
+        };
+        let mlp = |l: &Layer| [&l.gate, &l.up, &l.down].map(Matrix::bytes).iter().sum::<usize>();
+        [
+            (Stage::Projections, sum(|l| [&l.q, &l.k, &l.v, &l.o])),
+            (Stage::Mlp, self.layers.iter().map(mlp).sum()),
+            (Stage::Head, self.head().bytes()),
+        ]
+    }
+
     /// Bytes of the vectors, which are copied.
     pub fn private_bytes(&self) -> usize {
         let norms = self.layers.iter().map(|l| l.attn_norm.len() + l.ffn_norm.len()).sum::<usize>();
@@ -122,6 +137,8 @@ pub struct Model {
     multiplier: Multiplier,
     buffers: Buffers,
     n_ctx: usize,
+    /// Where the time goes, while somebody asks.
+    pub spans: Spans,
 }
 
 /// Activations of one batch; rows are tokens.
@@ -191,6 +208,7 @@ impl Model {
             pool,
             buffers,
             n_ctx,
+            spans: Spans::default(),
             config,
             weights,
         })
@@ -203,6 +221,19 @@ impl Model {
 
     pub fn kv_bytes(&self) -> usize {
         self.cache.bytes()
+    }
+
+    /// Of those, what lies in memory now; absent where the kernel does not tell.
+    pub fn kv_bytes_in_memory(&self) -> Option<u64> {
+        self.cache.bytes_in_memory()
+    }
+
+    /// Bytes of the activation buffers that lie in memory now.
+    pub fn activation_bytes_in_memory(&self) -> Option<u64> {
+        let b = &self.buffers;
+        let floats = [&b.x, &b.h, &b.qkv, &b.attended, &b.gate_up, &b.ffn, &b.logits];
+        let floats = floats.into_iter().map(|v| bytes_in_memory(v)).sum::<Option<u64>>()?;
+        Some(floats + bytes_in_memory(&b.angles)? + self.multiplier.bytes_in_memory()?)
     }
 
     /// Bytes of the activation buffers.
@@ -224,6 +255,7 @@ impl Model {
         let width = q_dim + 2 * kv_dim;
         let pairs = self.rope.pairs();
         let (pool, multiplier) = (&mut self.pool, &mut self.multiplier);
+        let spans = &mut self.spans;
         let b = &mut self.buffers;
         let x = &mut b.x[..m * hidden];
         let h = &mut b.h[..m * hidden];
@@ -233,14 +265,18 @@ impl Model {
         let inner = &mut b.ffn[..m * ffn];
         let angles = &mut b.angles[..m * pairs];
 
+        spans.resume();
         for (t, &token) in tokens.iter().enumerate() {
             let row = &mut x[t * hidden..][..hidden];
             self.weights.embedding.dequantize_row(token as usize, row);
             self.rope.angles(first + t, &mut angles[t * pairs..][..pairs]);
         }
+        spans.end(Stage::Embedding);
         for (i, layer) in self.weights.layers.iter().enumerate() {
             norm_rows(pool, x, &layer.attn_norm, c.norm_eps, h);
+            spans.end(Stage::Norm);
             multiplier.multiply(pool, &[&layer.q, &layer.k, &layer.v], h, qkv, false);
+            spans.end(Stage::Projections);
             for (t, row) in qkv.chunks_exact_mut(width).enumerate() {
                 let (qk, v) = row.split_at_mut(q_dim + kv_dim);
                 rotate(qk, c.head_dim, &angles[t * pairs..][..pairs]);
@@ -248,12 +284,16 @@ impl Model {
             }
             let queries = Queries { values: qkv, stride: width, n_heads: c.n_heads };
             self.cache.attend(pool, i, first, queries, attended);
+            spans.end(Stage::Attention);
             multiplier.multiply(pool, &[&layer.o], attended, x, true);
+            spans.end(Stage::Projections);
 
             norm_rows(pool, x, &layer.ffn_norm, c.norm_eps, h);
+            spans.end(Stage::Norm);
             multiplier.multiply(pool, &[&layer.gate, &layer.up], h, gate_up, false);
             activate_rows(pool, gate_up, ffn, inner);
             multiplier.multiply(pool, &[&layer.down], inner, x, true);
+            spans.end(Stage::Mlp);
         }
     }
 
@@ -263,9 +303,12 @@ impl Model {
         let b = &mut self.buffers;
         let h = &mut b.h[..hidden];
         let x = &b.x[t * hidden..][..hidden];
+        self.spans.resume();
         rms_norm(x, &self.weights.output_norm, self.config.norm_eps, h);
+        self.spans.end(Stage::Norm);
         let head = self.weights.head();
         self.multiplier.multiply(&mut self.pool, &[head], h, &mut b.logits, false);
+        self.spans.end(Stage::Head);
     }
 
     /// What `logits` computed last: `[n_vocab]`.
