@@ -12,7 +12,7 @@ use super::page_cache::{self, PageCache};
 use super::sensors;
 use crate::engine::provision::Installed;
 use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Stamped};
-use crate::protocol::{Generate, Generated, Load, Loaded, Logits, Precision};
+use crate::protocol::{Generate, Generated, Load, Loaded, Precision};
 use crate::record::{
     Environment, FailureKind, Launch, LaunchError, Memory, Model, PromptRun, Role, Status,
 };
@@ -270,13 +270,7 @@ impl<'a> Conversation<'a> {
         let p = &self.workload.prompts[prompt];
         // A warm-up needs the prompt's shapes and one decode step, not the whole length.
         let n = if role == Role::Warmup { p.n_gen.min(2) } else { p.n_gen };
-        let request = Generate {
-            id: self.next_id,
-            prompt: p.ids.clone(),
-            n,
-            ignore_eos: true,
-            logits: Logits::None,
-        };
+        let request = Generate::greedy(self.next_id, p.ids.clone(), n);
         self.next_id += 1;
         let generated = process.generate(request, self.model.n_vocab)?;
         let (sent, g) = (generated.sent.0, &generated.value);

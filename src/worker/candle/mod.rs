@@ -19,9 +19,10 @@ use self::linear::Isa;
 pub use self::math::argmax;
 use self::model::{BATCH, Model, Weights};
 use self::weights::Gguf;
+use super::answer::Decoder;
 use super::{Engine, Timed};
 use crate::protocol::{
-    EngineError, ErrorKind, Generate, Load, Loaded, MemoryBook, Precision, Score,
+    EngineError, ErrorKind, Feature, Generate, Load, Loaded, MemoryBook, Precision, Score,
 };
 use crate::units::MonoNs;
 
@@ -33,6 +34,10 @@ const SCORE_ROWS: usize = 12;
 pub struct Candle {
     model: Option<Model>,
     options: Options,
+    /// The tokens in the cache; empty where nobody may build on them.
+    held: Vec<u32>,
+    /// The row of the last `Decoder::forward` that has the last token.
+    last_row: usize,
 }
 
 /// The switches of `load.options`.
@@ -94,6 +99,7 @@ impl Engine for Candle {
         }
         // An old model must not stand beside the new one in memory.
         self.model = None;
+        self.held.clear();
 
         let gguf = Gguf::open(&request.path)?;
         let config = Config::read(&gguf)?;
@@ -143,6 +149,7 @@ impl Engine for Candle {
 
     fn generate(&mut self, request: &Generate) -> Result<Timed, EngineError> {
         let slow_down = self.options.slow_down;
+        self.held.clear();
         let model = self.loaded()?;
         let n = request.n as usize;
         check_tokens(&request.prompt, n, model.n_ctx(), model.config.n_vocab)?;
@@ -176,11 +183,22 @@ impl Engine for Candle {
         Ok(Timed { tokens, prefill_end, at })
     }
 
+    fn features(&self) -> Vec<Feature> {
+        use Feature::*;
+        vec![Stream, Stop, Sampling, Reuse, Cancel]
+    }
+
+    fn decoder(&mut self) -> Result<&mut dyn Decoder, EngineError> {
+        self.loaded()?;
+        Ok(self)
+    }
+
     fn score(
         &mut self,
         request: &Score,
         row: &mut dyn FnMut(&[f32]) -> std::io::Result<()>,
     ) -> Result<(), EngineError> {
+        self.held.clear();
         let model = self.loaded()?;
         let n_vocab = model.config.n_vocab;
         check_tokens(&request.tokens, 0, model.n_ctx(), n_vocab)?;
@@ -217,6 +235,36 @@ impl Engine for Candle {
 impl Candle {
     fn loaded(&mut self) -> Result<&mut Model, EngineError> {
         self.model.as_mut().ok_or_else(|| internal("no model is loaded"))
+    }
+}
+
+impl Decoder for Candle {
+    fn shape(&self) -> (usize, usize) {
+        self.model.as_ref().map_or((0, 0), |m| (m.n_ctx(), m.config.n_vocab))
+    }
+
+    fn batch(&self) -> usize {
+        BATCH
+    }
+
+    fn held(&mut self) -> &mut Vec<u32> {
+        &mut self.held
+    }
+
+    fn forward(&mut self, tokens: &[u32], first: usize) -> Result<(), EngineError> {
+        self.loaded()?.forward(tokens, first);
+        self.last_row = tokens.len() - 1;
+        Ok(())
+    }
+
+    fn head(&mut self) {
+        if let Some(model) = &mut self.model {
+            model.logits(self.last_row);
+        }
+    }
+
+    fn logits(&self) -> &[f32] {
+        self.model.as_ref().map_or(&[], Model::last_logits)
     }
 }
 
