@@ -25,6 +25,7 @@ fn main() -> ExitCode {
             interrupt::install();
             match command {
                 Command::Run(args) => cmd::run::run(args),
+                Command::Generate(args) => cmd::generate::run(args),
                 Command::Report(args) => cmd::report::run(args),
                 Command::Models(command) => cmd::models::run(command),
                 Command::Engines(command) => cmd::engines::run(command),

@@ -1,9 +1,10 @@
 //! Models as files: which there are (`registry`), where they come from (`locate`, `hub`,
 //! `cache`, `synth`), what is in them (`gguf`, `tokenizer`, `arch`, `quant`), and the golden
-//! values of the shipped one (`golden`).
+//! values of the shipped one (`golden`). `chat` turns conversations into ids.
 
 pub mod arch;
 pub mod cache;
+pub mod chat;
 pub mod gguf;
 pub mod golden;
 pub mod hub;
