@@ -221,7 +221,7 @@ pub struct GenerateArgs {
     #[arg(short, long)]
     pub interactive: bool,
     /// The system message of a chat
-    #[arg(long, value_name = "TEXT", requires = "interactive")]
+    #[arg(long, value_name = "TEXT", requires = "interactive", conflicts_with_all = ["prompt", "prompt_file"])]
     pub system: Option<String>,
     /// A name from `engines list`
     #[arg(long, default_value = "candle", value_name = "NAME")]

@@ -64,10 +64,8 @@ impl Figures {
     fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = Vec::new();
         rows.extend(self.load.map(|s| ("load", s.to_string())));
-        rows.extend(self.seconds("ttft_s").map(|s| match self.compile {
-            Some(c) => ("TTFT", format!("{s} ({c} of the answer was compilation)")),
-            None => ("TTFT", s),
-        }));
+        rows.extend(self.seconds("ttft_s").map(|s| ("TTFT", s)));
+        rows.extend(self.compile.map(|s| ("compile", format!("{s} inside this answer"))));
         rows.extend(self.rate("prefill_tps").map(|r| {
             let kept = match self.reused {
                 0 => String::new(),

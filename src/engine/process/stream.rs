@@ -71,9 +71,7 @@ impl EngineProcess {
                 Err(RecvTimeoutError::Timeout) => Step::Waiting,
             };
             // What was on its way when the reader turned away is not shown any more.
-            if cancelled && step != Step::Waiting {
-                continue;
-            }
+            let step = if cancelled { Step::Waiting } else { step };
             if follow(step).is_break() {
                 if cancelled || !features.contains(&Feature::Cancel) {
                     self.kill();

@@ -252,7 +252,12 @@ impl Decoder for Candle {
     }
 
     fn forward(&mut self, tokens: &[u32], first: usize) -> Result<(), EngineError> {
+        let begin = MonoNs::now();
         self.loaded()?.forward(tokens, first);
+        if self.options.slow_down > 1.0 && tokens.len() == 1 {
+            let taken = MonoNs::now().since(begin).0;
+            std::thread::sleep(Duration::from_secs_f64(taken * (self.options.slow_down - 1.0)));
+        }
         self.last_row = tokens.len() - 1;
         Ok(())
     }
