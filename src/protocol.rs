@@ -16,11 +16,15 @@ pub const MAX_LINE: usize = 64 << 20;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Request {
-    Hello { protocol: u32 },
+    Hello {
+        protocol: u32,
+    },
     Load(Load),
     Generate(Generate),
     /// End the generation of this id after the token that is being computed.
-    Cancel { id: u64 },
+    Cancel {
+        id: u64,
+    },
     Score(Score),
     Memory,
     Bye,

@@ -526,14 +526,10 @@ fn requests_that_cannot_be_met_are_refused() {
         assert_eq!(error_of("candle", &request).kind, ErrorKind::MissingDependency);
 
         let mut engine = engine("candle").unwrap();
-        let mut ask = |prompt: Vec<u32>, n| {
-            engine.generate(&Generate::greedy(1, prompt, n))
-        };
+        let mut ask = |prompt: Vec<u32>, n| engine.generate(&Generate::greedy(1, prompt, n));
         assert!(ask(vec![1], 1).unwrap_err().message.contains("no model is loaded"));
         engine.load(&load_request(path, 64)).unwrap();
-        let mut ask = |prompt: Vec<u32>, n| {
-            engine.generate(&Generate::greedy(1, prompt, n))
-        };
+        let mut ask = |prompt: Vec<u32>, n| engine.generate(&Generate::greedy(1, prompt, n));
         assert!(ask(vec![], 1).unwrap_err().message.contains("empty"));
         assert!(ask(vec![320], 1).unwrap_err().message.contains("outside the vocabulary"));
         assert!(ask(vec![1; 60], 6).unwrap_err().message.contains("n_ctx is 64"));

@@ -59,7 +59,8 @@ impl Terminal {
                 }
             }
         });
-        let screen = vt100::Parser::new(NonZero::new(ROWS).unwrap(), NonZero::new(COLUMNS).unwrap(), 0);
+        let screen =
+            vt100::Parser::new(NonZero::new(ROWS).unwrap(), NonZero::new(COLUMNS).unwrap(), 0);
         Self { child, keys, output, screen, _master: pty.master, folder }
     }
 

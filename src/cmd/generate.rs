@@ -112,8 +112,10 @@ fn complete(
     let all = n_prompt.saturating_add(wanted).checked_next_multiple_of(256).unwrap_or(u32::MAX);
     let n_ctx = args.n_ctx.unwrap_or(all.min(found.model.context_length));
     if n_prompt >= n_ctx {
-        bail!("the prompt has {n_prompt} tokens, the context {n_ctx}: shorten it, or use another \
-               model or --n-ctx");
+        bail!(
+            "the prompt has {n_prompt} tokens, the context {n_ctx}: shorten it, or use another \
+               model or --n-ctx"
+        );
     }
     let n = wanted.min(n_ctx - n_prompt);
     if n < wanted && args.gen_len.is_some() {

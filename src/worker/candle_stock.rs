@@ -8,8 +8,8 @@ use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::quantized_llama::{MAX_SEQ_LEN, ModelWeights};
 
-use super::candle::{argmax, check_tokens, internal};
 use super::answer::Decoder;
+use super::candle::{argmax, check_tokens, internal};
 use super::{Engine, Timed};
 use crate::model::gguf::dtype_label;
 use crate::protocol::{

@@ -269,7 +269,10 @@ impl Input {
         if self.terminal
             && let Err(e) = self.editor.save_history(&self.history)
         {
-            say(&format!("warning: {}: the input history is not kept: {e}", self.history.display()));
+            say(&format!(
+                "warning: {}: the input history is not kept: {e}",
+                self.history.display()
+            ));
         }
     }
 }

@@ -71,7 +71,8 @@ impl Figures {
                 0 => String::new(),
                 n => format!(" + {n} from the cache"),
             };
-            ("prefill", format!("{r} ({} tokens{kept})", self.prefilled))
+            let s = if self.prefilled == 1 { "" } else { "s" };
+            ("prefill", format!("{r} ({} token{s}{kept})", self.prefilled))
         }));
         rows.extend(self.rate("decode_tps").map(|r| ("decode", r)));
         if let (Some(p50), Some(p95)) = (self.seconds("itl_p50_s"), self.seconds("itl_p95_s")) {
