@@ -40,6 +40,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Do engines compute the same function on this file? Teacher-forced logits against float32
     Verify(VerifyArgs),
+    /// Write on from a prompt, or chat: text as it comes, from any engine
+    Generate(Box<GenerateArgs>),
     /// Show result files again, as a table, Markdown, CSV or JSON
     Report(ReportArgs),
     /// List, download, make and look into models
@@ -309,6 +311,64 @@ pub enum EnginesCommand {
         #[arg(value_name = "NAME")]
         engines: Vec<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// A name from `models list`, or a GGUF file
+    #[arg(short, long, default_value = "llama3-1b", value_name = "NAME|FILE")]
+    pub model: String,
+    /// The text to continue, as it is, without a chat template [default: from stdin]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompt_file", "interactive"])]
+    pub prompt: Option<String>,
+    /// The text to continue from a file; one newline at its end is left out
+    #[arg(long, value_name = "FILE", conflicts_with = "interactive")]
+    pub prompt_file: Option<PathBuf>,
+    /// Chat, through the file's own chat template; /help there says more
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// The system message of a chat
+    #[arg(long, value_name = "TEXT", requires = "interactive", conflicts_with_all = ["prompt", "prompt_file"])]
+    pub system: Option<String>,
+    /// A name from `engines list`
+    #[arg(long, default_value = "candle", value_name = "NAME")]
+    pub engine: String,
+    /// Quantization [default: the model's own]
+    #[arg(long, value_name = "Q")]
+    pub quant: Option<String>,
+    /// Where weights come from; auto takes the hub, or synthetic ones where it cannot be reached
+    #[arg(long, default_value_t = WeightsPolicy::Auto, value_name = "auto|hub|file|synthetic")]
+    pub weights: WeightsPolicy,
+    /// Threads of the engine [default: the processors that this process may use]
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Where the model runs: cpu, or cuda[:i] for an engine that has it
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
+    /// Tokens to generate at most [default: 128; 512 for each answer of a chat]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub gen_len: Option<u32>,
+    /// Positions of the context [default: enough; in a chat 4096; never beyond the model's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub n_ctx: Option<u32>,
+    /// Go on after end-of-text and end-of-turn
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// 0 takes the likeliest token, more draws from flatter distributions
+    #[arg(long, default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
+    pub temperature: f64,
+    /// Draw from the likeliest tokens that together have this probability
+    #[arg(long, default_value_t = 1.0, value_name = "P", allow_negative_numbers = true)]
+    pub top_p: f64,
+    /// Seed of the drawing; equal seeds give equal text
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Say on stderr how fast it went (a look, not a measurement: that is `run`)
+    #[arg(long)]
+    pub timing: bool,
+    /// Never install an engine's dependencies
+    #[arg(long)]
+    pub no_install: bool,
 }
 
 #[cfg(test)]

@@ -27,6 +27,11 @@ pub fn requested() -> bool {
     REQUESTS.load(Ordering::SeqCst) > 0
 }
 
+/// Whether the user asked to stop, asked once: a chat ends an answer and goes on.
+pub fn take() -> bool {
+    REQUESTS.swap(0, Ordering::SeqCst) > 0
+}
+
 /// Remembers the group that must die with this process.
 pub fn guard_group(leader: u32) {
     GROUP.store(leader, Ordering::SeqCst);

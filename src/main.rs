@@ -46,6 +46,7 @@ fn main() -> ExitCode {
             interrupt::install();
             match command {
                 Command::Run(args) => cmd::run::run(args),
+                Command::Generate(args) => cmd::generate::run(args),
                 Command::Verify(args) => match cmd::verify::run(args) {
                     Ok(true) => Ok(()),
                     Ok(false) => return ExitCode::from(NOT_COMPARABLE),

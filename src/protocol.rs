@@ -16,9 +16,15 @@ pub const MAX_LINE: usize = 64 << 20;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Request {
-    Hello { protocol: u32 },
+    Hello {
+        protocol: u32,
+    },
     Load(Load),
     Generate(Generate),
+    /// End the generation of this id after the token that is being computed.
+    Cancel {
+        id: u64,
+    },
     Score(Score),
     Memory,
     Bye,
@@ -31,6 +37,7 @@ pub enum Reply {
     Hello(Hello),
     Ready(Ready),
     Loaded(Box<Loaded>),
+    Token(Token),
     Generated(Generated),
     Scored(Scored),
     Memory(MemoryBook),
@@ -55,7 +62,24 @@ pub struct Ready {
     pub threads: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isa: Option<String>,
+    /// What the engine can do beyond a measured generation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<Feature>,
     pub t_ns: u64,
+}
+
+/// What of `generate` an engine understands beyond greedy generation of a given length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Feature {
+    Stream,
+    Stop,
+    Sampling,
+    Reuse,
+    Cancel,
+    /// One that this build does not know.
+    #[serde(other)]
+    Other,
 }
 
 /// Open a GGUF and make every weight usable.
@@ -143,8 +167,67 @@ pub struct Generate {
     #[serde(default)]
     pub logits: Logits,
     /// Take the time of each stage of the model; such a generation is not measured.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub profile: bool,
+    /// Send a `token` message for each token as it comes. Never set in a measured run.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stream: bool,
+    /// Ids that end the generation; the last token is then one of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<u32>,
+    /// Absent: greedy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
+    /// The engine may keep the cache of the longest prefix that this prompt shares with what
+    /// the cache holds.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub reuse: bool,
+}
+
+impl Generate {
+    /// The request of a measured run: greedy, exactly `n` tokens, from an empty context, nothing
+    /// sent before the end.
+    pub fn greedy(id: u64, prompt: Vec<u32>, n: u32) -> Self {
+        Self {
+            id,
+            prompt,
+            n,
+            ignore_eos: true,
+            logits: Logits::None,
+            profile: false,
+            stream: false,
+            stop: Vec::new(),
+            sampling: None,
+            reuse: false,
+        }
+    }
+
+    /// Whether this is such a request, whatever its id, prompt and length.
+    pub fn is_greedy_only(&self) -> bool {
+        !self.stream && self.stop.is_empty() && self.sampling.is_none() && !self.reuse
+    }
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// How tokens are drawn; docs/PROTOCOL.md defines the algorithm for every engine.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Above 0.
+    pub temperature: f64,
+    /// In (0, 1].
+    pub top_p: f64,
+    pub seed: u64,
+}
+
+/// One token of a streamed generation, the moment it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    pub id: u64,
+    pub token: u32,
+    pub t_ns: u64,
 }
 
 /// Which logits come back with a generation; only `none` is answered in version 1.
@@ -170,6 +253,9 @@ pub struct Generated {
     /// Just-in-time compilation inside this request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compile_ns: Option<u64>,
+    /// Positions of the prompt whose keys and values were in the cache already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused: Option<u32>,
     /// If it was asked for and the engine can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
@@ -308,6 +394,24 @@ mod tests {
     }
 
     #[test]
+    fn a_measured_request_has_no_field_of_the_others() {
+        let sent = serde_json::to_string(&Request::Generate(Generate::greedy(1, vec![5], 2)));
+        assert_eq!(
+            sent.unwrap(),
+            r#"{"type":"generate","id":1,"prompt":[5],"n":2,"ignore_eos":true,"logits":"none"}"#
+        );
+    }
+
+    #[test]
+    fn a_feature_of_a_later_version_is_no_error() {
+        let ready = br#"{"type":"ready","t_ns":1,"features":["stream","telepathy"]}"#;
+        let Reply::Ready(ready) = decode(ready).unwrap() else { panic!("not ready") };
+        assert_eq!(ready.features, [Feature::Stream, Feature::Other]);
+        let Reply::Ready(old) = decode(br#"{"type":"ready","t_ns":1}"#).unwrap() else { panic!() };
+        assert!(old.features.is_empty());
+    }
+
+    #[test]
     fn the_end_of_the_stream_is_not_an_error() {
         assert!(read_message::<Reply>(&mut &b""[..]).unwrap().is_none());
     }
@@ -319,9 +423,7 @@ mod tests {
             prompt in proptest::collection::vec(any::<u32>(), 0..50),
             n: u32,
         ) {
-            let sent = Request::Generate(Generate {
-                id, prompt, n, ignore_eos: true, logits: Logits::None, profile: false,
-            });
+            let sent = Request::Generate(Generate::greedy(id, prompt, n));
             let mut wire = Vec::new();
             write_message(&mut wire, &sent).unwrap();
             let got: Request = read_message(&mut &wire[..]).unwrap().unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
-use llm_bench::protocol::{EngineError, ErrorKind, Generate, Load, Loaded, Logits, Score};
+use llm_bench::protocol::{EngineError, ErrorKind, Generate, Load, Loaded, Score};
 use llm_bench::worker::{Engine, engine};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -242,15 +242,7 @@ fn score(engine: &mut dyn Engine, tokens: &[u32], first: u32) -> Vec<Vec<f32>> {
 }
 
 fn generate(engine: &mut dyn Engine, prompt: &[u32], n: u32) -> Vec<u32> {
-    let request = Generate {
-        id: 1,
-        prompt: prompt.into(),
-        n,
-        ignore_eos: true,
-        logits: Logits::None,
-        profile: false,
-    };
-    let timed = engine.generate(&request).unwrap();
+    let timed = engine.generate(&Generate::greedy(1, prompt.into(), n)).unwrap();
     assert_eq!((timed.tokens.len(), timed.at.len()), (n as usize, n as usize));
     assert!(timed.at.first().is_none_or(|&t| timed.prefill_end <= t));
     assert!(timed.at.is_sorted());
@@ -540,30 +532,10 @@ fn requests_that_cannot_be_met_are_refused() {
         assert_eq!(error_of("candle", &request).kind, ErrorKind::MissingDependency);
 
         let mut engine = engine("candle").unwrap();
-        let mut ask = |prompt: Vec<u32>, n| {
-            let request = Generate {
-                id: 1,
-                prompt,
-                n,
-                ignore_eos: true,
-                logits: Logits::None,
-                profile: false,
-            };
-            engine.generate(&request)
-        };
+        let mut ask = |prompt: Vec<u32>, n| engine.generate(&Generate::greedy(1, prompt, n));
         assert!(ask(vec![1], 1).unwrap_err().message.contains("no model is loaded"));
         engine.load(&load_request(path, 64)).unwrap();
-        let mut ask = |prompt: Vec<u32>, n| {
-            let request = Generate {
-                id: 1,
-                prompt,
-                n,
-                ignore_eos: true,
-                logits: Logits::None,
-                profile: false,
-            };
-            engine.generate(&request)
-        };
+        let mut ask = |prompt: Vec<u32>, n| engine.generate(&Generate::greedy(1, prompt, n));
         assert!(ask(vec![], 1).unwrap_err().message.contains("empty"));
         assert!(ask(vec![320], 1).unwrap_err().message.contains("outside the vocabulary"));
         assert!(ask(vec![1; 60], 6).unwrap_err().message.contains("n_ctx is 64"));

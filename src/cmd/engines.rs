@@ -12,7 +12,7 @@ use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Registry};
 use crate::model::cache::CacheDir;
 use crate::model::golden;
 use crate::model::locate::WeightsPolicy;
-use crate::protocol::{Generate, Load, Logits};
+use crate::protocol::{Generate, Load};
 
 pub fn run(command: &EnginesCommand) -> Result<()> {
     let registry = Registry::load()?;
@@ -103,14 +103,7 @@ fn converse(
     let loaded = process.load(load).map_err(told)?.value;
     let (mut same, mut all) = (0, 0);
     for (id, case) in golden::cases()?.into_iter().enumerate() {
-        let request = Generate {
-            id: id as u64,
-            prompt: case.prompt,
-            n: case.tokens.len() as u32,
-            ignore_eos: true,
-            logits: Logits::None,
-            profile: false,
-        };
+        let request = Generate::greedy(id as u64, case.prompt, case.tokens.len() as u32);
         let got = process.generate(request, n_vocab).map_err(told)?.value.tokens;
         all += got.len();
         same += got.iter().zip(&case.tokens).take_while(|(a, b)| a == b).count();

@@ -2,6 +2,7 @@
 
 pub mod doctor;
 pub mod engines;
+pub mod generate;
 mod list;
 pub mod models;
 pub mod progress;

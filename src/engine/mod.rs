@@ -6,5 +6,5 @@ pub mod process;
 pub mod provision;
 pub mod registry;
 
-pub use process::{Deadlines, EngineProcess, Failure, Stamped};
+pub use process::{Answer, Deadlines, EngineProcess, Failure, Stamped, Step};
 pub use registry::{EngineSpec, Launcher, Registry};

@@ -2,6 +2,8 @@
 //! deadline for each phase, killed when it hangs, and never believed: every time and every token
 //! that it claims is checked against what the harness saw.
 
+mod stream;
+
 use std::collections::VecDeque;
 use std::io::{BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -11,6 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+pub use self::stream::{Answer, Step};
 use crate::interrupt;
 use crate::protocol::{
     CodecError, ErrorKind, Generate, Generated, Hello, Load, Loaded, MemoryBook, PROTOCOL, Ready,
@@ -212,14 +215,27 @@ impl EngineProcess {
                 other => Err(Box::new(other)),
             },
         )?;
+        if generated.value.tokens.len() != n {
+            let m = format!("asked for {n} tokens, got {}", generated.value.tokens.len());
+            return Err(self.fail(FailureKind::WrongTokens, m));
+        }
+        self.check_generated(&generated, id, n, n_vocab)?;
+        self.check_accounted(&generated)?;
+        Ok(generated)
+    }
+
+    /// What holds for every generation: the id, `n` tokens of the vocabulary, a time for each.
+    fn check_generated(
+        &mut self,
+        generated: &Stamped<Generated>,
+        id: u64,
+        n: usize,
+        n_vocab: u32,
+    ) -> Result<(), Failure> {
         let g = &generated.value;
         if g.id != id {
             let m = format!("asked for generation {id}, got {}", g.id);
             return Err(self.fail(FailureKind::Protocol, m));
-        }
-        if g.tokens.len() != n {
-            let m = format!("asked for {n} tokens, got {}", g.tokens.len());
-            return Err(self.fail(FailureKind::WrongTokens, m));
         }
         if let Some(bad) = g.tokens.iter().find(|t| **t >= n_vocab) {
             let m = format!("token id {bad} is outside the vocabulary of {n_vocab}");
@@ -233,9 +249,7 @@ impl EngineProcess {
         times.extend(g.t_prefill_end_ns.map(|t| ("t_prefill_end_ns", t)));
         times.extend(g.t_tokens_ns.iter().map(|t| ("t_tokens_ns", *t)));
         self.check_times(generated.sent, generated.arrived, &times)?;
-        self.check_accounted(&generated)?;
-        self.check_stages(&generated.value)?;
-        Ok(generated)
+        self.check_stages(&generated.value)
     }
 
     /// Stages follow one another: together they cannot take longer than what they are part of.
@@ -299,13 +313,18 @@ impl EngineProcess {
     ) -> Result<Stamped<T>, Failure> {
         self.phase = phase;
         let sent = MonoNs::now();
-        if let Some(writer) = &self.to_writer {
-            let _ = writer.send(request);
-        }
+        self.send(request);
         let (arrived, reply) = self.wait(limit)?;
         match pick(reply) {
             Ok(value) => Ok(Stamped { sent, arrived, value }),
             Err(other) => Err(self.unexpected(*other)),
+        }
+    }
+
+    fn send(&self, request: Request) {
+        if let Some(writer) = &self.to_writer {
+            // A writer that is gone shows as the end of the engine's output.
+            let _ = writer.send(request);
         }
     }
 

@@ -13,7 +13,7 @@ use super::page_cache::{self, PageCache};
 use super::sensors;
 use crate::engine::provision::Installed;
 use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Stamped};
-use crate::protocol::{Generate, Generated, Load, Loaded, Logits, Precision};
+use crate::protocol::{Generate, Generated, Load, Loaded, Precision};
 use crate::record::{
     Environment, FailureKind, Launch, LaunchError, Memory, Model, PromptRun, Role, Status,
 };
@@ -297,12 +297,8 @@ impl<'a> Conversation<'a> {
         // A warm-up needs the prompt's shapes and one decode step, not the whole length.
         let n = if role == Role::Warmup { p.n_gen.min(2) } else { p.n_gen };
         let request = Generate {
-            id: self.next_id,
-            prompt: p.ids.clone(),
-            n,
-            ignore_eos: true,
-            logits: Logits::None,
             profile: role == Role::Profiled,
+            ..Generate::greedy(self.next_id, p.ids.clone(), n)
         };
         self.next_id += 1;
         let generated = process.generate(request, self.model.n_vocab)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::provision::Installed;
 use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure};
-use crate::protocol::{Generate, Load, Logits, Precision, Score};
+use crate::protocol::{Generate, Load, Precision, Score};
 use crate::record::{FailureKind, LaunchError};
 
 /// What every engine is asked.
@@ -71,14 +71,8 @@ pub fn ask(
     let text = match q.free_tokens {
         0 => Vec::new(),
         n => {
-            let request = Generate {
-                id: 2,
-                prompt: q.tokens[..q.free_prompt as usize].to_vec(),
-                n,
-                ignore_eos: true,
-                logits: Logits::None,
-                profile: false,
-            };
+            let prompt = q.tokens[..q.free_prompt as usize].to_vec();
+            let request = Generate::greedy(2, prompt, n);
             process.generate(request, q.n_vocab)?.value.tokens
         }
     };

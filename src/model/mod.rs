@@ -1,10 +1,11 @@
 //! Models as files: which there are (`registry`), where they come from (`locate`, `hub`,
 //! `cache`, `synth`, `quantize`), what is in them (`gguf`, `tokenizer`, `arch`, `quant`,
 //! `mixture`), how a large one is written (`unfinished`), and the golden values of the shipped one
-//! (`golden`).
+//! (`golden`). `chat` turns conversations into ids.
 
 pub mod arch;
 pub mod cache;
+pub mod chat;
 pub mod gguf;
 pub mod golden;
 pub mod hub;

@@ -40,7 +40,12 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     add_bos: bool,
+    /// Ids that end a text or a turn.
+    ends: Vec<u32>,
 }
+
+/// The control tokens of LLaMA 3 that end a text, a turn or a message.
+const LLAMA3_ENDS: [&str; 3] = ["<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"];
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -99,12 +104,22 @@ impl Tokenizer {
         });
         inner.add_special_tokens(added.collect::<Vec<_>>()).map_err(broken)?;
 
+        let mut ends: Vec<u32> = eos.into_iter().collect();
+        for key in ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
+            ends.extend(special(key)?);
+        }
+        let is_end = |token: &&str| LLAMA3_ENDS.contains(token);
+        ends.extend((0u32..).zip(&tokens).filter(|(_, t)| is_end(t)).map(|(id, _)| id));
+        ends.retain(|id| kinds[*id as usize] == CONTROL || Some(*id) == eos);
+        ends.sort_unstable();
+        ends.dedup();
+
         let decode = byte_of_char();
         let bytes = tokens.iter().zip(&kinds).map(|(token, kind)| match *kind {
             CONTROL | USER_DEFINED => token.as_bytes().to_vec(),
             _ => token.chars().flat_map(|c| spelled(c, &decode)).collect(),
         });
-        Ok(Self { bytes: bytes.collect(), inner, kinds, bos, eos, add_bos })
+        Ok(Self { bytes: bytes.collect(), inner, kinds, bos, eos, add_bos, ends })
     }
 
     /// Number of entries.
@@ -120,6 +135,23 @@ impl Tokenizer {
     /// End-of-text, as the file names it.
     pub fn eos(&self) -> Option<u32> {
         self.eos
+    }
+
+    /// Ids that end a text or a turn: end-of-text, end-of-turn, end-of-message; rising.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// Whether prompts begin with begin-of-text.
+    pub fn adds_bos(&self) -> bool {
+        self.add_bos
+    }
+
+    /// Every token that is recognized by its spelling in `ControlTokens::Parse`, as bytes.
+    pub fn spelled_tokens(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        let is_spelled = |kind: i64| kind == CONTROL || kind == USER_DEFINED;
+        let all = (0u32..).zip(&self.bytes).zip(&self.kinds);
+        all.filter(move |(_, kind)| is_spelled(**kind)).map(|((id, b), _)| (id, b.as_slice()))
     }
 
     /// True for tokens that stand for no text.

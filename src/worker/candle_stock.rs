@@ -9,11 +9,12 @@ use candle_core::quantized::gguf_file::Content;
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::quantized_llama::{MAX_SEQ_LEN, ModelWeights};
 
+use super::answer::Decoder;
 use super::candle::{argmax, check_tokens, internal, refused};
 use super::{Engine, Timed};
 use crate::model::gguf::{GgufFile, LlamaConfig, dtype_label};
 use crate::protocol::{
-    EngineError, ErrorKind, Generate, Load, Loaded, MemoryBook, Precision, Score,
+    EngineError, ErrorKind, Feature, Generate, Load, Loaded, MemoryBook, Precision, Score,
 };
 use crate::units::MonoNs;
 
@@ -33,6 +34,10 @@ struct Stock {
     weight_bytes: u64,
     /// Positions in the cache after the last request.
     filled: usize,
+    /// The logits of the last `Decoder::forward`.
+    logits: Vec<f32>,
+    /// Stays empty: candle's cache only grows, and it takes several tokens only at position 0.
+    held: Vec<u32>,
 }
 
 impl Engine for CandleStock {
@@ -87,6 +92,8 @@ impl Engine for CandleStock {
             kv_bytes_per_position: facts.kv_bytes_per_position,
             weight_bytes: facts.weight_bytes,
             filled: 0,
+            logits: Vec::new(),
+            held: Vec::new(),
         });
         let mut notes = Vec::new();
         if facts.has_rope_factors {
@@ -132,6 +139,15 @@ impl Engine for CandleStock {
         Ok(Timed { tokens, prefill_end, at, profile: None })
     }
 
+    fn features(&self) -> Vec<Feature> {
+        use Feature::*;
+        vec![Stream, Stop, Sampling, Cancel]
+    }
+
+    fn decoder(&mut self) -> Result<&mut dyn Decoder, EngineError> {
+        Ok(self.stock()?)
+    }
+
     fn score(
         &mut self,
         request: &Score,
@@ -162,6 +178,34 @@ impl Engine for CandleStock {
 impl CandleStock {
     fn stock(&mut self) -> Result<&mut Stock, EngineError> {
         self.loaded.as_mut().ok_or_else(|| internal("no model is loaded"))
+    }
+}
+
+impl Decoder for Stock {
+    fn shape(&self) -> (usize, usize) {
+        (self.n_ctx, self.n_vocab)
+    }
+
+    fn batch(&self) -> usize {
+        self.n_ctx
+    }
+
+    fn held(&mut self) -> &mut Vec<u32> {
+        self.held.clear();
+        &mut self.held
+    }
+
+    fn forward(&mut self, tokens: &[u32], first: usize) -> Result<(), EngineError> {
+        self.logits = Stock::forward(self, tokens, first)?;
+        Ok(())
+    }
+
+    fn head(&mut self) {
+        // candle computes them in its forward pass.
+    }
+
+    fn logits(&self) -> &[f32] {
+        &self.logits
     }
 }
 

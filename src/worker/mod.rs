@@ -1,12 +1,14 @@
 //! The other side of the pipe: serves the engine protocol from inside this binary, for the
 //! engines that are written in Rust. A worker is a fresh process; it never imports the harness.
 
+pub mod answer;
 pub mod candle;
 pub mod candle_stock;
 mod resident;
+pub mod sampling;
 pub mod serve;
 
-use crate::protocol::{EngineError, Generate, Load, Loaded, MemoryBook, Profile, Score};
+use crate::protocol::{EngineError, Feature, Generate, Load, Loaded, MemoryBook, Profile, Score};
 use crate::units::MonoNs;
 
 /// What a Rust engine implements; `serve` turns it into a protocol speaker.
@@ -19,6 +21,12 @@ pub trait Engine {
 
     /// Greedy generation of exactly `request.n` tokens from an empty context.
     fn generate(&mut self, request: &Generate) -> Result<Timed, EngineError>;
+
+    /// What else `decoder` can do.
+    fn features(&self) -> Vec<Feature>;
+
+    /// The parts of a generation that is not measured; see `answer`.
+    fn decoder(&mut self) -> Result<&mut dyn answer::Decoder, EngineError>;
 
     /// Teacher-forced pass: hands the logits (`[n_vocab]`, f32) of positions `first`.. to `row`
     /// in order.

@@ -3,13 +3,16 @@
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 
+use super::answer::Reader;
 use super::{Engine, resident};
 use crate::protocol::{
-    EngineError, ErrorKind, Generated, Hello, Logits, MemoryBook, PROTOCOL, Ready, Reply, Request,
-    Score, Scored, read_message, write_message,
+    CodecError, EngineError, ErrorKind, Generate, Generated, Hello, Logits, MemoryBook, PROTOCOL,
+    Ready, Reply, Request, Score, Scored, Token, read_message, write_message,
 };
 use crate::units::MonoNs;
 
@@ -47,12 +50,14 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
             versions: engine.versions().into_iter().collect(),
             threads: None,
             isa: Some(isa().to_string()),
+            features: engine.features(),
             t_ns: MonoNs::now().0,
         }),
     )?;
 
+    let mut requests = Requests { input: Arc::new(Mutex::new(input)), listening: None };
     let free_at_ready = resident::allocator_free();
-    while let Some(request) = read_message::<Request>(&mut input)? {
+    while let Some(request) = requests.next()? {
         let begin = MonoNs::now();
         let reply = match request {
             Request::Bye => return Ok(()),
@@ -70,6 +75,10 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
             Request::Generate(g) if g.logits != Logits::None => {
                 error(ErrorKind::Internal, "logits come from `score`, not from `generate`")
             }
+            Request::Generate(g) if !g.is_greedy_only() => {
+                answer(engine.as_mut(), &g, begin, &mut requests, &mut out)
+                    .map_or_else(Reply::Error, Reply::Generated)
+            }
             Request::Generate(g) => engine.generate(&g).map_or_else(Reply::Error, |timed| {
                 Reply::Generated(Generated {
                     id: g.id,
@@ -79,8 +88,11 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
                     t_tokens_ns: timed.at.iter().map(|t| t.0).collect(),
                     compile_ns: None,
                     profile: timed.profile,
+                    reused: None,
                 })
             }),
+            // What was to be cancelled is done.
+            Request::Cancel { .. } => continue,
             Request::Score(s) => {
                 score(engine.as_mut(), &s, begin).map_or_else(Reply::Error, Reply::Scored)
             }
@@ -88,6 +100,91 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
         write_message(&mut out, &reply)?;
     }
     Ok(())
+}
+
+/// Where requests come from. Until the first generation that can be cancelled there is no second
+/// thread: measured processes never have one.
+struct Requests {
+    input: Arc<Mutex<BufReader<std::io::Stdin>>>,
+    listening: Option<Listening>,
+}
+
+struct Listening {
+    messages: Receiver<Result<Option<Request>, CodecError>>,
+    /// The id that was cancelled last. Ids are compared, so that a late one ends nothing else.
+    cancelled: Arc<Mutex<Option<u64>>>,
+}
+
+impl Requests {
+    fn next(&mut self) -> Result<Option<Request>, CodecError> {
+        match &self.listening {
+            None => read_message(&mut *self.input.lock().unwrap()),
+            // A reader that is gone has told the end of the stream before.
+            Some(listening) => listening.messages.recv().unwrap_or(Ok(None)),
+        }
+    }
+
+    /// From now on a thread reads, so that `cancel` arrives during a generation.
+    fn listen(&mut self) -> &Listening {
+        self.listening.get_or_insert_with(|| {
+            let (sender, messages) = channel();
+            let cancelled = Arc::new(Mutex::new(None));
+            let (input, shared) = (Arc::clone(&self.input), Arc::clone(&cancelled));
+            std::thread::spawn(move || {
+                let mut input = input.lock().unwrap();
+                loop {
+                    let message = read_message::<Request>(&mut *input);
+                    if let Ok(Some(Request::Cancel { id })) = message {
+                        *shared.lock().unwrap() = Some(id);
+                        continue;
+                    }
+                    let last = !matches!(message, Ok(Some(_)));
+                    if sender.send(message).is_err() || last {
+                        return;
+                    }
+                }
+            });
+            Listening { messages, cancelled }
+        })
+    }
+}
+
+/// Writes tokens as they come.
+struct Streamed<'a> {
+    id: u64,
+    out: &'a mut BufWriter<File>,
+    cancelled: &'a Mutex<Option<u64>>,
+}
+
+impl Reader for Streamed<'_> {
+    fn token(&mut self, token: u32, at: MonoNs) -> std::io::Result<()> {
+        write_message(self.out, &Reply::Token(Token { id: self.id, token, t_ns: at.0 }))
+    }
+
+    fn cancelled(&self) -> bool {
+        *self.cancelled.lock().unwrap() == Some(self.id)
+    }
+}
+
+fn answer(
+    engine: &mut dyn Engine,
+    request: &Generate,
+    begin: MonoNs,
+    requests: &mut Requests,
+    out: &mut BufWriter<File>,
+) -> Result<Generated, EngineError> {
+    let mut reader = Streamed { id: request.id, out, cancelled: &requests.listen().cancelled };
+    let answer = super::answer::answer(engine.decoder()?, request, &mut reader)?;
+    Ok(Generated {
+        id: request.id,
+        t_begin_ns: begin.0,
+        t_prefill_end_ns: Some(answer.timed.prefill_end.0),
+        t_tokens_ns: answer.timed.at.iter().map(|t| t.0).collect(),
+        tokens: answer.timed.tokens,
+        compile_ns: None,
+        profile: None,
+        reused: Some(answer.reused),
+    })
 }
 
 fn error(kind: ErrorKind, message: &str) -> Reply {

@@ -121,6 +121,8 @@ class Model:
         self.rope = self._rope_table(file)
         self.positions = torch.arange(n_ctx, device=device)
         self._decode, self._layer = self._decode_step, self._decode_layer
+        self._logits = self._decode_logits
+        self.held: list[int] = []  # the tokens in the cache; empty where nobody may build on them
         self.compile_ns = self.graphs = 0
         self._wrapped = False
         # Three, because a compiled function must see the same one for ever: in a layer, in a step, around it.
@@ -159,6 +161,7 @@ class Model:
         wrap = lambda f, mode=None: self._timed(torch.compile(f, fullgraph=True, dynamic=False, mode=mode))
         if self.device != "cpu":
             self._decode = wrap(self._decode_step, "reduce-overhead")
+            self._logits = wrap(self._decode_logits, "reduce-overhead")
         else:
             self._layer, self._head_piece = wrap(self._decode_layer), wrap(self._head_piece)
             to_dense = wrap(dense_tiles)
@@ -212,11 +215,13 @@ class Model:
         q, k = self._rotate(q, rope), self._rotate(k, rope)
         return q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
 
-    def _forward(self, tokens):
-        """All positions of a prompt from an empty cache: `[T]` to hidden states `[T, dim]`."""
+    def _forward(self, tokens, start=0):
+        """Positions `start`… of a prompt, the cache holds those before: `[T]` to hidden states `[T, dim]`."""
         n, dtype = tokens.shape[0], self.dtype
+        end = start + n
+        seen = self.positions[:end] <= self.positions[start:end, None] if start else None
         x = self.embedding.lookup(tokens).float()  # the residual stream is float32: it costs nothing
-        rope, spans = self.rope[:n], self.spans
+        rope, spans = self.rope[start:end], self.spans
         spans.end("embedding")
         for layer in self.layers:
             h = self._norm(x, layer.attn_norm, dtype)
@@ -224,9 +229,11 @@ class Model:
             qkv = layer.qkv.gemm(h)
             spans.end("projections")
             q, k, v = self._qkv(qkv, rope)
-            layer.k_cache[:, :n], layer.v_cache[:, :n] = k, v
+            layer.k_cache[:, start:end], layer.v_cache[:, start:end] = k, v
+            if start:
+                k, v = layer.k_cache[:, :end], layer.v_cache[:, :end]
             y = F.scaled_dot_product_attention(
-                q.to(dtype)[None], k.to(dtype)[None], v.to(dtype)[None], is_causal=True, enable_gqa=True
+                q.to(dtype)[None], k.to(dtype)[None], v.to(dtype)[None], attn_mask=seen, is_causal=not start, enable_gqa=True
             )
             spans.end("attention")
             x = x + layer.attn_output.gemm(y[0].transpose(0, 1).reshape(n, -1))
@@ -293,7 +300,7 @@ class Model:
         return self._decode_logits(token, position).argmax(-1, keepdim=True)
 
     def _decode_logits(self, token, position):
-        """The same, to the logits `[vocab]` that the id is chosen from."""
+        """The same up to the logits `[vocab]`, float32."""
         x = self.embedding.lookup(token).float()
         rope, spans = self.rope[position], self.step_spans
         spans.end("embedding")
@@ -310,15 +317,21 @@ class Model:
         return torch.tensor(tokens, device=self.device)
 
     @torch.inference_mode()
-    def prefill(self, ids: torch.Tensor) -> torch.Tensor:
-        """Ids `[T]` into an empty context; the logits `[vocab]`, float32, of the last position."""
+    def prefill(self, ids: torch.Tensor, start: int = 0) -> torch.Tensor:
+        """Ids `[T]` into a context that holds the first `start`; the logits `[vocab]`, float32, of the last position."""
         self._compile_once()
-        return self._last_logits(self._forward(ids)[-1:], self.spans)
+        self.held = []
+        return self._last_logits(self._forward(ids[start:], start)[-1:], self.spans)
 
     @torch.inference_mode()
     def decode_one_token(self, token: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """The greedy successor `[1]` of `token` `[1]`, which stands at `position` `[1]`."""
         return self._decode(token, position)
+
+    @torch.inference_mode()
+    def decode_logits(self, token: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """The logits `[vocab]`, float32, after `token` `[1]`, which stands at `position` `[1]`."""
+        return self._logits(token, position)
 
     @torch.inference_mode()
     def generate(self, prompt: list[int], n: int, profile: bool = False):
@@ -373,6 +386,7 @@ class Model:
         The first `together` tokens go through the model as a prompt, the rest as decode steps.
         """
         self._compile_once()
+        self.held = []
         ids = self._ids(tokens, 0)
         if together > 0:
             for part in self._forward(ids[:together])[first:].split(SCORE_ROWS):

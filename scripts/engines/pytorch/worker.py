@@ -6,9 +6,11 @@ T_ENTRY_NS = time.monotonic_ns()
 
 import json
 import os
+import select
 import sys
 
 PROTOCOL = 1
+FEATURES = ["stream", "stop", "sampling", "reuse", "cancel"]
 OPTIONS = {"compile": False, "half": True}
 
 FIELDS = {
@@ -38,21 +40,23 @@ def main() -> int:
         out.write(json.dumps(message, separators=(",", ":")) + "\n")
         out.flush()
 
-    line = sys.stdin.readline()
-    if not line:
+    requests = Requests()
+    line = next(requests, None)
+    if line is None:
         return 0
     try:
         hello = parse(line)
         if hello.get("type") != "hello" or hello.get("protocol") != PROTOCOL:
             raise Failure("internal", f"expected hello of protocol {PROTOCOL}, found {line.strip()[:200]}")
         send({"type": "hello", "protocol": PROTOCOL, "engine": "pytorch", "pid": os.getpid(), "t_entry_ns": T_ENTRY_NS})
-        engine = Engine()
+        engine = Engine(send, requests)
         send(engine.ready())
-        for line in iter(sys.stdin.readline, ""):
+        for line in requests:
             request = parse(line)
             if request["type"] == "bye":
                 return 0
-            send(engine.answer(request))
+            if request["type"] != "cancel":  # what was to be cancelled is done
+                send(engine.answer(request))
     except Exception as error:
         failure = typed(error)
         send({"type": "error", "kind": failure.kind, "message": str(failure)})
@@ -60,6 +64,42 @@ def main() -> int:
             raise
         return 1
     return 0
+
+
+class Requests:
+    """Lines of stdin, one by one; and whether the generation that runs has been cancelled meanwhile."""
+
+    def __init__(self):
+        self.lines: list[str] = []
+        self.rest = bytearray()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> str:
+        while not self.lines:
+            if not self._read():
+                raise StopIteration
+        return self.lines.pop(0)
+
+    def _read(self) -> bool:
+        """Waits for bytes; False at the end of stdin."""
+        chunk = os.read(0, 1 << 16)
+        if b"\n" not in chunk:
+            self.rest += chunk
+            return bool(chunk)
+        whole, _, rest = (bytes(self.rest) + chunk).rpartition(b"\n")
+        self.rest = bytearray(rest)
+        self.lines += whole.decode("utf-8", "replace").split("\n")
+        return True
+
+    def cancelled(self, generation: int) -> bool:
+        """Whether `cancel` for this generation has come, or stdin has ended. Never waits."""
+        while select.select([0], [], [], 0)[0]:
+            if not self._read():
+                return True
+        ours = lambda m: m["type"] == "cancel" and m.get("id") == generation
+        return any(ours(parse(line)) for line in self.lines)
 
 
 def parse(line: str) -> dict:
@@ -99,7 +139,8 @@ def typed(error: Exception) -> Failure:
 class Engine:
     """Imports PyTorch and answers requests. Holds at most one model."""
 
-    def __init__(self):
+    def __init__(self, send, requests):
+        self.send, self.requests = send, requests
         try:
             import numpy  # noqa: F401  the model needs it; better missed now than in a load
             import torch
@@ -119,7 +160,7 @@ class Engine:
         if isa == "avx512" and torch.cpu._is_avx512_bf16_supported():
             isa = "avx512_bf16"
         versions = {"torch": torch.__version__, "python": sys.version.split()[0]}
-        return {"type": "ready", "versions": versions, "threads": torch.get_num_threads(), "isa": isa, "t_ns": time.monotonic_ns()}
+        return {"type": "ready", "versions": versions, "threads": torch.get_num_threads(), "isa": isa, "features": FEATURES, "t_ns": time.monotonic_ns()}
 
     def answer(self, request: dict) -> dict:
         """The answer to one request."""
@@ -182,11 +223,14 @@ class Engine:
         begin = time.monotonic_ns()
         if request.get("logits", "none") != "none":
             raise Failure("internal", f"expected logits 'none', found '{request['logits']}'; use score")
-        if request["n"] < 1 or not request.get("ignore_eos", True):
-            raise Failure("internal", "expected n of at least 1 and ignore_eos true: this engine never stops early")
-        compiled = self.model.compile_ns
-        profile = bool(request.get("profile"))
-        tokens, prefill_end, times = self.model.generate(request["prompt"], request["n"], profile)
+        if request["n"] < 1 or not (request.get("ignore_eos", True) or request.get("stop")):
+            raise Failure("internal", "expected n of at least 1, and ignore_eos true or the ids in 'stop': this engine knows no others")
+        compiled, profile, reused = self.model.compile_ns, bool(request.get("profile")), {}
+        if request.keys() & {"stream", "stop", "sampling", "reuse"}:
+            tokens, prefill_end, times, kept = self.watched(request)
+            profile, reused = False, {"reused": kept}
+        else:
+            tokens, prefill_end, times = self.model.generate(request["prompt"], request["n"], profile)
         answer = {
             "type": "generated",
             "id": request["id"],
@@ -194,6 +238,7 @@ class Engine:
             "t_begin_ns": begin,
             "t_prefill_end_ns": prefill_end,
             "t_tokens_ns": times,
+            **reused,
         }
         if self.model.compiled:
             answer |= {"compile_ns": self.model.compile_ns - compiled, "graphs": self.model.graphs}
@@ -213,6 +258,26 @@ class Engine:
             self.compiler_bytes = None
         else:
             self.compiler_bytes += max(after - before, 0)
+    def watched(self, request: dict):
+        """A generation that is streamed, sampled, stopped or built on the cache: what `answer` returns."""
+        from answer import Sampling, answer
+
+        sampling = request.get("sampling")
+        try:
+            sampling = sampling and Sampling(**sampling)
+        except (TypeError, ValueError) as error:
+            raise Failure("internal", f"sampling: {error}") from error
+        emit = lambda token, ns: self.send({"type": "token", "id": request["id"], "token": token, "t_ns": ns})
+        return answer(
+            self.model,
+            request["prompt"],
+            request["n"],
+            sampling,
+            frozenset(request.get("stop", [])),
+            request.get("reuse", False),
+            emit if request.get("stream", False) else lambda *_: None,
+            lambda: self.requests.cancelled(request["id"]),
+        )
 
     def score(self, request: dict) -> dict:
         """Teacher-forced logits, float32 row by row, into the file that the harness names."""

@@ -21,9 +21,10 @@ use self::model::{BATCH, Model, Weights};
 use self::spans::Stage;
 use self::weights::Gguf;
 pub(super) use self::weights::refused;
+use super::answer::Decoder;
 use super::{Engine, Timed};
 use crate::protocol::{
-    EngineError, ErrorKind, Generate, Load, Loaded, MemoryBook, Precision, Profile, Score,
+    EngineError, ErrorKind, Feature, Generate, Load, Loaded, MemoryBook, Precision, Profile, Score,
 };
 use crate::units::MonoNs;
 
@@ -35,6 +36,10 @@ const SCORE_ROWS: usize = 12;
 pub struct Candle {
     model: Option<Model>,
     options: Options,
+    /// The tokens in the cache; empty where nobody may build on them.
+    held: Vec<u32>,
+    /// The row of the last `Decoder::forward` that has the last token.
+    last_row: usize,
 }
 
 /// The switches of `load.options`.
@@ -111,6 +116,7 @@ impl Engine for Candle {
         }
         // An old model must not stand beside the new one in memory.
         self.model = None;
+        self.held.clear();
 
         let gguf = Gguf::open(&request.path)?;
         let config = gguf.config()?;
@@ -161,6 +167,7 @@ impl Engine for Candle {
 
     fn generate(&mut self, request: &Generate) -> Result<Timed, EngineError> {
         let slow_down = self.options.slow_down;
+        self.held.clear();
         let model = self.loaded()?;
         let n = request.n as usize;
         check_tokens(&request.prompt, n, model.n_ctx(), model.config.n_vocab)?;
@@ -210,11 +217,22 @@ impl Engine for Candle {
         Ok(Timed { tokens, prefill_end, at, profile })
     }
 
+    fn features(&self) -> Vec<Feature> {
+        use Feature::*;
+        vec![Stream, Stop, Sampling, Reuse, Cancel]
+    }
+
+    fn decoder(&mut self) -> Result<&mut dyn Decoder, EngineError> {
+        self.loaded()?;
+        Ok(self)
+    }
+
     fn score(
         &mut self,
         request: &Score,
         row: &mut dyn FnMut(&[f32]) -> std::io::Result<()>,
     ) -> Result<(), EngineError> {
+        self.held.clear();
         let model = self.loaded()?;
         let n_vocab = model.config.n_vocab;
         check_tokens(&request.tokens, 0, model.n_ctx(), n_vocab)?;
@@ -255,6 +273,41 @@ impl Engine for Candle {
 impl Candle {
     fn loaded(&mut self) -> Result<&mut Model, EngineError> {
         self.model.as_mut().ok_or_else(|| internal("no model is loaded"))
+    }
+}
+
+impl Decoder for Candle {
+    fn shape(&self) -> (usize, usize) {
+        self.model.as_ref().map_or((0, 0), |m| (m.n_ctx(), m.config.n_vocab))
+    }
+
+    fn batch(&self) -> usize {
+        BATCH
+    }
+
+    fn held(&mut self) -> &mut Vec<u32> {
+        &mut self.held
+    }
+
+    fn forward(&mut self, tokens: &[u32], first: usize) -> Result<(), EngineError> {
+        let begin = MonoNs::now();
+        self.loaded()?.forward(tokens, first);
+        if self.options.slow_down > 1.0 && tokens.len() == 1 {
+            let taken = MonoNs::now().since(begin).0;
+            std::thread::sleep(Duration::from_secs_f64(taken * (self.options.slow_down - 1.0)));
+        }
+        self.last_row = tokens.len() - 1;
+        Ok(())
+    }
+
+    fn head(&mut self) {
+        if let Some(model) = &mut self.model {
+            model.logits(self.last_row);
+        }
+    }
+
+    fn logits(&self) -> &[f32] {
+        self.model.as_ref().map_or(&[], Model::last_logits)
     }
 }
 

@@ -4,6 +4,7 @@ its name says. Tests of the harness drive it; it needs no package."""
 import json
 import mmap
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -30,7 +31,8 @@ def hello():
         hang()
     pid = 1 if MODE == "wrong-pid" else os.getpid()
     send(type="hello", protocol=1, engine="fake", pid=pid, t_entry_ns=ENTRY)
-    send(type="ready", versions={"fake": "1"}, threads=1, t_ns=time.monotonic_ns())
+    more = {"features": ["stream", "stop", "cancel"]} if MODE.startswith("streams") else {}
+    send(type="ready", versions={"fake": "1"}, threads=1, t_ns=time.monotonic_ns(), **more)
 
 
 def load(path):
@@ -57,7 +59,27 @@ def load(path):
     )
 
 
+def stream(request):
+    begin, tokens, times = time.monotonic_ns(), [], []
+    for i in range(request["n"]):
+        time.sleep(0.02)
+        if MODE != "streams-deaf" and select.select([0], [], [], 0)[0]:
+            assert json.loads(sys.stdin.readline())["type"] == "cancel"
+            break
+        tokens.append(10_000_000 if MODE == "streams-foreign" else 40 + i % 20)
+        times.append(time.monotonic_ns())
+        if request.get("stream"):
+            send(type="token", id=request["id"], token=tokens[-1], t_ns=times[-1])
+        if tokens[-1] in request.get("stop", []) and MODE != "streams-on":
+            break
+    if MODE == "streams-otherwise":
+        tokens[0] += 1
+    send(type="generated", id=request["id"], tokens=tokens, t_begin_ns=begin, t_tokens_ns=times)
+
+
 def generate(request):
+    if MODE.startswith("streams"):
+        return stream(request)
     if MODE == "hangs-at-generate":
         hang()
     if MODE == "exits-at-generate":
@@ -114,6 +136,8 @@ for line in sys.stdin:
         generate(request)
     elif kind == "memory":
         send(type="memory")
+    elif kind == "cancel":
+        pass  # came after the end
     elif kind == "bye":
         if MODE == "ignores-bye":
             hang()

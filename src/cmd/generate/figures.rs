@@ -1,0 +1,152 @@
+//! How fast an answer came, for the user to see. The definitions are those of `run`; one answer,
+//! read while it comes, is no measurement.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use super::session::{Answer, End};
+use crate::measure::metrics::{self, ReadsPerToken};
+use crate::record::{PromptRun, Role};
+use crate::units::{Seconds, three_digits};
+
+/// The figures of one answer.
+#[derive(Debug)]
+pub struct Figures {
+    load: Option<Seconds>,
+    /// Tokens of the prompt that were computed, and those that the cache had.
+    prefilled: u32,
+    reused: u32,
+    n: usize,
+    values: BTreeMap<String, f64>,
+    compile: Option<Seconds>,
+    end: End,
+}
+
+impl Figures {
+    /// Of an answer to `n_prompt` tokens.
+    pub fn of(answer: &Answer, n_prompt: u32, load: Option<Seconds>, end: End) -> Self {
+        let reused = answer.generated.as_ref().and_then(|g| g.value.reused).unwrap_or(0);
+        let prefilled = n_prompt - reused;
+        let (mut values, mut compile) = (BTreeMap::new(), None);
+        if let Some(generated) = &answer.generated {
+            let (sent, g) = (generated.sent.0, &generated.value);
+            compile = g.compile_ns.filter(|ns| *ns > 0).map(Seconds::from_ns);
+            let run = PromptRun {
+                id: String::new(),
+                role: Role::Measured,
+                iteration: 0,
+                n_prompt: prefilled,
+                n_gen: g.tokens.len() as u32,
+                begin_ns: g.t_begin_ns - sent,
+                prefill_end_ns: g.t_prefill_end_ns.map(|t| t - sent),
+                token_ns: g.t_tokens_ns.iter().map(|t| t - sent).collect(),
+                compile_ns: g.compile_ns,
+                tokens_hash: String::new(),
+                tokens: None,
+                profile: None,
+                metrics: BTreeMap::new(),
+            };
+            let reads =
+                ReadsPerToken { weight_bytes: 0, kv_bytes_per_position: 0, bandwidth: None };
+            values = metrics::of_generation(&run, &reads);
+        }
+        Self { load, prefilled, reused, n: answer.tokens.len(), values, compile, end }
+    }
+
+    fn seconds(&self, name: &str) -> Option<String> {
+        self.values.get(name).map(|s| Seconds(*s).to_string())
+    }
+
+    fn rate(&self, name: &str) -> Option<String> {
+        self.values.get(name).map(|r| format!("{} tok/s", three_digits(*r)))
+    }
+
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let mut rows = Vec::new();
+        rows.extend(self.load.map(|s| ("load", s.to_string())));
+        rows.extend(self.seconds("ttft_s").map(|s| ("TTFT", s)));
+        rows.extend(self.compile.map(|s| ("compile", format!("{s} inside this answer"))));
+        rows.extend(self.rate("prefill_tps").map(|r| {
+            let kept = match self.reused {
+                0 => String::new(),
+                n => format!(" + {n} from the cache"),
+            };
+            let s = if self.prefilled == 1 { "" } else { "s" };
+            ("prefill", format!("{r} ({} token{s}{kept})", self.prefilled))
+        }));
+        rows.extend(self.rate("decode_tps").map(|r| ("decode", r)));
+        if let (Some(p50), Some(p95)) = (self.seconds("itl_p50_s"), self.seconds("itl_p95_s")) {
+            rows.push(("ITL", format!("p50 {p50}, p95 {p95}")));
+        }
+        rows.push(("tokens", self.n.to_string()));
+        let end = match self.end {
+            End::Length => "the length asked for",
+            End::Stop => "end of text",
+            End::Context => "the context is full",
+            End::Cancelled => "Ctrl-C",
+        };
+        rows.push(("stopped", end.to_string()));
+        rows
+    }
+
+    /// One figure a line.
+    pub fn lines(&self) -> String {
+        let rows = self.rows();
+        let lines: Vec<String> = rows.iter().map(|(name, v)| format!("{name:<9}{v}")).collect();
+        lines.join("\n")
+    }
+
+    /// All in one line, for under an answer.
+    pub fn line(&self) -> String {
+        let short = self.rows().into_iter().filter(|(name, _)| *name != "ITL");
+        let parts: Vec<String> = short
+            .map(|(name, v)| match name {
+                "tokens" => format!("{v} tokens"),
+                "stopped" => v,
+                _ => format!("{name} {v}"),
+            })
+            .collect();
+        parts.join(" · ")
+    }
+}
+
+/// A counter on stderr while text goes to a file; on one terminal with the text it would be in
+/// its way.
+pub struct Live {
+    on: bool,
+    n: u32,
+    first: Option<Instant>,
+    shown: Instant,
+}
+
+impl Live {
+    pub fn new(wanted: bool) -> Self {
+        let on = wanted && std::io::stderr().is_terminal() && !std::io::stdout().is_terminal();
+        Self { on, n: 0, first: None, shown: Instant::now() }
+    }
+
+    /// One more token.
+    pub fn token(&mut self) {
+        self.n += 1;
+        let first = *self.first.get_or_insert_with(Instant::now);
+        if !self.on || self.n < 2 || self.shown.elapsed() < Duration::from_millis(200) {
+            return;
+        }
+        self.shown = Instant::now();
+        let rate = f64::from(self.n - 1) / first.elapsed().as_secs_f64();
+        self.show(&format!("\r{} tokens, {} tok/s ", self.n, three_digits(rate)));
+    }
+
+    /// Takes the counter away.
+    pub fn close(&mut self) {
+        if self.on && self.n > 1 {
+            self.show(&format!("\r{:40}\r", ""));
+        }
+    }
+
+    fn show(&self, text: &str) {
+        let mut err = std::io::stderr().lock();
+        let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+    }
+}

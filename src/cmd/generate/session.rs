@@ -1,0 +1,234 @@
+//! One engine that is asked again and again: started, loaded, started anew where it had to be
+//! killed.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Result, bail};
+
+use super::super::models::Found;
+use super::super::progress::say;
+use crate::cli::GenerateArgs;
+use crate::engine::provision::{Installed, Provisioner};
+use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Stamped, Step};
+use crate::interrupt;
+use crate::model::cache::CacheDir;
+use crate::protocol::{Feature, Generate, Generated, Load, Sampling};
+use crate::units::{MonoNs, Seconds};
+
+/// A question to the engine.
+#[derive(Debug, Clone)]
+pub struct Ask<'a> {
+    pub prompt: Vec<u32>,
+    pub n: u32,
+    /// Ids that end the answer; none to go on after them.
+    pub stop: &'a [u32],
+    pub sampling: Option<Sampling>,
+    pub reuse: bool,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// As many tokens as asked.
+    Length,
+    /// An end-of-text or end-of-turn token.
+    Stop,
+    /// The context is full.
+    Context,
+    /// Ctrl-C.
+    Cancelled,
+}
+
+/// What came.
+#[derive(Debug)]
+pub struct Answer {
+    /// Up to the stop token, which is included.
+    pub tokens: Vec<u32>,
+    /// Absent where the engine had to be killed.
+    pub generated: Option<Stamped<Generated>>,
+    pub end: End,
+}
+
+/// An engine with the model loaded.
+pub struct Session<'a> {
+    engine: &'a EngineSpec,
+    installed: Installed,
+    load: Load,
+    n_vocab: u32,
+    running: Option<Running>,
+    next_id: u64,
+}
+
+struct Running {
+    process: EngineProcess,
+    features: Vec<Feature>,
+    load_time: Seconds,
+}
+
+impl<'a> Session<'a> {
+    /// Installs, starts and loads; says what the reader of the text must know.
+    pub fn start(
+        args: &GenerateArgs,
+        engine: &'a EngineSpec,
+        found: &Found,
+        n_ctx: u32,
+    ) -> Result<Self> {
+        let model = &found.model;
+        let device = args.device.split(':').next().unwrap_or_default();
+        if !engine.devices.iter().any(|d| d == device) {
+            let has = engine.devices.join(", ");
+            bail!("--device {}: the engine {} has {has}", args.device, engine.name);
+        }
+        let takes = |q: &String| q.eq_ignore_ascii_case(&model.quant);
+        if !engine.quants.is_empty() && !engine.quants.iter().any(takes) {
+            let takes = engine.quants.join(", ");
+            bail!("{} takes {takes}; this file is {}", engine.name, model.quant);
+        }
+        if found.file.is_synthetic() {
+            say(&format!(
+                "note: {} has synthetic weights: the text means nothing",
+                found.path.display()
+            ));
+        }
+        if let Some(difference) = engine.known_difference {
+            say(&format!("note: {} computes another function: {difference}", engine.name));
+        }
+        let threads = args
+            .threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32));
+        let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
+        let work = format!("{} n_ctx {n_ctx} threads {threads}", model.sha256);
+        let installed = provisioner.provide(engine, &work, &say)?;
+        if installed.compile_cache_populated() == Some(false) {
+            say(&format!("note: {} compiles first; the first answer waits for it", engine.name));
+        }
+        let load = Load {
+            path: found.path.to_string_lossy().into_owned(),
+            device: args.device.clone(),
+            threads,
+            n_ctx,
+            options: engine.options.clone(),
+        };
+        let n_vocab = model.n_vocab;
+        let mut session = Self { engine, installed, load, n_vocab, running: None, next_id: 1 };
+        let running = session.launch()?;
+        if args.temperature > 0.0 && !running.features.contains(&Feature::Sampling) {
+            bail!(
+                "--temperature {}: the engine {} cannot sample; use --temperature 0 or another \
+                 engine",
+                args.temperature,
+                engine.name
+            );
+        }
+        if !running.features.contains(&Feature::Stream) {
+            say(&format!("note: {} does not stream: the text comes at the end", engine.name));
+        }
+        session.running = Some(running);
+        Ok(session)
+    }
+
+    fn launch(&self) -> Result<Running> {
+        let threads = self.load.threads;
+        let command = self.installed.command(threads);
+        let told = |f| told(&self.engine.name, f);
+        let mut process =
+            EngineProcess::spawn(command, threads, Deadlines::default()).map_err(told)?;
+        let hello = process.hello().map_err(told)?;
+        let features = process.ready(&hello).map_err(told)?.value.features;
+        let loaded = process.load(self.load.clone()).map_err(told)?.value;
+        let load_time = MonoNs(loaded.t_end_ns).since(MonoNs(loaded.t_begin_ns));
+        Ok(Running { process, features, load_time })
+    }
+
+    /// How long the model took to load, last.
+    pub fn load_time(&self) -> Seconds {
+        self.running.as_ref().map_or(Seconds(0.0), |r| r.load_time)
+    }
+
+    /// Asks; `print` gets each token that is text or a stop token, as early as the engine gives
+    /// it. An error of `print` ends the answer and is returned. Ctrl-C ends it as well: the first
+    /// asks the engine, the second kills it, and the next question starts it again.
+    pub fn ask(
+        &mut self,
+        ask: Ask<'_>,
+        print: &mut dyn FnMut(u32) -> std::io::Result<()>,
+    ) -> Result<Answer> {
+        if self.running.is_none() {
+            say(&format!("starting {} again", self.engine.name));
+            self.running = Some(self.launch()?);
+        }
+        let Some(Running { process, features, .. }) = &mut self.running else {
+            bail!("the engine {} is not running", self.engine.name)
+        };
+        let has = |feature| features.contains(&feature);
+        let request = Generate {
+            ignore_eos: ask.stop.is_empty() || !has(Feature::Stop),
+            stream: has(Feature::Stream),
+            stop: if has(Feature::Stop) { ask.stop.to_vec() } else { Vec::new() },
+            sampling: ask.sampling,
+            reuse: ask.reuse && has(Feature::Reuse),
+            ..Generate::greedy(self.next_id, ask.prompt, ask.n)
+        };
+        self.next_id += 1;
+        let streams = request.stream;
+        let mut tokens = Vec::new();
+        let mut print_error = None;
+        let result = process.follow(request, self.n_vocab, features, &mut |step| {
+            if let Step::Token(token) = step {
+                tokens.push(token);
+                if let Err(e) = print(token) {
+                    print_error.get_or_insert(e);
+                }
+            }
+            match print_error.is_some() || interrupt::take() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        if let Some(e) = print_error {
+            return Err(e.into());
+        }
+        let answer = match result {
+            Ok(answer) => answer,
+            Err(Failure::Interrupted) => {
+                self.running = None;
+                return Ok(Answer { tokens, generated: None, end: End::Cancelled });
+            }
+            Err(failure) => return Err(told(&self.engine.name, failure)),
+        };
+        let generated = answer.generated;
+        tokens.clone_from(&generated.value.tokens);
+        if let Some(at) = tokens.iter().position(|t| ask.stop.contains(t)) {
+            tokens.truncate(at + 1); // an engine that knows no stop ids went on
+        }
+        if !streams {
+            tokens.iter().try_for_each(|t| print(*t))?;
+        }
+        let end = match tokens.last() {
+            Some(last) if ask.stop.contains(last) => End::Stop,
+            _ if answer.cancelled => End::Cancelled,
+            _ => End::Length,
+        };
+        Ok(Answer { tokens, generated: Some(generated), end })
+    }
+
+    /// Says goodbye to the engine.
+    pub fn end(self) -> Result<()> {
+        match self.running {
+            Some(running) => running.process.bye().map_err(|f| told(&self.engine.name, f)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn told(engine: &str, failure: Failure) -> anyhow::Error {
+    match failure {
+        Failure::Interrupted => anyhow::anyhow!("stopped"),
+        Failure::Engine(e) => {
+            let message = crate::report::clean(&e.message);
+            let last = e.stderr_tail.as_deref().and_then(|tail| tail.lines().last());
+            let last = last.map(|l| format!(" ({})", crate::report::clean(l)));
+            anyhow::anyhow!("{engine} in {}: {message}{}", e.phase, last.unwrap_or_default())
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Text of a model on its way to stdout: whole characters, flushed token by token; on a terminal
+//! nothing that could steer it.
+
+use std::io::{IsTerminal, Write};
+
+use crate::model::tokenizer::{TextStream, Tokenizer};
+
+/// Writes tokens as text.
+pub struct TextOut<'t> {
+    tokenizer: &'t Tokenizer,
+    stream: TextStream<'t>,
+    terminal: bool,
+    /// Whether the cursor stands at the beginning of a line.
+    at_line_start: bool,
+}
+
+impl<'t> TextOut<'t> {
+    pub fn new(tokenizer: &'t Tokenizer) -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        Self { tokenizer, stream: tokenizer.stream(), terminal, at_line_start: true }
+    }
+
+    /// Writes what is certain by now. Control tokens stand for no text.
+    pub fn token(&mut self, id: u32) -> std::io::Result<()> {
+        match self.tokenizer.is_control(id) {
+            true => Ok(()),
+            false => {
+                let text = self.stream.push(id);
+                self.write(&text)
+            }
+        }
+    }
+
+    /// Writes what is left; on a terminal the next thing begins on a line of its own.
+    pub fn end(mut self) -> std::io::Result<()> {
+        let rest = std::mem::replace(&mut self.stream, self.tokenizer.stream()).finish();
+        self.write(&rest)?;
+        if self.terminal && !self.at_line_start {
+            self.write("\n")?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, text: &str) -> std::io::Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let mut out = std::io::stdout().lock();
+        match self.terminal {
+            true => out.write_all(harmless(text).as_bytes())?,
+            false => out.write_all(text.as_bytes())?,
+        }
+        self.at_line_start = text.ends_with('\n');
+        out.flush()
+    }
+}
+
+/// The text with U+FFFD in place of control characters: a model may write anything.
+fn harmless(text: &str) -> String {
+    let safe = |c: char| !c.is_control() || c == '\n' || c == '\t';
+    text.chars().map(|c| if safe(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+}
+
+/// Dim text on stderr, where that is a terminal that wants colour.
+pub fn dim(text: &str) -> String {
+    let stderr = std::io::stderr().is_terminal();
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|v| v == "dumb");
+    match stderr && !no_color && !dumb {
+        true => format!("\x1b[2m{text}\x1b[0m"),
+        false => text.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_cannot_steer_the_terminal() {
+        assert_eq!(harmless("a\x1b[2Jb\tc\nd\u{9b}e\r"), "a\u{fffd}[2Jb\tc\nd\u{fffd}e\u{fffd}");
+    }
+}

@@ -1,0 +1,200 @@
+//! `generate --interactive` under a real pseudo-terminal: keys go in, the screen that a user
+//! would see comes out.
+
+use std::io::{Read, Write};
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+
+use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+
+const ROWS: u16 = 40;
+const COLUMNS: u16 = 100;
+
+const UP: &str = "\x1b[A";
+const LEFT: &str = "\x1b[D";
+const ENTER: &str = "\r";
+const CTRL_C: &str = "\x03";
+const CTRL_D: &str = "\x04";
+
+/// A chat on a terminal.
+struct Terminal {
+    child: Box<dyn Child + Send + Sync>,
+    keys: Box<dyn Write + Send>,
+    output: Receiver<Vec<u8>>,
+    screen: vt100::Parser,
+    _master: Box<dyn MasterPty + Send>,
+    folder: tempfile::TempDir,
+}
+
+impl Terminal {
+    fn open(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::open_in(folder, args, env)
+    }
+
+    fn open_in(folder: tempfile::TempDir, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let size = PtySize { rows: ROWS, cols: COLUMNS, pixel_width: 0, pixel_height: 0 };
+        let pty = native_pty_system().openpty(size).unwrap();
+        let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_llm-bench"));
+        command.args(["generate", "--model", "tiny", "--interactive"]);
+        command.args(args);
+        command.env("LLM_BENCH_CACHE", folder.path().join("cache"));
+        let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
+        command.env("LLM_BENCH_ENGINES", engines);
+        command.env("TERM", "xterm-256color");
+        command.env_remove("NO_COLOR");
+        env.iter().for_each(|(name, value)| command.env(name, value));
+        command.cwd(folder.path());
+        let child = pty.slave.spawn_command(command).unwrap();
+        drop(pty.slave);
+        let mut reader = pty.master.try_clone_reader().unwrap();
+        let keys = pty.master.take_writer().unwrap();
+        let (sender, output) = channel();
+        std::thread::spawn(move || {
+            let mut chunk = [0u8; 4096];
+            while let Ok(n @ 1..) = reader.read(&mut chunk) {
+                if sender.send(chunk[..n].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        let screen =
+            vt100::Parser::new(NonZero::new(ROWS).unwrap(), NonZero::new(COLUMNS).unwrap(), 0);
+        Self { child, keys, output, screen, _master: pty.master, folder }
+    }
+
+    fn keys(&mut self, keys: &[&str]) {
+        keys.iter().for_each(|k| self.keys.write_all(k.as_bytes()).unwrap());
+        self.keys.flush().unwrap();
+    }
+
+    fn text(&self) -> String {
+        self.screen.screen().contents()
+    }
+
+    /// Waits until the screen is as wanted; the end of the program is the end of waiting.
+    fn until(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
+        while !wanted(&self.text()) {
+            match self.output.recv() {
+                Ok(bytes) => self.screen.process(&bytes),
+                Err(_) => panic!("it ended before {what}:\n{}", self.text()),
+            }
+        }
+    }
+
+    /// An answer is there when its figures are, and the prompt after them.
+    fn until_answers(&mut self, n: usize) {
+        self.until(&format!("{n} answers"), |screen| {
+            screen.matches(" tokens · ").count() >= n && screen.trim_end().ends_with('>')
+        });
+    }
+
+    /// Lines that begin with this text.
+    fn lines(&self, begin: &str) -> usize {
+        self.text().lines().filter(|l| l.starts_with(begin)).count()
+    }
+
+    fn has_dim_text(&self) -> bool {
+        let cells = (0..ROWS).flat_map(|row| (0..COLUMNS).map(move |column| (row, column)));
+        let mut cells = cells.filter_map(|(r, c)| self.screen.screen().cell(r, c));
+        cells.any(|cell| cell.dim())
+    }
+
+    /// The exit status, and what was on the screen last.
+    fn end(mut self) -> (bool, String, tempfile::TempDir) {
+        while let Ok(bytes) = self.output.recv() {
+            self.screen.process(&bytes);
+        }
+        let status = self.child.wait().unwrap();
+        (status.success(), self.screen.screen().contents(), self.folder)
+    }
+}
+
+const I_AM: &str = "I am a very small model.";
+
+#[test]
+fn a_chat_is_typed_edited_recalled_reset_and_ended() {
+    let mut t = Terminal::open(&[], &[]);
+    t.until("the prompt", |screen| screen.trim_end().ends_with('>'));
+    assert!(t.text().contains("tiny F16 on candle, context 512"), "{}", t.text());
+
+    // A letter is missing; the arrow keys go back and put it in.
+    t.keys(&["Wo are you?", &LEFT.repeat(10), "h", ENTER]);
+    t.until_answers(1);
+    assert_eq!((t.lines("> Who are you?"), t.lines(I_AM)), (1, 1), "{}", t.text());
+
+    t.keys(&["What is a boat for?", ENTER]);
+    t.until_answers(2);
+    assert_eq!(t.lines("A boat is for sailing on the sea."), 1, "{}", t.text());
+    assert!(t.text().contains("from the cache"), "{}", t.text());
+
+    // The first question again, from the history.
+    t.keys(&["/reset", ENTER]);
+    t.until("the reset", |screen| screen.contains("begins anew"));
+    t.keys(&[UP, UP, UP, ENTER]);
+    t.until_answers(3);
+    assert_eq!((t.lines("> Who are you?"), t.lines(I_AM)), (2, 2), "{}", t.text());
+
+    t.keys(&["/help", ENTER]);
+    t.until("the help", |screen| screen.contains("Ctrl-C stops an answer"));
+    t.keys(&["half a line", CTRL_C]);
+    t.until("what Ctrl-C says here", |screen| screen.contains("Ctrl-D or /exit ends the chat"));
+    t.keys(&[CTRL_D]);
+    assert!(t.has_dim_text(), "the figures step back behind the text");
+    let (success, screen, folder) = t.end();
+    assert!(success, "{screen}");
+    println!("{screen}");
+
+    // The input is remembered by the next chat.
+    let mut t = Terminal::open_in(folder, &[], &[("NO_COLOR", "1")]);
+    t.until("the prompt", |screen| screen.trim_end().ends_with('>'));
+    t.keys(&[UP]);
+    t.until("the last input", |screen| screen.contains("> /help"));
+    t.keys(&[UP, ENTER]);
+    t.until_answers(1);
+    assert_eq!(t.lines(I_AM), 1, "{}", t.text());
+    assert!(!t.has_dim_text(), "NO_COLOR is honoured");
+    t.keys(&["/exit", ENTER]);
+    let (success, screen, _) = t.end();
+    assert!(success, "{screen}");
+}
+
+#[test]
+fn ctrl_c_stops_the_answer_and_keeps_the_conversation() {
+    let mut t = Terminal::open(&["--engine", "fake-streams"], &[]);
+    t.until("the prompt", |screen| screen.trim_end().ends_with('>'));
+    t.keys(&["go on", ENTER]);
+    t.until("some text", |screen| screen.contains("IJKLM"));
+    t.keys(&[CTRL_C]);
+    t.until_answers(1);
+    assert!(t.text().contains("Ctrl-C"), "{}", t.text());
+    assert!(!t.text().contains("starting"), "the same process goes on: {}", t.text());
+    t.keys(&["and again", ENTER]);
+    t.until("more text", |screen| screen.matches("IJKLM").count() == 2);
+    t.keys(&[CTRL_C]);
+    t.until_answers(2);
+    t.keys(&[CTRL_D]);
+    let (success, screen, _) = t.end();
+    assert!(success, "{screen}");
+    println!("{screen}");
+}
+
+#[test]
+fn an_engine_that_does_not_listen_is_killed_by_the_second_ctrl_c_and_started_again() {
+    let mut t = Terminal::open(&["--engine", "fake-streams-deaf"], &[]);
+    t.until("the prompt", |screen| screen.trim_end().ends_with('>'));
+    t.keys(&["go on", ENTER]);
+    t.until("some text", |screen| screen.contains("IJKLM"));
+    t.keys(&[CTRL_C]);
+    t.until("the echo", |screen| screen.contains("^C"));
+    // The first one is taken when no more text comes.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    t.keys(&[CTRL_C]);
+    t.until_answers(1);
+    t.keys(&["again", ENTER]);
+    t.until("a new start", |screen| {
+        screen.contains("starting fake-streams-deaf again") && screen.matches("IJKLM").count() == 2
+    });
+    drop(t);
+}
