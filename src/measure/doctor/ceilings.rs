@@ -114,11 +114,11 @@ fn arithmetic_finding(peak: &Peak) -> Finding {
                 "two instructions a cycle give {possible}: a bug of the measurement until proven otherwise"
             ),
         ),
-        // One unit, or two of half the width, do half; less than that is time that others took.
-        (Some(is), Some(possible)) if is < 0.45 * possible => Finding::warn(
+        _ if peak.apart.0 > 1.2 * peak.rate.0 => Finding::warn(
             check,
-            found,
-            "less than one instruction a cycle: other work or sibling threads took part of it",
+            format!("{found}; {} if each thread's best moment counts alone", peak.apart),
+            "the threads share the units of a core, or other work never left all of them alone \
+             at once: the prefill ceiling is too low then",
         ),
         _ => Finding::ok(check, found),
     }
