@@ -27,8 +27,15 @@ fn the_doctor_answers_every_check_and_says_what_the_hardware_allows() {
             assert!(!check["advice"].as_str().unwrap().is_empty(), "{check}");
         }
     }
-    for name in ["processor", "governor", "other load", "memory limit", "read bandwidth", "engines"]
-    {
+    for name in [
+        "processor",
+        "governor",
+        "other load",
+        "memory limit",
+        "read bandwidth",
+        "Python",
+        "engines",
+    ] {
         assert!(checks.iter().any(|c| c["check"] == name), "no {name:?}");
     }
     assert_eq!(told["measured"]["read_bandwidths_bytes_per_s"].as_array().unwrap().len(), 7);

@@ -9,8 +9,8 @@ use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 
 use super::progress::say;
 use crate::cli::{DoctorArgs, Output};
-use crate::engine::Registry as Engines;
-use crate::engine::provision::Provisioner;
+use crate::engine::provision::{Provisioner, Python, find_python};
+use crate::engine::{Launcher, Registry as Engines};
 use crate::measure::arithmetic::Format;
 use crate::measure::doctor::{Diagnosis, Finding, ModelNeed, Question, State, examine};
 use crate::model::cache::CacheDir;
@@ -36,7 +36,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         threads,
         models: &models()?,
         cache: cache.path(),
-        others: vec![engines(&cache)?],
+        others: vec![python()?, engines(&cache)?],
     };
     let diagnosis = examine(question, &say)?;
     match args.output.output {
@@ -44,6 +44,10 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         _ => write!(stdout(), "{}", table(&diagnosis, Style::of_stdout()))?,
     }
     Ok(())
+}
+
+fn threads(n: u32) -> String {
+    format!("{n} thread{}", if n == 1 { "" } else { "s" })
 }
 
 fn models() -> Result<Vec<ModelNeed>> {
@@ -61,6 +65,24 @@ fn models() -> Result<Vec<ModelNeed>> {
         })
     };
     QUANTS.into_iter().map(need).collect()
+}
+
+/// The Python that engines with scripts would be installed with.
+fn python() -> Result<Finding> {
+    let registry = Engines::load()?;
+    let bounds = registry.all().iter().filter_map(|e| match &e.launcher {
+        Launcher::Folder(folder) => Some(folder.python_bound()),
+        Launcher::Builtin => None,
+    });
+    let Some(bound) = bounds.max() else {
+        return Ok(Finding::ok("Python", "no engine needs one"));
+    };
+    Ok(match find_python(bound) {
+        Ok(Python { path, version: (major, minor) }) => {
+            Finding::ok("Python", format!("{major}.{minor}, {}", path.display()))
+        }
+        Err(e) => Finding::warn("Python", "none that is new enough", e.to_string()),
+    })
 }
 
 /// Which engines could start now.
@@ -82,10 +104,13 @@ fn engines(cache: &CacheDir) -> Result<Finding> {
     })
 }
 
+/// A terminal that tells no width, or hardly any, gets lines that are too long.
+const NARROWEST: u16 = 60;
+
 fn table(d: &Diagnosis, style: Style) -> String {
     let mut table = Table::new();
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.force_no_tty().set_width(style.width).load_style(NOTHING);
+    table.force_no_tty().set_width(style.width.max(NARROWEST)).load_style(NOTHING);
     if style.color {
         table.enforce_styling();
     }
@@ -111,9 +136,9 @@ fn table(d: &Diagnosis, style: Style) -> String {
     let unknown = d.checks.iter().filter(|f| f.state == State::Unknown).count();
     let _ = writeln!(
         out,
-        "\n{warnings} warnings, {unknown} unknown, {} ok; {} threads",
+        "\nwarnings: {warnings}; unknown: {unknown}; ok: {}; measured with {}",
         d.checks.len() - warnings - unknown,
-        d.threads
+        threads(d.threads)
     );
     for r in &d.rooflines {
         let _ = writeln!(

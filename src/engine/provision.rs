@@ -259,13 +259,14 @@ impl Installed {
     }
 }
 
-struct Python {
-    path: PathBuf,
-    version: (u32, u32),
+/// A Python and its version.
+pub struct Python {
+    pub path: PathBuf,
+    pub version: (u32, u32),
 }
 
 /// The first Python on PATH that is new enough; `LLM_BENCH_PYTHON` names one.
-fn find_python(bound: (u32, u32)) -> Result<Python> {
+pub fn find_python(bound: (u32, u32)) -> Result<Python> {
     let named = std::env::var_os(PYTHON).map(PathBuf::from);
     let candidates: Vec<PathBuf> = match &named {
         Some(path) => vec![path.clone()],

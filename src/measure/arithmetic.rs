@@ -39,6 +39,10 @@ pub struct Peak {
     pub instruction: &'static str,
     #[serde(rename = "macs_per_s")]
     pub rate: MacsPerSecond,
+    /// The sum of what each thread reached at a time of its own. More than `rate` where threads
+    /// share the units of a core, or were never undisturbed at once.
+    #[serde(rename = "apart_macs_per_s")]
+    pub apart: MacsPerSecond,
     /// Multiply-adds in a cycle of one thread; absent where the clock could not be measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_cycle: Option<f64>,
@@ -76,15 +80,16 @@ const WINDOW_NS: u64 = 1_000_000;
 pub fn measure(threads: u32) -> Vec<Peak> {
     let threads = threads.max(1) as usize;
     let before = clock_hz(threads);
-    let rates: Vec<(Method, f64)> =
-        methods().into_iter().map(|m| (m, fastest(m.kernel, threads) * m.macs as f64)).collect();
+    let rates: Vec<(Method, Rates)> =
+        methods().into_iter().map(|m| (m, fastest(m.kernel, threads))).collect();
     // The faster of two: a clock that rose in between would make a peak look impossible.
     let clock = before.zip(clock_hz(threads)).map(|(before, after)| before.max(after));
-    let peak = |(m, rate): (Method, f64)| Peak {
+    let peak = |(m, rates): (Method, Rates)| Peak {
         format: m.format,
         instruction: m.instruction,
-        rate: MacsPerSecond(rate),
-        per_cycle: clock.map(|hz| rate / hz / threads as f64),
+        rate: MacsPerSecond(rates.together * m.macs as f64),
+        apart: MacsPerSecond(rates.apart * m.macs as f64),
+        per_cycle: clock.map(|hz| rates.together * m.macs as f64 / hz / threads as f64),
         possible_per_cycle: m.width.map(|w| 2.0 * w as f64),
     };
     rates.into_iter().map(peak).collect()
@@ -94,7 +99,7 @@ pub fn measure(threads: u32) -> Vec<Peak> {
 /// last; `None` where their latency is not known.
 pub fn clock_hz(threads: usize) -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
-    return Some(fastest(x86::multiply_chain, threads) / threads as f64 * x86::CHAIN_CYCLES);
+    return Some(fastest(x86::multiply_chain, threads).apart / threads as f64 * x86::CHAIN_CYCLES);
     #[cfg(not(target_arch = "x86_64"))]
     {
         let _ = threads;
@@ -166,13 +171,26 @@ fn portable_f32(iterations: u64) -> f32 {
     sums.iter().sum()
 }
 
-/// Iterations per second of all threads together, in the best window.
-fn fastest(kernel: Kernel, threads: usize) -> f64 {
+/// Iterations per second of all threads.
+#[derive(Clone, Copy)]
+struct Rates {
+    /// In the window that was the best for all of them.
+    together: f64,
+    /// Each in its own best window.
+    apart: f64,
+}
+
+/// Runs the kernel on all threads, each on a processor of its own where there are enough.
+fn fastest(kernel: Kernel, threads: usize) -> Rates {
     // SAFETY: every kernel comes from `methods`, which asks the processor first.
     let run = move |iterations: u64| black_box(unsafe { kernel(black_box(iterations)) });
     let iterations = iterations_of_a_pass(&run);
     let start = Barrier::new(threads);
-    let one_thread = || {
+    let processors = processors();
+    let one_thread = |i: usize| {
+        if let Some(processor) = processors.get(i).filter(|_| threads <= processors.len()) {
+            stay_on(*processor);
+        }
         start.wait();
         let begin = MonoNs::now();
         let mut times = Vec::with_capacity((2 * WATCHED_NS / PASS_NS) as usize);
@@ -184,11 +202,38 @@ fn fastest(kernel: Kernel, threads: usize) -> f64 {
         times
     };
     let times: Vec<Vec<MonoNs>> = std::thread::scope(|s| {
-        let workers: Vec<_> = (0..threads).map(|_| s.spawn(one_thread)).collect();
+        let one_thread = &one_thread;
+        let workers: Vec<_> = (0..threads).map(|i| s.spawn(move || one_thread(i))).collect();
         workers.into_iter().map(|w| w.join().expect("a worker only computes")).collect()
     });
-    best_window(&times) * iterations as f64
+    let apart: f64 = times.chunks(1).map(best_window).sum();
+    Rates { together: best_window(&times) * iterations as f64, apart: apart * iterations as f64 }
 }
+
+/// The processors that this process may use.
+#[cfg(target_os = "linux")]
+fn processors() -> Vec<usize> {
+    let allowed = rustix::thread::sched_getaffinity(None).ok();
+    let is_allowed = |i: &usize| allowed.is_some_and(|set| set.is_set(*i));
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(is_allowed).collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn processors() -> Vec<usize> {
+    Vec::new()
+}
+
+/// Keeps the calling thread where it is put: a scheduler may leave two on one processor for long.
+/// One that cannot be moved computes where it is.
+#[cfg(target_os = "linux")]
+fn stay_on(processor: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(processor);
+    let _ = rustix::thread::sched_setaffinity(None, &set);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn stay_on(_: usize) {}
 
 /// Iterations that take about a pass, on one thread: the quickest of some tries.
 fn iterations_of_a_pass(run: &impl Fn(u64) -> f32) -> u64 {

@@ -1,10 +1,11 @@
 //! What the hardware gives, measured several times: read bandwidth and arithmetic, and the
 //! roofline that they draw over a model's decode and prefill.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::{Finding, ModelNeed};
+use crate::interrupt;
 use crate::measure::arithmetic::{self, Format, Peak};
 use crate::measure::bandwidth;
 use crate::units::{Bytes, BytesPerSecond, three_digits};
@@ -43,13 +44,15 @@ pub struct Roofline {
 /// Some seconds.
 ///
 /// # Errors
-/// Memory that cannot be had.
+/// Memory that cannot be had, or that the user asked to stop.
 pub fn measure(threads: u32) -> Result<Measured> {
-    let readings = (0..REPETITIONS).map(|_| Ok(bandwidth::measure(threads, BUFFER)?.rate));
-    Ok(Measured {
-        bandwidths: readings.collect::<Result<_>>()?,
-        peaks: arithmetic::measure(threads),
-    })
+    let mut bandwidths = Vec::with_capacity(REPETITIONS);
+    for _ in 0..REPETITIONS {
+        ensure!(!interrupt::requested(), "stopped");
+        bandwidths.push(bandwidth::measure(threads, BUFFER)?.rate);
+    }
+    ensure!(!interrupt::requested(), "stopped");
+    Ok(Measured { bandwidths, peaks: arithmetic::measure(threads) })
 }
 
 impl Measured {
@@ -114,11 +117,11 @@ fn arithmetic_finding(peak: &Peak) -> Finding {
                 "two instructions a cycle give {possible}: a bug of the measurement until proven otherwise"
             ),
         ),
-        // One unit, or two of half the width, do half; less than that is time that others took.
-        (Some(is), Some(possible)) if is < 0.45 * possible => Finding::warn(
+        _ if peak.apart.0 > 1.2 * peak.rate.0 => Finding::warn(
             check,
-            found,
-            "less than one instruction a cycle: other work or sibling threads took part of it",
+            format!("{found}; {} if each thread's best moment counts alone", peak.apart),
+            "the threads share the units of a core, or other work never left all of them alone \
+             at once: the prefill ceiling is too low then",
         ),
         _ => Finding::ok(check, found),
     }

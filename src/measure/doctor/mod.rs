@@ -103,7 +103,8 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// Examines this machine: some seconds. `say` gets a line of progress before each wait.
 ///
 /// # Errors
-/// None of the checks; only memory that cannot be had for the measured ones.
+/// None of the checks; only memory that cannot be had for the measured ones, or that the user
+/// asked to stop.
 pub fn examine(question: Question<'_>, say: &dyn Fn(&str)) -> anyhow::Result<Diagnosis> {
     let tree = Tree::new("/");
     let host = host::host();
@@ -132,7 +133,7 @@ pub fn examine(question: Question<'_>, say: &dyn Fn(&str)) -> anyhow::Result<Dia
         settings::gpu(&host),
     ];
     checks.extend(question.others);
-    say(&format!("measuring read bandwidth and arithmetic with {threads} threads"));
+    say(&format!("measuring read bandwidth and arithmetic, threads: {threads}"));
     let measured = ceilings::measure(threads)?;
     checks.extend(measured.findings());
     let rooflines = ceilings::rooflines(&measured, question.models);

@@ -268,6 +268,7 @@ fn measured(bandwidths: &[f64], int8: f64) -> Measured {
         format,
         instruction: "test",
         rate: MacsPerSecond(rate),
+        apart: MacsPerSecond(rate * 1.01),
         per_cycle: Some(per_cycle),
         possible_per_cycle: Some(possible),
     };
@@ -303,4 +304,8 @@ fn a_bandwidth_that_moves_and_a_peak_that_cannot_be_are_warned_of() {
     let moving = measured(&[30e9, 36e9, 31e9], 700e9);
     assert_eq!(state(&moving, "read bandwidth"), State::Warn);
     assert_eq!(state(&moving, "int8 arithmetic"), State::Warn);
+    let mut shared = measured(&[30e9], 480e9);
+    shared.peaks[1].apart = MacsPerSecond(200e9);
+    assert_eq!(state(&shared, "f32 arithmetic"), State::Warn);
+    assert_eq!(state(&shared, "int8 arithmetic"), State::Ok);
 }

@@ -48,39 +48,35 @@ pub fn widen(stored: TensorType, bytes: &[u8], out: &mut Vec<f32>) {
 pub fn store(ty: TensorType, weights: &[f32], out: &mut Vec<u8>) -> candle_core::Result<()> {
     out.clear();
     out.resize(ty.bytes_of(weights.len() as u64) as usize, 0);
-    let mut blocks = |one: fn(&[f32; 256], &mut [u8])| {
-        let size = ty.block_bytes() as usize;
-        for (x, out) in weights.as_chunks::<256>().0.iter().zip(out.chunks_exact_mut(size)) {
-            one(x, out);
-        }
-    };
-    let by_candle = match ty {
-        TensorType::Q4_K => return Ok(blocks(q4_k)),
-        TensorType::Q5_K => return Ok(blocks(q5_k)),
-        TensorType::Q6_K => return Ok(blocks(q6_k)),
-        TensorType::F32 => {
-            let pairs = out.as_chunks_mut::<4>().0.iter_mut().zip(weights);
-            pairs.for_each(|(out, x)| *out = x.to_le_bytes());
-            return Ok(());
-        }
-        TensorType::F16 => {
-            let pairs = out.as_chunks_mut::<2>().0.iter_mut().zip(weights);
-            pairs.for_each(|(out, x)| *out = f16::from_f32(*x).to_le_bytes());
-            return Ok(());
-        }
-        TensorType::BF16 => {
-            let pairs = out.as_chunks_mut::<2>().0.iter_mut().zip(weights);
-            pairs.for_each(|(out, x)| *out = bf16::from_f32(*x).to_le_bytes());
-            return Ok(());
-        }
-        TensorType::Q4_0 => GgmlDType::Q4_0,
-        TensorType::Q5_0 => GgmlDType::Q5_0,
-        TensorType::Q5_1 => GgmlDType::Q5_1,
-        TensorType::Q8_0 => GgmlDType::Q8_0,
-    };
-    let tensor = Tensor::from_slice(weights, weights.len(), &Device::Cpu)?;
-    out.copy_from_slice(&QTensor::quantize(&tensor, by_candle)?.data()?);
+    match ty {
+        TensorType::Q4_K => by_block(q4_k, ty, weights, out),
+        TensorType::Q5_K => by_block(q5_k, ty, weights, out),
+        TensorType::Q6_K => by_block(q6_k, ty, weights, out),
+        TensorType::Q4_0 => by_candle(GgmlDType::Q4_0, weights, out)?,
+        TensorType::Q5_0 => by_candle(GgmlDType::Q5_0, weights, out)?,
+        TensorType::Q5_1 => by_candle(GgmlDType::Q5_1, weights, out)?,
+        TensorType::Q8_0 => by_candle(GgmlDType::Q8_0, weights, out)?,
+        TensorType::F32 => each(weights, out, f32::to_le_bytes),
+        TensorType::F16 => each(weights, out, |x| f16::from_f32(x).to_le_bytes()),
+        TensorType::BF16 => each(weights, out, |x| bf16::from_f32(x).to_le_bytes()),
+    }
     Ok(())
+}
+
+fn by_block(one: fn(&[f32; 256], &mut [u8]), ty: TensorType, weights: &[f32], out: &mut [u8]) {
+    let blocks = out.chunks_exact_mut(ty.block_bytes() as usize);
+    weights.as_chunks::<256>().0.iter().zip(blocks).for_each(|(x, out)| one(x, out));
+}
+
+fn by_candle(dtype: GgmlDType, weights: &[f32], out: &mut [u8]) -> candle_core::Result<()> {
+    let tensor = Tensor::from_slice(weights, weights.len(), &Device::Cpu)?;
+    out.copy_from_slice(&QTensor::quantize(&tensor, dtype)?.data()?);
+    Ok(())
+}
+
+fn each<const N: usize>(weights: &[f32], out: &mut [u8], bytes: impl Fn(f32) -> [u8; N]) {
+    let pairs = out.as_chunks_mut::<N>().0.iter_mut().zip(weights);
+    pairs.for_each(|(out, x)| *out = bytes(*x));
 }
 
 /// Whether all 16-bit scales (or weights) came out finite. Weights beyond about ±65504 times the
