@@ -236,8 +236,14 @@ fn score(engine: &mut dyn Engine, tokens: &[u32], first: u32) -> Vec<Vec<f32>> {
 }
 
 fn generate(engine: &mut dyn Engine, prompt: &[u32], n: u32) -> Vec<u32> {
-    let request =
-        Generate { id: 1, prompt: prompt.into(), n, ignore_eos: true, logits: Logits::None, profile: false };
+    let request = Generate {
+        id: 1,
+        prompt: prompt.into(),
+        n,
+        ignore_eos: true,
+        logits: Logits::None,
+        profile: false,
+    };
     let timed = engine.generate(&request).unwrap();
     assert_eq!((timed.tokens.len(), timed.at.len()), (n as usize, n as usize));
     assert!(timed.at.first().is_none_or(|&t| timed.prefill_end <= t));
@@ -529,13 +535,27 @@ fn requests_that_cannot_be_met_are_refused() {
 
         let mut engine = engine("candle").unwrap();
         let mut ask = |prompt: Vec<u32>, n| {
-            let request = Generate { id: 1, prompt, n, ignore_eos: true, logits: Logits::None, profile: false };
+            let request = Generate {
+                id: 1,
+                prompt,
+                n,
+                ignore_eos: true,
+                logits: Logits::None,
+                profile: false,
+            };
             engine.generate(&request)
         };
         assert!(ask(vec![1], 1).unwrap_err().message.contains("no model is loaded"));
         engine.load(&load_request(path, 64)).unwrap();
         let mut ask = |prompt: Vec<u32>, n| {
-            let request = Generate { id: 1, prompt, n, ignore_eos: true, logits: Logits::None, profile: false };
+            let request = Generate {
+                id: 1,
+                prompt,
+                n,
+                ignore_eos: true,
+                logits: Logits::None,
+                profile: false,
+            };
             engine.generate(&request)
         };
         assert!(ask(vec![], 1).unwrap_err().message.contains("empty"));

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::record::Precision;
 use crate::record::{
-    Arm, Build, Environment, FailureKind, Host, How, Launch, LaunchError, Memory, MemoryPart, Model,
-    Part, Profile, PromptRun, Record, Role, Run, SCHEMA, Status, WeightsSource, Workload,
+    Arm, Build, Environment, FailureKind, Host, How, Launch, LaunchError, Memory, MemoryPart,
+    Model, Part, Profile, PromptRun, Record, Role, Run, SCHEMA, Status, WeightsSource, Workload,
     WorkloadPrompt,
 };
 

@@ -1,7 +1,7 @@
 //! What a report says, before any format: cleaned texts, rows and columns.
 
-use super::grid::{self, Row};
 use super::Sections;
+use super::grid::{self, Row};
 use super::sections::{self, Block};
 use super::text::clean;
 use crate::analysis;

@@ -129,13 +129,16 @@ fn stages(record: &Record, phase: Phase) -> Option<Block> {
             names.push(name);
         }
     }
+    let wholes = arms.iter().filter(|arm| !arm.is_empty());
+    let wholes = wholes.map(|arm| arm.iter().map(|s| s.mean.0 * 1e3).sum::<f64>());
+    let digits = wholes.reduce(f64::min).map_or(0, decimals);
     let cell = |s: &analysis::StageTime| {
         let rate = s.rate.map(|r| format!("  {:>5} GB/s", three_digits(r.0 / 1e9)));
         let rate = rate.unwrap_or_else(|| match phase {
             Phase::Decode => " ".repeat(12),
             Phase::Prefill => String::new(),
         });
-        format!("{:.3} {:>4.1} %{rate}", s.mean.0 * 1e3, s.share * 100.0)
+        format!("{:.digits$} {:>4.1} %{rate}", s.mean.0 * 1e3, s.share * 100.0)
     };
     let line = |name: &String| BlockLine {
         title: clean(name),
@@ -146,7 +149,7 @@ fn stages(record: &Record, phase: Phase) -> Option<Block> {
     let whole = |arm: &Vec<analysis::StageTime>| {
         let sum: f64 = arm.iter().map(|s| s.mean.0).sum();
         let gap = if phase == Phase::Decode { " ".repeat(12) } else { String::new() };
-        (!arm.is_empty()).then(|| format!("{:.3}  100 %{gap}", sum * 1e3))
+        (!arm.is_empty()).then(|| format!("{:.digits$}  100 %{gap}", sum * 1e3))
     };
     lines.push(BlockLine {
         title: "= all".into(),
@@ -170,7 +173,8 @@ fn stages(record: &Record, phase: Phase) -> Option<Block> {
     }
     if names.iter().any(|n| n == "layers") {
         remarks.push(
-            "layers: norms, projections, attention and MLP that the engine cannot tell apart".into(),
+            "layers: norms, projections, attention and MLP that the engine cannot tell apart"
+                .into(),
         );
     }
     let title = match phase {
@@ -179,6 +183,11 @@ fn stages(record: &Record, phase: Phase) -> Option<Block> {
     };
     let block = Block { title: title.into(), columns: labels(record), lines, remarks };
     (!names.is_empty()).then_some(block)
+}
+
+/// Decimals that leave four digits of the least whole, so that small stages are no zeros.
+fn decimals(whole: f64) -> usize {
+    if whole > 0.0 { (3.0 - whole.log10().floor()).clamp(0.0, 9.0) as usize } else { 0 }
 }
 
 fn labels(record: &Record) -> Vec<String> {

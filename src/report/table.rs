@@ -194,9 +194,9 @@ fn of_texts(block: &Block, style: Style) -> String {
         let corner = [Painted::new(&block.title), Painted::new("")];
         table.set_header(corner.into_iter().chain(labels).map(bold).collect::<Vec<_>>());
         for line in &block.lines {
-            let cells = chunk.clone().map(|i| {
-                right(line.cells.get(i).and_then(Option::as_deref).unwrap_or(DASH))
-            });
+            let cells = chunk
+                .clone()
+                .map(|i| right(line.cells.get(i).and_then(Option::as_deref).unwrap_or(DASH)));
             let title = [Painted::new(&line.title), Painted::new(line.unit).fg(Color::DarkGrey)];
             table.add_row(title.into_iter().chain(cells).collect::<Vec<_>>());
         }

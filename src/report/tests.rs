@@ -82,7 +82,10 @@ fn memory_stages_and_generations_are_shown_as_they_were_approved() {
 fn the_csv_of_a_profiled_run_has_its_stages() {
     let csv = plain(&profiled(), Format::Csv);
     let line = |start: &str| csv.lines().filter(|l| l.starts_with(start)).count();
-    assert_eq!(line("candle,candle,llama3-1b,synthetic,Q4_K_M,,profile_decode_mlp_s,s,lower,5,"), 1);
+    assert_eq!(
+        line("candle,candle,llama3-1b,synthetic,Q4_K_M,,profile_decode_mlp_s,s,lower,5,"),
+        1
+    );
     assert_eq!(line("candle,candle,llama3-1b,synthetic,Q4_K_M,,profile_prefill_other_s,"), 1);
     assert_eq!(line("candle,candle,llama3-1b,synthetic,Q4_K_M,,memory_unaccounted_bytes,B,"), 1);
 }
