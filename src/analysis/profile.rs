@@ -80,17 +80,22 @@ pub fn stage_metrics(arm: &Arm) -> Vec<(String, MetricSummary)> {
 }
 
 /// How much longer a decoded token took in the profiled generations than in the measured ones of
-/// the same launches, less one; the geometric mean over launches. What the clocks cost, and luck.
+/// the same launches, less one; the geometric mean over prompts and launches. What the clocks cost, and luck.
 pub fn profiling_cost(arm: &Arm) -> Option<f64> {
-    let per_token = |launch: &Launch, role: Role| {
-        let runs = || launch.prompts.iter().filter(move |run| run.role == role);
+    // Prompt by prompt: tokens of a long one take longer.
+    let per_token = |launch: &Launch, id: &str, role: Role| {
+        let runs = || launch.prompts.iter().filter(|run| run.role == role && run.id == id);
         let ns: u64 = runs().filter_map(decode_ns).sum();
         let steps: u32 = runs().map(|run| run.n_gen.saturating_sub(1)).sum();
         (ns > 0 && steps > 0).then(|| ns as f64 / f64::from(steps))
     };
-    let ratio =
-        |l: &Launch| Some((per_token(l, Role::Profiled)? / per_token(l, Role::Measured)?).ln());
-    let logs: Vec<f64> = ok_launches(arm).filter_map(ratio).collect();
+    let ratios = ok_launches(arm).flat_map(|launch| {
+        profiled(launch).filter_map(move |(run, _)| {
+            let with = per_token(launch, &run.id, Role::Profiled)?;
+            Some((with / per_token(launch, &run.id, Role::Measured)?).ln())
+        })
+    });
+    let logs: Vec<f64> = ratios.collect();
     let n = logs.len() as f64;
     (n > 0.0).then(|| (logs.iter().sum::<f64>() / n).exp() - 1.0)
 }

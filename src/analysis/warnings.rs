@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::finding::{Finding, Seen};
-use super::timing::{DRIFT, steady};
+use super::timing::steady;
 use super::{kind_name, ok_launches, tokens};
 use crate::record::{Arm, FailureKind, Launch, Record, Status, Verdict, Warning, WeightsSource};
 
@@ -154,7 +154,7 @@ fn of_the_arm(arm: &Arm) -> Vec<Finding> {
     let launches: Vec<&Launch> = ok_launches(arm).collect();
     let larger = |a: f64, b: f64| if b.abs() > a.abs() { b } else { a };
     found.extend(
-        seen(&launches, |l| steady(l).drift, |d| d.abs() > DRIFT, larger)
+        seen(&launches, |l| unsteady(l), |_| true, larger)
             .map(|seen| Finding::NotSteady { arm: label(), seen }),
     );
     if let Some(mbu) = arm.metrics.get("mbu").map(|s| s.max).filter(|mbu| *mbu > MBU_LIMIT) {
@@ -178,6 +178,12 @@ fn of_the_arm(arm: &Arm) -> Vec<Finding> {
         found.push(Finding::Nondeterministic { arm: label(), prompts });
     }
     found
+}
+
+/// The drift of a launch that reached no steady state.
+fn unsteady(launch: &Launch) -> Option<f64> {
+    let steady = steady(launch);
+    steady.drift.filter(|_| steady.reached() == Some(false))
 }
 
 fn unequal_precision(record: &Record) -> Option<Finding> {

@@ -90,7 +90,10 @@ impl Document {
             facts: facts(record),
             columns: record.arms.iter().map(|arm| column(arm, baseline.as_deref())).collect(),
             rows: rows(|rank| rank < Rank::Detail),
-            memory_shares: shares.iter().any(Option::is_some).then_some(shares).unwrap_or_default(),
+            memory_shares: match shares.iter().any(Option::is_some) {
+                true => shares,
+                false => Vec::new(),
+            },
             details: rows(|rank| rank == Rank::Detail),
             prompts: prompt_blocks(record),
             blocks: sections::blocks(record, wanted),

@@ -69,7 +69,8 @@ fn memory(record: &Record) -> Option<Block> {
     let mut all: Vec<Part> = parts.iter().flatten().map(|p| p.part).collect();
     all.sort();
     all.dedup();
-    let megabytes = |bytes: f64| format!("{:.1}", bytes / 1e6);
+    // Rounded first: no "-0.0".
+    let megabytes = |bytes: f64| format!("{:.1}", (bytes / 1e5).round() / 10.0 + 0.0);
     let line = |part: &Part| BlockLine {
         title: part_title(*part).into(),
         unit: "MB",
@@ -91,7 +92,7 @@ fn memory(record: &Record) -> Option<Block> {
         cells: parts.iter().map(peak).collect(),
     });
     let negative = |parts: &Vec<analysis::PartMean>| {
-        parts.iter().any(|p| p.part == Part::Unaccounted && p.bytes < 0.0)
+        parts.iter().any(|p| p.part == Part::Unaccounted && p.bytes <= -5e4)
     };
     let mut remarks = vec!["c computed from shapes and types; all others measured".to_string()];
     let overlapping = record.arms.iter().zip(&parts).filter(|(_, parts)| negative(parts));
@@ -120,7 +121,9 @@ fn part_title(part: Part) -> &'static str {
 
 /// Time per token by stage; where the engine tells the bytes, decode has GB/s beside it.
 fn stages(record: &Record, phase: Phase) -> Option<Block> {
-    let arms: Vec<_> = record.arms.iter().map(|arm| analysis::stages(arm, phase)).collect();
+    let told = |arm: &&Arm| !analysis::stages(arm, phase).is_empty();
+    let (engines, silent): (Vec<&Arm>, Vec<&Arm>) = record.arms.iter().partition(told);
+    let arms: Vec<_> = engines.iter().map(|arm| analysis::stages(arm, phase)).collect();
     let mut names: Vec<String> = Vec::new();
     let known = analysis::STAGES.iter().map(|s| s.to_string());
     let told = arms.iter().flatten().map(|s| s.stage.clone());
@@ -129,13 +132,15 @@ fn stages(record: &Record, phase: Phase) -> Option<Block> {
             names.push(name);
         }
     }
+    let wholes = arms.iter().map(|arm| arm.iter().map(|s| s.mean.0 * 1e3).sum::<f64>());
+    let digits = wholes.reduce(f64::min).map_or(0, decimals);
     let cell = |s: &analysis::StageTime| {
         let rate = s.rate.map(|r| format!("  {:>5} GB/s", three_digits(r.0 / 1e9)));
         let rate = rate.unwrap_or_else(|| match phase {
             Phase::Decode => " ".repeat(12),
             Phase::Prefill => String::new(),
         });
-        format!("{:.3} {:>4.1} %{rate}", s.mean.0 * 1e3, s.share * 100.0)
+        format!("{:.digits$} {:>4.1} %{rate}", s.mean.0 * 1e3, s.share * 100.0)
     };
     let line = |name: &String| BlockLine {
         title: clean(name),
@@ -146,7 +151,7 @@ fn stages(record: &Record, phase: Phase) -> Option<Block> {
     let whole = |arm: &Vec<analysis::StageTime>| {
         let sum: f64 = arm.iter().map(|s| s.mean.0).sum();
         let gap = if phase == Phase::Decode { " ".repeat(12) } else { String::new() };
-        (!arm.is_empty()).then(|| format!("{:.3}  100 %{gap}", sum * 1e3))
+        Some(format!("{:.digits$}  100 %{gap}", sum * 1e3))
     };
     lines.push(BlockLine {
         title: "= all".into(),
@@ -164,7 +169,7 @@ fn stages(record: &Record, phase: Phase) -> Option<Block> {
             let cost = analysis::profiling_cost(arm)? * 100.0;
             Some(format!("{} {cost:+.1} %", clean(&arm.label)))
         };
-        let costs: Vec<String> = record.arms.iter().filter_map(cost).collect();
+        let costs: Vec<String> = engines.iter().filter_map(|arm| cost(arm)).collect();
         let costs = costs.join(", ");
         remarks.push(format!("against the measured generations of the same launches: {costs}"));
     }
@@ -174,12 +179,22 @@ fn stages(record: &Record, phase: Phase) -> Option<Block> {
                 .into(),
         );
     }
+    let silent: Vec<String> = silent.iter().map(|arm| clean(&arm.label)).collect();
+    if !silent.is_empty() {
+        remarks.push(format!("no stages from {}", silent.join(", ")));
+    }
     let title = match phase {
         Phase::Decode => "Decode, by stage",
         Phase::Prefill => "Prefill, by stage",
     };
-    let block = Block { title: title.into(), columns: labels(record), lines, remarks };
+    let columns = engines.iter().map(|arm| clean(&arm.label)).collect();
+    let block = Block { title: title.into(), columns, lines, remarks };
     (!names.is_empty()).then_some(block)
+}
+
+/// Decimals that leave four digits of the least whole, so that small stages are no zeros.
+fn decimals(whole: f64) -> usize {
+    if whole > 0.0 { (3.0 - whole.log10().floor()).clamp(0.0, 9.0) as usize } else { 0 }
 }
 
 fn labels(record: &Record) -> Vec<String> {

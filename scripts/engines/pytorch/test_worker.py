@@ -76,6 +76,48 @@ def test_a_conversation(tmp_path):
         assert worker.process.wait(10) == 0
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_stages_add_up_to_less_than_the_time_of_their_phase(tmp_path, half):
+    path = write_tiny(tmp_path / "m.gguf")
+    with Worker() as worker:
+        worker.load(path, half=half)
+        plain = worker.ask(type="generate", id=1, prompt=TOKENS[:9], n=6, ignore_eos=True)
+        profiled = worker.ask(type="generate", id=2, prompt=TOKENS[:9], n=6, ignore_eos=True, profile=True)
+    assert "profile" not in plain and plain["tokens"] == profiled["tokens"]
+    begin, (first, *_, last) = profiled["t_begin_ns"], profiled["t_tokens_ns"]
+    for phase, whole in (("prefill_ns", first - begin), ("decode_ns", last - first)):
+        stages = profiled["profile"][phase]
+        assert stages.keys() == {"embedding", "norm", "projections", "attention", "mlp", "head", "sampling"}
+        assert 0 < sum(stages.values()) <= whole
+    assert profiled["profile"]["decode_weight_bytes"].keys() == {"projections", "mlp", "head"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_counts_pages_that_were_touched_and_what_malloc_keeps(tmp_path):
+    path = write_tiny(tmp_path / "m.gguf")
+    with Worker() as worker:
+        worker.load(path)
+        worker.ask(type="generate", id=1, prompt=TOKENS[:9], n=6, ignore_eos=True)
+        book = worker.ask(type="memory")
+    assert 0 < book["kv_resident_bytes"] <= book["kv_bytes"]
+    assert book["compiler_bytes"] == 0, "nothing was compiled"
+    assert book["allocator_free_bytes"] >= 0 and book["resident_bytes"] > 1 << 20
+
+
+def test_untouched_pages_are_not_in_memory():
+    import mmap
+
+    import resident
+
+    size = 64 * mmap.PAGESIZE
+    memory = np.frombuffer(mmap.mmap(-1, size), np.uint8)
+    assert resident.in_memory(memory.ctypes.data, size) == 0
+    memory[: size // 2] = 1
+    assert resident.in_memory(memory.ctypes.data, size) == size // 2
+    assert resident.in_memory(memory.ctypes.data + 10, 100) == 100
+    assert resident.in_memory(0, 0) == 0
+
+
 def test_a_stray_print_goes_to_stderr(tmp_path):
     (tmp_path / "torch.py").write_text("import os; print('stray', flush=True); os.system('echo stray child')\nraise ImportError('a test')\n")
     process = subprocess.run(
