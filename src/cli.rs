@@ -1,4 +1,6 @@
-//! The command line: clap types and nothing else.
+//! The command line: clap types and nothing else. `config` lays `llm-bench.toml` beneath it.
+
+pub mod config;
 
 use std::path::PathBuf;
 
@@ -15,19 +17,29 @@ use crate::model::locate::WeightsPolicy;
   llm-bench run --model llama3-1b         the comparison with PyTorch (about ten minutes)
   llm-bench run --model llama3-1b --engine candle     without Python, about a minute
 
-Exit codes: 0 done, 2 usage or tool error (also when nothing could be measured).")]
+Exit codes: 0 done, 2 usage or tool error (also when nothing could be measured), 4 not
+comparable (verify: an engine computes something else).")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Say more on stderr; twice for everything
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
+    /// Defaults for the options of each command; `none` for no file [default: llm-bench.toml in
+    /// the current folder, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print every option of the command with its value, as a configuration file, and exit
+    #[arg(long, global = true)]
+    pub print_config: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Measure engines on a model and compare them
     Run(Box<RunArgs>),
+    /// Do engines compute the same function on this file? Teacher-forced logits against float32
+    Verify(VerifyArgs),
     /// Write on from a prompt, or chat: text as it comes, from any engine
     Generate(Box<GenerateArgs>),
     /// Show result files again, as a table, Markdown, CSV or JSON
@@ -38,6 +50,10 @@ pub enum Command {
     /// List, install and check engines
     #[command(subcommand)]
     Engines(EnginesCommand),
+    /// Print a script that completes llm-bench's commands in a shell
+    Completions { shell: clap_complete::Shell },
+    /// Is this machine fit to measure on? Settings, limits, load, measured ceilings
+    Doctor(DoctorArgs),
     /// Serve the engine protocol (started by `run`)
     #[command(hide = true)]
     Worker { engine: String },
@@ -93,6 +109,9 @@ pub struct RunArgs {
     /// Never install an engine's dependencies
     #[arg(long)]
     pub no_install: bool,
+    /// Skip the check that the engines compute the same function
+    #[arg(long)]
+    pub no_verify: bool,
     /// The same as --engine … with pytorch-eager in place of pytorch
     #[arg(long)]
     pub pytorch_no_compile: bool,
@@ -105,6 +124,13 @@ pub struct RunArgs {
     /// The longest that an engine may take for one answer, in seconds
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<f64>,
+    /// Also take the time of each stage of the model, in generations of their own, and show the
+    /// parts of each engine's memory
+    #[arg(long)]
+    pub profile: bool,
+    /// Also show the time of every generation in order, from the cold one on
+    #[arg(long)]
+    pub timing: bool,
     /// Print the plan and exit
     #[arg(long)]
     pub list: bool,
@@ -113,6 +139,48 @@ pub struct RunArgs {
     /// Folder of the result files
     #[arg(long, default_value = "results", value_name = "DIR")]
     pub output_dir: PathBuf,
+    /// Go on with an interrupted run: makes the launches that this result file lacks, with the
+    /// settings that it states
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "model", "quant", "engine", "prompts", "prompt_len", "gen_len", "launches", "threads",
+        "warmup", "iterations", "delay", "seed", "device", "page_cache", "weights", "timeout",
+        "pytorch_no_compile", "pytorch_no_half", "output_dir",
+    ])]
+    pub resume: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A name from `models list`, or a GGUF file
+    #[arg(short, long, default_value = "llama3-1b", value_name = "NAME|FILE")]
+    pub model: String,
+    /// Quantization; a comma list verifies one after the other [default: the model's own]
+    #[arg(long, value_delimiter = ',', value_name = "Q")]
+    pub quant: Vec<String>,
+    /// Engines, comma separated [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub engine: Vec<String>,
+    /// The engine that is taken as right [default: pytorch-f32, or candle-f32 without Python]
+    #[arg(long, value_name = "NAME")]
+    pub reference: Option<String>,
+    /// Positions to compare, at most the model's context
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(2..=131_072))]
+    pub positions: u32,
+    /// How many of them, the last ones, are computed one by one as in decoding
+    #[arg(long, default_value_t = 64)]
+    pub decode: u32,
+    /// Threads of every engine [default: the processors that this process may use]
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Where weights come from
+    #[arg(long, default_value_t = WeightsPolicy::Auto, value_name = "auto|hub|file|synthetic")]
+    pub weights: WeightsPolicy,
+    /// Never install an engine's dependencies
+    #[arg(long)]
+    pub no_install: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -135,6 +203,21 @@ pub struct ReportArgs {
     /// Result files of `llm-bench run`
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    /// Also show where memory and time went (recorded by run --profile)
+    #[arg(long)]
+    pub profile: bool,
+    /// Also show the time of every generation in order
+    #[arg(long)]
+    pub timing: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Threads to measure with [default: the processors that this process may use]
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -147,6 +230,8 @@ pub enum ModelsCommand {
     Pull(ModelArgs),
     /// Make a model's file with its exact shapes and seeded random weights
     Synth(SynthArgs),
+    /// Quantize an F16, BF16 or F32 file as llama.cpp does: several types in one pass
+    Quantize(QuantizeArgs),
     /// Show what a GGUF file holds
     Inspect {
         #[arg(value_name = "NAME|FILE")]
@@ -186,6 +271,28 @@ pub struct SynthArgs {
     /// Write here instead of the cache
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct QuantizeArgs {
+    /// A GGUF file, or a name from `models list`, whose F16 file is taken
+    #[arg(value_name = "NAME|FILE")]
+    pub model: String,
+    /// Q8_0, Q4_0, Q4_K_M (or F16, BF16, F32); a comma list makes all in one pass
+    #[arg(long, required = true, value_delimiter = ',', value_name = "Q")]
+    pub to: Vec<String>,
+    /// Folder of the new files; they are named after the source
+    #[arg(long, default_value = ".", value_name = "DIR", conflicts_with = "out")]
+    pub out_dir: PathBuf,
+    /// The new file, where there is one
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Replace files that exist
+    #[arg(long)]
+    pub force: bool,
+    /// Threads [default: the processors that this process may use]
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]

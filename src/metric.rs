@@ -47,6 +47,8 @@ pub enum Rank {
     Shown,
     /// In record, CSV and Markdown only.
     Detail,
+    /// A part of another metric: summarised, but neither better nor worse than another engine's.
+    Part,
 }
 
 #[derive(Debug)]
@@ -100,6 +102,15 @@ metrics! {
         "first decode step of the process divided by the steady median: what JIT or lazy packing costs";
     "peak_host_bytes" "Peak memory" Bytes Lower Primary
         "the kernel's high-water mark of the process tree (VmHWM)";
+    "memory_weights_bytes" "Memory: weights" Bytes Lower Part
+        "of the peak: weights, mapped and private";
+    "memory_kv_bytes" "Memory: KV cache" Bytes Lower Part "of the peak: keys and values";
+    "memory_activations_bytes" "Memory: activations" Bytes Lower Part
+        "of the peak: buffers that stay, and temporaries that were given back since";
+    "memory_runtime_bytes" "Memory: runtime" Bytes Lower Part
+        "of the peak: program, interpreter, libraries, compiler, memory held free by the allocator";
+    "memory_unaccounted_bytes" "Memory: unaccounted" Bytes Lower Part
+        "of the peak: what no reading explains; negative where parts overlap";
     "peak_gpu_bytes" "Peak GPU memory" Bytes Lower Primary "NVML, this process";
     "mbu" "MBU" Share Higher Shown
         "(weight bytes read per token + mean KV bytes read) / TPOT / measured read bandwidth";

@@ -140,6 +140,22 @@ pub struct MemoryBook {
     /// All that the process holds in memory, as it reads it itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resident_bytes: Option<u64>,
+    /// Of the private weights, the cache and the buffers, what lies in memory now: pages that
+    /// were never written do not. Absent where it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_private_resident_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_resident_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_resident_bytes: Option<u64>,
+    /// By how much the memory grew since `ready` that imports and compilation hold, without what
+    /// the allocator holds free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiler_bytes: Option<u64>,
+    /// By how much the memory grew since `ready` that the allocator holds for reuse: freed by its
+    /// user, not given back to the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocator_free_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -150,6 +166,9 @@ pub struct Generate {
     pub ignore_eos: bool,
     #[serde(default)]
     pub logits: Logits,
+    /// Take the time of each stage of the model; such a generation is not measured.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub profile: bool,
     /// Send a `token` message for each token as it comes. Never set in a measured run.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stream: bool,
@@ -175,6 +194,7 @@ impl Generate {
             n,
             ignore_eos: true,
             logits: Logits::None,
+            profile: false,
             stream: false,
             stop: Vec::new(),
             sampling: None,
@@ -236,6 +256,22 @@ pub struct Generated {
     /// Positions of the prompt whose keys and values were in the cache already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reused: Option<u32>,
+    /// If it was asked for and the engine can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+}
+
+/// Where the time of a generation went, by stages of the model that follow one another. What no
+/// stage claims is the harness's to find.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Nanoseconds by stage from `t_begin_ns` until the first token.
+    pub prefill_ns: BTreeMap<String, u64>,
+    /// Nanoseconds by stage from the first token until the last.
+    pub decode_ns: BTreeMap<String, u64>,
+    /// Bytes of weights that one decode step reads, by stage; absent where it is not known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub decode_weight_bytes: BTreeMap<String, u64>,
 }
 
 /// Teacher-forced pass; the logits of positions `first`.. go to a file as f32, row by row.
@@ -246,6 +282,10 @@ pub struct Score {
     pub logits_path: String,
     #[serde(default)]
     pub first: u32,
+    /// Positions from this one on go through the model one by one, as in decoding; absent: all
+    /// may go together, as in a prefill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode_from: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -255,6 +295,9 @@ pub struct Scored {
     pub positions: u32,
     /// Columns of each row.
     pub vocab: u32,
+    /// How many of the rows, the last ones, came from decode steps.
+    #[serde(default)]
+    pub decoded: u32,
     pub t_begin_ns: u64,
     pub t_end_ns: u64,
 }

@@ -1,18 +1,24 @@
 //! The result file: what was run, on what, and every raw sample. Versioned, written whole after
 //! every launch, so that a crash keeps what was measured. Numbers that are missing are absent.
 
+mod verification;
+
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::metric::Better;
-pub use crate::protocol::{MemoryBook, Precision};
+pub use crate::protocol::{MemoryBook, Precision, Profile};
+pub use verification::{Divergence, FreeRunning, Limit, Verdict, Verification};
 
 /// Name and version of the format; the major number changes when old readers would misread.
 pub const SCHEMA: &str = "llm-bench/1";
+
+/// Far above any real record; a thousand launches of a long prompt set take some megabytes.
+const MAX_FILE: u64 = 256 << 20;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -41,6 +47,18 @@ pub struct Run {
     pub config: serde_json::Value,
     /// False until the last planned launch is in.
     pub complete: bool,
+    /// When `run --resume` went on with it, one entry for each time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resumed: Vec<Resumed>,
+}
+
+/// One time that an interrupted run was gone on with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// RFC 3339, with the zone.
+    pub at: String,
+    /// Launches that were there by then.
+    pub launches_before: u32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -86,6 +104,9 @@ pub struct Build {
     pub git_commit: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git_dirty: Option<bool>,
+    /// Of the program file itself: tells builds of one commit apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable_sha256: Option<String>,
     pub features: Vec<String>,
     pub target_cpu: String,
     pub profile: String,
@@ -151,6 +172,9 @@ pub struct Arm {
     /// empty compile cache. Not in the table's figures.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub preparation: BTreeMap<String, f64>,
+    /// Whether it computes the same function as the reference; absent if that was not checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
     pub launches: Vec<Launch>,
     /// Over the launches that are ok; filled by `analysis`.
     #[serde(default)]
@@ -232,6 +256,8 @@ pub enum Role {
     /// Not measured.
     Warmup,
     Measured,
+    /// With the time of each stage taken; not measured.
+    Profiled,
 }
 
 /// One generation. Times are nanoseconds after the submit.
@@ -253,6 +279,9 @@ pub struct PromptRun {
     /// The ids themselves, once per prompt and launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Vec<u32>>,
+    /// Where the time went, of a profiled generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
     /// Metrics of this generation alone, where it was measured.
     #[serde(default)]
     pub metrics: BTreeMap<String, f64>,
@@ -276,6 +305,67 @@ pub struct Memory {
     /// By the engine's own book.
     #[serde(default)]
     pub book: MemoryBook,
+    /// Right after the load, of the engine's process: its high-water mark and what it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_after_load_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_load_bytes: Option<u64>,
+    /// Pages of the model file that are mapped and resident at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_file_bytes: Option<u64>,
+    /// File-backed pages before the load: libraries and the program itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_load_file_bytes: Option<u64>,
+    /// Parts that add up to the peak exactly; empty where the peak is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub breakdown: Vec<MemoryPart>,
+}
+
+/// One part of the peak.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPart {
+    pub part: Part,
+    /// Negative where parts overlap or pages were given back.
+    pub bytes: i64,
+    pub how: How,
+}
+
+/// What memory is held for; METHODOLOGY.md tells how each is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Pages of the model file that are mapped.
+    WeightsMapped,
+    /// Weights in memory of the engine's own.
+    WeightsPrivate,
+    KvCache,
+    /// Buffers that stay.
+    Activations,
+    /// Held when the peak was reached and given back since, when that was in the load.
+    LoadTemporaries,
+    /// The same, when it was in a generation.
+    GenerationTemporaries,
+    /// Held at `ready`: program, interpreter, imports.
+    BeforeLoad,
+    /// Pages of programs and libraries that came after `ready`.
+    Libraries,
+    /// Imports after `ready` and just-in-time compilation.
+    Compiler,
+    /// Freed, but kept by the allocator.
+    AllocatorFree,
+    /// What no reading explains.
+    Unaccounted,
+}
+
+/// How a number came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    Measured,
+    /// From shapes and types.
+    Computed,
+    /// What is left of the peak.
+    Remainder,
 }
 
 /// The state of the machine around one launch.
@@ -368,8 +458,16 @@ impl Record {
 
     /// Reads a record of this schema.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes =
-            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        if bytes.len() as u64 > MAX_FILE {
+            bail!(
+                "{}: expected a result file of `llm-bench run`, found more than {MAX_FILE} bytes",
+                path.display()
+            );
+        }
         let value: serde_json::Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is not JSON", path.display()))?;
         match value.get("schema").and_then(|s| s.as_str()) {
@@ -395,6 +493,10 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         _ => Path::new("."),
     };
     let attempt = || -> std::io::Result<()> {
+        // The rename would put the file in the place of a device node.
+        if path.metadata().is_ok_and(|m| !m.is_file()) {
+            return Err(std::io::Error::other("expected a file, found a folder or a device"));
+        }
         std::fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(bytes)?;

@@ -84,6 +84,17 @@ impl fmt::Display for BytesPerSecond {
     }
 }
 
+/// Multiply-accumulate operations per second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MacsPerSecond(pub f64);
+
+impl fmt::Display for MacsPerSecond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{} GMAC/s", three_digits(self.0 / 1e9)))
+    }
+}
+
 /// A number with three significant digits and no exponent: `0.0412`, `4.12`, `41.2`, `412`.
 pub fn three_digits(x: f64) -> String {
     if x == 0.0 || !x.is_finite() {

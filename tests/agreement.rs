@@ -1,107 +1,97 @@
-//! Do the engines compute the same function? Teacher-forced logits of candle against PyTorch in
-//! float32 over the same file, each in its own process and over the protocol. Needs the PyTorch
-//! environment (`llm-bench engines install pytorch`) and, for LLaMA 3.2 1B, 3.5 GB of disk, so
-//! these run in the second stage of `scripts/test`.
+//! The engines against PyTorch in float32, over the real protocol: on the tiny model with its
+//! golden logits, and on LLaMA 3.2 1B's shapes beyond position 512. Needs the PyTorch environment
+//! (`llm-bench engines install pytorch`) and 3.5 GB of disk, so these run in the second stage of
+//! `scripts/test`.
 
 use std::path::{Path, PathBuf};
 
 use llm_bench::engine::provision::Provisioner;
-use llm_bench::engine::{Deadlines, EngineProcess, Registry};
+use llm_bench::engine::{Deadlines, Registry};
+use llm_bench::measure::verify::{Question, ask};
 use llm_bench::model::cache::CacheDir;
 use llm_bench::model::golden;
-use llm_bench::protocol::{Load, Score};
+use serde_json::Value;
 
-/// Rows of logits, one for each position.
-struct Logits {
-    vocab: usize,
-    values: Vec<f32>,
+/// `verify`'s exit code and its verdicts by engine.
+fn verdicts(args: &[&str]) -> (Option<i32>, Value) {
+    let out = assert_cmd::Command::cargo_bin("llm-bench")
+        .unwrap()
+        .args(["verify", "--json", "--no-install"])
+        .args(args)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    let shown: Value = serde_json::from_slice(&out.stdout).expect(&stderr);
+    let engines = shown[0]["engines"].clone();
+    for (name, v) in engines.as_object().unwrap() {
+        println!("{name}: {} {}", v["verdict"], v["divergence"]["nmse"]);
+    }
+    (out.status.code(), engines)
 }
 
-impl Logits {
-    fn rows(&self) -> impl Iterator<Item = &[f32]> {
-        self.values.chunks_exact(self.vocab)
+fn all_pass(engines: &Value, names: &[&str]) {
+    for name in names {
+        assert_eq!(engines[name]["verdict"], "pass", "{name}: {}", engines[name]);
+        assert_eq!(engines[name]["reference"], "pytorch-f32");
     }
 }
 
-/// Runs `tokens` through an engine in a fresh process.
-fn score(engine: &str, model: &Path, tokens: &[u32], first: u32) -> Logits {
+#[test]
+#[ignore = "needs PyTorch"]
+fn every_engine_agrees_with_pytorch_f32_on_tiny_and_the_stock_one_is_seen_to_differ() {
+    let (code, engines) = verdicts(&["--model", "tiny"]);
+    assert_eq!(code, Some(0));
+    all_pass(&engines, &["candle", "candle-f32", "pytorch", "pytorch-eager"]);
+    assert_eq!(engines["candle-stock"]["verdict"], "fail");
+    let reason = engines["candle-stock"]["reason"].as_str().unwrap();
+    assert!(reason.contains("rope_freqs.weight"), "{reason}");
+}
+
+#[test]
+#[ignore = "needs PyTorch and LLaMA 3.2 1B"]
+fn candle_agrees_with_pytorch_f32_on_llama3_1b_f16_beyond_position_512() {
+    let args = ["--model", "llama3-1b", "--quant", "f16", "--engine", "candle"];
+    let (code, engines) = verdicts(&[&args[..], &["--positions", "640"]].concat());
+    assert_eq!(code, Some(0));
+    all_pass(&engines, &["candle"]);
+    let sd = engines["candle"]["divergence"]["logit_sd"].as_f64().unwrap();
+    assert!((3.0..=5.0).contains(&sd), "logit sd {sd}");
+}
+
+#[test]
+#[ignore = "needs PyTorch and LLaMA 3.2 1B"]
+fn candle_and_pytorch_agree_with_pytorch_f32_on_llama3_1b_q4_0_beyond_position_512() {
+    let args = ["--model", "llama3-1b", "--quant", "q4_0", "--engine", "candle,pytorch"];
+    let (code, engines) = verdicts(&[&args[..], &["--positions", "640"]].concat());
+    assert_eq!(code, Some(0));
+    all_pass(&engines, &["candle", "pytorch"]);
+}
+
+/// The logits of `tokens`, row by row.
+fn logits(engine: &str, model: &Path, tokens: &[u32], n_vocab: u32) -> Vec<Vec<f32>> {
     let registry = Registry::load().unwrap();
     let engine = registry.find(engine).unwrap();
     let mut provisioner = Provisioner::new(CacheDir::from_env().path().into(), false).unwrap();
     provisioner.program = PathBuf::from(env!("CARGO_BIN_EXE_llm-bench"));
     let installed = provisioner.provide(engine, "", &|_| {}).unwrap();
-    let threads = std::thread::available_parallelism().unwrap().get() as u32;
+    let question = Question {
+        model: model.to_path_buf(),
+        n_vocab,
+        device: "cpu".into(),
+        threads: 1,
+        tokens: tokens.to_vec(),
+        decode_from: tokens.len() as u32,
+        free_prompt: 0,
+        free_tokens: 0,
+        deadlines: Deadlines::default(),
+    };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("logits.f32");
-
-    let mut process =
-        EngineProcess::spawn(installed.command(threads), threads, Deadlines::default()).unwrap();
-    let hello = process.hello().unwrap();
-    process.ready(&hello).unwrap();
-    let load = Load {
-        path: model.to_str().unwrap().into(),
-        device: "cpu".into(),
-        threads,
-        n_ctx: tokens.len() as u32,
-        options: engine.options.clone(),
-    };
-    process.load(load).unwrap();
-    let request =
-        Score { id: 1, tokens: tokens.to_vec(), logits_path: file.to_str().unwrap().into(), first };
-    let scored = process.score(request).unwrap().value;
-    process.bye().unwrap();
-    assert_eq!(scored.positions, tokens.len() as u32 - first);
-
+    ask(engine, &installed, &question, &file).unwrap();
     let bytes = std::fs::read(&file).unwrap();
     let values: Vec<f32> =
         bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-    assert_eq!(values.len(), (scored.positions * scored.vocab) as usize);
-    Logits { vocab: scored.vocab as usize, values }
-}
-
-/// How far `got` is from `reference`: NMSE, max |Δ|, share of equal argmax, sd of the reference.
-fn compare(got: &Logits, reference: &Logits) -> (f64, f32, f64, f64) {
-    assert_eq!(got.values.len(), reference.values.len());
-    let (mut error, mut power, mut worst, mut sum) = (0f64, 0f64, 0f32, 0f64);
-    for (a, b) in got.values.iter().zip(&reference.values) {
-        error += f64::from(a - b).powi(2);
-        power += f64::from(*b).powi(2);
-        sum += f64::from(*b);
-        worst = worst.max((a - b).abs());
-    }
-    let n = reference.values.len() as f64;
-    let sd = (power / n - (sum / n).powi(2)).sqrt();
-    let argmax = |row: &[f32]| (0..row.len()).max_by(|i, j| row[*i].total_cmp(&row[*j]));
-    let rows = reference.values.len() / reference.vocab;
-    let same = got.rows().zip(reference.rows()).filter(|(a, b)| argmax(a) == argmax(b)).count();
-    (error / power, worst, same as f64 / rows as f64, sd)
-}
-
-/// Positions 512 to 639 of seeded ids: rope errors show beyond the first few hundred.
-fn agree_on_llama3_1b(quant: &str, limit: f64) {
-    let path = synthetic_1b(quant);
-    let tokens: Vec<u32> =
-        std::iter::once(128_000).chain((1..640u32).map(|i| (i * 7919) % 100_000)).collect();
-    let candle = score("candle", &path, &tokens, 512);
-    let pytorch = score("pytorch-f32", &path, &tokens, 512);
-    let (nmse, worst, top1, sd) = compare(&candle, &pytorch);
-    println!(
-        "llama3-1b {quant}, positions 512-639: candle against pytorch-f32: NMSE {nmse:.2e} \
-         (limit {limit:.0e}), max |Δ| {worst:.4}, top-1 {:.1} %, logit sd {sd:.2}",
-        top1 * 100.0
-    );
-    assert!(nmse <= limit, "NMSE {nmse:e} is above {limit:e}");
-    assert!((3.0..=5.0).contains(&sd), "logit sd {sd}");
-}
-
-fn synthetic_1b(quant: &str) -> PathBuf {
-    let out = assert_cmd::Command::cargo_bin("llm-bench")
-        .unwrap()
-        .args(["models", "synth", "llama3-1b", "--quant", quant])
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    PathBuf::from(String::from_utf8(out.stdout).unwrap().trim())
+    values.chunks_exact(n_vocab as usize).map(<[f32]>::to_vec).collect()
 }
 
 #[test]
@@ -112,10 +102,10 @@ fn candle_and_pytorch_f32_give_the_golden_logits_on_tiny() {
     std::fs::write(&path, include_bytes!("../models/tiny.gguf")).unwrap();
     let golden = golden::scored().unwrap();
     // candle's KV cache is f16: 11 bits of keys and values that are a few units large.
-    for (engine, limit) in [("candle", 2e-2), ("pytorch-f32", 1e-3)] {
-        let logits = score(engine, &path, &golden.ids, 0);
+    for (engine, limit) in [("candle", 2e-2), ("candle-f32", 1e-3), ("pytorch-f32", 1e-3)] {
+        let rows = logits(engine, &path, &golden.ids, 512);
         for at in &golden.positions {
-            let row = logits.rows().nth(at.position as usize).unwrap();
+            let row = &rows[at.position as usize];
             for (got, expected) in row.iter().zip(&at.logits) {
                 let far = (got - expected).abs();
                 assert!(far < limit, "{engine} at {}: {got}, golden {expected}", at.position);
@@ -124,30 +114,4 @@ fn candle_and_pytorch_f32_give_the_golden_logits_on_tiny() {
             assert_eq!(top as u32, at.argmax, "{engine} at {}", at.position);
         }
     }
-}
-
-#[test]
-#[ignore = "needs PyTorch and LLaMA 3.2 1B"]
-fn candle_agrees_with_pytorch_f32_on_llama3_1b_f16_beyond_position_512() {
-    agree_on_llama3_1b("F16", 1e-5);
-}
-
-#[test]
-#[ignore = "needs PyTorch and LLaMA 3.2 1B"]
-fn candle_agrees_with_pytorch_f32_on_llama3_1b_q4_0_beyond_position_512() {
-    agree_on_llama3_1b("Q4_0", 1e-3);
-}
-
-#[test]
-#[ignore = "needs PyTorch"]
-fn a_model_that_ignores_rope_freqs_is_seen_on_tiny() {
-    // The control: candle-stock is known to ignore the tensor, and the comparison must show it.
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tiny.gguf");
-    std::fs::write(&path, include_bytes!("../models/tiny.gguf")).unwrap();
-    let ids = golden::scored().unwrap().ids;
-    let reference = score("pytorch-f32", &path, &ids, 128);
-    let (wrong, ..) = compare(&score("candle-stock", &path, &ids, 128), &reference);
-    let (right, ..) = compare(&score("candle", &path, &ids, 128), &reference);
-    assert!(wrong > 1e-3 && right < 1e-5, "candle-stock {wrong:e}, candle {right:e}");
 }

@@ -226,7 +226,13 @@ fn candle(path: &Path) -> (Box<dyn Engine>, Loaded) {
 
 fn score(engine: &mut dyn Engine, tokens: &[u32], first: u32) -> Vec<Vec<f32>> {
     let mut rows = Vec::new();
-    let request = Score { id: 1, tokens: tokens.into(), logits_path: String::new(), first };
+    let request = Score {
+        id: 1,
+        tokens: tokens.into(),
+        logits_path: String::new(),
+        first,
+        decode_from: None,
+    };
     let mut keep = |row: &[f32]| {
         rows.push(row.to_vec());
         Ok(())

@@ -7,7 +7,7 @@ use candle_core::quantized::{GgmlDType, gguf_file};
 use candle_core::{D, Device, Tensor};
 use llm_bench::model::arch::{ArchSpec, RopeScaling};
 use llm_bench::model::quant::Quant;
-use llm_bench::model::synth::{file_size, synthesize};
+use llm_bench::model::synth::{file_size, synthesize, weight_bytes_per_token};
 
 fn small(n_vocab: u32) -> ArchSpec {
     ArchSpec {
@@ -120,6 +120,17 @@ fn the_bytes_depend_on_the_seed_and_not_on_the_number_of_threads() {
     assert!(one == read(7, 3), "one thread and three write different files");
     assert!(one != read(8, 1), "two seeds write the same file");
     assert_eq!(one.len() as u64, file_size(&spec, Quant::Q4_K_M).unwrap().0);
+}
+
+#[test]
+fn the_bytes_that_a_token_reads_are_known_before_the_file_is_made() {
+    for tied in [true, false] {
+        let spec = ArchSpec { tied, ..small(512) };
+        let made = make(&spec, Quant::Q4_K_M, 1, 2);
+        let file = llm_bench::model::gguf::GgufFile::open(&made.path).unwrap();
+        let told = weight_bytes_per_token(&spec, Quant::Q4_K_M).unwrap();
+        assert_eq!(told.0, file.weight_bytes_per_token());
+    }
 }
 
 #[test]

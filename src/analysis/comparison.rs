@@ -2,7 +2,7 @@
 
 use super::ok_launches;
 use super::summary::DECODE_CV;
-use crate::metric::{Better, METRICS};
+use crate::metric::{Better, METRICS, Rank};
 use crate::record::{Arm, Comparison, Record};
 use crate::stats::{Sample, ratio_of_geometric_means};
 
@@ -33,11 +33,13 @@ pub(super) fn find(record: &Record, label: &str) -> Result<usize, NoSuchArm> {
 }
 
 /// Compares every other arm with the one at `baseline`, over all metrics that both have, but for
-/// the spread of decode: a ratio of two spreads over a few launches says nothing.
+/// the spread of decode (a ratio of two spreads over a few launches says nothing) and the parts of
+/// another metric.
 pub(super) fn against(record: &Record, baseline: usize) -> Vec<Comparison> {
     let Some(base) = record.arms.get(baseline) else { return Vec::new() };
     let others = record.arms.iter().enumerate().filter(|(i, _)| *i != baseline);
-    others.flat_map(|(_, arm)| METRICS.iter().filter_map(|m| compare(arm, base, m.name))).collect()
+    let metrics = || METRICS.iter().filter(|m| m.rank != Rank::Part);
+    others.flat_map(|(_, arm)| metrics().filter_map(|m| compare(arm, base, m.name))).collect()
 }
 
 /// Absent where one of the two lacks the metric or has values that are not positive.

@@ -15,6 +15,11 @@ pub(super) enum Finding {
     Incomplete {
         launches: usize,
     },
+    Resumed {
+        times: usize,
+        /// When it was last gone on with.
+        last: String,
+    },
     Failed {
         arm: String,
         failed: usize,
@@ -71,6 +76,12 @@ pub(super) enum Finding {
         baseline: String,
         arms: Vec<String>,
     },
+    /// Failed the comparison with the float32 reference.
+    OtherFunction {
+        arm: String,
+        reference: String,
+        reason: String,
+    },
     TokensDiffer {
         arm: String,
         reference: String,
@@ -103,6 +114,7 @@ impl Finding {
             Finding::SyntheticWeights => "synthetic_weights",
             Finding::DebugBuild { .. } => "debug_build",
             Finding::Incomplete { .. } => "incomplete_run",
+            Finding::Resumed { .. } => "resumed",
             Finding::Failed { .. } => "failed_launches",
             Finding::FewLaunches { .. } => "few_launches",
             Finding::BusyMachine { .. } => "busy_machine",
@@ -116,6 +128,7 @@ impl Finding {
             Finding::NotANumber { .. } => "not_a_number",
             Finding::Nondeterministic { .. } => "nondeterministic",
             Finding::UnequalPrecision { .. } => "unequal_precision",
+            Finding::OtherFunction { .. } => "other_function",
             Finding::TokensDiffer { .. } => "tokens_differ",
         }
     }
@@ -129,6 +142,7 @@ impl Finding {
             | Finding::BandwidthExceeded { arm, .. }
             | Finding::NotANumber { arm, .. }
             | Finding::Nondeterministic { arm, .. }
+            | Finding::OtherFunction { arm, .. }
             | Finding::TokensDiffer { arm, .. } => Some(arm),
             Finding::FewLaunches { arm, .. } => arm.as_deref(),
             _ => None,
@@ -147,6 +161,10 @@ impl Finding {
             Finding::Incomplete { launches } => format!(
                 "the run stopped before its plan was done; {} recorded",
                 count(*launches, "launch is", "launches are")
+            ),
+            Finding::Resumed { times, last } => format!(
+                "the run was interrupted and gone on with {}, the last time at {last}",
+                count(*times, "time", "times")
             ),
             Finding::Failed { arm, failed, of, kind, line } => format!(
                 "{arm} failed in {failed} of {}: {}{}{line}",
@@ -215,6 +233,9 @@ impl Finding {
             Finding::UnequalPrecision { baseline, arms } => {
                 format!("not at equal precision with {baseline}: {}", arms.join(", "))
             }
+            Finding::OtherFunction { arm, reference, reason } => {
+                format!("{arm} does not compute the same function as {reference}: {reason}")
+            }
             Finding::TokensDiffer { arm, reference, prompt, agree, of, differing, prompts } => {
                 let others = match differing {
                     0 | 1 => String::new(),
@@ -237,7 +258,12 @@ impl Finding {
             Finding::DebugBuild { .. } => {
                 "build with cargo build --release; times of an unoptimized build mean nothing"
             }
-            Finding::Incomplete { .. } => "run it again to the end before comparing",
+            Finding::Incomplete { .. } => {
+                "go on with `llm-bench run --resume FILE.json` before comparing"
+            }
+            Finding::Resumed { .. } => {
+                "the machine may have changed in between: compare the launches of the sittings"
+            }
             Finding::Failed { kind, .. } => return advice_on_failure(*kind).into(),
             Finding::FewLaunches { .. } => "use -r 5 or more",
             Finding::BusyMachine { .. } | Finding::LoadedMachine { .. } => {
@@ -268,6 +294,9 @@ impl Finding {
             }
             Finding::UnequalPrecision { .. } => {
                 "read their ratios with the rows Weights, Compute and KV cache"
+            }
+            Finding::OtherFunction { .. } => {
+                "its speed is that of another model; llm-bench verify shows the numbers"
             }
             Finding::TokensDiffer { .. } => {
                 "rounding can do that at a near tie; so can an engine that computes something else"

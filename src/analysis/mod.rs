@@ -2,11 +2,16 @@
 //! plain reading. Reads records and nothing else, so it works on files of another machine and day.
 
 mod comparison;
+pub mod divergence;
+pub mod estimate;
 mod finding;
+mod memory;
+mod profile;
 mod reading;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
+mod timing;
 mod tokens;
 mod warnings;
 
@@ -14,7 +19,10 @@ use crate::record::{Arm, FailureKind, Launch, LaunchError, Record, Status};
 
 pub use comparison::{NoSuchArm, baseline};
 pub use finding::is_information;
+pub use memory::{PartMean, memory_parts};
+pub use profile::{OTHER, Phase, STAGES, StageTime, profiling_cost, stage_metrics, stages};
 pub use reading::reading;
+pub use timing::{DRIFT, Generation, LaunchTiming, Steady, timing};
 pub use warnings::warnings;
 
 /// Fills what a record says about itself, from its launches: the summaries of each arm, the

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::ok_launches;
-use crate::metric::{METRICS, Metric, Unit};
+use crate::metric::{Better, METRICS, Metric, Unit};
 use crate::record::{Arm, Launch, MetricSummary, Record, Role};
 use crate::stats;
 
@@ -71,10 +71,17 @@ fn over_iterations(launch: &Launch, id: &str, metric: &Metric) -> Option<f64> {
 /// Adds a summary, unless there are no values or values that are no numbers (the latter are
 /// found again by the warnings).
 fn insert(summaries: &mut BTreeMap<String, MetricSummary>, metric: &Metric, values: Vec<f64>) {
-    let Ok(s) = stats::describe(&values) else { return };
-    let summary = MetricSummary {
-        unit: metric.unit.as_str().to_string(),
-        better: metric.better,
+    if let Some(summary) = of_values(metric.unit, metric.better, values) {
+        summaries.insert(metric.name.to_string(), summary);
+    }
+}
+
+/// One value per launch, described; absent where there are none or some that are no numbers.
+pub(super) fn of_values(unit: Unit, better: Better, values: Vec<f64>) -> Option<MetricSummary> {
+    let s = stats::describe(&values).ok()?;
+    Some(MetricSummary {
+        unit: unit.as_str().to_string(),
+        better,
         n: s.n as u32,
         values,
         mean: s.mean,
@@ -86,6 +93,5 @@ fn insert(summaries: &mut BTreeMap<String, MetricSummary>, metric: &Metric, valu
         min: s.min,
         max: s.max,
         ci95: s.ci95.map(|i| [i.low, i.high]),
-    };
-    summaries.insert(metric.name.to_string(), summary);
+    })
 }

@@ -7,8 +7,9 @@ use serde_json::json;
 
 use crate::record::Precision;
 use crate::record::{
-    Arm, Build, Environment, FailureKind, Host, Launch, LaunchError, Memory, Model, PromptRun,
-    Record, Role, Run, SCHEMA, Status, WeightsSource, Workload, WorkloadPrompt,
+    Arm, Build, Environment, FailureKind, Host, How, Launch, LaunchError, Memory, MemoryPart,
+    Model, Part, Profile, PromptRun, Record, Role, Run, SCHEMA, Status, WeightsSource, Workload,
+    WorkloadPrompt,
 };
 
 /// How the launches of an arm differ.
@@ -84,6 +85,7 @@ pub fn empty() -> Record {
             seed: 42,
             config: json!({"threads": 2}),
             complete: true,
+            resumed: vec![],
         },
         host: Host {
             os: "Linux".into(),
@@ -102,6 +104,7 @@ pub fn empty() -> Record {
             version: "0.1.0".into(),
             git_commit: Some("3fa9c21d0b".into()),
             git_dirty: Some(false),
+            executable_sha256: None,
             features: vec![],
             target_cpu: "native".into(),
             profile: "release".into(),
@@ -148,6 +151,7 @@ pub fn arm(engine: &Engine, launches: u32) -> Arm {
         settings: BTreeMap::new(),
         notes: vec![],
         preparation: Default::default(),
+        verification: None,
         launches: (0..launches).map(|i| launch(engine, i)).collect(),
         metrics: BTreeMap::new(),
         prompt_metrics: BTreeMap::new(),
@@ -174,6 +178,7 @@ pub fn failed_arm(label: &str, launches: u32) -> Arm {
         precision: None,
         notes: vec!["torch.compile, max-autotune, bf16".into()],
         preparation: Default::default(),
+        verification: None,
         launches: (0..launches).map(failed).collect(),
         ..arm(&CANDLE, 0)
     }
@@ -194,6 +199,11 @@ fn launch(engine: &Engine, index: u32) -> Launch {
         ("itl_p50_s", gap * 0.99),
         ("itl_p95_s", gap * 1.08),
         ("peak_host_bytes", engine.peak_bytes),
+        ("memory_weights_bytes", engine.peak_bytes * 0.80),
+        ("memory_kv_bytes", engine.peak_bytes * 0.011),
+        ("memory_activations_bytes", engine.peak_bytes * 0.031),
+        ("memory_runtime_bytes", engine.peak_bytes * 0.149),
+        ("memory_unaccounted_bytes", engine.peak_bytes * 0.009),
         ("mbu", decode * 0.803e9 / 33.4e9),
         ("tps_per_gb", decode / (engine.peak_bytes / 1e9)),
     ];
@@ -209,7 +219,7 @@ fn launch(engine: &Engine, index: u32) -> Launch {
         error: None,
         metrics: metrics.map(|(name, value)| (name.to_string(), value)).into(),
         prompts: runs.collect(),
-        memory: Memory::default(),
+        memory: memory(engine),
         timeline_ns: BTreeMap::new(),
         load_stages_ns: BTreeMap::new(),
         environment: Environment {
@@ -219,6 +229,42 @@ fn launch(engine: &Engine, index: u32) -> Launch {
             ..Environment::default()
         },
     }
+}
+
+fn memory(engine: &Engine) -> Memory {
+    let part = |part, share: f64, how| MemoryPart {
+        part,
+        bytes: (engine.peak_bytes * share).round() as i64,
+        how,
+    };
+    Memory {
+        peak_host_bytes: Some(engine.peak_bytes as u64),
+        breakdown: vec![
+            part(Part::WeightsMapped, 0.79, How::Measured),
+            part(Part::WeightsPrivate, 0.01, How::Computed),
+            part(Part::KvCache, 0.011, How::Measured),
+            part(Part::Activations, 0.031, How::Measured),
+            part(Part::BeforeLoad, 0.149, How::Measured),
+            part(Part::Unaccounted, 0.009, How::Remainder),
+        ],
+        ..Memory::default()
+    }
+}
+
+/// A generation of the first prompt with the time of its stages, after the measured ones.
+pub fn profiled(engine: &Engine, stages: &[(&str, f64)]) -> PromptRun {
+    let run = generation(engine, &PROMPTS[0], Role::Profiled, 0, 1.0);
+    let shares = |whole: u64| {
+        let ns = |share: f64| (whole as f64 * share) as u64;
+        stages.iter().map(|(stage, share)| (stage.to_string(), ns(*share))).collect()
+    };
+    let (first, last) = (run.token_ns[0], run.token_ns[run.token_ns.len() - 1]);
+    let profile = Profile {
+        prefill_ns: shares(first),
+        decode_ns: shares(last - first),
+        decode_weight_bytes: BTreeMap::from([("mlp".into(), 500_000_000)]),
+    };
+    PromptRun { profile: Some(profile), ..run }
 }
 
 fn generation(
@@ -251,6 +297,7 @@ fn generation(
         tokens: (role == Role::Cold).then(|| {
             (0..n_gen).map(|i| if i < engine.diverges_at { i } else { 100 + i }).collect()
         }),
+        profile: None,
         metrics: match role {
             Role::Measured => metrics.map(|(name, value)| (name.to_string(), value)).into(),
             _ => BTreeMap::new(),

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::finding::{Finding, Seen};
+use super::timing::{DRIFT, steady};
 use super::{kind_name, ok_launches, tokens};
-use crate::record::{Arm, FailureKind, Launch, Record, Role, Status, Warning, WeightsSource};
-use crate::stats::{self, Sample};
+use crate::record::{Arm, FailureKind, Launch, Record, Status, Verdict, Warning, WeightsSource};
 
 /// Decode varies more than this between launches.
 const HIGH_CV: f64 = 0.10;
@@ -19,8 +19,6 @@ const LOADED: f64 = 0.25;
 const STEAL: f64 = 0.02;
 /// Bytes per second over the measured read bandwidth.
 const MBU_LIMIT: f64 = 1.10;
-/// Drift of the time between tokens.
-const DRIFT: f64 = 0.05;
 /// Share of the model file in the page cache.
 const RESIDENT: f64 = 0.99;
 
@@ -62,6 +60,10 @@ fn of_the_run(record: &Record) -> Vec<Finding> {
     }
     if !record.run.complete {
         found.push(Finding::Incomplete { launches: launches.len() });
+    }
+    if let Some(last) = record.run.resumed.last() {
+        let times = record.run.resumed.len();
+        found.push(Finding::Resumed { times, last: last.at.clone() });
     }
     let busy = |l: &&Launch| l.environment.busy_before;
     found.extend(
@@ -152,7 +154,7 @@ fn of_the_arm(arm: &Arm) -> Vec<Finding> {
     let launches: Vec<&Launch> = ok_launches(arm).collect();
     let larger = |a: f64, b: f64| if b.abs() > a.abs() { b } else { a };
     found.extend(
-        seen(&launches, |l| drift(l), |d| d.abs() > DRIFT, larger)
+        seen(&launches, |l| steady(l).drift, |d| d.abs() > DRIFT, larger)
             .map(|seen| Finding::NotSteady { arm: label(), seen }),
     );
     if let Some(mbu) = arm.metrics.get("mbu").map(|s| s.max).filter(|mbu| *mbu > MBU_LIMIT) {
@@ -164,24 +166,18 @@ fn of_the_arm(arm: &Arm) -> Vec<Finding> {
             found.push(finding);
         }
     }
+    if let Some(v) = arm.verification.as_ref().filter(|v| v.verdict == Verdict::Fail) {
+        found.push(Finding::OtherFunction {
+            arm: label(),
+            reference: v.reference.clone(),
+            reason: v.reason.clone().unwrap_or_else(|| "no reason was recorded".into()),
+        });
+    }
     let prompts = tokens::unstable_prompts(arm);
     if !prompts.is_empty() {
         found.push(Finding::Nondeterministic { arm: label(), prompts });
     }
     found
-}
-
-/// How much slower the tokens came at the end of a launch than at its beginning: the measured
-/// generations of each prompt in a row, so that a long prompt is compared with itself; the
-/// median over prompts.
-fn drift(launch: &Launch) -> Option<f64> {
-    let mut gaps: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for run in launch.prompts.iter().filter(|run| run.role == Role::Measured) {
-        let pairs = run.token_ns.windows(2).map(|w| w[1].saturating_sub(w[0]) as f64);
-        gaps.entry(&run.id).or_default().extend(pairs);
-    }
-    let drifts: Vec<f64> = gaps.values().filter_map(|g| stats::drift(g)).collect();
-    Sample::new(&drifts).ok().map(|s| s.median())
 }
 
 fn unequal_precision(record: &Record) -> Option<Finding> {

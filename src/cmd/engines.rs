@@ -1,5 +1,7 @@
 //! `engines`: list, install, check.
 
+use std::io::{Write, stdout};
+
 use anyhow::{Result, bail};
 
 use super::models::find_model;
@@ -28,7 +30,7 @@ fn list(registry: &Registry) -> Result<()> {
             Ok(_) => "ready",
             Err(_) => "not installed",
         };
-        println!("{:<16} {:<14} {}", engine.name, state, engine.summary);
+        writeln!(stdout(), "{:<16} {:<14} {}", engine.name, state, engine.summary)?;
     }
     Ok(())
 }
@@ -38,7 +40,7 @@ fn install(registry: &Registry, names: &[String]) -> Result<()> {
     let provisioner = Provisioner::new(CacheDir::from_env().path().into(), true)?;
     for engine in engines {
         let installed = provisioner.provide(engine, "", &say)?;
-        println!("{}: ready, {}", engine.name, installed.program.display());
+        writeln!(stdout(), "{}: ready, {}", engine.name, installed.program.display())?;
     }
     Ok(())
 }
@@ -59,13 +61,13 @@ fn check(registry: &Registry, names: &[String]) -> Result<()> {
             converse(engine, installed.command(1), &found.path, found.model.n_vocab)
         });
         match verdict {
-            Ok(told) => println!("{:<16} ok      {told}", engine.name),
+            Ok(told) => writeln!(stdout(), "{:<16} ok      {told}", engine.name)?,
             Err(e) if engine.known_difference.is_some() => {
                 let why = engine.known_difference.unwrap_or_default();
-                println!("{:<16} differs {e:#}: {why}", engine.name);
+                writeln!(stdout(), "{:<16} differs {e:#}: {why}", engine.name)?;
             }
             Err(e) => {
-                println!("{:<16} FAILED  {e:#}", engine.name);
+                writeln!(stdout(), "{:<16} FAILED  {e:#}", engine.name)?;
                 failed.push(engine.name.as_str());
             }
         }

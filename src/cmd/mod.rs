@@ -1,8 +1,12 @@
 //! One file per command: wiring, no logic.
 
+pub mod doctor;
 pub mod engines;
 pub mod generate;
+mod list;
 pub mod models;
 pub mod progress;
 pub mod report;
+pub mod resume;
 pub mod run;
+pub mod verify;

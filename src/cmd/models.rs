@@ -1,17 +1,18 @@
-//! `models`: list, pull, synth, inspect, tokenize; and finding the model of any command.
+//! `models`: list, pull, synth, quantize, inspect, tokenize; and finding the model of any command.
 
-use std::io::Read;
+use std::io::{Read, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::progress::{ByteProgress, say};
-use crate::cli::{ModelArgs, ModelsCommand, SynthArgs};
+use crate::cli::{ModelArgs, ModelsCommand, QuantizeArgs, SynthArgs};
 use crate::model::cache::CacheDir;
 use crate::model::gguf::GgufFile;
 use crate::model::hub::{Hub, HubConfig};
-use crate::model::locate::{Located, Sources, WeightsPolicy, locate, synthetic_path};
+use crate::model::locate::{Located, Sources, WeightsPolicy, is_path, locate, synthetic_path};
 use crate::model::quant::Quant;
+use crate::model::quantize::{self, Target};
 use crate::model::registry::{ModelEntry, Registry};
 use crate::model::synth;
 use crate::model::tokenizer::Tokenizer;
@@ -23,6 +24,7 @@ pub fn run(command: &ModelsCommand) -> Result<()> {
         ModelsCommand::List => list(),
         ModelsCommand::Pull(args) => pull(args),
         ModelsCommand::Synth(args) => synth(args),
+        ModelsCommand::Quantize(args) => quantize(args),
         ModelsCommand::Inspect { model, quant, json } => inspect(model, quant.as_deref(), *json),
         ModelsCommand::Tokenize { model, quant, text } => {
             tokenize(model, quant.as_deref(), text.as_deref())
@@ -114,9 +116,9 @@ fn list() -> Result<()> {
     let cache = CacheDir::from_env();
     let hub = Hub::new(HubConfig::from_env())?;
     for entry in registry.models() {
-        println!("{:<12} {} ({})", entry.name, entry.title, entry.licence);
+        writeln!(stdout(), "{:<12} {} ({})", entry.name, entry.title, entry.licence)?;
         if entry.shipped.is_some() {
-            println!("{:<12}   shipped with llm-bench", "");
+            writeln!(stdout(), "{:<12}   shipped with llm-bench", "")?;
             continue;
         }
         for (quant, file) in &entry.files {
@@ -131,7 +133,7 @@ fn list() -> Result<()> {
                 Some(arch) => synth::file_size(arch, *quant)?.to_string(),
                 None => String::new(),
             };
-            println!("{:<12}   {:<7} {size:>8}  {here}", "", quant.to_string());
+            writeln!(stdout(), "{:<12}   {:<7} {size:>8}  {here}", "", quant.to_string())?;
         }
     }
     Ok(())
@@ -141,7 +143,7 @@ fn pull(args: &ModelArgs) -> Result<()> {
     let cache = CacheDir::from_env();
     let quant = args.quant.as_deref().map(str::parse).transpose()?;
     let located = find_file(&args.model, quant, WeightsPolicy::Hub, &cache, 0)?;
-    println!("{}", located.path.display());
+    writeln!(stdout(), "{}", located.path.display())?;
     Ok(())
 }
 
@@ -168,7 +170,50 @@ fn synth(args: &SynthArgs) -> Result<()> {
             args.seed
         ),
     };
-    println!("{}", out.display());
+    writeln!(stdout(), "{}", out.display())?;
+    Ok(())
+}
+
+fn quantize(args: &QuantizeArgs) -> Result<()> {
+    let mut quants: Vec<Quant> = Vec::new();
+    for name in &args.to {
+        let quant = name.parse()?;
+        if quants.contains(&quant) {
+            bail!("--to names {quant} twice");
+        }
+        quants.push(quant);
+    }
+    if args.out.is_some() && quants.len() > 1 {
+        bail!("--out names one file, and --to {} types; use --out-dir", quants.len());
+    }
+    let wanted = (!is_path(&args.model)).then_some(Quant::F16);
+    let cache = CacheDir::from_env();
+    let located = find_file(&args.model, wanted, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
+    if let Some(notice) = &located.notice {
+        say(&format!("note: {notice}"));
+    }
+    let source = GgufFile::open(&located.path)?;
+    let targets: Vec<Target> = quants
+        .iter()
+        .map(|&quant| {
+            let named = args.out.clone();
+            let out = named.unwrap_or_else(|| quantize::default_out(&source, quant, &args.out_dir));
+            Target { quant, out }
+        })
+        .collect();
+    if let Some(there) = targets.iter().find(|t| !args.force && t.out.exists()) {
+        bail!("{} exists; replace it with --force, or choose another", there.out.display());
+    }
+    let names: Vec<String> = quants.iter().map(Quant::to_string).collect();
+    let mut bar =
+        ByteProgress::new(&format!("quantizing {} to {}", source.name(), names.join(", ")));
+    let threads = args.threads.unwrap_or(0) as usize;
+    let sizes =
+        quantize::quantize(&source, &targets, threads, &mut |done, total| bar.set(done, total))?;
+    bar.done(Bytes(sizes.iter().map(|b| b.0).sum()));
+    for target in targets {
+        writeln!(stdout(), "{}", target.out.display())?;
+    }
     Ok(())
 }
 
@@ -181,11 +226,14 @@ fn inspect(spec: &str, quant: Option<&str>, json: bool) -> Result<()> {
     let located = find_file(spec, quant, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
     let inspection = GgufFile::open(&located.path)?.inspect();
     match json {
-        true => println!("{}", serde_json::to_string_pretty(&inspection)?),
-        false => print!("{inspection}"),
+        true => writeln!(stdout(), "{}", serde_json::to_string_pretty(&inspection)?)?,
+        false => write!(stdout(), "{inspection}")?,
     }
     Ok(())
 }
+
+/// The longest text that `tokenize` takes from stdin, in bytes.
+const MAX_TEXT: u64 = 64 << 20;
 
 fn tokenize(spec: &str, quant: Option<&str>, text: Option<&str>) -> Result<()> {
     let quant = quant.map(str::parse).transpose()?;
@@ -196,13 +244,17 @@ fn tokenize(spec: &str, quant: Option<&str>, text: Option<&str>) -> Result<()> {
         Some(text) => text.to_string(),
         None => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("stdin is not UTF-8 text")?;
+            let mut stdin = std::io::stdin().take(MAX_TEXT + 1);
+            stdin.read_to_string(&mut text).context("stdin is not UTF-8 text")?;
+            if text.len() as u64 > MAX_TEXT {
+                bail!("stdin: expected at most {MAX_TEXT} bytes of text, found more");
+            }
             text
         }
     };
     let ids = tokenizer.encode(&text).map_err(|e| anyhow::anyhow!("{e}"))?;
     for id in &ids {
-        println!("{id:>7}  {:?}", String::from_utf8_lossy(tokenizer.token_bytes(*id)));
+        writeln!(stdout(), "{id:>7}  {:?}", String::from_utf8_lossy(tokenizer.token_bytes(*id)))?;
     }
     say(&format!("{} tokens", ids.len()));
     Ok(())

@@ -15,7 +15,7 @@ use crate::units::{Bytes, Seconds, three_digits};
 
 /// A line of progress outside a session: installing, hashing, reading.
 pub fn say(text: &str) {
-    eprintln!("{text}");
+    eprintln!("{}", crate::report::visible(text));
 }
 
 /// Progress of something that is counted in bytes.

@@ -1,16 +1,21 @@
 //! `report`: result files again, in another form.
 
+use std::io::{Write, stdout};
+
 use anyhow::Result;
 
 use crate::cli::{Output, ReportArgs};
 use crate::record::Record;
-use crate::report::{Format, Style, render};
+use crate::report::{Format, Sections, Style, render_with};
 
 pub fn run(args: &ReportArgs) -> Result<()> {
     // All are read before the first is printed: half a report would look like a whole one.
     let records = args.files.iter().map(|f| Record::read(f)).collect::<Result<Vec<_>>>()?;
+    let wanted = Sections { profile: args.profile, timing: args.timing };
+    let format = format_of(args.output.output);
     for record in records {
-        print!("{}", render(&record, format_of(args.output.output), Style::of_stdout()));
+        let text = render_with(&record, format, Style::of_stdout(), wanted);
+        stdout().write_all(text.as_bytes())?;
     }
     Ok(())
 }

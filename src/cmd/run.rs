@@ -1,13 +1,17 @@
 //! `run`: find the model, make the workload, provide the engines, measure, report.
 
+use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::list;
 use super::models::{DEFAULT_SEED, Found, find_model};
 use super::progress::{SessionProgress, say};
 use super::report::format_of;
+use super::resume::{self, Interrupted};
+use super::verify::{Check, DECODED_IN_RUN, POSITIONS_IN_RUN, Subject};
 use crate::cli::RunArgs;
 use crate::engine::provision::Provisioner;
 use crate::engine::{Deadlines, EngineSpec, Registry};
@@ -18,8 +22,10 @@ use crate::measure::session::{self, ArmPlan, End, Unavailable};
 use crate::measure::{host, page_cache};
 use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
-use crate::record::{FailureKind, Model, Record, Run, SCHEMA, Status, WeightsSource};
-use crate::report::{Format, Style, render};
+use crate::record::{
+    Build, FailureKind, Host, Model, Record, Run, SCHEMA, Status, Verification, WeightsSource,
+};
+use crate::report::{Format, Sections, Style, render_with};
 use crate::units::{Bytes, BytesPerSecond};
 use crate::workload::{PromptSet, Shape, Workload};
 use crate::{analysis, interrupt};
@@ -28,6 +34,9 @@ const DEFAULT_ENGINES: [&str; 4] = ["candle", "candle-stock", "pytorch", "pytorc
 const BANDWIDTH_BUFFER: Bytes = Bytes(512 << 20);
 
 pub fn run(args: &RunArgs) -> Result<()> {
+    if let Some(file) = &args.resume {
+        return resume::run(file, args);
+    }
     check(args)?;
     let engines = engines(args)?;
     let quants: Vec<Option<Quant>> = match args.quant.is_empty() {
@@ -37,7 +46,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     // A result for one quantization stands even if the next one fails.
     let mut first_error = None;
     for quant in quants {
-        if let Err(e) = one_session(args, quant, &engines) {
+        if let Err(e) = one_session(args, quant, &engines, None) {
             if interrupt::requested() || args.quant.len() < 2 {
                 return Err(e);
             }
@@ -49,16 +58,16 @@ pub fn run(args: &RunArgs) -> Result<()> {
 }
 
 /// What clap cannot check.
-fn check(args: &RunArgs) -> Result<()> {
+pub(super) fn check(args: &RunArgs) -> Result<()> {
     if args.device != "cpu" {
         bail!("--device {}: expected cpu; this build has no other device", args.device);
     }
     let limit = args.timeout.unwrap_or(1.0);
-    if !(limit.is_finite() && limit > 0.0 && limit < 1e6) {
-        bail!("--timeout {limit}: expected a number of seconds above 0");
+    if !(0.001..=1e6).contains(&limit) {
+        bail!("--timeout {limit:e}: expected seconds from 0.001 to 1000000");
     }
-    if !(args.delay.is_finite() && (0.0..86_400.0).contains(&args.delay)) {
-        bail!("--delay {}: expected a number of seconds, 0 or more", args.delay);
+    if !(0.0..=86_400.0).contains(&args.delay) {
+        bail!("--delay {:e}: expected seconds from 0 to 86400", args.delay);
     }
     Ok(())
 }
@@ -88,15 +97,22 @@ fn engines(args: &RunArgs) -> Result<Vec<EngineSpec>> {
     Ok(found)
 }
 
-fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> Result<()> {
+/// One record: a new one, or `earlier`, which is gone on with.
+pub(super) fn one_session(
+    args: &RunArgs,
+    quant: Option<Quant>,
+    engines: &[EngineSpec],
+    earlier: Option<Interrupted>,
+) -> Result<()> {
     let found = find_model(&args.model, quant, args.weights, DEFAULT_SEED)?;
     let workload = workload(args, &found)?;
-    let threads = args
-        .threads
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32));
+    let threads = args.threads.unwrap_or_else(host::available_threads);
     let order = plan(engines.len(), args.launches, args.seed);
     if args.list {
-        return list(args, engines, &found.model, &workload, threads, &order);
+        return list::print(args, engines, &found.model, &workload, threads, &order);
+    }
+    if let Some(earlier) = &earlier {
+        earlier.check(&found.model, &workload.record(), &order)?;
     }
 
     let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
@@ -108,25 +124,38 @@ fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> 
         bail!("stopped before anything was measured");
     }
 
-    let bandwidth = bandwidth::measure(threads, BANDWIDTH_BUFFER)?;
-    let mut record = Record {
-        schema: SCHEMA.into(),
-        run: identity(args, threads),
-        host: host::host(),
-        build: host::build(),
-        model: found.model,
-        workload: workload.record(),
-        arms: session::arms(&arms),
-        comparisons: Vec::new(),
-        warnings: Vec::new(),
+    let (mut record, base) = match earlier {
+        Some(earlier) => earlier.reopen(&arms, threads)?,
+        None => {
+            let verdicts = match args.no_verify {
+                true => Vec::new(),
+                false => verdicts(&arms, &found, threads, &provisioner)?,
+            };
+            let bandwidth = bandwidth::measure(threads, BANDWIDTH_BUFFER)?;
+            let mut record = Record {
+                schema: SCHEMA.into(),
+                run: identity(args, quant, threads),
+                host: host::host(),
+                build: build(),
+                model: found.model,
+                workload: workload.record(),
+                arms: session::arms(&arms),
+                comparisons: Vec::new(),
+                warnings: Vec::new(),
+            };
+            for (name, verdict) in verdicts {
+                let arm = record.arms.iter_mut().find(|arm| arm.engine == name);
+                arm.into_iter().for_each(|arm| arm.verification = Some(verdict.clone()));
+            }
+            record.host.measured_read_bandwidth_bytes_per_s = Some(bandwidth.rate.0);
+            record.host.bandwidth_method = Some(bandwidth.method);
+            (record, output_base(&args.output_dir)?)
+        }
     };
-    record.host.measured_read_bandwidth_bytes_per_s = Some(bandwidth.rate.0);
-    record.host.bandwidth_method = Some(bandwidth.method);
-    let settings = settings(args, &found.path, n_ctx, threads, bandwidth.rate);
+    let settings = settings(args, &found.path, n_ctx, threads, &record.host);
     announce(&record, &workload, threads);
     page_cache::bring(&settings.model_path, args.page_cache)?;
 
-    let base = output_base(&args.output_dir)?;
     let json = base.with_extension("json");
     record.write(&json)?; // a folder that cannot be written is told before the first launch
     let mut keep_error = None;
@@ -144,20 +173,28 @@ fn one_session(args: &RunArgs, quant: Option<Quant>, engines: &[EngineSpec]) -> 
 
     record.run.complete = end == End::Complete;
     analysis::summarize(&mut record);
-    print!("{}", render(&record, format_of(args.output.output), Style::of_stdout()));
-    write_all(&record, &base)?;
+    let wanted = Sections { profile: args.profile, timing: args.timing };
+    let written = write_all(&record, &base, wanted);
+    // Shown even where it could not be written: it is all that is left then.
+    let text = render_with(&record, format_of(args.output.output), Style::of_stdout(), wanted);
+    let shown = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
+    written?;
     if let Some(e) = keep_error {
         say(&format!("warning: the record could not be kept after each launch: {e:#}"));
     }
     let measured = record.arms.iter().flat_map(|a| &a.launches).filter(|l| l.status == Status::Ok);
     let measured = measured.count();
     if end == End::Interrupted {
-        bail!("stopped: {measured} of {} launches are kept in {}", order.len(), json.display());
+        let (of, json) = (order.len(), json.display());
+        bail!(
+            "stopped: {measured} of {of} launches are kept in {json}; go on with \
+             `llm-bench run --resume {json}`"
+        );
     }
     if measured == 0 {
         bail!("nothing was measured: every launch failed; the reasons are in {}", json.display());
     }
-    Ok(())
+    shown.context("cannot write to stdout")
 }
 
 fn workload(args: &RunArgs, found: &Found) -> Result<Workload> {
@@ -172,7 +209,7 @@ fn workload(args: &RunArgs, found: &Found) -> Result<Workload> {
             false => list.to_vec(),
         };
         let shapes = Shape::grid(&or(&args.prompt_len, 512), &or(&args.gen_len, 64));
-        Workload::from_shapes(&shapes, &tokenizer, args.seed)?
+        Workload::from_shapes(&shapes, &tokenizer, found.model.context_length, args.seed)?
     };
     workload.check_context(found.model.context_length)?;
     Ok(workload)
@@ -214,6 +251,33 @@ fn provide(
         .collect()
 }
 
+/// Whether the engines compute the same function. One that cannot be checked is measured all the
+/// same, and has no verdict.
+fn verdicts(
+    arms: &[ArmPlan],
+    found: &Found,
+    threads: u32,
+    provisioner: &Provisioner,
+) -> Result<Vec<(String, Verification)>> {
+    let check = Check::new(found, threads, POSITIONS_IN_RUN, DECODED_IN_RUN)?;
+    let startable = arms.iter().filter(|arm| arm.installed.is_ok());
+    let subjects = startable
+        .map(|arm| {
+            let installed = provisioner.provide(&arm.engine, &check.work(found), &say)?;
+            Ok(Subject { engine: arm.engine.clone(), installed })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let reference = check.reference(&Registry::load()?, found, None)?;
+    match check.for_run(&reference, subjects, found) {
+        Ok(verdicts) => Ok(verdicts),
+        Err(e) if interrupt::requested() => Err(e),
+        Err(e) => {
+            say(&format!("warning: the engines are not verified: {e:#}"));
+            Ok(Vec::new())
+        }
+    }
+}
+
 /// An engine that compiles starts with a populated cache in every measured launch; filling an
 /// empty one is a launch of its own, told apart.
 fn prepare_compilers(record: &mut Record, arms: &[ArmPlan], work: &Workload, settings: &Settings) {
@@ -234,13 +298,14 @@ fn prepare_compilers(record: &mut Record, arms: &[ArmPlan], work: &Workload, set
     }
 }
 
-fn identity(args: &RunArgs, threads: u32) -> Run {
+fn identity(args: &RunArgs, quant: Option<Quant>, threads: u32) -> Run {
     let started = jiff::Zoned::now();
     let config = serde_json::json!({
-        "model": args.model, "quant": args.quant, "engine": args.engine,
+        "model": args.model, "quant": quant.iter().map(Quant::to_string).collect::<Vec<_>>(), "engine": args.engine,
         "prompts": args.prompts, "prompt_len": args.prompt_len, "gen_len": args.gen_len,
         "launches": args.launches, "threads": threads, "warmup": args.warmup,
         "iterations": args.iterations, "delay_s": args.delay, "device": args.device,
+        "profile": args.profile,
         "page_cache": format!("{:?}", args.page_cache).to_lowercase(),
         "timeout_s": args.timeout, "weights": args.weights.to_string(),
         "disturbed_if": {"busy_before_above": launch::BUSY_LIMIT, "steal_above": launch::STEAL_LIMIT},
@@ -253,16 +318,18 @@ fn identity(args: &RunArgs, threads: u32) -> Run {
         seed: args.seed,
         config,
         complete: false,
+        resumed: Vec::new(),
     }
 }
 
-fn settings(
-    args: &RunArgs,
-    path: &Path,
-    n_ctx: u32,
-    threads: u32,
-    bandwidth: BytesPerSecond,
-) -> Settings {
+/// This build, with what tells it from others of the same commit.
+pub(super) fn build() -> Build {
+    let program = std::env::current_exe();
+    let sha256 = program.and_then(|program| CacheDir::from_env().sha256(&program));
+    Build { executable_sha256: sha256.ok(), ..host::build() }
+}
+
+fn settings(args: &RunArgs, path: &Path, n_ctx: u32, threads: u32, host: &Host) -> Settings {
     Settings {
         model_path: path.to_path_buf(),
         device: args.device.clone(),
@@ -275,7 +342,8 @@ fn settings(
             .timeout
             .map_or_else(Deadlines::default, |s| Deadlines::all(Duration::from_secs_f64(s))),
         idle_window: Duration::from_millis(200),
-        bandwidth: Some(bandwidth),
+        bandwidth: host.measured_read_bandwidth_bytes_per_s.map(BytesPerSecond),
+        profile: args.profile,
     }
 }
 
@@ -295,27 +363,6 @@ fn announce(record: &Record, workload: &Workload, threads: u32) {
     ));
 }
 
-fn list(
-    args: &RunArgs,
-    engines: &[EngineSpec],
-    model: &Model,
-    workload: &Workload,
-    threads: u32,
-    order: &[crate::measure::plan::Planned],
-) -> Result<()> {
-    println!("model     {} {} ({})", model.name, model.quant, Bytes(model.size_bytes));
-    println!("threads   {threads}");
-    println!("prompts   {}", workload.name);
-    for p in &workload.prompts {
-        println!("          {}: {} tokens in, {} out", p.id, p.ids.len(), p.n_gen);
-    }
-    println!("launches  {} of {} engines, seed {}:", args.launches, engines.len(), args.seed);
-    for (i, planned) in order.iter().enumerate() {
-        println!("          {:>3}  {} #{}", i + 1, engines[planned.arm].name, planned.index + 1);
-    }
-    Ok(())
-}
-
 /// `DIR/benchmark_YYYYMMDD_HHMMSS`, with a suffix where that name is taken.
 fn output_base(dir: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(dir)
@@ -327,10 +374,10 @@ fn output_base(dir: &Path) -> Result<PathBuf> {
     Ok(free.expect("the names never end"))
 }
 
-fn write_all(record: &Record, base: &Path) -> Result<()> {
+fn write_all(record: &Record, base: &Path, wanted: Sections) -> Result<()> {
     record.write(&base.with_extension("json"))?;
     for (extension, format) in [("csv", Format::Csv), ("md", Format::Markdown)] {
-        let text = render(record, format, Style::PLAIN);
+        let text = render_with(record, format, Style::PLAIN, wanted);
         crate::record::write_atomically(&base.with_extension(extension), text.as_bytes())?;
     }
     let took = record.arms.iter().flat_map(|a| &a.launches).count();

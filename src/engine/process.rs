@@ -7,6 +7,7 @@ mod stream;
 use std::collections::VecDeque;
 use std::io::{BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -79,6 +80,8 @@ pub struct EngineProcess {
     stderr_reader: Option<std::thread::JoinHandle<()>>,
     deadlines: Deadlines,
     oom_kills_before: Option<u64>,
+    /// The file that it loaded, and how long that was.
+    model: Option<(PathBuf, u64)>,
     /// Just before the spawn: where a cold start begins.
     pub spawned: MonoNs,
 }
@@ -139,6 +142,7 @@ impl EngineProcess {
             stderr_reader,
             deadlines,
             oom_kills_before,
+            model: None,
             spawned,
         })
     }
@@ -183,6 +187,8 @@ impl EngineProcess {
     }
 
     pub fn load(&mut self, load: Load) -> Result<Stamped<Loaded>, Failure> {
+        let path = PathBuf::from(&load.path);
+        self.model = path.metadata().ok().map(|m| (path, m.len()));
         let loaded = self.ask("load", Request::Load(load), self.deadlines.load, |r| match r {
             Reply::Loaded(l) => Ok(*l),
             other => Err(Box::new(other)),
@@ -242,7 +248,27 @@ impl EngineProcess {
         let mut times = vec![("t_begin_ns", g.t_begin_ns)];
         times.extend(g.t_prefill_end_ns.map(|t| ("t_prefill_end_ns", t)));
         times.extend(g.t_tokens_ns.iter().map(|t| ("t_tokens_ns", *t)));
-        self.check_times(generated.sent, generated.arrived, &times)
+        self.check_times(generated.sent, generated.arrived, &times)?;
+        self.check_stages(&generated.value)
+    }
+
+    /// Stages follow one another: together they cannot take longer than what they are part of.
+    fn check_stages(&mut self, g: &Generated) -> Result<(), Failure> {
+        let (Some(profile), [first, .., last]) = (&g.profile, &g.t_tokens_ns[..]) else {
+            return Ok(());
+        };
+        let phases = [
+            ("prefill", &profile.prefill_ns, first - g.t_begin_ns),
+            ("decode", &profile.decode_ns, last - first),
+        ];
+        for (name, stages, whole) in phases {
+            let sum = stages.values().try_fold(0u64, |sum, ns| sum.checked_add(*ns));
+            if sum.is_none_or(|sum| sum > whole) {
+                let m = format!("the stages of {name} take longer than its {whole} ns");
+                return Err(self.fail(FailureKind::Lied, m));
+            }
+        }
+        Ok(())
     }
 
     pub fn score(&mut self, request: Score) -> Result<Stamped<Scored>, Failure> {
@@ -394,12 +420,25 @@ impl EngineProcess {
             Some(9) if oom_kills() > self.oom_kills_before => {
                 self.fail(FailureKind::Oom, "killed by the kernel: out of memory".into())
             }
-            Some(signal) => self.fail(FailureKind::Killed, format!("killed by signal {signal}")),
+            Some(signal) => {
+                let why = self.shrunk().unwrap_or_default();
+                self.fail(FailureKind::Killed, format!("killed by signal {signal}{why}"))
+            }
             None => {
                 let code = status.code().unwrap_or_default();
                 self.fail(FailureKind::Exited, format!("exited with status {code}"))
             }
         }
+    }
+
+    /// What a process that has mapped its model dies of, if the file was cut under it.
+    fn shrunk(&self) -> Option<String> {
+        let (path, before) = self.model.as_ref()?;
+        let now = path.metadata().map_or(0, |m| m.len());
+        (now < *before).then(|| {
+            let path = path.display();
+            format!(": {path} shrank from {before} to {now} bytes while the engine used it")
+        })
     }
 
     fn fail(&mut self, kind: FailureKind, message: String) -> Failure {

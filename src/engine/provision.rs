@@ -3,8 +3,11 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
@@ -13,6 +16,9 @@ use super::registry::{EngineFolder, EngineSpec, Files, Launcher};
 
 /// Names the Python that makes the venvs, over the search on PATH.
 pub const PYTHON: &str = "LLM_BENCH_PYTHON";
+
+/// How long a Python may take to tell its version.
+const PYTHON_ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Where engines are installed, and whether they may be.
 #[derive(Debug, Clone)]
@@ -207,6 +213,35 @@ impl Installed {
         command
     }
 
+    /// A hash of the code that computes: this program, or the engine's scripts and the Python with
+    /// its pinned packages. What was found of an engine holds while this stays the same.
+    pub fn identity(&self) -> Result<String> {
+        let built_in = self.args.first().is_some_and(|a| a == "worker");
+        let script = self.args.get(1).map(Path::new).filter(|_| !built_in);
+        let Some(folder) = script.and_then(Path::parent) else {
+            let bytes = std::fs::read(&self.program)
+                .with_context(|| format!("cannot read {}", self.program.display()))?;
+            return Ok(short_hash(&[&bytes]));
+        };
+        let read = |folder: &Path| -> std::io::Result<Vec<(PathBuf, Vec<u8>)>> {
+            let mut files = Vec::new();
+            for entry in std::fs::read_dir(folder)? {
+                let path = entry?.path();
+                if path.is_file() && is_source(&path) {
+                    files.push((path.clone(), std::fs::read(&path)?));
+                }
+            }
+            files.sort();
+            Ok(files)
+        };
+        let files = read(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+        let mut parts = vec![self.program.as_os_str().as_encoded_bytes()];
+        for (path, bytes) in &files {
+            parts.extend([path.as_os_str().as_encoded_bytes(), bytes]);
+        }
+        Ok(short_hash(&parts))
+    }
+
     /// Whether the compile cache holds anything; `None` for an engine without one.
     pub fn compile_cache_populated(&self) -> Option<bool> {
         let root = self.compile_cache.as_ref()?;
@@ -249,7 +284,7 @@ fn find_python(bound: (u32, u32)) -> Result<Python> {
         seen.push(format!("{} is {}.{}", path.display(), version.0, version.1));
     }
     let found = match (&named, seen.is_empty()) {
-        (Some(path), true) => format!("{PYTHON}={} does not start", path.display()),
+        (Some(path), true) => format!("{PYTHON}={}, which is no Python", path.display()),
         (None, true) => "no python3 on PATH".to_string(),
         _ => seen.join(", "),
     };
@@ -261,11 +296,28 @@ fn find_python(bound: (u32, u32)) -> Result<Python> {
     )
 }
 
+/// What a Python says of itself; none for what is no Python, hangs or does not stop talking.
 fn python_version(path: &Path) -> Option<(u32, u32)> {
     let program = "import sys; print('%d.%d' % sys.version_info[:2])";
-    let out = Command::new(path).args(["-c", program]).stderr(Stdio::null()).output().ok()?;
-    let text = String::from_utf8(out.stdout).ok()?;
-    let (major, minor) = text.trim().split_once('.')?;
+    let mut child = Command::new(path)
+        .args(["-c", program])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .ok()?;
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let (told, answer) = channel();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = stdout.take(64).read_to_string(&mut text);
+        let _ = told.send(read.ok().map(|_| text));
+    });
+    let text = answer.recv_timeout(PYTHON_ANSWERS_WITHIN).ok().flatten();
+    crate::interrupt::kill_group(child.id());
+    let _ = child.wait();
+    let (major, minor) = text.as_deref()?.trim().split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
@@ -276,29 +328,43 @@ fn run_step(command: &mut Command, what: &str, advice: &str, say: &dyn Fn(&str))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()
         .with_context(|| format!("{what}: cannot start {:?}", command.get_program()))?;
+    crate::interrupt::guard_group(child.id());
     let mut stderr = child.stderr.take().expect("stderr is piped");
     let errors = std::thread::spawn(move || {
-        let mut text = String::new();
-        let _ = stderr.read_to_string(&mut text);
-        text
+        let mut text = Vec::new();
+        let _ = stderr.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    let (sender, lines) = channel();
+    let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+    std::thread::spawn(move || {
+        stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
     });
     let mut last = String::new();
-    for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines() {
+    // A step may be silent for long: a request to stop is looked for all the time.
+    loop {
+        match lines.recv_timeout(Duration::from_millis(100)) {
+            Ok(line) => {
+                worth_showing(&line).iter().for_each(|shown| say(shown));
+                last = line;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
         if crate::interrupt::requested() {
-            let _ = child.kill();
-        }
-        last = line.unwrap_or_default();
-        if let Some(shown) = worth_showing(&last) {
-            say(&shown);
+            crate::interrupt::kill_group(child.id());
         }
     }
-    let status = child.wait()?;
-    let errors = errors.join().unwrap_or_default();
+    let status = child.wait();
+    crate::interrupt::release_group(child.id());
+    let status = status?;
     if crate::interrupt::requested() {
-        bail!("{what}: stopped");
+        bail!("{what}: stopped; the same command starts it again");
     }
+    let errors = errors.join().unwrap_or_default();
     if !status.success() {
         let told = errors.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or(&last);
         bail!("{what} failed ({status}): {}; {advice}", told.trim());

@@ -3,7 +3,7 @@
 //! the user is looked at first.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use include_dir::{Dir, include_dir};
@@ -99,6 +99,19 @@ fn cpu_only() -> Vec<String> {
 impl EngineFolder {
     fn parse(text: &str, files: Files, whence: &str) -> Result<Self> {
         let manifest: Manifest = toml::from_str(text).with_context(|| whence.to_string())?;
+        // Names become parts of paths in the cache, where an installation is made and removed.
+        for name in std::iter::once(&manifest.name).chain(manifest.variants.keys()) {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !name.chars().all(plain) {
+                bail!("{whence}: name {name:?}: expected letters, digits, '-', '_' and '.'");
+            }
+        }
+        for file in std::iter::once(&manifest.script).chain(&manifest.requirements) {
+            let mut parts = Path::new(file).components();
+            if file.is_empty() || !parts.all(|part| matches!(part, Component::Normal(_))) {
+                bail!("{whence}: {file:?}: expected a file inside the engine's folder");
+            }
+        }
         if manifest.variants.is_empty() {
             bail!("{whence}: expected at least one [variants.NAME] table, found none");
         }
@@ -227,24 +240,31 @@ impl EngineSpec {
 
 fn builtin() -> Vec<EngineSpec> {
     [
-        ("candle", "our LLaMA on candle-core, weights straight from the mapped file", None),
+        ("candle", "our LLaMA on candle-core, weights straight from the mapped file", "", None),
+        ("candle-f32", "the same in plain float32: a slow reference for verify", "float32", None),
         (
             "candle-stock",
             "candle-transformers' quantized_llama exactly as published",
+            "",
             Some("it ignores rope_freqs.weight, LLaMA 3's rope scaling"),
         ),
     ]
-    .map(|(name, summary, known_difference)| EngineSpec {
+    .map(|(name, summary, switch, known_difference)| EngineSpec {
         name: name.into(),
         family: "builtin".into(),
         summary: summary.into(),
-        options: serde_json::Map::new(),
+        options: [switch].into_iter().filter(|s| !s.is_empty()).map(on).collect(),
         quants: Vec::new(),
         devices: cpu_only(),
         known_difference,
         launcher: Launcher::Builtin,
     })
     .to_vec()
+}
+
+/// A switch of `load.options` that is on.
+fn on(name: &str) -> (String, serde_json::Value) {
+    (name.into(), true.into())
 }
 
 #[cfg(test)]
@@ -263,6 +283,31 @@ mod tests {
     fn a_misspelt_engine_gets_the_nearest_name() {
         let error = Registry::load().unwrap().find("candel").unwrap_err().to_string();
         assert!(error.contains("did you mean \"candle\""), "{error}");
+    }
+
+    #[test]
+    fn names_and_files_that_lead_out_of_their_folder_are_refused() {
+        let manifest = |name: &str, script: &str, variant: &str| {
+            let text = format!(
+                "name={name:?}\nsummary='s'\nscript={script:?}\n[variants.{variant:?}]\nsummary='s'"
+            );
+            let files = Files::OnDisk(PathBuf::from("/nowhere"));
+            EngineFolder::parse(&text, files, "x/engine.toml").map_err(|e| format!("{e:#}"))
+        };
+        assert!(manifest("x", "w.py", "x-fast").is_ok());
+        for (name, script, variant) in [
+            ("../../x", "w.py", "x"),
+            ("", "w.py", "x"),
+            ("..", "w.py", "x"),
+            ("x", "../w.py", "x"),
+            ("x", "/bin/w.py", "x"),
+            ("x", "", "x"),
+            ("x", "w.py", "a/b"),
+            ("x", "w.py", "\u{1b}[31m"),
+        ] {
+            let error = manifest(name, script, variant).unwrap_err();
+            assert!(error.contains("x/engine.toml") && error.contains("expected"), "{error}");
+        }
     }
 
     #[test]

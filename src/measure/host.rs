@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::record::{Build, Gpu, Host};
+use crate::units::Bytes;
 
 /// Reads the machine. Bandwidth is measured apart (`bandwidth`).
 pub fn host() -> Host {
@@ -15,7 +16,7 @@ pub fn host() -> Host {
         let line = cpuinfo.lines().find(|l| l.starts_with(name))?;
         Some(line.split_once(':')?.1.trim().to_string())
     };
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let threads = available_threads();
     Host {
         os: sysinfo::System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.into()),
         kernel: sysinfo::System::kernel_version().unwrap_or_default(),
@@ -37,6 +38,18 @@ pub fn host() -> Host {
     }
 }
 
+/// Processors that this process may use.
+pub fn available_threads() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
+/// Memory that could be had without swapping; `None` where the system does not tell.
+pub fn available_memory() -> Option<Bytes> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    Some(Bytes(system.available_memory())).filter(|b| b.0 > 0)
+}
+
 /// What this program was built from.
 pub fn build() -> Build {
     let flag = |v: Option<&str>| v.map(|v| v == "true");
@@ -44,6 +57,7 @@ pub fn build() -> Build {
         version: env!("CARGO_PKG_VERSION").into(),
         git_commit: option_env!("LLM_BENCH_GIT_COMMIT").map(str::to_string),
         git_dirty: flag(option_env!("LLM_BENCH_GIT_DIRTY")),
+        executable_sha256: None,
         features: Vec::new(),
         target_cpu: env!("LLM_BENCH_TARGET_CPU").into(),
         profile: env!("LLM_BENCH_PROFILE").into(),

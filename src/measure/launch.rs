@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::memory;
 use super::metrics::{self, ReadsPerToken};
 use super::page_cache::{self, PageCache};
 use super::sensors;
@@ -41,6 +42,8 @@ pub struct Settings {
     /// How long the machine is watched before each launch.
     pub idle_window: Duration,
     pub bandwidth: Option<BytesPerSecond>,
+    /// One more generation of each prompt, with the time of each stage taken.
+    pub profile: bool,
 }
 
 /// What an engine told about itself at a launch.
@@ -192,9 +195,16 @@ impl<'a> Conversation<'a> {
         let ready = process.ready(&hello)?;
         self.timeline.insert("ready".into(), since_spawn(ready.value.t_ns));
         self.identity.version = ready.value.versions;
-        self.memory.before_load_bytes = sensors::tree_memory(process.pid()).map(|m| m.resident);
+        if let Some(tree) = sensors::tree_memory(process.pid()) {
+            self.memory.before_load_bytes = Some(tree.resident);
+            self.memory.before_load_file_bytes = Some(tree.file);
+        }
 
         let loaded = process.load(self.load_request())?;
+        if let Some((peak, resident)) = sensors::process_memory(process.pid()) {
+            self.memory.peak_after_load_bytes = Some(peak);
+            self.memory.after_load_bytes = Some(resident);
+        }
         self.timeline.insert("load_begin".into(), since_spawn(loaded.value.t_begin_ns));
         self.timeline.insert("load_end".into(), since_spawn(loaded.value.t_end_ns));
         let reads = self.take_loaded(loaded);
@@ -219,6 +229,19 @@ impl<'a> Conversation<'a> {
             }
         }
 
+        self.read_memory(&mut process)?;
+        if self.settings.profile {
+            for prompt in 0..self.workload.prompts.len() {
+                self.generate(&mut process, prompt, Role::Profiled, 0, &reads)?;
+            }
+        }
+        process.bye()?;
+        self.finish(&reads);
+        Ok(())
+    }
+
+    /// The engine's book and the kernel's readings, between two requests.
+    fn read_memory(&mut self, process: &mut EngineProcess) -> Result<(), Failure> {
         self.memory.book = process.memory()?;
         if let Some(tree) = sensors::tree_memory(process.pid()) {
             self.memory.peak_host_bytes = Some(tree.peak);
@@ -226,8 +249,11 @@ impl<'a> Conversation<'a> {
             self.memory.rss_file_bytes = Some(tree.file);
             self.memory.rss_shmem_bytes = Some(tree.shmem);
         }
-        process.bye()?;
-        self.finish(&reads);
+        let path = &self.settings.model_path;
+        let mapped = sensors::tree(process.pid());
+        let mapped = mapped.into_iter().map(|pid| memory::mapped_pages(pid, path));
+        self.memory.model_file_bytes = mapped.sum();
+        self.memory.breakdown = memory::breakdown(&self.memory);
         Ok(())
     }
 
@@ -270,7 +296,10 @@ impl<'a> Conversation<'a> {
         let p = &self.workload.prompts[prompt];
         // A warm-up needs the prompt's shapes and one decode step, not the whole length.
         let n = if role == Role::Warmup { p.n_gen.min(2) } else { p.n_gen };
-        let request = Generate::greedy(self.next_id, p.ids.clone(), n);
+        let request = Generate {
+            profile: role == Role::Profiled,
+            ..Generate::greedy(self.next_id, p.ids.clone(), n)
+        };
         self.next_id += 1;
         let generated = process.generate(request, self.model.n_vocab)?;
         let (sent, g) = (generated.sent.0, &generated.value);
@@ -286,6 +315,7 @@ impl<'a> Conversation<'a> {
             compile_ns: g.compile_ns,
             tokens_hash: hash_ids(&g.tokens),
             tokens: (role == Role::Measured && iteration == 0).then(|| g.tokens.clone()),
+            profile: g.profile.clone(),
             metrics: BTreeMap::new(),
         };
         if role == Role::Measured {
@@ -299,6 +329,7 @@ impl<'a> Conversation<'a> {
         self.metrics.extend(metrics::of_launch(&self.runs, reads));
         if let Some(peak) = self.memory.peak_host_bytes {
             self.metrics.insert("peak_host_bytes".into(), peak as f64);
+            self.metrics.extend(metrics::of_memory(&self.memory.breakdown));
             if let Some(decode) = self.metrics.get("decode_tps").copied() {
                 self.metrics.insert("tps_per_gb".into(), decode / (peak as f64 / 1e9));
             }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::record::{PromptRun, Role};
+use crate::record::{MemoryPart, Part, PromptRun, Role};
 use crate::stats::Sample;
 use crate::units::{BytesPerSecond, Seconds};
 
@@ -51,6 +51,26 @@ pub fn of_launch(runs: &[PromptRun], reads: &ReadsPerToken) -> Values {
     let mut values = sums.metrics(reads);
     if let (Some(first), Some(steady)) = (first_decode_step(runs), quantile(&sums.gaps, 0.5)) {
         values.insert("warmup_gain".into(), first / steady);
+    }
+    values
+}
+
+/// The peak in five parts that add up to it; none where there is no breakdown.
+pub fn of_memory(breakdown: &[MemoryPart]) -> Values {
+    let mut values = Values::new();
+    for MemoryPart { part, bytes, .. } in breakdown {
+        let name = match part {
+            Part::WeightsMapped | Part::WeightsPrivate => "memory_weights_bytes",
+            Part::KvCache => "memory_kv_bytes",
+            Part::Activations | Part::LoadTemporaries | Part::GenerationTemporaries => {
+                "memory_activations_bytes"
+            }
+            Part::BeforeLoad | Part::Libraries | Part::Compiler | Part::AllocatorFree => {
+                "memory_runtime_bytes"
+            }
+            Part::Unaccounted => "memory_unaccounted_bytes",
+        };
+        *values.entry(name.into()).or_insert(0.0) += *bytes as f64;
     }
     values
 }
@@ -186,6 +206,7 @@ mod tests {
             compile_ns: None,
             tokens_hash: String::new(),
             tokens: None,
+            profile: None,
             metrics: Values::new(),
         }
     }

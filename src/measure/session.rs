@@ -52,6 +52,7 @@ pub fn arms(plans: &[ArmPlan]) -> Vec<Arm> {
             settings: Default::default(),
             notes: Vec::new(),
             preparation: Default::default(),
+            verification: None,
             launches: Vec::new(),
             metrics: Default::default(),
             prompt_metrics: Default::default(),
@@ -59,7 +60,8 @@ pub fn arms(plans: &[ArmPlan]) -> Vec<Arm> {
         .collect()
 }
 
-/// Runs the launches in `order` and appends them to `record`. An arm whose first launch fails
+/// Runs the launches in `order` and appends them to `record`, but for those that it holds already,
+/// from before an interruption. An arm whose first launch fails
 /// for a reason that will not pass is not launched again. `delay` lies before each launch.
 pub fn run(
     record: &mut Record,
@@ -73,7 +75,8 @@ pub fn run(
     let mut clock = Estimate::new(plans.len());
     for (i, planned) in order.iter().enumerate() {
         let arm = &record.arms[planned.arm];
-        if arm.launches.iter().any(is_final_failure) {
+        let is_in = arm.launches.iter().any(|launch| launch.order == i as u32);
+        if is_in || arm.launches.iter().any(is_final_failure) {
             continue;
         }
         observer.begins(arm, *planned, clock.left(&order[i..]));

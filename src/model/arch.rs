@@ -63,6 +63,14 @@ impl ArchSpec {
         u64::from(self.n_layers) * layer + heads * d * v + d
     }
 
+    /// Multiply-adds of one prompt token in the matrices of the layers; the output head is needed
+    /// for the last token only, and attention over the positions is left out.
+    pub fn macs_per_prompt_token(&self) -> u64 {
+        let (d, ff) = (u64::from(self.n_embd), u64::from(self.n_ff));
+        let attention = 2 * d * u64::from(self.q_width()) + 2 * d * u64::from(self.kv_width());
+        u64::from(self.n_layers) * (attention + 3 * d * ff)
+    }
+
     /// The content of `rope_freqs.weight`: by what each of the `head_dim / 2` rotation
     /// frequencies is divided. Formula: Llama 3.1's `apply_scaling`.
     pub fn rope_factors(&self) -> Option<Vec<f32>> {
@@ -114,6 +122,7 @@ mod tests {
     #[test]
     fn llama_3_2_1b_has_its_published_number_of_weights() {
         assert_eq!(llama_1b().n_params(), 1_235_814_400);
+        assert_eq!(llama_1b().macs_per_prompt_token(), 973_078_528);
     }
 
     #[test]

@@ -97,6 +97,10 @@ fn hash_file(path: &Path) -> io::Result<String> {
     let mut sha = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];
     loop {
+        // A large file takes minutes.
+        if crate::interrupt::requested() {
+            return Err(io::Error::other("stopped while its checksum was made"));
+        }
         match file.read(&mut buffer)? {
             0 => return Ok(hex(&sha.finalize())),
             n => sha.update(&buffer[..n]),

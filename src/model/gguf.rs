@@ -1,21 +1,26 @@
-//! Opens a GGUF file: header checked and read over a memory map, hyper-parameters typed and
-//! validated, sizes that METHODOLOGY.md defines. What the weights mean is the engines' business.
+//! Opens a GGUF file: header checked, then read; hyper-parameters typed and validated; sizes that
+//! METHODOLOGY.md defines. Harness and engines read through here. The file is not mapped: one
+//! that shrinks cannot take the harness with it. What the weights mean is the engines' business.
 
 mod config;
 mod inspect;
 mod scan;
+pub(in crate::model) mod write;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Cursor;
+use std::io::{Cursor, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
-use memmap2::Mmap;
+
+use scan::{Entry, Scanned, Stop, scan};
 
 pub use config::LlamaConfig;
+use inspect::shown;
 pub use inspect::{Inspection, KeyValue, TypeRow};
 
 /// The metadata key that marks weights as made, not trained.
@@ -24,8 +29,8 @@ pub const SYNTHETIC_KEY: &str = "llm_bench.synthetic";
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
-    #[error("{}: {source}. Check the path, or `llm-bench models list`", .path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: {error}. Check the path, or `llm-bench models list`", .path.display())]
+    Io { path: PathBuf, error: std::io::Error },
     #[error(
         "{}: not a usable GGUF file: {what}: expected {expected}, found {found}. Download or \
          convert it again", .path.display()
@@ -36,13 +41,20 @@ pub enum GgufError {
         .path.display(), .path.display()
     )]
     Unsupported { path: PathBuf, what: String, expected: String, found: String },
+    #[error(
+        "{}: tensor {tensor}: expected F32, F16, BF16, Q4_0 to Q8_1 or Q2_K to Q8_K, found type \
+         number {found}, which candle cannot read. Take the file in another quantization",
+        .path.display()
+    )]
+    UnknownType { path: PathBuf, tensor: String, found: u32 },
 }
 
 /// A GGUF file whose header fits its length: every tensor lies inside the file.
 pub struct GgufFile {
     path: PathBuf,
-    mmap: Arc<Mmap>,
+    len: u64,
     content: Content,
+    entries: Vec<Entry>,
 }
 
 impl std::fmt::Debug for GgufFile {
@@ -52,37 +64,63 @@ impl std::fmt::Debug for GgufFile {
 }
 
 impl GgufFile {
-    /// Maps a file and reads its header. Weights are not touched.
+    /// Reads a file's header. Weights are not touched.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let io = |source| GgufError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        if !file.metadata().map_err(io)?.is_file() {
-            return Err(io(std::io::Error::other("not a regular file")));
+        let io = |error| GgufError::Io { path: path.to_owned(), error };
+        let len = regular_file_len(path).map_err(io)?;
+        let mut file = File::open(path).map_err(io)?;
+        let mut start = Vec::new();
+        let mut wanted = FIRST_READ;
+        loop {
+            let missing = wanted.min(len) - start.len() as u64;
+            let got = file.by_ref().take(missing).read_to_end(&mut start).map_err(io)?;
+            if (got as u64) < missing {
+                return Err(GgufError::Malformed {
+                    path: path.to_owned(),
+                    what: "the header".into(),
+                    expected: format!("a file of {len} bytes"),
+                    found: format!("an end after {}: is something writing it?", start.len()),
+                });
+            }
+            match Self::read(path, &start, len) {
+                Ok(file) => return Ok(file),
+                Err(Stop::Bad(e)) => return Err(e),
+                Err(Stop::Short) => wanted *= 2,
+            }
         }
-        // SAFETY: the map is read-only and private to this process. A file that another process
-        // shortens while it is mapped raises SIGBUS; model files are written once and renamed
-        // into place, and no reader of GGUF files guards against more.
-        let mmap = unsafe { Mmap::map(&file) }.map_err(io)?;
-        scan::scan(path, &mmap)?;
-        let content = Content::read(&mut Cursor::new(&mmap[..])).map_err(|e| {
+    }
+
+    /// The same for a file whose bytes are at hand, as a map or otherwise; `path` is what errors
+    /// call it.
+    pub fn of_bytes(path: &Path, bytes: &[u8]) -> Result<Self, GgufError> {
+        Self::read(path, bytes, bytes.len() as u64).map_err(|stop| match stop {
+            Stop::Bad(e) => e,
+            Stop::Short => unreachable!("all bytes are here"),
+        })
+    }
+
+    /// `start` is the beginning of a file of `len` bytes.
+    fn read(path: &Path, start: &[u8], len: u64) -> Result<Self, Stop> {
+        let Scanned { end, entries } = scan(path, start, len)?;
+        let content = Content::read(&mut Cursor::new(&start[..end])).map_err(|e| {
             let found = e.to_string();
             let found = found.lines().next().unwrap_or_default().to_owned();
-            GgufError::Malformed {
+            Stop::Bad(GgufError::Malformed {
                 path: path.to_owned(),
                 what: "the header".into(),
-                expected: "tensor and value types that candle knows".into(),
+                expected: "values that candle can read".into(),
                 found,
-            }
+            })
         })?;
-        let file = Self { path: path.to_owned(), mmap: Arc::new(mmap), content };
-        file.check_tensors()?;
+        let file = Self { path: path.to_owned(), len, content, entries };
+        file.check_tensors().map_err(Stop::Bad)?;
         Ok(file)
     }
 
     /// Holds each tensor's blocks and bytes against the file.
     fn check_tensors(&self) -> Result<(), GgufError> {
         let start = self.content.tensor_data_offset;
-        let len = self.mmap.len() as u64;
+        let len = self.len;
         for (name, info) in &self.content.tensor_infos {
             let row = info.shape.dims().last().copied().unwrap_or(0);
             if row % info.ggml_dtype.block_size() != 0 {
@@ -109,25 +147,37 @@ impl GgufFile {
         &self.path
     }
 
-    /// The whole file.
-    pub fn mmap(&self) -> &Arc<Mmap> {
-        &self.mmap
-    }
-
     /// The header as candle reads it.
     pub fn content(&self) -> &Content {
         &self.content
     }
 
-    /// The bytes of one tensor, inside the map.
-    pub fn tensor_bytes(&self, name: &str) -> Option<&[u8]> {
+    /// The metadata in the file's order: each key, and the bytes of its whole entry. Reads the
+    /// file again.
+    pub fn raw_metadata(&self) -> std::io::Result<Vec<(&str, Vec<u8>)>> {
+        let file = File::open(&self.path)?;
+        let entry = |e: &Entry| -> std::io::Result<Vec<u8>> {
+            let mut bytes = vec![0; e.at.len()];
+            file.read_exact_at(&mut bytes, e.at.start as u64)?;
+            Ok(bytes)
+        };
+        self.entries.iter().map(|e| Ok((e.key.as_str(), entry(e)?))).collect()
+    }
+
+    /// The same, given away.
+    pub fn into_content(self) -> Content {
+        self.content
+    }
+
+    /// Type, shape (rows first) and place in the file of one tensor.
+    pub fn tensor(&self, name: &str) -> Option<(GgmlDType, &[usize], Range<u64>)> {
         let info = self.content.tensor_infos.get(name)?;
-        let start = (self.content.tensor_data_offset + info.offset) as usize;
-        self.mmap.get(start..start + tensor_bytes(info) as usize)
+        let start = self.content.tensor_data_offset + info.offset;
+        Some((info.ggml_dtype, info.shape.dims(), start..start + tensor_bytes(info)))
     }
 
     pub fn size_bytes(&self) -> u64 {
-        self.mmap.len() as u64
+        self.len
     }
 
     /// A metadata value that is a string.
@@ -272,6 +322,20 @@ impl GgufFile {
             found: found.to_string(),
         }
     }
+}
+
+/// Enough for the header of a small model; the read doubles until the header is whole.
+const FIRST_READ: u64 = 1 << 20;
+
+/// The length of a regular file; anything else is refused before it is opened, because opening a
+/// FIFO waits for its writer.
+pub(crate) fn regular_file_len(path: &Path) -> std::io::Result<u64> {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_file() {
+        return Ok(metadata.len());
+    }
+    let what = if metadata.is_dir() { "found a folder" } else { "found a device, pipe or socket" };
+    Err(std::io::Error::other(format!("expected a regular file, {what}")))
 }
 
 const EMBEDDING: &str = "token_embd.weight";

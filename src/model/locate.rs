@@ -66,7 +66,7 @@ impl Located {
         let config = file.llama_config()?;
         let sha256 = cache
             .sha256(&self.path)
-            .map_err(|source| GgufError::Io { path: self.path.clone(), source })?;
+            .map_err(|error| GgufError::Io { path: self.path.clone(), error })?;
         Ok(record::Model {
             name: self.name.clone(),
             file: self.path.display().to_string(),

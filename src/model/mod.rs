@@ -1,6 +1,7 @@
 //! Models as files: which there are (`registry`), where they come from (`locate`, `hub`,
-//! `cache`, `synth`), what is in them (`gguf`, `tokenizer`, `arch`, `quant`), and the golden
-//! values of the shipped one (`golden`). `chat` turns conversations into ids.
+//! `cache`, `synth`, `quantize`), what is in them (`gguf`, `tokenizer`, `arch`, `quant`,
+//! `mixture`), how a large one is written (`unfinished`), and the golden values of the shipped one
+//! (`golden`). `chat` turns conversations into ids.
 
 pub mod arch;
 pub mod cache;
@@ -9,7 +10,10 @@ pub mod gguf;
 pub mod golden;
 pub mod hub;
 pub mod locate;
+pub mod mixture;
 pub mod quant;
+pub mod quantize;
 pub mod registry;
 pub mod synth;
 pub mod tokenizer;
+mod unfinished;

@@ -19,6 +19,10 @@ pub(super) fn render(record: &Record) -> String {
             out += &line(record, arm, "", Some((name, summary)), comparison);
             any = true;
         }
+        for (name, summary) in &analysis::stage_metrics(arm) {
+            out += &line(record, arm, "", Some((&clean(name), summary)), None);
+            any = true;
+        }
         for (prompt, metrics) in &arm.prompt_metrics {
             for measured in in_order(metrics) {
                 out += &line(record, arm, prompt, Some(measured), None);

@@ -1,7 +1,10 @@
 //! What a report says, before any format: cleaned texts, rows and columns.
 
+use super::Sections;
 use super::grid::{self, Row};
+use super::sections::{self, Block};
 use super::text::clean;
+use super::verification;
 use crate::analysis;
 use crate::metric::{METRICS, Metric, Rank, find};
 use crate::record::{Arm, Comparison, MetricSummary, Record, WeightsSource};
@@ -9,6 +12,14 @@ use crate::units::{Bytes, BytesPerSecond, Seconds, three_digits};
 
 /// The metrics that are shown prompt by prompt.
 const PER_PROMPT: [&str; 3] = ["decode_tps", "prefill_tps", "ttft_s"];
+
+/// The row beneath the peak memory.
+pub(super) const SHARES_TITLE: &str = "  w/kv/act/run/?";
+
+/// Whether the row of shares stands beneath this one.
+pub(super) fn is_peak(row: &Row) -> bool {
+    find("peak_host_bytes").is_some_and(|m| m.title == row.title)
+}
 
 /// A report without a format. All texts are clean: one line each, no control characters.
 #[derive(Debug)]
@@ -21,10 +32,14 @@ pub(super) struct Document {
     pub facts: Vec<(&'static str, String)>,
     pub columns: Vec<Column>,
     pub rows: Vec<Row>,
+    /// Shares of the peak memory, by arm; empty where no arm has a breakdown.
+    pub memory_shares: Vec<Option<String>>,
     /// Rows that only the long formats show.
     pub details: Vec<Row>,
     /// One block per metric, one row per prompt; empty where there is one prompt.
     pub prompts: Vec<(&'static str, Vec<Row>)>,
+    /// What was asked for beside the comparison.
+    pub blocks: Vec<Block>,
     pub reading: Vec<String>,
     pub warnings: Vec<Remark>,
     /// What engines say of themselves.
@@ -43,6 +58,8 @@ pub(super) struct Column {
     pub launches: String,
     /// Weights, compute, KV cache.
     pub precision: [Option<String>; 3],
+    /// `pass 2.5e-7`: the same function as the reference; absent where nothing was checked.
+    pub verified: Option<String>,
 }
 
 /// A warning.
@@ -55,7 +72,7 @@ pub(super) struct Remark {
 
 impl Document {
     /// Expects the record to be summarised.
-    pub fn new(record: &Record) -> Self {
+    pub fn new(record: &Record, wanted: Sections) -> Self {
         let baseline = baseline_label(record);
         let rows = |wanted: fn(Rank) -> bool| {
             METRICS
@@ -64,6 +81,7 @@ impl Document {
                 .filter_map(|m| metric_row(record, m))
                 .collect()
         };
+        let shares: Vec<_> = record.arms.iter().map(sections::memory_shares).collect();
         Self {
             title: title(record),
             synthetic: (record.model.weights == WeightsSource::Synthetic).then_some(
@@ -71,9 +89,11 @@ impl Document {
             ),
             facts: facts(record),
             columns: record.arms.iter().map(|arm| column(arm, baseline.as_deref())).collect(),
-            rows: rows(|rank| rank != Rank::Detail),
+            rows: rows(|rank| rank < Rank::Detail),
+            memory_shares: shares.iter().any(Option::is_some).then_some(shares).unwrap_or_default(),
             details: rows(|rank| rank == Rank::Detail),
             prompts: prompt_blocks(record),
+            blocks: sections::blocks(record, wanted),
             reading: analysis::reading(record).iter().map(|s| clean(s)).collect(),
             warnings: remarks(record),
             notes: notes(record),
@@ -172,6 +192,7 @@ fn column(arm: &Arm, baseline: Option<&str>) -> Column {
         failed: good == 0 && all > 0,
         launches: if good == all { good.to_string() } else { format!("{good} of {all}") },
         precision: [precision(|p| &p.weights), precision(|p| &p.compute), precision(|p| &p.kv)],
+        verified: arm.verification.as_ref().map(verification::short),
     }
 }
 
@@ -252,6 +273,20 @@ fn legend(record: &Record, baseline: Option<&str>) -> Vec<String> {
     let open = |c: &Comparison| c.ci95.is_some_and(|[low, high]| low <= 1.0 && 1.0 <= high);
     if record.comparisons.iter().any(open) {
         legend.push("~ the difference is not resolved".to_string());
+    }
+    let verified = record.arms.iter().find_map(|arm| {
+        let v = arm.verification.as_ref()?;
+        Some((&v.reference, v.divergence.as_ref()?))
+    });
+    if let Some((reference, d)) = verified {
+        legend.push(format!(
+            "Verified: NMSE of the logits against {} over {} positions",
+            clean(reference),
+            d.positions
+        ));
+    }
+    if record.arms.iter().any(|arm| sections::memory_shares(arm).is_some()) {
+        legend.push(sections::SHARES_LEGEND.to_string());
     }
     legend
 }

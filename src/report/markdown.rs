@@ -1,7 +1,8 @@
 //! The report as GitHub Markdown: tables, then the reading and the warnings.
 
-use super::document::{Column, Document};
+use super::document::{Column, Document, SHARES_TITLE, is_peak};
 use super::grid::{Cell, Row};
+use super::sections::Block;
 use super::text::escape_markdown as escape;
 
 pub(super) fn render(document: &Document) -> String {
@@ -20,6 +21,7 @@ pub(super) fn render(document: &Document) -> String {
     if !document.legend.is_empty() {
         out += &format!("\n{}.\n", escape(&document.legend.join("; ")));
     }
+    out.extend(document.blocks.iter().map(of_texts));
     if !document.reading.is_empty() {
         out += &format!("\n{}\n", escape(&document.reading.join(" ")));
     }
@@ -42,8 +44,17 @@ fn summary(document: &Document) -> String {
     out += &texts("Weights", document, |c| c.precision[0].clone());
     out += &texts("Compute", document, |c| c.precision[1].clone());
     out += &texts("KV cache", document, |c| c.precision[2].clone());
+    if document.columns.iter().any(|c| c.verified.is_some()) {
+        out += &texts("Verified", document, |c| c.verified.clone());
+    }
     for row in document.rows.iter().chain(&document.details) {
         out += &numbers(row, &row.title);
+        if is_peak(row) && !document.memory_shares.is_empty() {
+            let shares = document.memory_shares.iter();
+            let shares = shares.map(|s| s.clone().unwrap_or_else(|| "–".into()));
+            let title = [escape(SHARES_TITLE.trim()), "%".to_string()];
+            out += &line(title.into_iter().chain(shares));
+        }
     }
     out
 }
@@ -59,6 +70,23 @@ fn prompts(document: &Document) -> String {
         }
     }
     out
+}
+
+fn of_texts(block: &Block) -> String {
+    let labels = block.columns.iter().map(|label| escape(label));
+    let rule = "|---:".repeat(block.columns.len());
+    let corner = [escape(&block.title), String::new()];
+    let mut out = format!("\n{}|:---|:---{rule}|\n", line(corner.into_iter().chain(labels)));
+    for row in &block.lines {
+        let cells = row.cells.iter().map(|c| c.as_deref().map_or("–".into(), escape_words));
+        out += &line([escape(&row.title), row.unit.to_string()].into_iter().chain(cells));
+    }
+    out + &list(&block.remarks.iter().map(|r| escape(r)).collect::<Vec<_>>())
+}
+
+/// A text without the spaces that align it in a terminal.
+fn escape_words(text: &str) -> String {
+    escape(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 fn header(corner: &str, columns: &[Column], states: bool) -> String {

@@ -5,15 +5,17 @@ mod csv;
 mod document;
 mod grid;
 mod markdown;
+mod sections;
 mod table;
 mod text;
+pub mod verification;
 
 use std::io::IsTerminal;
 
 use crate::analysis;
 use crate::record::Record;
 use document::Document;
-pub use text::clean;
+pub use text::{clean, visible};
 
 /// A form of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +55,27 @@ impl Style {
     }
 }
 
+/// What a table or Markdown shows beside the comparison. CSV and JSON hold all of it anyway.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sections {
+    /// The parts of each engine's memory, and of its time where that was recorded.
+    pub profile: bool,
+    /// Every generation in order, and whether a steady state was reached.
+    pub timing: bool,
+}
+
+/// Writes a record in one of the formats, without the sections that are shown on request.
+pub fn render(record: &Record, format: Format, style: Style) -> String {
+    render_with(record, format, style, Sections::default())
+}
+
 /// Writes a record in one of the formats; ends with a newline. Summaries are computed afresh from
 /// the launches, against the baseline that the record's comparisons name.
-pub fn render(record: &Record, format: Format, style: Style) -> String {
+pub fn render_with(record: &Record, format: Format, style: Style, wanted: Sections) -> String {
     let record = summarized(record);
     match format {
-        Format::Table => table::render(&Document::new(&record), style),
-        Format::Markdown => markdown::render(&Document::new(&record)),
+        Format::Table => table::render(&Document::new(&record, wanted), style),
+        Format::Markdown => markdown::render(&Document::new(&record, wanted)),
         Format::Csv => csv::render(&record),
         Format::Json => {
             // String keys and plain values: there is nothing that JSON could refuse.

@@ -6,8 +6,9 @@ use comfy_table::{
 };
 
 use super::Style;
-use super::document::{Column, Document, Remark};
+use super::document::{Column, Document, Remark, SHARES_TITLE, is_peak};
 use super::grid::{Cell, Row};
+use super::sections::Block;
 
 const DASH: &str = "–";
 /// Labels longer than this are broken at a hyphen.
@@ -52,6 +53,7 @@ pub(super) fn render(document: &Document, style: Style) -> String {
             out += &grid(&document.columns, &prompt_lines(document), style, false);
         }
     }
+    out.extend(document.blocks.iter().map(|block| of_texts(block, style)));
     out += &section("Reading", "", &document.reading, style);
     if !document.warnings.is_empty() {
         out += &heading("Warnings", style);
@@ -105,10 +107,24 @@ fn summary_lines(document: &Document) -> Vec<Line> {
         text("Compute", &|c| c.precision[1].clone()),
         text("KV cache", &|c| c.precision[2].clone()),
     ];
+    if document.columns.iter().any(|c| c.verified.is_some()) {
+        lines.push(text("Verified", &|c| c.verified.clone()));
+    }
     if !document.rows.is_empty() {
         lines.push(text_only("", document));
     }
-    lines.extend(document.rows.iter().map(|row| number_line(row, row.title.clone(), true)));
+    for row in &document.rows {
+        lines.push(number_line(row, row.title.clone(), true));
+        if is_peak(row) && !document.memory_shares.is_empty() {
+            let shares = document.memory_shares.iter().cloned();
+            lines.push(Line {
+                title: SHARES_TITLE.into(),
+                unit: "%",
+                cells: shares.map(|s| s.map_or(Content::Missing, Content::Text)).collect(),
+                best: None,
+            });
+        }
+    }
     lines
 }
 
@@ -162,6 +178,37 @@ fn grid(columns: &[Column], lines: &[Line], style: Style, states: bool) -> Strin
     out
 }
 
+/// A block of texts, in as many tables as the width asks for, with its remarks beneath.
+fn of_texts(block: &Block, style: Style) -> String {
+    let titles = block.lines.iter().map(|l| width(&l.title)).chain([width(&block.title)]);
+    let unit = block.lines.iter().map(|l| width(l.unit)).max().unwrap_or(0);
+    let room = usize::from(style.width).saturating_sub(titles.max().unwrap_or(0) + 1 + unit);
+    let widest = |i: usize| {
+        let cells = block.lines.iter().filter_map(|l| l.cells.get(i)?.as_deref().map(width));
+        cells.chain([width(&block.columns[i])]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..block.columns.len()).map(widest).collect();
+    let right = |text: &str| Painted::new(text).set_alignment(CellAlignment::Right);
+    let mut out = String::new();
+    for chunk in chunks(&widths, room) {
+        let mut table = ruled(style);
+        let labels = block.columns[chunk.clone()].iter().map(|c| right(c));
+        let bold = |cell: Painted| cell.add_attribute(Attribute::Bold);
+        let corner = [Painted::new(&block.title), Painted::new("")];
+        table.set_header(corner.into_iter().chain(labels).map(bold).collect::<Vec<_>>());
+        for line in &block.lines {
+            let cells = chunk
+                .clone()
+                .map(|i| right(line.cells.get(i).and_then(Option::as_deref).unwrap_or(DASH)));
+            let title = [Painted::new(&line.title), Painted::new(line.unit).fg(Color::DarkGrey)];
+            table.add_row(title.into_iter().chain(cells).collect::<Vec<_>>());
+        }
+        out += &format!("\n{}\n", padded(table).trim_fmt());
+    }
+    let remarks: Vec<(&str, String)> = block.remarks.iter().map(|r| ("", r.clone())).collect();
+    out + &paragraphs(&remarks, style, Some(Color::DarkGrey))
+}
+
 /// Ranges of columns that fit into the room together; a column wider than it stands alone.
 fn chunks(widths: &[usize], room: usize) -> Vec<std::ops::Range<usize>> {
     let mut chunks = Vec::new();
@@ -185,9 +232,7 @@ fn table(
     chunk: std::ops::Range<usize>,
     states: bool,
 ) -> String {
-    let rule = NOTHING.header_separator(LineStyle::none().fill('─'));
-    let mut table = bare(style);
-    table.load_style(rule).set_content_arrangement(ContentArrangement::Disabled);
+    let mut table = ruled(style);
     let fields: Vec<Fields> = chunk.clone().map(|i| Fields::of(lines, i, layout)).collect();
     let mut header = vec![Painted::new(if states { "" } else { "Per prompt" }), Painted::new("")];
     header.extend(columns[chunk.clone()].iter().map(|column| {
@@ -211,10 +256,23 @@ fn table(
         }));
         table.add_row(row);
     }
+    padded(table).trim_fmt() + "\n"
+}
+
+/// A table with a line under its header and nothing else.
+fn ruled(style: Style) -> Table {
+    let rule = NOTHING.header_separator(LineStyle::none().fill('─'));
+    let mut table = bare(style);
+    table.load_style(rule).set_content_arrangement(ContentArrangement::Disabled);
+    table
+}
+
+/// Title, unit, columns: with room between them.
+fn padded(mut table: Table) -> Table {
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding(([0, 1, 2][i.min(2)], 0));
     }
-    table.trim_fmt() + "\n"
+    table
 }
 
 /// How wide the parts of a column's numbers are, so that they stand under each other.

@@ -46,6 +46,50 @@ fn the_csv_of_four_arms_is_as_it_was_approved() {
     insta::assert_snapshot!("csv", plain(&testing::record(), Format::Csv));
 }
 
+/// The record of four arms, of which two were profiled.
+fn profiled() -> Record {
+    let mut record = testing::record();
+    let told = [("embedding", 0.01), ("norm", 0.01), ("projections", 0.2), ("attention", 0.1)];
+    let told = [&told[..], &[("mlp", 0.5), ("head", 0.15), ("sampling", 0.02)]].concat();
+    for launch in &mut record.arms[0].launches {
+        launch.prompts.push(testing::profiled(&CANDLE, &told));
+    }
+    for launch in &mut record.arms[3].launches {
+        let told = [("layers", 0.8), ("head", 0.19)];
+        launch.prompts.push(testing::profiled(&PYTORCH_F32, &told));
+    }
+    record
+}
+
+const ALL: Sections = Sections { profile: true, timing: true };
+
+#[test]
+fn memory_stages_and_generations_are_shown_as_they_were_approved() {
+    let mut record = profiled();
+    record.arms.iter_mut().for_each(|arm| arm.launches.truncate(1));
+    let table = render_with(&record, Format::Table, Style::PLAIN, ALL);
+    assert!(widest(&table) <= 100, "{} columns", widest(&table));
+    let begin = table.find("Peak memory      ").unwrap();
+    let begin = begin + table[begin + 1..].find("\nPeak memory").unwrap();
+    insta::assert_snapshot!("sections", &table[begin..table.find("\nReading").unwrap()]);
+    let markdown = render_with(&record, Format::Markdown, Style::PLAIN, ALL);
+    let begin = markdown.find("\n| Peak memory |  | candle").unwrap();
+    let end = markdown.find("\n| candle |  | TTFT").unwrap();
+    insta::assert_snapshot!("sections_markdown", &markdown[begin..end]);
+}
+
+#[test]
+fn the_csv_of_a_profiled_run_has_its_stages() {
+    let csv = plain(&profiled(), Format::Csv);
+    let line = |start: &str| csv.lines().filter(|l| l.starts_with(start)).count();
+    assert_eq!(
+        line("candle,candle,llama3-1b,synthetic,Q4_K_M,,profile_decode_mlp_s,s,lower,5,"),
+        1
+    );
+    assert_eq!(line("candle,candle,llama3-1b,synthetic,Q4_K_M,,profile_prefill_other_s,"), 1);
+    assert_eq!(line("candle,candle,llama3-1b,synthetic,Q4_K_M,,memory_unaccounted_bytes,B,"), 1);
+}
+
 #[test]
 fn four_good_arms_fit_beside_each_other_in_100_columns() {
     let mut record = testing::record();

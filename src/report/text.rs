@@ -42,6 +42,13 @@ pub fn clean(text: &str) -> String {
     out.trim().to_string()
 }
 
+/// For the terminal: control characters and marks that reorder or hide text are shown as U+FFFD;
+/// lines stay lines.
+pub fn visible(text: &str) -> String {
+    let harmless = |c: char| c == '\n' || c == '\t' || !(c.is_control() || reorders_or_hides(c));
+    text.chars().map(|c| if harmless(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+}
+
 fn reorders_or_hides(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
         | '\u{ad}' | '\u{feff}')

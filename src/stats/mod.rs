@@ -6,5 +6,5 @@ mod trend;
 mod welch;
 
 pub use sample::{BadSample, Interval, Sample, Summary, describe};
-pub use trend::drift;
+pub use trend::{autocorrelation, drift};
 pub use welch::{Ratio, TTest, Welch, ratio_of_geometric_means, welch};

@@ -18,6 +18,18 @@ pub fn drift(series: &[f64]) -> Option<f64> {
     (first > 0.0).then(|| last / first - 1.0).filter(|d| d.is_finite())
 }
 
+/// Lag-1 autocorrelation: how far a value tells its successor, −1 to 1. Absent for a series
+/// shorter than twelve, with values that are not finite, or that are all the same.
+pub fn autocorrelation(series: &[f64]) -> Option<f64> {
+    if series.len() < SHORTEST {
+        return None;
+    }
+    let mean = series.iter().sum::<f64>() / series.len() as f64;
+    let variance: f64 = series.iter().map(|x| (x - mean).powi(2)).sum();
+    let covariance: f64 = series.windows(2).map(|w| (w[0] - mean) * (w[1] - mean)).sum();
+    Some(covariance / variance).filter(|r| r.is_finite())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,6 +42,18 @@ mod tests {
         assert_eq!(drift(&gaps), Some(0.0));
         let slowing: Vec<f64> = (0..30).map(|i| 0.024 * (1.0 + f64::from(i) / 100.0)).collect();
         assert!(drift(&slowing).unwrap() > 0.15);
+    }
+
+    #[test]
+    fn a_slow_wave_is_correlated_and_a_zigzag_is_not() {
+        let wave: Vec<f64> = (0..60).map(|i| (f64::from(i) / 10.0).sin()).collect();
+        assert!(autocorrelation(&wave).unwrap() > 0.9);
+        let zigzag: Vec<f64> = (0..60).map(|i| f64::from(i % 2)).collect();
+        assert!(autocorrelation(&zigzag).unwrap() < -0.9);
+        // By hand: mean 4.5 of 0..10 repeated would be long; 12 values 1..=12 give 0.75.
+        let ramp: Vec<f64> = (1..=12).map(f64::from).collect();
+        assert!((autocorrelation(&ramp).unwrap() - 0.75).abs() < 1e-12);
+        assert_eq!(autocorrelation(&[1.0; 20]), None);
     }
 
     #[test]

@@ -66,7 +66,8 @@ pub fn answer(
         decoder.held().extend(batch);
         position += batch.len();
     }
-    let mut timed = Timed { tokens: Vec::new(), prefill_end: MonoNs::now(), at: Vec::new() };
+    let mut timed =
+        Timed { tokens: Vec::new(), prefill_end: MonoNs::now(), at: Vec::new(), profile: None };
     if position == request.prompt.len() {
         decoder.head();
         timed.prefill_end = MonoNs::now();

@@ -3,15 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::Path;
 
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Content;
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::quantized_llama::{MAX_SEQ_LEN, ModelWeights};
 
 use super::answer::Decoder;
-use super::candle::{argmax, check_tokens, internal};
+use super::candle::{argmax, check_tokens, internal, refused};
 use super::{Engine, Timed};
-use crate::model::gguf::dtype_label;
+use crate::model::gguf::{GgufFile, LlamaConfig, dtype_label};
 use crate::protocol::{
     EngineError, ErrorKind, Feature, Generate, Load, Loaded, MemoryBook, Precision, Score,
 };
@@ -29,6 +30,8 @@ struct Stock {
     n_vocab: usize,
     /// Bytes of keys and values that one position adds to the cache.
     kv_bytes_per_position: u64,
+    /// Bytes of all weights as candle holds them.
+    weight_bytes: u64,
     /// Positions in the cache after the last request.
     filled: usize,
     /// The logits of the last `Decoder::forward`.
@@ -63,12 +66,23 @@ impl Engine for CandleStock {
         self.loaded = None;
 
         let path = &request.path;
-        let mut file = File::open(path).map_err(|e| bad_model(path, e))?;
-        let content = Content::read(&mut file).map_err(|e| bad_model(path, e))?;
+        let bad_model = |e: &dyn std::fmt::Display| {
+            EngineError::new(ErrorKind::BadModel, format!("{path}: {e}"))
+        };
+        let header = GgufFile::open(Path::new(path)).map_err(refused)?;
+        let config = header.llama_config().map_err(refused)?;
+        if config.head_dim * config.n_heads != config.n_embd {
+            return Err(bad_model(&format_args!(
+                "llama.attention.key_length: candle-transformers' quantized_llama expects {} / {}, \
+                 found {}",
+                config.n_embd, config.n_heads, config.head_dim
+            )));
+        }
+        let facts = Facts::of(header.content(), &config);
         let parsed = MonoNs::now();
-        let facts = Facts::of(path, &content)?;
-        let model = ModelWeights::from_gguf(content, &mut file, &Device::Cpu)
-            .map_err(|e| bad_model(path, e))?;
+        let mut file = File::open(path).map_err(|e| bad_model(&e))?;
+        let model = ModelWeights::from_gguf(header.into_content(), &mut file, &Device::Cpu)
+            .map_err(|e| bad_model(&e))?;
         let end = MonoNs::now();
 
         self.loaded = Some(Stock {
@@ -76,6 +90,7 @@ impl Engine for CandleStock {
             n_ctx: request.n_ctx as usize,
             n_vocab: facts.n_vocab,
             kv_bytes_per_position: facts.kv_bytes_per_position,
+            weight_bytes: facts.weight_bytes,
             filled: 0,
             logits: Vec::new(),
             held: Vec::new(),
@@ -121,7 +136,7 @@ impl Engine for CandleStock {
             tokens.push(argmax(&logits) as u32);
             at.push(MonoNs::now());
         }
-        Ok(Timed { tokens, prefill_end, at })
+        Ok(Timed { tokens, prefill_end, at, profile: None })
     }
 
     fn features(&self) -> Vec<Feature> {
@@ -151,8 +166,9 @@ impl Engine for CandleStock {
     }
 
     fn memory(&self) -> MemoryBook {
-        // candle keeps no book of its copies of the weights; the cache follows from its shape.
+        // candle keeps no book: weights and cache follow from the shapes.
         MemoryBook {
+            weights_private_bytes: self.loaded.as_ref().map(|s| s.weight_bytes),
             kv_bytes: self.loaded.as_ref().map(|s| s.kv_bytes_per_position * s.filled as u64),
             ..MemoryBook::default()
         }
@@ -210,6 +226,10 @@ impl Stock {
 struct Facts {
     n_vocab: usize,
     kv_bytes_per_position: u64,
+    /// As held: the embedding is always widened to f32 for lookups, and so are vectors and
+    /// matrices of floats; quantized matrices stay as they are. candle's repacked copies are not
+    /// in it.
+    weight_bytes: u64,
     has_rope_factors: bool,
     float_weights: bool,
     /// Of a file of 16-bit weights, which are read as f32; absent where they are read as stored.
@@ -218,23 +238,12 @@ struct Facts {
 }
 
 impl Facts {
-    fn of(path: &str, content: &Content) -> Result<Self, EngineError> {
-        let Some(embedding) = content.tensor_infos.get("token_embd.weight") else {
-            return Err(bad_model(path, "tensor token_embd.weight is missing"));
-        };
-        let number = |key: &str| match content.metadata.get(key).map(Value::to_u64) {
-            Some(Ok(n)) if n > 0 => Ok(n),
-            _ => Err(bad_model(path, format_args!("{key}: expected a positive number"))),
-        };
-        let (heads, kv_heads) =
-            (number("llama.attention.head_count")?, number("llama.attention.head_count_kv")?);
-        let (layers, hidden) = (number("llama.block_count")?, number("llama.embedding_length")?);
+    fn of(content: &Content, config: &LlamaConfig) -> Self {
         // The matrices that a decoded token is multiplied with.
-        let tied = !content.tensor_infos.contains_key("output.weight");
         let multiplied = |name: &str| {
             name.starts_with("blk.")
                 || name == "output.weight"
-                || (tied && name == "token_embd.weight")
+                || (config.tied && name == "token_embd.weight")
         };
         let mut types: BTreeMap<String, usize> = BTreeMap::new();
         let mut widened_bytes = 0;
@@ -243,6 +252,17 @@ impl Facts {
                 let dtype = dtype_label(info.ggml_dtype).to_lowercase();
                 *types.entry(dtype).or_default() += info.shape.elem_count();
                 widened_bytes += size_of::<f32>() as u64 * info.shape.elem_count() as u64;
+            }
+        }
+        let wide = |elements: usize| (size_of::<f32>() * elements) as u64;
+        let mut weight_bytes = wide(config.n_vocab * config.n_embd);
+        for (name, info) in &content.tensor_infos {
+            let elements = info.shape.elem_count();
+            let stays = info.shape.rank() == 2 && info.ggml_dtype.block_size() > 1;
+            if multiplied(name) || name == "output_norm.weight" {
+                let blocks = elements / info.ggml_dtype.block_size();
+                let stored = (blocks * info.ggml_dtype.type_size()) as u64;
+                weight_bytes += if stays { stored } else { wide(elements) };
             }
         }
         let mut types: Vec<(String, usize)> = types.into_iter().collect();
@@ -256,10 +276,11 @@ impl Facts {
         let mut weights: Vec<&str> =
             types.iter().map(|(t, _)| if is_float(t) { "f32" } else { t }).collect();
         weights.dedup();
-        Ok(Self {
-            n_vocab: embedding.shape.dims()[0],
-            kv_bytes_per_position: 2 * 4 * layers * kv_heads * (hidden / heads),
-            has_rope_factors: content.tensor_infos.contains_key("rope_freqs.weight"),
+        Self {
+            n_vocab: config.n_vocab,
+            kv_bytes_per_position: size_of::<f32>() as u64 * config.kv_values_per_position(),
+            has_rope_factors: config.has_rope_freqs,
+            weight_bytes,
             float_weights,
             weight_bytes_per_token: types
                 .iter()
@@ -270,17 +291,8 @@ impl Facts {
                 compute: compute.join("+"),
                 kv: "f32".into(),
             },
-        })
+        }
     }
-}
-
-fn bad_model(path: &str, what: impl std::fmt::Display) -> EngineError {
-    let what = what.to_string();
-    let kind = match what.contains("unknown dtype") {
-        true => ErrorKind::UnsupportedQuant,
-        false => ErrorKind::BadModel,
-    };
-    EngineError::new(kind, format!("{path}: {what}"))
 }
 
 /// Makes candle and rayon use `threads` threads. Both read RAYON_NUM_THREADS when they first

@@ -4,10 +4,11 @@
 pub mod answer;
 pub mod candle;
 pub mod candle_stock;
+mod resident;
 pub mod sampling;
 pub mod serve;
 
-use crate::protocol::{EngineError, Feature, Generate, Load, Loaded, MemoryBook, Score};
+use crate::protocol::{EngineError, Feature, Generate, Load, Loaded, MemoryBook, Profile, Score};
 use crate::units::MonoNs;
 
 /// What a Rust engine implements; `serve` turns it into a protocol speaker.
@@ -45,6 +46,8 @@ pub struct Timed {
     pub tokens: Vec<u32>,
     pub prefill_end: MonoNs,
     pub at: Vec<MonoNs>,
+    /// Where the time went, if it was asked for and can be told.
+    pub profile: Option<Profile>,
 }
 
 /// The candle crates' version; they are pinned together.
@@ -53,7 +56,7 @@ const CANDLE_VERSION: &str = "0.11.1";
 /// Makes the engine of this name, or none.
 pub fn engine(name: &str) -> Option<Box<dyn Engine>> {
     match name {
-        "candle" => Some(Box::<candle::Candle>::default()),
+        "candle" | "candle-f32" => Some(Box::<candle::Candle>::default()),
         "candle-stock" => Some(Box::<candle_stock::CandleStock>::default()),
         _ => None,
     }

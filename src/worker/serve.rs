@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 
-use super::Engine;
 use super::answer::Reader;
+use super::{Engine, resident};
 use crate::protocol::{
     CodecError, EngineError, ErrorKind, Generate, Generated, Hello, Logits, MemoryBook, PROTOCOL,
     Ready, Reply, Request, Score, Scored, Token, read_message, write_message,
@@ -56,6 +56,7 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
     )?;
 
     let mut requests = Requests { input: Arc::new(Mutex::new(input)), listening: None };
+    let free_at_ready = resident::allocator_free();
     while let Some(request) = requests.next()? {
         let begin = MonoNs::now();
         let reply = match request {
@@ -63,6 +64,9 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
             Request::Hello { .. } => error(ErrorKind::Internal, "`hello` came twice"),
             Request::Memory => Reply::Memory(MemoryBook {
                 resident_bytes: memory_stats::memory_stats().map(|m| m.physical_mem as u64),
+                allocator_free_bytes: resident::allocator_free()
+                    .zip(free_at_ready)
+                    .map(|(now, then)| now.saturating_sub(then)),
                 ..engine.memory()
             }),
             Request::Load(load) => {
@@ -83,6 +87,7 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
                     t_prefill_end_ns: Some(timed.prefill_end.0),
                     t_tokens_ns: timed.at.iter().map(|t| t.0).collect(),
                     compile_ns: None,
+                    profile: timed.profile,
                     reused: None,
                 })
             }),
@@ -177,6 +182,7 @@ fn answer(
         t_tokens_ns: answer.timed.at.iter().map(|t| t.0).collect(),
         tokens: answer.timed.tokens,
         compile_ns: None,
+        profile: None,
         reused: Some(answer.reused),
     })
 }
@@ -198,7 +204,12 @@ fn score(engine: &mut dyn Engine, s: &Score, begin: MonoNs) -> Result<Scored, En
         row.iter().try_for_each(|x| file.write_all(&x.to_le_bytes()))
     })?;
     file.flush().map_err(internal)?;
-    Ok(Scored { id: s.id, positions, vocab, t_begin_ns: begin.0, t_end_ns: MonoNs::now().0 })
+    let decoded = match s.decode_from {
+        Some(from) => (s.tokens.len() as u32).saturating_sub(from.max(s.first)),
+        None => 0,
+    };
+    let (begin, end) = (begin.0, MonoNs::now().0);
+    Ok(Scored { id: s.id, positions, vocab, decoded, t_begin_ns: begin, t_end_ns: end })
 }
 
 /// Keeps the original stdout for the protocol and points descriptor 1 at stderr.

@@ -49,6 +49,17 @@ pub enum WorkloadError {
     Shape(String),
 }
 
+/// The first `n` ids of a fixed text, begin-of-text first: the shipped `standard` prompts one
+/// after the other, from the start again where they end. For teacher-forced comparisons.
+pub fn fixed_text(tokenizer: &Tokenizer, n: usize) -> Result<Vec<u32>, WorkloadError> {
+    let set = PromptSet::embedded("standard").map_err(|e| WorkloadError::Shape(e.to_string()))?;
+    let texts: Vec<&str> = set.prompts.iter().map(|p| p.text.as_str()).collect();
+    let ids = tokenizer
+        .encode(&texts.join("\n\n"))
+        .map_err(|e| WorkloadError::Tokenize { id: set.name.clone(), reason: e.to_string() })?;
+    Ok(ids.into_iter().cycle().take(n).collect())
+}
+
 impl Workload {
     /// The texts of a set as the ids of a model. `n_gen` overrides what the set says.
     pub fn from_set(
@@ -75,12 +86,17 @@ impl Workload {
         Ok(Self::new(&set.name, prompts.collect::<Result<_, WorkloadError>>()?))
     }
 
-    /// Random ids of fixed lengths; see [`Shape`].
+    /// Random ids of fixed lengths; see [`Shape`]. One that exceeds the model's context is
+    /// refused before its ids are drawn.
     pub fn from_shapes(
         shapes: &[Shape],
         tokenizer: &Tokenizer,
+        context_length: u32,
         seed: u64,
     ) -> Result<Self, WorkloadError> {
+        for shape in shapes {
+            fits(&shape.id(), shape.n_prompt, shape.n_gen, context_length)?;
+        }
         let normal = tokenizer.normal_ids();
         let prompts = shapes.iter().map(|s| s.prompt(&normal, tokenizer.bos(), seed));
         let prompts = prompts.collect::<Result<_, _>>().map_err(WorkloadError::Shape)?;
@@ -104,11 +120,7 @@ impl Workload {
     /// Fails if a prompt and what follows it exceed the model's context.
     pub fn check_context(&self, context_length: u32) -> Result<(), WorkloadError> {
         for Prompt { id, n_gen, ids, .. } in &self.prompts {
-            let n_prompt = ids.len() as u32;
-            if u64::from(n_prompt) + u64::from(*n_gen) > u64::from(context_length) {
-                let (id, n_gen) = (id.clone(), *n_gen);
-                return Err(WorkloadError::TooLong { id, n_prompt, n_gen, context_length });
-            }
+            fits(id, ids.len() as u32, *n_gen, context_length)?;
         }
         Ok(())
     }
@@ -132,6 +144,13 @@ impl Workload {
             prompts: prompts.collect(),
         }
     }
+}
+
+fn fits(id: &str, n_prompt: u32, n_gen: u32, context_length: u32) -> Result<(), WorkloadError> {
+    if u64::from(n_prompt) + u64::from(n_gen) <= u64::from(context_length) {
+        return Ok(());
+    }
+    Err(WorkloadError::TooLong { id: id.to_owned(), n_prompt, n_gen, context_length })
 }
 
 #[cfg(test)]

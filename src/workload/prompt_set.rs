@@ -2,6 +2,7 @@
 //! a model's tokenizer.
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::path::Path;
 
 use include_dir::{Dir, include_dir};
@@ -9,6 +10,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::model::registry::{RegistryError, line_of, parse_toml};
+
+/// A prompt of a million words fits many times.
+const MAX_FILE: u64 = 64 << 20;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/prompts");
 
@@ -95,8 +99,15 @@ impl PromptSet {
     /// A set in a file.
     pub fn open(path: &Path) -> Result<Self, PromptSetError> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| PromptSetError::Read { file: file.clone(), message: e.to_string() })?;
+        let read =
+            |e: std::io::Error| PromptSetError::Read { file: file.clone(), message: e.to_string() };
+        let mut text = String::new();
+        let source = std::fs::File::open(path).map_err(read)?;
+        source.take(MAX_FILE + 1).read_to_string(&mut text).map_err(read)?;
+        if text.len() as u64 > MAX_FILE {
+            let found = format!("expected a prompt set, found more than {MAX_FILE} bytes");
+            return Err(read(std::io::Error::other(found)));
+        }
         Self::parse(&file, &text)
     }
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from dequant import dequantize
 from gguf_reader import BadModel, Gguf
 from linear import FOUR_BIT, Tiles, dense_tiles, make_linear, materialize
+from resident import in_memory
+from spans import OFF, Spans
 
 HEAD_TILES = 1024  # tiles of the output head multiplied at a time
 SCORE_ROWS = 64  # positions whose logits are computed at a time: 33 MB at a vocabulary of 128256
@@ -123,6 +125,9 @@ class Model:
         self.held: list[int] = []  # the tokens in the cache; empty where nobody may build on them
         self.compile_ns = self.graphs = 0
         self._wrapped = False
+        # Three, because a compiled function must see the same one for ever: in a layer, in a step, around it.
+        self.layer_spans = self.step_spans = self.spans = OFF
+        self._profile = {}
 
     def _vector(self, file: Gguf, name: str) -> torch.Tensor:
         return dequantize(file.tensor(name, (1, self.config.dim)), torch.float32).view(-1).to(self.device)
@@ -216,28 +221,41 @@ class Model:
         end = start + n
         seen = self.positions[:end] <= self.positions[start:end, None] if start else None
         x = self.embedding.lookup(tokens).float()  # the residual stream is float32: it costs nothing
-        rope = self.rope[start:end]
+        rope, spans = self.rope[start:end], self.spans
+        spans.end("embedding")
         for layer in self.layers:
-            q, k, v = self._qkv(layer.qkv.gemm(self._norm(x, layer.attn_norm, dtype)), rope)
+            h = self._norm(x, layer.attn_norm, dtype)
+            spans.end("norm")
+            qkv = layer.qkv.gemm(h)
+            spans.end("projections")
+            q, k, v = self._qkv(qkv, rope)
             layer.k_cache[:, start:end], layer.v_cache[:, start:end] = k, v
             if start:
                 k, v = layer.k_cache[:, :end], layer.v_cache[:, :end]
             y = F.scaled_dot_product_attention(
                 q.to(dtype)[None], k.to(dtype)[None], v.to(dtype)[None], attn_mask=seen, is_causal=not start, enable_gqa=True
             )
+            spans.end("attention")
             x = x + layer.attn_output.gemm(y[0].transpose(0, 1).reshape(n, -1))
-            gate, up = layer.gate_up.gemm(self._norm(x, layer.ffn_norm, dtype)).chunk(2, dim=-1)
+            spans.end("projections")
+            h = self._norm(x, layer.ffn_norm, dtype)
+            spans.end("norm")
+            gate, up = layer.gate_up.gemm(h).chunk(2, dim=-1)
             x = x + layer.down.gemm(F.silu(gate) * up)
+            spans.end("mlp")
         return x
 
     @staticmethod
     def _head_piece(piece, x):
         return piece.gemv(x)
 
-    def _last_logits(self, x):
+    def _last_logits(self, x, spans):
         """Logits float32 `[vocab]` of one hidden state `[1, dim]`."""
         x = self._norm(x, self.output_norm, self.decode_dtype)
-        return torch.cat([self._head_piece(piece, x) for piece in self.head_pieces], dim=1)[0].float()
+        spans.end("norm")
+        logits = torch.cat([self._head_piece(piece, x) for piece in self.head_pieces], dim=1)[0].float()
+        spans.end("head")
+        return logits
 
     def _attend(self, q, layer, position):
         """One query `[heads, 1, head_dim]` over the cache up to `position` `[1]`; float32 where it matters."""
@@ -257,15 +275,25 @@ class Model:
 
     def _decode_layer(self, layer, x, rope, position):
         """One block over one position: hidden state `[1, dim]` to the next."""
-        dtype = self.decode_dtype
-        qkv = layer.qkv.gemv(self._norm(x, layer.attn_norm, dtype))
+        dtype, spans = self.decode_dtype, self.layer_spans
+        h = self._norm(x, layer.attn_norm, dtype)
+        spans.end("norm")
+        qkv = layer.qkv.gemv(h)
+        spans.end("projections")
         q, k, v = self._qkv(qkv, rope)
         layer.k_cache.index_copy_(1, position, k.to(self.kv_dtype))
         layer.v_cache.index_copy_(1, position, v.to(self.kv_dtype))
         attend = self._attend if self.compiled and self.device == "cpu" else self._attend_sdpa
-        x = x + layer.attn_output.gemv(attend(q, layer, position).to(dtype))
-        gate, up = layer.gate_up.gemv(self._norm(x, layer.ffn_norm, dtype)).chunk(2, dim=-1)
-        return x + layer.down.gemv(F.silu(gate) * up)
+        attended = attend(q, layer, position).to(dtype)
+        spans.end("attention")
+        x = x + layer.attn_output.gemv(attended)
+        spans.end("projections")
+        h = self._norm(x, layer.ffn_norm, dtype)
+        spans.end("norm")
+        gate, up = layer.gate_up.gemv(h).chunk(2, dim=-1)
+        x = x + layer.down.gemv(F.silu(gate) * up)
+        spans.end("mlp")
+        return x
 
     def _decode_step(self, token, position):
         """One token `[1]` at `position` `[1]` to the next id `[1]`, both int64 on the device."""
@@ -274,10 +302,12 @@ class Model:
     def _decode_logits(self, token, position):
         """The same up to the logits `[vocab]`, float32."""
         x = self.embedding.lookup(token).float()
-        rope = self.rope[position]
+        rope, spans = self.rope[position], self.step_spans
+        spans.end("embedding")
         for layer in self.layers:
             x = self._layer(layer, x, rope, position)
-        return self._last_logits(x)
+            spans.end("layers" if self.compiled else "mlp")
+        return self._last_logits(x, spans)
 
     def _ids(self, tokens: list[int], room: int) -> torch.Tensor:
         if not tokens or len(tokens) + room > self.n_ctx:
@@ -291,7 +321,7 @@ class Model:
         """Ids `[T]` into a context that holds the first `start`; the logits `[vocab]`, float32, of the last position."""
         self._compile_once()
         self.held = []
-        return self._last_logits(self._forward(ids[start:], start)[-1:])
+        return self._last_logits(self._forward(ids[start:], start)[-1:], self.spans)
 
     @torch.inference_mode()
     def decode_one_token(self, token: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
@@ -304,9 +334,11 @@ class Model:
         return self._logits(token, position)
 
     @torch.inference_mode()
-    def generate(self, prompt: list[int], n: int):
+    def generate(self, prompt: list[int], n: int, profile: bool = False):
         """Greedy, exactly n ids. Returns ids, the time the prompt's logits were there, the time of each id (ns)."""
         ids = self._ids(prompt, n)
+        self._compile_once()
+        spans = self._watch(profile)
         tokens, times = [], []
         logits = self.prefill(ids)
         self.sync()
@@ -319,17 +351,51 @@ class Model:
             else:
                 position = torch.tensor([len(prompt)], device=self.device)
             tokens.append(token.item())
+            spans.end("sampling")
             times.append(time.monotonic_ns())
+            if not i:
+                prefill_ns = spans.take()
+            spans.resume()
+        self._profile = {"prefill_ns": prefill_ns, "decode_ns": spans.take(), "decode_weight_bytes": self._bytes_by_stage()}
+        self._watch(False)
         return tokens, prefill_end, times
 
+    def _watch(self, on: bool):
+        """Takes the time of stages from now on, or no more. What one compiled graph holds cannot be told apart."""
+        self.spans = Spans(self.sync) if on else OFF
+        self.step_spans = OFF if self.compiled and self.device != "cpu" else self.spans
+        self.layer_spans = OFF if self.compiled else self.spans
+        return self.spans
+
+    def profile(self) -> dict[str, dict[str, int]]:
+        """Of the last generation, if it was watched: nanoseconds by stage, and bytes of weights that a step reads."""
+        return self._profile
+
+    def _bytes_by_stage(self) -> dict[str, int]:
+        size = lambda weights: sum(w.mapped_bytes + w.private_bytes for w in weights)
+        projections = size(w for layer in self.layers for w in (layer.qkv, layer.attn_output))
+        mlp, head = size(w for layer in self.layers for w in (layer.gate_up, layer.down)), size([self.head])
+        if not self.compiled:
+            return {"projections": projections, "mlp": mlp, "head": head}
+        return {"layers": projections + mlp, "head": head} if self.device == "cpu" else {}
+
     @torch.inference_mode()
-    def score(self, tokens: list[int], first: int):
-        """Teacher-forced logits of positions `first`… as float32 `[rows, vocab]` pieces on the host."""
+    def score(self, tokens: list[int], first: int, together: int):
+        """Teacher-forced logits of positions `first`… as float32 `[rows, vocab]` pieces on the host.
+
+        The first `together` tokens go through the model as a prompt, the rest as decode steps.
+        """
         self._compile_once()
         self.held = []
-        x = self._forward(self._ids(tokens, 0))[first:]
-        for part in x.split(SCORE_ROWS):
-            yield self.head.gemm(self._norm(part, self.output_norm, self.dtype)).float().cpu()
+        ids = self._ids(tokens, 0)
+        if together > 0:
+            for part in self._forward(ids[:together])[first:].split(SCORE_ROWS):
+                if part.shape[0]:
+                    yield self.head.gemm(self._norm(part, self.output_norm, self.dtype)).float().cpu()
+        for i in range(together, len(tokens)):
+            logits = self._decode_logits(ids[i : i + 1], self.positions[i : i + 1])
+            if i >= first:
+                yield logits[None].cpu()
 
     def weights(self):
         """Every layer of weights, once."""
@@ -346,12 +412,21 @@ class Model:
 
     def memory(self) -> dict[str, int]:
         """Bytes held, by this engine's own book."""
-        kv = sum(layer.k_cache.nbytes + layer.v_cache.nbytes for layer in self.layers)
+        caches = [cache for layer in self.layers for cache in (layer.k_cache, layer.v_cache)]
+        kv = sum(cache.nbytes for cache in caches)
+        book = {"kv_resident_bytes": self._in_memory(caches)} if self.device == "cpu" else {}
         return {
+            **{name: size for name, size in book.items() if size is not None},
             "weights_mapped_bytes": sum(w.mapped_bytes for w in self.weights()),
             "weights_private_bytes": sum(w.private_bytes for w in self.weights()),
             "kv_bytes": kv,
         }
+
+    @staticmethod
+    def _in_memory(tensors) -> int | None:
+        """Bytes of tensors on the host that lie in pages which are in memory."""
+        sizes = [in_memory(t.data_ptr(), t.nbytes) for t in tensors]
+        return None if None in sizes else sum(sizes)
 
     def precision(self) -> dict[str, str]:
         """Types of weights as multiplied, of the products, and of the cache."""

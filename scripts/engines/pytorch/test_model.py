@@ -119,7 +119,7 @@ def build(path, half=False, compiled=False, n_ctx=64):
 
 
 def scores(model, tokens):
-    return torch.cat(list(model.score(tokens, 0))).numpy()
+    return torch.cat(list(model.score(tokens, 0, len(tokens)))).numpy()
 
 
 TOKENS = np.random.default_rng(5).integers(0, VOCAB, 40).tolist()
@@ -150,7 +150,7 @@ def test_prefill_and_decode_agree_with_score_at_every_position(tmp_path, kind, h
     teacher = scores(model, TOKENS)
     seen = []
     inner = model._last_logits
-    model._last_logits = lambda x: seen.append(inner(x)) or seen[-1]
+    model._last_logits = lambda *args: seen.append(inner(*args)) or seen[-1]
     model.prefill(torch.tensor(TOKENS[:5]))
     for i in range(5, len(TOKENS)):
         model.decode_one_token(torch.tensor(TOKENS[i : i + 1]), torch.tensor([i]))

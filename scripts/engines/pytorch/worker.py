@@ -147,7 +147,11 @@ class Engine:
         except ImportError as error:
             raise Failure("missing_dependency", f"cannot import torch and numpy ({error}); run `llm-bench engines install pytorch`") from error
         torch.set_num_interop_threads(1)
-        self.torch, self.model = torch, None
+        import resident
+
+        self.torch, self.model, self.resident = torch, None, resident
+        self.free_at_ready = resident.allocator_free()
+        self.compiler_bytes = 0  # held by what was imported or compiled after `ready`
 
     def ready(self) -> dict:
         """Versions and the widest instruction set in use."""
@@ -186,8 +190,11 @@ class Engine:
         elif device != "cpu":
             raise Failure("internal", f"expected device cpu or cuda[:i], found '{device}'")
         if options["compile"]:  # an import, not a part of loading weights
+            before = self.resident.private_in_use()
             import torch._dynamo
             import torch._inductor.config  # noqa: F401
+
+            self._grew(before, self.resident.private_in_use())
         self.model = None
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision("highest")
@@ -212,17 +219,18 @@ class Engine:
 
     def generate(self, request: dict) -> dict:
         """Greedy, exactly `n` tokens from an empty context."""
+        before = self._private() if self.model.compiled else None
         begin = time.monotonic_ns()
         if request.get("logits", "none") != "none":
             raise Failure("internal", f"expected logits 'none', found '{request['logits']}'; use score")
         if request["n"] < 1 or not (request.get("ignore_eos", True) or request.get("stop")):
             raise Failure("internal", "expected n of at least 1, and ignore_eos true or the ids in 'stop': this engine knows no others")
-        before, reused = self.model.compile_ns, {}
+        compiled, profile, reused = self.model.compile_ns, bool(request.get("profile")), {}
         if request.keys() & {"stream", "stop", "sampling", "reuse"}:
             tokens, prefill_end, times, kept = self.watched(request)
-            reused = {"reused": kept}
+            profile, reused = False, {"reused": kept}
         else:
-            tokens, prefill_end, times = self.model.generate(request["prompt"], request["n"])
+            tokens, prefill_end, times = self.model.generate(request["prompt"], request["n"], profile)
         answer = {
             "type": "generated",
             "id": request["id"],
@@ -233,9 +241,23 @@ class Engine:
             **reused,
         }
         if self.model.compiled:
-            answer |= {"compile_ns": self.model.compile_ns - before, "graphs": self.model.graphs}
+            answer |= {"compile_ns": self.model.compile_ns - compiled, "graphs": self.model.graphs}
+            if answer["compile_ns"]:
+                self._grew(before, self._private())
+        if profile:
+            answer["profile"] = self.model.profile()
         return answer
 
+    def _private(self) -> int | None:
+        """Private memory in use, without the KV cache, which grows when it is first written."""
+        in_use, kv = self.resident.private_in_use(), self.model.memory().get("kv_resident_bytes")
+        return None if in_use is None or kv is None else in_use - kv
+
+    def _grew(self, before: int | None, after: int | None) -> None:
+        if before is None or after is None or self.compiler_bytes is None:
+            self.compiler_bytes = None
+        else:
+            self.compiler_bytes += max(after - before, 0)
     def watched(self, request: dict):
         """A generation that is streamed, sampled, stopped or built on the cache: what `answer` returns."""
         from answer import Sampling, answer
@@ -260,17 +282,28 @@ class Engine:
     def score(self, request: dict) -> dict:
         """Teacher-forced logits, float32 row by row, into the file that the harness names."""
         begin, rows = time.monotonic_ns(), 0
+        tokens, first = request["tokens"], request.get("first", 0)
+        decode_from = request.get("decode_from")
+        together = len(tokens) if decode_from is None else min(decode_from, len(tokens))
         with open(request["logits_path"], "wb") as file:
-            for part in self.model.score(request["tokens"], request.get("first", 0)):
+            for part in self.model.score(tokens, first, together):
                 part.numpy().astype("<f4", copy=False).tofile(file)
                 rows += part.shape[0]
         end = time.monotonic_ns()
         answer = {"type": "scored", "id": request.get("id"), "positions": rows, "vocab": self.model.vocab}
+        answer["decoded"] = len(tokens) - max(together, first)
         return answer | {"t_begin_ns": begin, "t_end_ns": end}
 
     def memory(self, _request: dict) -> dict:
         """Bytes by the engine's own book."""
-        return {"type": "memory", **self.model.memory()}
+        free, at_ready = self.resident.allocator_free(), self.free_at_ready
+        book = {
+            "resident_bytes": self.resident.status("VmRSS"),
+            "compiler_bytes": self.compiler_bytes,
+            "allocator_free_bytes": None if free is None or at_ready is None else max(free - at_ready, 0),
+        }
+        known = {name: size for name, size in book.items() if size is not None}
+        return {"type": "memory", **self.model.memory(), **known}
 
 
 if __name__ == "__main__":

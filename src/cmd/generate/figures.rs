@@ -44,6 +44,7 @@ impl Figures {
                 compile_ns: g.compile_ns,
                 tokens_hash: String::new(),
                 tokens: None,
+                profile: None,
                 metrics: BTreeMap::new(),
             };
             let reads =

@@ -1,5 +1,7 @@
-//! The hyper-parameters of a LLaMA in a GGUF file, as a type that cannot be wrong.
+//! The hyper-parameters of a LLaMA in a GGUF file, as a type that cannot be wrong. Harness and
+//! engines take them from here.
 
+use candle_core::quantized::gguf_file::Value;
 use serde::Serialize;
 
 use super::{EMBEDDING, GgufError, GgufFile};
@@ -24,36 +26,59 @@ pub struct LlamaConfig {
     pub has_rope_freqs: bool,
 }
 
+/// The tensors of a layer.
+const PARTS: [&str; 9] = [
+    "attn_norm",
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_output",
+    "ffn_norm",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_down",
+];
+
 impl LlamaConfig {
     pub(super) fn of(file: &GgufFile) -> Result<Self, GgufError> {
-        let architecture = file.text("general.architecture").unwrap_or("none");
-        if architecture != "llama" {
-            return Err(file.unsupported("general.architecture", "\"llama\"", architecture));
+        let metadata = &file.content().metadata;
+        match metadata.get("general.architecture") {
+            Some(Value::String(name)) if name == "llama" => {}
+            found => {
+                let found = found.map_or_else(|| "nothing".into(), super::shown);
+                return Err(file.unsupported("general.architecture", "llama", found));
+            }
         }
-        let positive = |key: &str, most: u64| match file.number(key) {
-            Some(n) if (1..=most).contains(&n) => Ok(n as usize),
-            Some(n) => Err(file.unsupported(key, format!("1 to {most}"), n)),
-            None => Err(file.unsupported(key, "a positive number", "nothing")),
+        let optional = |key: &str, most: u64| match (metadata.get(key), file.number(key)) {
+            (None, _) => Ok(None),
+            (_, Some(n)) if (1..=most).contains(&n) => Ok(Some(n as usize)),
+            (Some(value), _) => {
+                let expected = format!("a whole number from 1 to {most}");
+                Err(file.unsupported(key, expected, super::shown(value)))
+            }
         };
-        let finite = |key: &str| match file.float(key) {
-            Some(x) if x.is_finite() && x > 0.0 => Ok(Some(x)),
-            Some(x) => Err(file.unsupported(key, "a positive finite number", x)),
-            None => Ok(None),
+        let missing =
+            |key: &str| file.unsupported(format!("{key} is missing"), "a number", "nothing");
+        let positive = |key: &str, most: u64| optional(key, most)?.ok_or_else(|| missing(key));
+        // Engines compute in f32: neither infinity nor zero there.
+        let finite = |key: &str| match (metadata.get(key), file.float(key)) {
+            (None, _) => Ok(None),
+            (_, Some(x)) if (x as f32).is_finite() && x as f32 > 0.0 => Ok(Some(x)),
+            (Some(value), _) => {
+                Err(file.unsupported(key, "a positive finite number", super::shown(value)))
+            }
         };
         let n_layers = positive("llama.block_count", 1 << 12)?;
         let n_embd = positive("llama.embedding_length", 1 << 20)?;
         let n_ff = positive("llama.feed_forward_length", 1 << 24)?;
         let n_heads = positive("llama.attention.head_count", 1 << 14)?;
-        let n_kv_heads = match file.number("llama.attention.head_count_kv") {
-            Some(_) => positive("llama.attention.head_count_kv", 1 << 14)?,
-            None => n_heads,
-        };
+        let n_kv_heads = optional("llama.attention.head_count_kv", 1 << 14)?.unwrap_or(n_heads);
         if n_heads % n_kv_heads != 0 {
             let expected = format!("a divisor of the {n_heads} query heads");
             return Err(file.unsupported("llama.attention.head_count_kv", expected, n_kv_heads));
         }
-        let head_dim = match file.number("llama.attention.key_length") {
-            Some(_) => positive("llama.attention.key_length", 1 << 14)?,
+        let head_dim = match optional("llama.attention.key_length", 1 << 14)? {
+            Some(n) => n,
             None if n_embd % n_heads == 0 => n_embd / n_heads,
             None => {
                 let expected = format!("a divisor of the embedding length {n_embd}");
@@ -61,7 +86,7 @@ impl LlamaConfig {
             }
         };
         for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
-            if let Some(n) = file.number(key).filter(|n| *n != head_dim as u64) {
+            if let Some(n) = optional(key, 1 << 14)?.filter(|n| *n != head_dim) {
                 return Err(file.unsupported(key, format!("the head size {head_dim}"), n));
             }
         }
@@ -71,9 +96,16 @@ impl LlamaConfig {
         if let Some(n) = file.number("llama.expert_count").filter(|n| *n > 0) {
             return Err(file.unsupported("llama.expert_count", "a model without experts", n));
         }
-        let rms_eps = finite("llama.attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
-            file.unsupported("llama.attention.layer_norm_rms_epsilon", "a number", "nothing")
-        })?;
+        if let Some(n) = file.number("split.count").filter(|n| *n > 1) {
+            let expected = "a whole model; merge the parts with llama-gguf-split";
+            return Err(file.unsupported("split.count", expected, format!("one of {n} parts")));
+        }
+        if let Some(kind) = file.text("llama.rope.scaling.type").filter(|kind| *kind != "none") {
+            let expected = "none, or scaling as a rope_freqs.weight tensor";
+            return Err(file.unsupported("llama.rope.scaling.type", expected, kind));
+        }
+        let eps = "llama.attention.layer_norm_rms_epsilon";
+        let rms_eps = finite(eps)?.ok_or_else(|| missing(eps))?;
         let tensors = &file.content().tensor_infos;
         let n_vocab = match tensors.get(EMBEDDING).map(|i| i.shape.dims()) {
             Some(&[rows, _]) => rows,
@@ -112,12 +144,16 @@ impl LlamaConfig {
         let (q, kv) = (self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim);
         let (d, ff) = (self.n_embd, self.n_ff);
         let check = |name: &str, shape: &[usize]| {
-            let found = file.content().tensor_infos.get(name).map(|i| i.shape.dims());
-            if found == Some(shape) {
-                return Ok(());
+            let expected = format!("shape {shape:?}");
+            match file.content().tensor_infos.get(name).map(|i| i.shape.dims()) {
+                Some(found) if found == shape => Ok(()),
+                Some(found) => {
+                    Err(file.unsupported(format!("tensor {name}"), expected, shown(found)))
+                }
+                None => {
+                    Err(file.unsupported(format!("tensor {name} is missing"), expected, "nothing"))
+                }
             }
-            let found = found.map_or_else(|| "nothing".into(), shown);
-            Err(file.unsupported(format!("tensor {name}"), shown(shape), found))
         };
         for layer in 0..self.n_layers {
             let blk = |part: &str| format!("blk.{layer}.{part}.weight");
@@ -139,7 +175,30 @@ impl LlamaConfig {
         if self.has_rope_freqs {
             check("rope_freqs.weight", &[self.head_dim / 2])?;
         }
+        // A bias or an adapter that is silently left out would be a different function.
+        let known =
+            9 * self.n_layers + 2 + usize::from(!self.tied) + usize::from(self.has_rope_freqs);
+        let names = file.content().tensor_infos.keys();
+        if names.len() > known
+            && let Some(name) = names.filter(|name| !self.has_tensor(name)).min()
+        {
+            let what = format!("tensor {} is not part of a LLaMA", name.escape_debug());
+            let expected = format!("the {known} tensors of {} layers", self.n_layers);
+            let found = file.content().tensor_infos.len();
+            return Err(file.unsupported(what, expected, found));
+        }
         Ok(())
+    }
+
+    /// Whether a model of this shape has a tensor of this name.
+    fn has_tensor(&self, name: &str) -> bool {
+        let Some(name) = name.strip_suffix(".weight") else { return false };
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        matches!(name, "token_embd" | "output_norm" | "output" | "rope_freqs")
+            || layer.is_some_and(|(i, part)| {
+                PARTS.contains(&part)
+                    && i.parse::<usize>().is_ok_and(|n| n < self.n_layers && n.to_string() == i)
+            })
     }
 }
 

@@ -58,7 +58,10 @@ impl GgufFile {
             .content()
             .metadata
             .iter()
-            .map(|(key, value)| KeyValue { key: key.clone(), value: shown(value) })
+            .map(|(key, value)| KeyValue {
+                key: key.escape_debug().to_string(),
+                value: shown(value),
+            })
             .collect();
         metadata.sort_by(|a, b| a.key.cmp(&b.key));
         let mut types = BTreeMap::<&str, TypeRow>::new();
@@ -96,7 +99,7 @@ impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let note = if self.synthetic { " (synthetic weights: the text means nothing)" } else { "" };
         writeln!(f, "{}{note}", self.file)?;
-        writeln!(f, "name             {}", self.name)?;
+        writeln!(f, "name             {}", self.name.escape_debug())?;
         writeln!(f, "quantization     {}", self.quant)?;
         writeln!(f, "size             {}", Bytes(self.size_bytes))?;
         writeln!(f, "parameters       {}", self.n_params)?;
@@ -140,7 +143,7 @@ impl fmt::Display for Inspection {
 }
 
 /// A value on one line.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     const WIDTH: usize = 60;
     match value {
         Value::U8(v) => v.to_string(),

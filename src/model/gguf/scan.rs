@@ -1,6 +1,7 @@
-//! Walks a GGUF header over the mapped bytes before anything is allocated from it: counts, string
-//! and array lengths, tensor shapes and offsets are held against the length of the file.
+//! Walks a GGUF header before anything is allocated from it: counts, string and array lengths,
+//! tensor shapes, types and offsets are held against the length of the file and against limits.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::GgufError;
@@ -9,13 +10,42 @@ use super::GgufError;
 const MAX_TENSORS: u64 = 1 << 17;
 const MAX_METADATA: u64 = 1 << 16;
 const MAX_STRING: u64 = 1 << 26;
-const MAX_ARRAY: u64 = 1 << 24;
+/// Of all arrays together; each element becomes a value of 32 bytes.
+const MAX_ELEMENTS: u64 = 1 << 22;
+const MAX_HEADER: u64 = 1 << 27;
 const MAX_NAME: u64 = 1 << 12;
 const MAX_DIMS: u32 = 4;
 
-/// Checks a header; returns the position where it ends.
-pub(super) fn scan(path: &Path, bytes: &[u8]) -> Result<u64, GgufError> {
-    let mut s = Scanner { path, bytes, at: 0 };
+/// Where a metadata entry lies in the file: its key's length, key, type and value.
+pub(super) struct Entry {
+    pub key: String,
+    pub at: Range<usize>,
+}
+
+/// A header that holds together.
+pub(super) struct Scanned {
+    /// Where it ends.
+    pub end: usize,
+    /// The metadata in the file's order.
+    pub entries: Vec<Entry>,
+}
+
+/// The types that candle reads, by their number in the file: F32 to Q8_K, and BF16.
+fn is_known_type(number: u32) -> bool {
+    matches!(number, 0..=3 | 6..=15 | 30)
+}
+
+/// Why a scan ended early.
+pub(super) enum Stop {
+    /// The header goes on beyond the bytes that were given, within the file.
+    Short,
+    Bad(GgufError),
+}
+
+/// Checks a header, of which `bytes` are the beginning, in a file of `len` bytes; returns where
+/// it and its entries lie, inside `bytes`.
+pub(super) fn scan(path: &Path, bytes: &[u8], len: u64) -> Result<Scanned, Stop> {
+    let mut s = Scanner { path, bytes, len, at: 0, elements: 0 };
     let magic = s.take("the magic", 4)?;
     if magic != b"GGUF" {
         let found = match std::str::from_utf8(magic) {
@@ -31,14 +61,19 @@ pub(super) fn scan(path: &Path, bytes: &[u8]) -> Result<u64, GgufError> {
     let tensors = s.count("the tensor count", MAX_TENSORS, 8 + 4 + 8 + 4 + 8)?;
     let metadata = s.count("the metadata count", MAX_METADATA, 8 + 4 + 1)?;
     let mut keys = std::collections::HashSet::new();
+    let mut entries: Vec<Entry> = Vec::new();
     for _ in 0..metadata {
-        let key = s.string("a metadata key", MAX_NAME)?;
+        let start = s.at;
+        if let Some(last) = entries.last_mut() {
+            last.at.end = start;
+        }
+        let key = s.name("a metadata key")?;
         if !keys.insert(key) {
-            let key = String::from_utf8_lossy(key).into_owned();
             return s.fail("the metadata", "each key once", format!("{key:?} twice"));
         }
+        entries.push(Entry { key: key.to_owned(), at: start..start });
         let kind = s.u32("a metadata type")?;
-        if key == b"general.alignment" {
+        if key == "general.alignment" {
             if kind != 4 {
                 return s.fail("general.alignment", "type u32 (4)", kind);
             }
@@ -50,41 +85,49 @@ pub(super) fn scan(path: &Path, bytes: &[u8]) -> Result<u64, GgufError> {
         }
         s.value(key, kind)?;
     }
+    if let Some(last) = entries.last_mut() {
+        last.at.end = s.at;
+    }
     let mut names = std::collections::HashSet::new();
-    let mut last_offset = 0;
     for _ in 0..tensors {
-        let name = s.string("a tensor name", MAX_NAME)?;
-        let shown = String::from_utf8_lossy(name).into_owned();
+        let name = s.name("a tensor name")?;
         if !names.insert(name) {
-            return s.fail("the tensors", "each name once", format!("{shown:?} twice"));
+            return s.fail("the tensors", "each name once", format!("{name:?} twice"));
         }
         let dims = s.u32("a tensor's dimensions")?;
         if dims == 0 || dims > MAX_DIMS {
-            return s.fail(&format!("tensor {shown}"), "1 to 4 dimensions", dims);
+            return s.fail(&format!("tensor {name:?}"), "1 to 4 dimensions", dims);
         }
         let mut elements = 1u64;
         for _ in 0..dims {
             let dim = s.u64("a tensor's shape")?;
             elements = match elements.checked_mul(dim) {
                 Some(n) if n > 0 && n < 1 << 48 => n,
-                _ => return s.fail(&format!("tensor {shown}"), "a possible shape", dim),
+                _ => return s.fail(&format!("tensor {name:?}"), "a possible shape", dim),
             };
         }
-        s.u32("a tensor's type")?;
-        last_offset = last_offset.max(s.u64("a tensor's offset")?);
+        let found = s.u32("a tensor's type")?;
+        if !is_known_type(found) {
+            let (path, tensor) = (path.to_owned(), name.escape_debug().to_string());
+            return Err(Stop::Bad(GgufError::UnknownType { path, tensor, found }));
+        }
+        // The end is checked once the sizes are known; this keeps the sums from overflowing.
+        let offset = s.u64("a tensor's offset")?;
+        if offset > len {
+            let expected = format!("an offset inside the file of {len} bytes");
+            return s.fail(&format!("tensor {name:?}"), expected, offset);
+        }
     }
-    // The sizes are checked once the types are known; this keeps the sums from overflowing.
-    if last_offset > bytes.len() as u64 {
-        let expected = format!("offsets inside the file of {} bytes", bytes.len());
-        return s.fail("the tensors", expected, last_offset);
-    }
-    Ok(s.at as u64)
+    Ok(Scanned { end: s.at, entries })
 }
 
 struct Scanner<'a> {
     path: &'a Path,
     bytes: &'a [u8],
+    len: u64,
     at: usize,
+    /// Elements of the arrays so far.
+    elements: u64,
 }
 
 impl<'a> Scanner<'a> {
@@ -93,86 +136,107 @@ impl<'a> Scanner<'a> {
         what: &str,
         expected: impl ToString,
         found: impl ToString,
-    ) -> Result<T, GgufError> {
-        Err(GgufError::Malformed {
+    ) -> Result<T, Stop> {
+        Err(Stop::Bad(GgufError::Malformed {
             path: self.path.to_owned(),
             what: format!("{what} (near byte {})", self.at),
             expected: expected.to_string(),
             found: found.to_string(),
-        })
+        }))
     }
 
-    fn take(&mut self, what: &str, n: u64) -> Result<&'a [u8], GgufError> {
-        let left = (self.bytes.len() - self.at) as u64;
-        if n > left {
-            let file = self.bytes.len();
-            let found = format!("{left} left of a file of {file}: is it truncated?");
+    fn left(&self) -> u64 {
+        self.len - self.at as u64
+    }
+
+    fn take(&mut self, what: &str, n: u64) -> Result<&'a [u8], Stop> {
+        if n > self.left() {
+            let found = format!("{} left of a file of {}: is it truncated?", self.left(), self.len);
             return self.fail(what, format!("{n} bytes"), found);
         }
-        let from = self.at;
-        self.at += n as usize;
-        Ok(&self.bytes[from..self.at])
+        if self.at as u64 + n > MAX_HEADER {
+            return self.fail(what, format!("a header of at most {MAX_HEADER} bytes"), "more");
+        }
+        let end = self.at + n as usize;
+        let taken = self.bytes.get(self.at..end).ok_or(Stop::Short)?;
+        self.at = end;
+        Ok(taken)
     }
 
-    fn u32(&mut self, what: &str) -> Result<u32, GgufError> {
+    fn u32(&mut self, what: &str) -> Result<u32, Stop> {
         let b = self.take(what, 4)?;
         Ok(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
     }
 
-    fn u64(&mut self, what: &str) -> Result<u64, GgufError> {
+    fn u64(&mut self, what: &str) -> Result<u64, Stop> {
         let b = self.take(what, 8)?;
         Ok(u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
     }
 
     /// A number of things of at least `smallest` bytes each.
-    fn count(&mut self, what: &str, most: u64, smallest: u64) -> Result<u64, GgufError> {
+    fn count(&mut self, what: &str, most: u64, smallest: u64) -> Result<u64, Stop> {
         let n = self.u64(what)?;
-        let fit = (self.bytes.len() - self.at) as u64 / smallest;
+        let fit = self.left() / smallest;
         if n > most.min(fit) {
-            let expected = format!("at most {} in a file of {}", most.min(fit), self.bytes.len());
+            let expected = format!("at most {} in a file of {} bytes", most.min(fit), self.len);
             return self.fail(what, expected, n);
         }
         Ok(n)
     }
 
-    fn string(&mut self, what: &str, most: u64) -> Result<&'a [u8], GgufError> {
+    fn string(&mut self, what: &str, most: u64) -> Result<&'a [u8], Stop> {
         let len = self.count(what, most, 1)?;
         self.take(what, len)
     }
 
-    fn value(&mut self, key: &[u8], kind: u32) -> Result<(), GgufError> {
+    /// A key or a tensor's name: text, as candle reads it.
+    fn name(&mut self, what: &str) -> Result<&'a str, Stop> {
+        let bytes = self.string(what, MAX_NAME)?;
+        match std::str::from_utf8(bytes) {
+            Ok(name) => Ok(name.trim_end_matches('\0')),
+            Err(_) => self.fail(what, "UTF-8", bytes.escape_ascii()),
+        }
+    }
+
+    /// The number of an array's elements.
+    fn elements(&mut self, key: &str, smallest: u64) -> Result<u64, Stop> {
+        let n = self.count(key, MAX_ELEMENTS - self.elements, smallest)?;
+        self.elements += n;
+        Ok(n)
+    }
+
+    fn value(&mut self, key: &str, kind: u32) -> Result<(), Stop> {
         const STRING: u32 = 8;
         const ARRAY: u32 = 9;
-        let key = String::from_utf8_lossy(key);
         match kind {
             STRING => {
-                self.string(&key, MAX_STRING)?;
+                self.string(key, MAX_STRING)?;
             }
             ARRAY => {
-                let element = self.u32(&key)?;
+                let element = self.u32(key)?;
                 match element {
                     STRING => {
-                        for _ in 0..self.count(&key, MAX_ARRAY, 8)? {
-                            self.string(&key, MAX_STRING)?;
+                        for _ in 0..self.elements(key, 8)? {
+                            self.string(key, MAX_STRING)?;
                         }
                     }
-                    ARRAY => return self.fail(&key, "an array of plain values", "nested arrays"),
+                    ARRAY => return self.fail(key, "an array of plain values", "nested arrays"),
                     _ => {
-                        let size = self.scalar(&key, element)?;
-                        let n = self.count(&key, MAX_ARRAY, size)?;
-                        self.take(&key, n * size)?;
+                        let size = self.scalar(key, element)?;
+                        let n = self.elements(key, size)?;
+                        self.take(key, n * size)?;
                     }
                 }
             }
             _ => {
-                let size = self.scalar(&key, kind)?;
-                self.take(&key, size)?;
+                let size = self.scalar(key, kind)?;
+                self.take(key, size)?;
             }
         }
         Ok(())
     }
 
-    fn scalar(&self, key: &str, kind: u32) -> Result<u64, GgufError> {
+    fn scalar(&self, key: &str, kind: u32) -> Result<u64, Stop> {
         match kind {
             0 | 1 | 7 => Ok(1),
             2 | 3 => Ok(2),

@@ -53,7 +53,8 @@ fn a_llama_file_gives_its_hyper_parameters_and_sizes() {
     // Blocks in Q4_0 with f32 norms, the last norm, the tied embedding in Q8_0.
     let bytes = 2 * (block / 32 * 18 + 2 * 64 * 4) + 64 * 4 + 96 * 64 / 32 * 34;
     assert_eq!(file.weight_bytes_per_token(), bytes);
-    assert_eq!(file.tensor_bytes("output_norm.weight").unwrap().len(), 256);
+    let (dtype, shape, place) = file.tensor("output_norm.weight").unwrap();
+    assert_eq!((dtype, shape, place.end - place.start), (GgmlDType::F32, &[64][..], 256));
     assert_eq!(config.kv_values_per_position(), 2 * 2 * 2 * 16);
     assert!(!file.is_synthetic());
 }
@@ -166,7 +167,9 @@ fn tensors_outside_the_file_or_with_impossible_shapes_are_refused() {
     assert!(refusal(&with(|t| t.dims = vec![0, 4])).contains("shape"));
     assert!(refusal(&with(|t| t.dims = vec![1; 9])).contains("dimensions"));
     assert!(refusal(&with(|t| t.dims = vec![33, 64])).contains("whole blocks"));
-    assert!(refusal(&with(|t| t.dtype = 99)).contains("99"));
+    let unknown = open_bytes(&with(|t| t.dtype = 99)).unwrap_err();
+    assert!(matches!(unknown, GgufError::UnknownType { found: 99, .. }), "{unknown:?}");
+    assert!(unknown.to_string().contains("blk.1.ffn_down.weight"), "{unknown}");
     // Pushes the next tensor's offset beyond the file.
     let mut f = llama();
     f.tensors.swap(0, 1);

@@ -9,57 +9,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore;
 use statrs::distribution::{ContinuousCDF, Normal};
 
-/// How one tensor is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(non_camel_case_types)]
-pub enum TensorType {
-    F32,
-    F16,
-    BF16,
-    Q4_0,
-    Q8_0,
-    Q4_K,
-    Q5_K,
-    Q6_K,
-}
-
-impl TensorType {
-    /// The number that a GGUF file carries (`ggml_type` in llama.cpp's `ggml.h`).
-    pub fn id(self) -> u32 {
-        match self {
-            TensorType::F32 => 0,
-            TensorType::F16 => 1,
-            TensorType::Q4_0 => 2,
-            TensorType::Q8_0 => 8,
-            TensorType::Q4_K => 12,
-            TensorType::Q5_K => 13,
-            TensorType::Q6_K => 14,
-            TensorType::BF16 => 30,
-        }
-    }
-
-    /// Weights in one block; a row is a whole number of blocks.
-    pub fn block_weights(self) -> u64 {
-        match self {
-            TensorType::F32 | TensorType::F16 | TensorType::BF16 => 1,
-            TensorType::Q4_0 | TensorType::Q8_0 => 32,
-            TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K => 256,
-        }
-    }
-
-    /// Bytes of one block.
-    pub fn block_bytes(self) -> u64 {
-        match self {
-            TensorType::F32 => 4,
-            TensorType::F16 | TensorType::BF16 => 2,
-            TensorType::Q4_0 => 18,
-            TensorType::Q8_0 => 34,
-            TensorType::Q4_K => 144,
-            TensorType::Q5_K => 176,
-            TensorType::Q6_K => 210,
-        }
-    }
-}
+use crate::model::mixture::TensorType;
+use crate::model::quantize::pack_scales_and_mins;
 
 /// Writes blocks of one type whose weights have a given mean and standard deviation.
 pub struct Filler {
@@ -122,6 +73,9 @@ impl Filler {
             }
             TensorType::Q4_K => with_min(quant_table(0.34, 7.5, 0, 15), 7.5, sigma),
             TensorType::Q5_K => with_min(quant_table(0.17, 15.5, 0, 31), 15.5, sigma),
+            TensorType::Q5_0 | TensorType::Q5_1 => {
+                unreachable!("no recipe of synthesis has {ty:?}")
+            }
             TensorType::Q6_K => {
                 let quants = quant_table(0.09, 32.0, 0, 63);
                 let scale_square =
@@ -139,7 +93,7 @@ impl Filler {
         debug_assert_eq!(out.len(), blocks * self.ty.block_bytes() as usize);
         let random_per_block = match self.ty {
             TensorType::F32 | TensorType::F16 | TensorType::BF16 => 2,
-            TensorType::Q4_0 | TensorType::Q8_0 => 32 + 1,
+            TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q5_1 | TensorType::Q8_0 => 32 + 1,
             TensorType::Q4_K | TensorType::Q5_K => 256 + 8 + 1,
             TensorType::Q6_K => 256 + 16 + 1,
         };
@@ -207,8 +161,7 @@ fn pack_nibbles(out: &mut [u8], random: &[u8], quants: &[u8; 256]) {
     }
 }
 
-/// Eight six-bit scales and minimums in twelve bytes, as `get_scale_min_k4` in llama.cpp's
-/// `ggml-quants.c` takes them apart.
+/// Eight random scales near each other, each with a minimum like it.
 fn pack_k_scales(out: &mut [u8], random: &[u8]) {
     let mut scale = [0u8; 8];
     let mut min = [0u8; 8];
@@ -216,11 +169,7 @@ fn pack_k_scales(out: &mut [u8], random: &[u8]) {
         scale[i] = K_SCALE_BASE as u8 + (random[i] & 15);
         min[i] = scale[i].wrapping_add_signed(K_MIN_SHIFT[usize::from(random[i] >> 5)] as i8);
     }
-    for i in 0..4 {
-        out[i] = scale[i] | (scale[i + 4] >> 4) << 6;
-        out[i + 4] = min[i] | (min[i + 4] >> 4) << 6;
-        out[i + 8] = (scale[i + 4] & 15) | (min[i + 4] & 15) << 4;
-    }
+    pack_scales_and_mins(out, &scale, &min);
 }
 
 /// Q5_K after the scales: 32 bytes of fifth bits, then 128 of nibbles.

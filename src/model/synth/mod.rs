@@ -6,24 +6,22 @@ mod blocks;
 mod bpe;
 mod recipe;
 mod vocab;
-mod writer;
 
-use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use sha2::{Digest, Sha256};
 
-use self::blocks::{Filler, TensorType};
+use self::blocks::Filler;
 use self::recipe::{TensorPlan, Weights};
-use self::writer::{TensorEntry, Value, padded};
 use crate::model::arch::ArchSpec;
 use crate::model::gguf::SYNTHETIC_KEY;
+use crate::model::gguf::write::{self, ALIGNMENT, TensorEntry, Value};
+use crate::model::mixture::TensorType;
 use crate::model::quant::Quant;
+use crate::model::unfinished::{Unfinished, check_free_disk, folder_of, in_parallel};
 use crate::units::Bytes;
 
 /// Metadata key of the seed, a `u64`.
@@ -63,40 +61,30 @@ pub fn synthesize(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
     let layout = layout(spec, quant, seed)?;
-    let folder = match out.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    let name =
-        out.file_name().with_context(|| format!("{} does not name a file", out.display()))?;
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    check_free_disk(folder, out, layout.size)?;
-
+    check_free_disk(folder_of(out), out, Bytes(layout.size))?;
+    let file = Unfinished::create(out, Bytes(layout.size))?;
     let attempt = |progress: &mut dyn FnMut(u64, u64)| -> Result<()> {
-        let mut prefix = std::ffi::OsString::from(".");
-        prefix.push(name);
-        prefix.push(".");
-        let temporary = tempfile::Builder::new()
-            .prefix(&prefix)
-            .suffix(".partial")
-            .permissions(std::fs::Permissions::from_mode(0o644))
-            .tempfile_in(folder)?;
-        let file = temporary.as_file();
-        file.set_len(layout.size)?;
-        file.write_all_at(&layout.head, 0)?;
-        write_tensors(&layout, seed, file, threads, progress)?;
-        // Synced here, so that a measurement that follows does not run against the write-back.
-        file.sync_data()?;
-        temporary.persist(out).map_err(|e| e.error)?;
-        Ok(())
+        file.write_at(&layout.head, 0)?;
+        write_tensors(&layout, seed, &file, threads, progress)
     };
-    attempt(progress).with_context(|| format!("cannot write {}", out.display()))
+    attempt(progress).with_context(|| format!("cannot write {}", out.display()))?;
+    file.finish()
 }
 
 /// Size of the file that [`synthesize`] would write.
 pub fn file_size(spec: &ArchSpec, quant: Quant) -> Result<Bytes> {
     Ok(Bytes(layout(spec, quant, 0)?.size))
+}
+
+/// Bytes of the weights that one decoded token reads from that file: what
+/// [`crate::model::gguf::GgufFile::weight_bytes_per_token`] tells of it.
+pub fn weight_bytes_per_token(spec: &ArchSpec, quant: Quant) -> Result<Bytes> {
+    let head = if spec.tied { "token_embd.weight" } else { "output.weight" };
+    let read = |t: &&TensorPlan| {
+        t.name.starts_with("blk.") || t.name == "output_norm.weight" || t.name == head
+    };
+    let tensors = recipe::tensors(spec, quant)?;
+    Ok(Bytes(tensors.iter().filter(read).map(TensorPlan::bytes).sum()))
 }
 
 fn layout(spec: &ArchSpec, quant: Quant, seed: u64) -> Result<Layout> {
@@ -105,9 +93,12 @@ fn layout(spec: &ArchSpec, quant: Quant, seed: u64) -> Result<Layout> {
     let mut end = 0;
     for t in &tensors {
         entries.push(TensorEntry { name: &t.name, dims: &t.dims, ty: t.ty.id(), offset: end });
-        end += padded(t.bytes());
+        end += t.bytes().next_multiple_of(ALIGNMENT);
     }
-    let head = writer::head(&metadata(spec, quant, seed)?, &entries);
+    let metadata = metadata(spec, quant, seed)?;
+    let mut encoded = Vec::with_capacity(8 << 20);
+    metadata.iter().for_each(|(key, value)| write::entry(&mut encoded, key, value));
+    let head = write::head(metadata.len() as u64, &encoded, &entries, ALIGNMENT);
     let start = head.len() as u64;
     let offsets = entries.iter().map(|e| start + e.offset).collect();
     Ok(Layout { head, offsets, size: start + end, tensors })
@@ -159,21 +150,6 @@ fn metadata(spec: &ArchSpec, quant: Quant, seed: u64) -> Result<Vec<(String, Val
     Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
-fn check_free_disk(folder: &Path, out: &Path, needed: u64) -> Result<()> {
-    let stat = rustix::fs::statvfs(folder)
-        .with_context(|| format!("cannot read the free disk of {}", folder.display()))?;
-    let available = stat.f_bavail * stat.f_frsize;
-    ensure!(
-        available >= needed,
-        "not enough free disk for {}: needs {}, and {} has {}; free some or choose another folder",
-        out.display(),
-        Bytes(needed),
-        folder.display(),
-        Bytes(available)
-    );
-    Ok(())
-}
-
 /// A piece of a tensor that one thread makes.
 struct Chunk {
     tensor: usize,
@@ -186,7 +162,7 @@ struct Chunk {
 fn chunks(layout: &Layout) -> Vec<Chunk> {
     let mut all = Vec::new();
     for (tensor, t) in layout.tensors.iter().enumerate() {
-        let chunk_bytes = CHUNK_WEIGHTS / t.ty.block_weights() * t.ty.block_bytes();
+        let chunk_bytes = t.ty.bytes_of(CHUNK_WEIGHTS);
         for index in 0..t.n_weights().div_ceil(CHUNK_WEIGHTS) {
             all.push(Chunk {
                 tensor,
@@ -204,60 +180,27 @@ fn chunks(layout: &Layout) -> Vec<Chunk> {
 fn write_tensors(
     layout: &Layout,
     seed: u64,
-    file: &std::fs::File,
+    file: &Unfinished,
     threads: usize,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
-    let threads = match threads {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-        n => n,
-    };
     let chunks = chunks(layout);
     let fillers: Fillers = fillers(&layout.tensors);
-    let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
-    let (sender, receiver) = mpsc::channel::<std::io::Result<u64>>();
     let mut done = layout.head.len() as u64;
     progress(done, layout.size);
-    std::thread::scope(|scope| {
-        for _ in 0..threads.min(chunks.len()) {
-            let sender = sender.clone();
-            let (chunks, fillers, next, stop) = (&chunks, &fillers, &next, &stop);
-            scope.spawn(move || {
-                let (mut bytes, mut random) = (Vec::new(), Vec::new());
-                while !stop.load(Ordering::Relaxed) {
-                    let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) else {
-                        break;
-                    };
-                    let tensor = &layout.tensors[chunk.tensor];
-                    fill(tensor, chunk, &fillers[chunk.tensor], seed, &mut bytes, &mut random);
-                    let written = file.write_all_at(&bytes, chunk.offset);
-                    if sender.send(written.map(|()| bytes.len() as u64)).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        for written in receiver {
-            match written {
-                Ok(_) if crate::interrupt::requested() => {
-                    stop.store(true, Ordering::Relaxed);
-                    anyhow::bail!("stopped; nothing was kept");
-                }
-                Ok(bytes) => {
-                    done += bytes;
-                    progress(done, layout.size);
-                }
-                Err(e) => {
-                    stop.store(true, Ordering::Relaxed);
-                    return Err(e.into());
-                }
-            }
-        }
-        progress(layout.size, layout.size);
-        Ok(())
-    })
+    let fill_one = |i: usize, (bytes, random): &mut (Vec<u8>, Vec<u8>)| -> Result<u64> {
+        let chunk = &chunks[i];
+        let tensor = &layout.tensors[chunk.tensor];
+        fill(tensor, chunk, &fillers[chunk.tensor], seed, bytes, random);
+        file.write_at(bytes, chunk.offset)?;
+        Ok(bytes.len() as u64)
+    };
+    in_parallel(threads, chunks.len(), fill_one, &mut |bytes| {
+        done += bytes;
+        progress(done, layout.size);
+    })?;
+    progress(layout.size, layout.size);
+    Ok(())
 }
 
 type Fillers = Vec<Option<std::sync::Arc<Filler>>>;
@@ -289,7 +232,7 @@ fn fill(
     random: &mut Vec<u8>,
 ) {
     let ty = tensor.ty;
-    bytes.resize((chunk.weights / ty.block_weights() * ty.block_bytes()) as usize, 0);
+    bytes.resize(ty.bytes_of(chunk.weights) as usize, 0);
     match (&tensor.weights, filler) {
         (Weights::Exact(values), _) => {
             bytes.clear();

@@ -1,5 +1,5 @@
-//! What is in a synthetic file: every tensor with its name, shape, storage type (llama.cpp's
-//! mixture) and the distribution of its weights. How the bytes come about is left to `blocks`.
+//! What is in a synthetic file: every tensor with its name, shape, storage type and the
+//! distribution of its weights. How the bytes come about is left to `blocks`.
 //!
 //! The weights are scaled for what a trained model does and a careless random one does not:
 //!
@@ -11,8 +11,8 @@
 
 use anyhow::{Result, ensure};
 
-use super::blocks::TensorType;
 use crate::model::arch::ArchSpec;
+use crate::model::mixture::{Mixture, TensorType, file_order};
 use crate::model::quant::Quant;
 
 /// One tensor of the file.
@@ -42,7 +42,7 @@ impl TensorPlan {
 
     /// Size in the file, without padding.
     pub fn bytes(&self) -> u64 {
-        self.n_weights() / self.ty.block_weights() * self.ty.block_bytes()
+        self.ty.bytes_of(self.n_weights())
     }
 }
 
@@ -69,10 +69,15 @@ const FIRST_LAYER_SHARE: f64 = 0.7;
 /// Root mean square of `silu(g) · u` for independent standard Gaussians.
 const SWIGLU_RMS: f64 = 0.596;
 
-/// The tensors in the order in which llama.cpp's `llama-quantize` writes them: those outside the
-/// layers first, then layer by layer, each by name.
+/// The tensors in the order in which llama.cpp's `llama-quantize` writes them.
 pub fn tensors(spec: &ArchSpec, quant: Quant) -> Result<Vec<TensorPlan>> {
     check(spec)?;
+    let mixture = Mixture {
+        quant,
+        n_layers: spec.n_layers,
+        grouped: spec.n_heads != spec.n_kv_heads,
+        tied: spec.tied,
+    };
     let d = u64::from(spec.n_embd);
     let (q, kv) = (u64::from(spec.q_width()), u64::from(spec.kv_width()));
     let (ff, vocab) = (u64::from(spec.n_ff), u64::from(spec.n_vocab));
@@ -97,7 +102,7 @@ pub fn tensors(spec: &ArchSpec, quant: Quant) -> Result<Vec<TensorPlan>> {
         plan.push(TensorPlan { name, dims: dims.to_vec(), ty, weights });
     };
     if !spec.tied {
-        let ty = fitting(head_type(quant), d, "output.weight")?;
+        let ty = stored_as(&mixture, "output.weight", d)?;
         add("output.weight".into(), &[d, vocab], ty, matrix(EMBEDDING_SIGMA));
     }
     let last_norm = LOGIT_SIGMA / (EMBEDDING_SIGMA * root_d * norm_rms);
@@ -106,14 +111,13 @@ pub fn tensors(spec: &ArchSpec, quant: Quant) -> Result<Vec<TensorPlan>> {
         let dims = [factors.len() as u64];
         add("rope_freqs.weight".into(), &dims, TensorType::F32, Weights::Exact(factors));
     }
-    let embedding = if spec.tied { head_type(quant) } else { base_type(quant) };
-    let embedding = fitting(embedding, d, "token_embd.weight")?;
+    let embedding = stored_as(&mixture, "token_embd.weight", d)?;
     add("token_embd.weight".into(), &[d, vocab], embedding, matrix(EMBEDDING_SIGMA));
 
     for layer in 0..spec.n_layers {
         let mut matrix_of = |part: &str, rows: u64, columns: u64, sigma: f64| -> Result<()> {
             let name = format!("blk.{layer}.{part}.weight");
-            let ty = fitting(layer_type(spec, quant, layer, part), columns, &name)?;
+            let ty = stored_as(&mixture, &name, columns)?;
             add(name, &[columns, rows], ty, matrix(sigma));
             Ok(())
         };
@@ -131,7 +135,7 @@ pub fn tensors(spec: &ArchSpec, quant: Quant) -> Result<Vec<TensorPlan>> {
             add(name, &[d], TensorType::F32, norm(NORM_MEAN));
         }
     }
-    plan.sort_by_cached_key(|t| (layer_of(&t.name), t.name.clone()));
+    plan.sort_by_cached_key(|t| file_order(&t.name));
     Ok(plan)
 }
 
@@ -166,57 +170,13 @@ fn check(spec: &ArchSpec) -> Result<()> {
     Ok(())
 }
 
-fn layer_of(name: &str) -> Option<u32> {
-    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
-}
-
-/// The type that a recipe is named after.
-fn base_type(quant: Quant) -> TensorType {
-    match quant {
-        Quant::F32 => TensorType::F32,
-        Quant::F16 => TensorType::F16,
-        Quant::BF16 => TensorType::BF16,
-        Quant::Q8_0 => TensorType::Q8_0,
-        Quant::Q4_0 => TensorType::Q4_0,
-        Quant::Q4_K_M => TensorType::Q4_K,
-    }
-}
-
-/// The output head, or the token embedding that serves as one.
-fn head_type(quant: Quant) -> TensorType {
-    match quant {
-        Quant::Q4_0 | Quant::Q4_K_M => TensorType::Q6_K,
-        other => base_type(other),
-    }
-}
-
-/// llama.cpp's mixture (`llama_tensor_get_type_impl` in `llama-quant.cpp`) for dense LLaMAs.
-fn layer_type(spec: &ArchSpec, quant: Quant, layer: u32, part: &str) -> TensorType {
-    if quant != Quant::Q4_K_M {
-        return base_type(quant);
-    }
-    let n = spec.n_layers;
-    let more_bits = layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
-    // What llama.cpp calls the type "70B": the values of eight query heads share one matrix.
-    let is_70b = n == 80 && spec.n_heads != spec.n_kv_heads;
-    match part {
-        "attn_v" | "ffn_down" if more_bits => TensorType::Q6_K,
-        "attn_v" if is_70b => TensorType::Q5_K,
-        _ => TensorType::Q4_K,
-    }
-}
-
-/// The type itself, or what llama.cpp takes where a row is not a whole number of blocks.
-fn fitting(ty: TensorType, row: u64, name: &str) -> Result<TensorType> {
-    let fits = |t: TensorType| row.is_multiple_of(t.block_weights());
-    if fits(ty) {
-        return Ok(ty);
-    }
-    if ty == TensorType::Q6_K && fits(TensorType::Q8_0) {
-        return Ok(TensorType::Q8_0);
-    }
-    anyhow::bail!(
-        "{name}: rows of {row} weights cannot be stored as {ty:?}, which needs a multiple of {}; choose F16 or another shape",
-        ty.block_weights()
-    )
+/// The type itself, or Q8_0 where a row is not a whole number of larger blocks.
+fn stored_as(mixture: &Mixture, name: &str, row: u64) -> Result<TensorType> {
+    let (wanted, fitting) = (mixture.wanted(name), mixture.fitting(name, row));
+    ensure!(
+        fitting == wanted || fitting == TensorType::Q8_0,
+        "{name}: rows of {row} weights cannot be stored as {wanted:?}, which needs a multiple of {}; choose F16 or another shape",
+        wanted.block_weights()
+    );
+    Ok(fitting)
 }

@@ -8,18 +8,76 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use super::math::{madd, softmax};
 use super::pool::{Pool, Scatter};
+use crate::worker::resident::bytes_in_memory;
 
 /// Positions whose keys lie interleaved: one vector register of scores.
 const SPAN: usize = 16;
 /// Tokens of a prompt that share one pass over the cache.
 const TOKENS: usize = 8;
 
-/// Keys and values of every position, in f16.
-pub struct KvCache {
+/// The type in which keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvType {
+    F16,
+    F32,
+}
+
+impl KvType {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// Keys and values of every position.
+pub enum KvCache {
+    F16(Cache<u16>),
+    F32(Cache<f32>),
+}
+
+/// A number as it lies in the cache. Its zero is all zero bits, so that a new cache is untouched
+/// memory.
+pub trait Stored: Copy + Send + Sync + 'static {
+    const ZERO: Self;
+    fn narrow(values: &[f32], out: &mut [Self]);
+    fn widen(values: &[Self], out: &mut [f32]);
+}
+
+/// The bits of an f16.
+impl Stored for u16 {
+    const ZERO: Self = 0;
+
+    fn narrow(values: &[f32], out: &mut [Self]) {
+        let slots: &mut [f16] = out.reinterpret_cast_mut();
+        slots.convert_from_f32_slice(values);
+    }
+
+    fn widen(values: &[Self], out: &mut [f32]) {
+        let halves: &[f16] = values.reinterpret_cast();
+        halves.convert_to_f32_slice(out);
+    }
+}
+
+impl Stored for f32 {
+    const ZERO: Self = 0.0;
+
+    fn narrow(values: &[f32], out: &mut [Self]) {
+        out.copy_from_slice(values);
+    }
+
+    fn widen(values: &[Self], out: &mut [f32]) {
+        out.copy_from_slice(values);
+    }
+}
+
+/// The cache in one type.
+pub struct Cache<E> {
     /// `[layer][kv_head][position / 16][head_dim][16]`: sixteen scores need no horizontal sum.
-    keys: Vec<u16>,
+    keys: Vec<E>,
     /// `[layer][kv_head][position][head_dim]`.
-    values: Vec<u16>,
+    values: Vec<E>,
     n_kv_heads: usize,
     head_dim: usize,
     /// Positions, rounded up to whole spans.
@@ -37,25 +95,84 @@ pub struct Queries<'a> {
 impl KvCache {
     /// Bytes of a cache of this shape; `None` if that is no number.
     pub fn bytes_for(
+        kind: KvType,
         n_layers: usize,
         n_kv_heads: usize,
         head_dim: usize,
         n_ctx: usize,
     ) -> Option<usize> {
         let positions = n_ctx.checked_next_multiple_of(SPAN)?;
-        [n_layers, n_kv_heads, head_dim, 2 * size_of::<u16>()]
+        let element = match kind {
+            KvType::F16 => size_of::<u16>(),
+            KvType::F32 => size_of::<f32>(),
+        };
+        [n_layers, n_kv_heads, head_dim, 2 * element]
             .iter()
             .try_fold(positions, |n, &f| n.checked_mul(f))
     }
 
     /// An empty cache. Its zero pages take no memory before they are written.
-    pub fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize, n_ctx: usize) -> Self {
-        let capacity = n_ctx.next_multiple_of(SPAN);
-        let n = n_layers * n_kv_heads * head_dim * capacity;
-        Self { keys: vec![0; n], values: vec![0; n], n_kv_heads, head_dim, capacity }
+    pub fn new(
+        kind: KvType,
+        n_layers: usize,
+        n_kv_heads: usize,
+        head_dim: usize,
+        n_ctx: usize,
+    ) -> Self {
+        match kind {
+            KvType::F16 => Self::F16(Cache::new(n_layers, n_kv_heads, head_dim, n_ctx)),
+            KvType::F32 => Self::F32(Cache::new(n_layers, n_kv_heads, head_dim, n_ctx)),
+        }
     }
 
     pub fn bytes(&self) -> usize {
+        match self {
+            Self::F16(cache) => cache.bytes(),
+            Self::F32(cache) => cache.bytes(),
+        }
+    }
+
+    /// Bytes that lie in memory: positions that were never written do not.
+    pub fn bytes_in_memory(&self) -> Option<u64> {
+        match self {
+            Self::F16(c) => Some(bytes_in_memory(&c.keys)? + bytes_in_memory(&c.values)?),
+            Self::F32(c) => Some(bytes_in_memory(&c.keys)? + bytes_in_memory(&c.values)?),
+        }
+    }
+
+    /// Stores one position's key and value, both `[n_kv_heads, head_dim]`.
+    pub fn store(&mut self, layer: usize, position: usize, key: &[f32], value: &[f32]) {
+        match self {
+            Self::F16(cache) => cache.store(layer, position, key, value),
+            Self::F32(cache) => cache.store(layer, position, key, value),
+        }
+    }
+
+    /// `out[t] = softmax(q[t] · K / √head_dim) · V` over positions `0..=first + t`; `out` is
+    /// `[m, n_heads * head_dim]`.
+    pub fn attend(
+        &self,
+        pool: &mut Pool,
+        layer: usize,
+        first: usize,
+        queries: Queries<'_>,
+        out: &mut [f32],
+    ) {
+        match self {
+            Self::F16(cache) => cache.attend(pool, layer, first, queries, out),
+            Self::F32(cache) => cache.attend(pool, layer, first, queries, out),
+        }
+    }
+}
+
+impl<E: Stored> Cache<E> {
+    fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize, n_ctx: usize) -> Self {
+        let capacity = n_ctx.next_multiple_of(SPAN);
+        let n = n_layers * n_kv_heads * head_dim * capacity;
+        Self { keys: vec![E::ZERO; n], values: vec![E::ZERO; n], n_kv_heads, head_dim, capacity }
+    }
+
+    fn bytes(&self) -> usize {
         size_of_val(&self.keys[..]) + size_of_val(&self.values[..])
     }
 
@@ -64,25 +181,20 @@ impl KvCache {
         (layer * self.n_kv_heads + kv_head) * self.capacity * self.head_dim
     }
 
-    /// Stores one position's key and value, both `[n_kv_heads, head_dim]`.
-    pub fn store(&mut self, layer: usize, position: usize, key: &[f32], value: &[f32]) {
+    fn store(&mut self, layer: usize, position: usize, key: &[f32], value: &[f32]) {
         assert!(position < self.capacity);
         let dim = self.head_dim;
         for (head, (k, v)) in key.chunks_exact(dim).zip(value.chunks_exact(dim)).enumerate() {
             let base = self.base(layer, head);
             let span = &mut self.keys[base + position / SPAN * SPAN * dim..][..SPAN * dim];
             for (row, &k) in span.chunks_exact_mut(SPAN).zip(k) {
-                row[position % SPAN] = f16::from_f32(k).to_bits();
+                E::narrow(&[k], &mut row[position % SPAN..][..1]);
             }
-            let slots: &mut [f16] =
-                self.values[base + position * dim..][..dim].reinterpret_cast_mut();
-            slots.convert_from_f32_slice(v);
+            E::narrow(v, &mut self.values[base + position * dim..][..dim]);
         }
     }
 
-    /// `out[t] = softmax(q[t] · K / √head_dim) · V` over positions `0..=first + t`; `out` is
-    /// `[m, n_heads * head_dim]`.
-    pub fn attend(
+    fn attend(
         &self,
         pool: &mut Pool,
         layer: usize,
@@ -119,8 +231,8 @@ impl KvCache {
 }
 
 /// Some tokens' query heads that share one key/value head.
-struct Task<'a> {
-    cache: &'a KvCache,
+struct Task<'a, E> {
+    cache: &'a Cache<E>,
     layer: usize,
     kv_head: usize,
     group: usize,
@@ -143,7 +255,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-impl Task<'_> {
+impl<E: Stored> Task<'_, E> {
     /// Calls `put(token, start of the head in a row, values)` for each query.
     fn run(&self, tokens: std::ops::Range<usize>, mut put: impl FnMut(usize, usize, &[f32])) {
         let dim = self.cache.head_dim;
@@ -168,7 +280,7 @@ impl Task<'_> {
 
             let scale = 1.0 / (dim as f32).sqrt();
             for start in (0..padded).step_by(SPAN) {
-                widen(&self.cache.keys[base + start * dim..][..SPAN * dim], span);
+                E::widen(&self.cache.keys[base + start * dim..][..SPAN * dim], span);
                 for i in 0..n_queries {
                     let mut lanes = [0.0f32; SPAN];
                     for (keys, &q) in span.chunks_exact(SPAN).zip(query(i)) {
@@ -190,7 +302,7 @@ impl Task<'_> {
             for start in (0..longest).step_by(SPAN) {
                 let n = SPAN.min(longest - start);
                 let values = &mut span[..n * dim];
-                widen(&self.cache.values[base + start * dim..][..n * dim], values);
+                E::widen(&self.cache.values[base + start * dim..][..n * dim], values);
                 for (i, sum) in sums.chunks_exact_mut(dim).enumerate() {
                     let weights = &scores[i * padded + start..][..n];
                     // Four positions per pass: a quarter of the loads and stores of `sum`.
@@ -222,9 +334,4 @@ fn add_weighted(sum: &mut [f32], weights: &[f32], values: &[f32]) {
             *s = madd(w, *v, *s);
         }
     }
-}
-
-fn widen(bits: &[u16], out: &mut [f32]) {
-    let halves: &[f16] = bits.reinterpret_cast();
-    halves.convert_to_f32_slice(out);
 }

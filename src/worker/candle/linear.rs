@@ -7,12 +7,14 @@ use std::ops::Range;
 
 use candle_core::quantized::k_quants::{BlockQ8_0, BlockQ8_1, BlockQ8K, GgmlType};
 
+use super::attention::KvType;
 use super::kernels::activations::{BLOCK, Int8Batch, Int8Row};
 #[cfg(target_arch = "x86_64")]
 use super::kernels::avx512;
 use super::kernels::{FloatDot, Int8Dot, portable};
 use super::pool::{Pool, Scatter};
 use super::weights::{Encoding, Matrix, blocks, f32_bytes, with_block};
+use crate::worker::resident::bytes_in_memory;
 
 /// From so many tokens on, widening a row to f32 once is cheaper than candle's dot product for
 /// each token.
@@ -29,6 +31,8 @@ const WIDEN_ROWS: usize = 6;
 pub struct Isa {
     #[cfg(target_arch = "x86_64")]
     avx512: Option<avx512::Avx512>,
+    /// Everything in float32: weights widened, nothing rounded.
+    plain_f32: bool,
 }
 
 impl Isa {
@@ -37,6 +41,7 @@ impl Isa {
         Self {
             #[cfg(target_arch = "x86_64")]
             avx512: avx512::Avx512::detect(),
+            plain_f32: false,
         }
     }
 
@@ -45,10 +50,24 @@ impl Isa {
         Self {
             #[cfg(target_arch = "x86_64")]
             avx512: None,
+            plain_f32: false,
         }
     }
 
+    /// Products of float32 with weights widened to it, and a float32 cache: for a reference.
+    pub fn plain_f32(self) -> Self {
+        Self { plain_f32: true, ..self }
+    }
+
+    /// The type of keys and values.
+    pub fn kv_type(self) -> KvType {
+        if self.plain_f32 { KvType::F32 } else { KvType::F16 }
+    }
+
     pub fn name(self) -> &'static str {
+        if self.plain_f32 {
+            return "float32";
+        }
         #[cfg(target_arch = "x86_64")]
         if self.avx512.is_some() {
             return "avx512vnni";
@@ -58,6 +77,9 @@ impl Isa {
 
     /// How `encoding` times `m` tokens is computed.
     fn method(self, encoding: Encoding, m: usize) -> Method {
+        if self.plain_f32 {
+            return Method::Widen;
+        }
         #[cfg(target_arch = "x86_64")]
         if let Some(avx512) = self.avx512
             && let Some(kernel) = Own::of(encoding, avx512)
@@ -158,6 +180,16 @@ impl Multiplier {
             + size_of_val(&self.q8_0[..])
             + size_of_val(&self.q8_1[..])
             + size_of_val(&self.q8k[..])
+    }
+
+    /// Of those, what lies in memory now.
+    pub fn bytes_in_memory(&self) -> Option<u64> {
+        Some(
+            self.int8.bytes_in_memory()?
+                + bytes_in_memory(&self.q8_0)?
+                + bytes_in_memory(&self.q8_1)?
+                + bytes_in_memory(&self.q8k)?,
+        )
     }
 
     /// `out[t] (+)= [parts[0]; parts[1]; …] · x[t]`: `x` is `[m, columns]`, `out` is `[m, rows of

@@ -9,20 +9,22 @@ mod math;
 mod model;
 mod pool;
 mod rope;
+mod spans;
 mod weights;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use self::config::Config;
 use self::linear::Isa;
 pub use self::math::argmax;
 use self::model::{BATCH, Model, Weights};
+use self::spans::Stage;
 use self::weights::Gguf;
+pub(super) use self::weights::refused;
 use super::answer::Decoder;
 use super::{Engine, Timed};
 use crate::protocol::{
-    EngineError, ErrorKind, Feature, Generate, Load, Loaded, MemoryBook, Precision, Score,
+    EngineError, ErrorKind, Feature, Generate, Load, Loaded, MemoryBook, Precision, Profile, Score,
 };
 use crate::units::MonoNs;
 
@@ -48,11 +50,13 @@ struct Options {
     slow_down: f64,
     /// `portable`: leave this crate's SIMD kernels out.
     portable: bool,
+    /// `float32`: widen the weights to float32 and round nothing. Slow: a reference.
+    float32: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { slow_down: 1.0, portable: false }
+        Self { slow_down: 1.0, portable: false, float32: false }
     }
 }
 
@@ -63,16 +67,29 @@ impl Options {
             match (key.as_str(), value.as_f64(), value.as_bool()) {
                 ("slow_down", Some(x), _) if (1.0..=100.0).contains(&x) => options.slow_down = x,
                 ("portable", _, Some(on)) => options.portable = on,
+                ("float32", _, Some(on)) => options.float32 = on,
                 _ => {
                     return Err(internal(format!(
-                        "option {key} = {value}: the engine candle knows slow_down (1 to 100) and \
-                         portable (true or false)"
+                        "option {key} = {value}: the engine candle knows slow_down (1 to 100), \
+                         portable and float32 (true or false)"
                     )));
                 }
             }
         }
         Ok(options)
     }
+}
+
+/// All that `load` does with a file before it allocates and computes, for a file whose bytes are
+/// at hand: what has to hold against any bytes. `name` is what errors call it.
+pub fn examine(name: &str, bytes: &[u8]) -> Result<(), EngineError> {
+    let internal = |e: std::io::Error| internal(format!("cannot map {} bytes: {e}", bytes.len()));
+    let mut map = memmap2::MmapMut::map_anon(bytes.len()).map_err(internal)?;
+    map.copy_from_slice(bytes);
+    let gguf = Gguf::of_map(name, map.make_read_only().map_err(internal)?)?;
+    let weights = Weights::find(&gguf, &gguf.config()?)?;
+    let _ = (weights.encodings(), weights.mapped_bytes(), weights.private_bytes());
+    Ok(())
 }
 
 pub(super) fn internal(message: impl Into<String>) -> EngineError {
@@ -102,11 +119,12 @@ impl Engine for Candle {
         self.held.clear();
 
         let gguf = Gguf::open(&request.path)?;
-        let config = Config::read(&gguf)?;
+        let config = gguf.config()?;
         let parsed = MonoNs::now();
         let weights = Weights::find(&gguf, &config)?;
         drop(gguf); // the header with its vocabulary; the matrices keep the mapping
         let isa = if self.options.portable { Isa::portable() } else { Isa::detect() };
+        let isa = if self.options.float32 { isa.plain_f32() } else { isa };
         let (threads, n_ctx) = (request.threads as usize, request.n_ctx as usize);
         let encodings = weights.encodings();
         let mut notes =
@@ -132,9 +150,9 @@ impl Engine for Candle {
                 ("weights".to_string(), end.0 - parsed.0),
             ]),
             precision: Precision {
-                weights: names.join("+"),
+                weights: if self.options.float32 { "f32".into() } else { names.join("+") },
                 compute: compute.join("+"),
-                kv: "f16".into(),
+                kv: isa.kv_type().name().into(),
             },
             memory: self.memory(),
             weight_bytes_per_token: None,
@@ -156,6 +174,8 @@ impl Engine for Candle {
         let mut tokens = Vec::with_capacity(n);
         let mut at = Vec::with_capacity(n);
 
+        model.spans.begin(request.profile);
+        let mut profile = request.profile.then(Profile::default);
         let mut last = MonoNs::now();
         let mut position = 0;
         let mut row = 0;
@@ -172,7 +192,14 @@ impl Engine for Candle {
                 position += 1;
                 model.logits(0);
             }
+            model.spans.resume();
             tokens.push(argmax(model.last_logits()) as u32);
+            model.spans.end(Stage::Sampling);
+            if tokens.len() == 1
+                && let Some(profile) = &mut profile
+            {
+                profile.prefill_ns = model.spans.take();
+            }
             if slow_down > 1.0 {
                 let taken = MonoNs::now().since(last).0;
                 std::thread::sleep(Duration::from_secs_f64(taken * (slow_down - 1.0)));
@@ -180,7 +207,14 @@ impl Engine for Candle {
             last = MonoNs::now();
             at.push(last);
         }
-        Ok(Timed { tokens, prefill_end, at })
+        if let Some(profile) = &mut profile {
+            profile.decode_ns = model.spans.take();
+            let bytes = model.weights.bytes_by_stage();
+            profile.decode_weight_bytes =
+                bytes.map(|(stage, bytes)| (stage.name().to_string(), bytes as u64)).into();
+            model.spans.begin(false);
+        }
+        Ok(Timed { tokens, prefill_end, at, profile })
     }
 
     fn features(&self) -> Vec<Feature> {
@@ -204,7 +238,9 @@ impl Engine for Candle {
         check_tokens(&request.tokens, 0, model.n_ctx(), n_vocab)?;
         let mut logits = vec![0.0; SCORE_ROWS * n_vocab];
         let mut position = 0;
-        for batch in request.tokens.chunks(BATCH) {
+        let together = request.decode_from.map_or(usize::MAX, |n| n as usize);
+        let (together, one_by_one) = request.tokens.split_at(together.min(request.tokens.len()));
+        for batch in together.chunks(BATCH).chain(one_by_one.chunks(1)) {
             model.forward(batch, position);
             let skipped = (request.first as usize).saturating_sub(position).min(batch.len());
             for start in (skipped..batch.len()).step_by(SCORE_ROWS) {
@@ -227,6 +263,8 @@ impl Engine for Candle {
             weights_private_bytes: Some(model.weights.private_bytes() as u64),
             kv_bytes: Some(model.kv_bytes() as u64),
             activation_bytes: Some(model.activation_bytes() as u64),
+            kv_resident_bytes: model.kv_bytes_in_memory(),
+            activation_resident_bytes: model.activation_bytes_in_memory(),
             ..MemoryBook::default()
         }
     }

@@ -7,8 +7,10 @@ use super::linear::{Isa, Multiplier};
 use super::math::{rms_norm, silu_times};
 use super::pool::{Pool, Scatter};
 use super::rope::{Rope, rotate};
-use super::weights::{Gguf, Matrix, bad_model};
+use super::spans::{Spans, Stage};
+use super::weights::{Gguf, Matrix};
 use crate::protocol::{EngineError, ErrorKind};
+use crate::worker::resident::bytes_in_memory;
 
 /// Tokens that pass through the layers together; a longer prompt takes several passes.
 pub const BATCH: usize = 256;
@@ -36,14 +38,10 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Finds every tensor and checks its shape. Reads none of the matrices.
+    /// Finds every tensor. Reads none of the matrices.
     pub fn find(gguf: &Gguf, config: &Config) -> Result<Self, EngineError> {
         let c = config;
-        let mut known = 1; // token_embd
-        let mut matrix = |name: &str, rows, columns| {
-            known += 1;
-            gguf.matrix(name, rows, columns)
-        };
+        let matrix = |name: &str, rows, columns| gguf.matrix(name, rows, columns);
         let output = match gguf.has("output.weight") {
             true => Some(matrix("output.weight", c.n_vocab, c.hidden)?),
             false => None,
@@ -64,25 +62,16 @@ impl Weights {
             });
         }
         let rope_factors = match gguf.has("rope_freqs.weight") {
-            true => Some(gguf.vector("rope_freqs.weight", c.rope_dim / 2)?),
+            true => Some(gguf.vector("rope_freqs.weight", c.head_dim / 2)?),
             false => None,
         };
-        let known = known + 2 * c.n_layers + 1 + usize::from(rope_factors.is_some());
-        let weights = Self {
+        Ok(Self {
             embedding: gguf.matrix("token_embd.weight", c.n_vocab, c.hidden)?,
             layers,
             output_norm: gguf.vector("output_norm.weight", c.hidden)?,
             output,
             rope_factors,
-        };
-        // A bias or an adapter that is silently left out would be a different function.
-        if gguf.tensor_names().count() != known
-            && let Some(name) = gguf.tensor_names().find(|name| !is_llama_tensor(name, c.n_layers))
-        {
-            let what = format!("tensor {name} is not part of a LLaMA of {} layers", c.n_layers);
-            return Err(bad_model(gguf.path(), what));
-        }
-        Ok(weights)
+        })
     }
 
     fn head(&self) -> &Matrix {
@@ -100,6 +89,19 @@ impl Weights {
     /// Bytes of the file that the matrices take.
     pub fn mapped_bytes(&self) -> usize {
         self.matrices().map(Matrix::bytes).sum()
+    }
+
+    /// Bytes of the matrices that a decode step multiplies with, by stage.
+    pub fn bytes_by_stage(&self) -> [(Stage, usize); 3] {
+        let sum = |of: fn(&Layer) -> [&Matrix; 4]| {
+            self.layers.iter().flat_map(of).map(Matrix::bytes).sum::<usize>()
+        };
+        let mlp = |l: &Layer| [&l.gate, &l.up, &l.down].map(Matrix::bytes).iter().sum::<usize>();
+        [
+            (Stage::Projections, sum(|l| [&l.q, &l.k, &l.v, &l.o])),
+            (Stage::Mlp, self.layers.iter().map(mlp).sum()),
+            (Stage::Head, self.head().bytes()),
+        ]
     }
 
     /// Bytes of the vectors, which are copied.
@@ -125,28 +127,6 @@ impl Weights {
     }
 }
 
-fn is_llama_tensor(name: &str, n_layers: usize) -> bool {
-    const PARTS: [&str; 9] = [
-        "attn_norm",
-        "attn_q",
-        "attn_k",
-        "attn_v",
-        "attn_output",
-        "ffn_norm",
-        "ffn_gate",
-        "ffn_up",
-        "ffn_down",
-    ];
-    let Some(name) = name.strip_suffix(".weight") else { return false };
-    if matches!(name, "token_embd" | "output_norm" | "output" | "rope_freqs") {
-        return true;
-    }
-    let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
-    layer.is_some_and(|(i, part)| {
-        PARTS.contains(&part) && i.parse::<usize>().is_ok_and(|i| i < n_layers)
-    })
-}
-
 /// The model with its cache and buffers.
 pub struct Model {
     pub config: Config,
@@ -157,6 +137,8 @@ pub struct Model {
     multiplier: Multiplier,
     buffers: Buffers,
     n_ctx: usize,
+    /// Where the time goes, while somebody asks.
+    pub spans: Spans,
 }
 
 /// Activations of one batch; rows are tokens.
@@ -191,7 +173,8 @@ impl Model {
     ) -> Result<Self, EngineError> {
         let c = &config;
         let ram = total_ram();
-        let kv = KvCache::bytes_for(c.n_layers, c.n_kv_heads, c.head_dim, n_ctx);
+        let kv_type = isa.kv_type();
+        let kv = KvCache::bytes_for(kv_type, c.n_layers, c.n_kv_heads, c.head_dim, n_ctx);
         if kv.is_none_or(|bytes| bytes as u64 > ram) {
             let need = kv.map_or("more than 2^64".to_string(), |bytes| bytes.to_string());
             return Err(EngineError::new(
@@ -206,7 +189,7 @@ impl Model {
             EngineError::new(ErrorKind::Internal, format!("cannot start {threads} threads: {e}"))
         })?;
         let batch = BATCH.min(n_ctx);
-        let rope = Rope::new(c.rope_base, c.rope_dim, weights.rope_factors.as_deref());
+        let rope = Rope::new(c.rope_base, c.head_dim, weights.rope_factors.as_deref());
         let buffers = Buffers {
             x: vec![0.0; batch * c.hidden],
             h: vec![0.0; batch * c.hidden],
@@ -219,12 +202,13 @@ impl Model {
         };
         let widest = c.hidden.max(c.ffn).max(c.q_dim());
         Ok(Self {
-            cache: KvCache::new(c.n_layers, c.n_kv_heads, c.head_dim, n_ctx),
+            cache: KvCache::new(kv_type, c.n_layers, c.n_kv_heads, c.head_dim, n_ctx),
             multiplier: Multiplier::new(isa, batch, widest),
             rope,
             pool,
             buffers,
             n_ctx,
+            spans: Spans::default(),
             config,
             weights,
         })
@@ -237,6 +221,19 @@ impl Model {
 
     pub fn kv_bytes(&self) -> usize {
         self.cache.bytes()
+    }
+
+    /// Of those, what lies in memory now; absent where the kernel does not tell.
+    pub fn kv_bytes_in_memory(&self) -> Option<u64> {
+        self.cache.bytes_in_memory()
+    }
+
+    /// Bytes of the activation buffers that lie in memory now.
+    pub fn activation_bytes_in_memory(&self) -> Option<u64> {
+        let b = &self.buffers;
+        let floats = [&b.x, &b.h, &b.qkv, &b.attended, &b.gate_up, &b.ffn, &b.logits];
+        let floats = floats.into_iter().map(|v| bytes_in_memory(v)).sum::<Option<u64>>()?;
+        Some(floats + bytes_in_memory(&b.angles)? + self.multiplier.bytes_in_memory()?)
     }
 
     /// Bytes of the activation buffers.
@@ -258,6 +255,7 @@ impl Model {
         let width = q_dim + 2 * kv_dim;
         let pairs = self.rope.pairs();
         let (pool, multiplier) = (&mut self.pool, &mut self.multiplier);
+        let spans = &mut self.spans;
         let b = &mut self.buffers;
         let x = &mut b.x[..m * hidden];
         let h = &mut b.h[..m * hidden];
@@ -267,14 +265,18 @@ impl Model {
         let inner = &mut b.ffn[..m * ffn];
         let angles = &mut b.angles[..m * pairs];
 
+        spans.resume();
         for (t, &token) in tokens.iter().enumerate() {
             let row = &mut x[t * hidden..][..hidden];
             self.weights.embedding.dequantize_row(token as usize, row);
             self.rope.angles(first + t, &mut angles[t * pairs..][..pairs]);
         }
+        spans.end(Stage::Embedding);
         for (i, layer) in self.weights.layers.iter().enumerate() {
             norm_rows(pool, x, &layer.attn_norm, c.norm_eps, h);
+            spans.end(Stage::Norm);
             multiplier.multiply(pool, &[&layer.q, &layer.k, &layer.v], h, qkv, false);
+            spans.end(Stage::Projections);
             for (t, row) in qkv.chunks_exact_mut(width).enumerate() {
                 let (qk, v) = row.split_at_mut(q_dim + kv_dim);
                 rotate(qk, c.head_dim, &angles[t * pairs..][..pairs]);
@@ -282,12 +284,16 @@ impl Model {
             }
             let queries = Queries { values: qkv, stride: width, n_heads: c.n_heads };
             self.cache.attend(pool, i, first, queries, attended);
+            spans.end(Stage::Attention);
             multiplier.multiply(pool, &[&layer.o], attended, x, true);
+            spans.end(Stage::Projections);
 
             norm_rows(pool, x, &layer.ffn_norm, c.norm_eps, h);
+            spans.end(Stage::Norm);
             multiplier.multiply(pool, &[&layer.gate, &layer.up], h, gate_up, false);
             activate_rows(pool, gate_up, ffn, inner);
             multiplier.multiply(pool, &[&layer.down], inner, x, true);
+            spans.end(Stage::Mlp);
         }
     }
 
@@ -297,9 +303,12 @@ impl Model {
         let b = &mut self.buffers;
         let h = &mut b.h[..hidden];
         let x = &b.x[t * hidden..][..hidden];
+        self.spans.resume();
         rms_norm(x, &self.weights.output_norm, self.config.norm_eps, h);
+        self.spans.end(Stage::Norm);
         let head = self.weights.head();
         self.multiplier.multiply(&mut self.pool, &[head], h, &mut b.logits, false);
+        self.spans.end(Stage::Head);
     }
 
     /// What `logits` computed last: `[n_vocab]`.

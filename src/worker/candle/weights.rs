@@ -1,16 +1,17 @@
-//! A GGUF file in memory: the mapping, its header as candle reads it, and matrices that are used
-//! where they lie. Nothing here touches the bytes of a matrix.
+//! A GGUF file in memory: the mapping, its checked header, and matrices that are used where they
+//! lie. Nothing here touches the bytes of a matrix.
 
 use std::fs::File;
-use std::io::Cursor;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::k_quants::GgmlType;
 use memmap2::Mmap;
 
+use super::config::Config;
+use crate::model::gguf::{GgufError, GgufFile, regular_file_len};
 use crate::protocol::{EngineError, ErrorKind};
 
 /// An error about the file, with its name.
@@ -18,105 +19,64 @@ pub fn bad_model(path: &str, what: impl std::fmt::Display) -> EngineError {
     EngineError::new(ErrorKind::BadModel, format!("{path}: {what}"))
 }
 
+/// What is wrong with the file, as an engine says it.
+pub fn refused(error: GgufError) -> EngineError {
+    let kind = match error {
+        GgufError::UnknownType { .. } => ErrorKind::UnsupportedQuant,
+        _ => ErrorKind::BadModel,
+    };
+    EngineError::new(kind, error.to_string())
+}
+
 /// An open GGUF file.
 pub struct Gguf {
     path: String,
     map: Arc<Mmap>,
-    header: Content,
+    header: GgufFile,
 }
 
 impl Gguf {
-    /// Maps the file and reads its header.
+    /// Maps the file, reads and checks its header.
     pub fn open(path: &str) -> Result<Self, EngineError> {
-        let file = File::open(path).map_err(|e| bad_model(path, e))?;
+        let named = |error| refused(GgufError::Io { path: path.into(), error });
+        regular_file_len(Path::new(path)).map_err(named)?;
+        let file = File::open(path).map_err(named)?;
         // SAFETY: the file is a model that nothing writes while it is measured; if another
-        // process truncated it, this worker would die of SIGBUS and the launch would be `killed`.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| bad_model(path, e))?;
-        let header = Content::read(&mut Cursor::new(&map[..])).map_err(|e| {
-            // An unknown tensor type fails in the header's parser, before the tensor has a name.
-            let message = e.to_string();
-            if message.contains("unknown dtype") {
-                let message = format!("{path}: {message}; candle cannot read this quantization");
-                EngineError::new(ErrorKind::UnsupportedQuant, message)
-            } else {
-                bad_model(path, format_args!("not a readable GGUF file: {message}"))
-            }
-        })?;
+        // process truncated it, this worker would die of SIGBUS, which the harness explains.
+        let map = unsafe { Mmap::map(&file) }.map_err(named)?;
+        Self::of_map(path, map)
+    }
+
+    /// The same for bytes that are mapped already.
+    pub fn of_map(path: &str, map: Mmap) -> Result<Self, EngineError> {
+        let header = GgufFile::of_bytes(Path::new(path), &map).map_err(refused)?;
         Ok(Self { path: path.to_string(), map: Arc::new(map), header })
     }
 
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
-    pub fn metadata(&self, key: &str) -> Option<&Value> {
-        self.header.metadata.get(key)
-    }
-
-    /// Names of all tensors.
-    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
-        self.header.tensor_infos.keys().map(String::as_str)
+    /// The hyper-parameters; every tensor that they imply is there.
+    pub fn config(&self) -> Result<Config, EngineError> {
+        self.header.llama_config().map(Config::from).map_err(refused)
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.header.tensor_infos.contains_key(name)
+        self.header.tensor(name).is_some()
     }
 
-    /// The number of rows of a matrix whose height only the file knows.
-    pub fn rows(&self, name: &str) -> Result<usize, EngineError> {
-        match self.header.tensor_infos.get(name).map(|info| info.shape.dims()) {
-            Some(&[rows, _]) => Ok(rows),
-            Some(other) => Err(bad_model(
-                &self.path,
-                format_args!("tensor {name}: expected a matrix, found shape {other:?}"),
-            )),
-            None => Err(bad_model(&self.path, format_args!("tensor {name} is missing"))),
-        }
-    }
-
-    /// Where a tensor of this shape (rows first) lies, checked against the file.
+    /// Where a tensor of this shape (rows first) lies: inside the file, of whole blocks.
     fn locate(
         &self,
         name: &str,
         shape: &[usize],
     ) -> Result<(GgmlDType, Range<usize>), EngineError> {
-        let Some(info) = self.header.tensor_infos.get(name) else {
-            return Err(bad_model(&self.path, format_args!("tensor {name} is missing")));
-        };
-        if info.shape.dims() != shape {
-            let found = info.shape.dims();
-            return Err(bad_model(
-                &self.path,
-                format_args!("tensor {name}: expected shape {shape:?}, found {found:?}"),
-            ));
-        }
-        let dtype = info.ggml_dtype;
-        let columns = shape[shape.len() - 1];
-        if !columns.is_multiple_of(dtype.block_size()) {
-            return Err(bad_model(
-                &self.path,
-                format_args!(
-                    "tensor {name}: rows of {columns} are not whole {dtype:?} blocks of {}",
-                    dtype.block_size()
-                ),
-            ));
-        }
-        let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        let start = self.header.tensor_data_offset.checked_add(info.offset);
-        let range = elements.zip(start).and_then(|(elements, start)| {
-            let start = usize::try_from(start).ok()?;
-            let bytes = (elements / dtype.block_size()).checked_mul(dtype.type_size())?;
-            Some(start..start.checked_add(bytes)?)
-        });
-        match range {
-            Some(range) if range.end <= self.map.len() => Ok((dtype, range)),
-            _ => Err(bad_model(
-                &self.path,
-                format_args!(
-                    "tensor {name} reaches beyond the file's {} bytes: it is truncated",
-                    self.map.len()
-                ),
-            )),
+        match self.header.tensor(name) {
+            Some((dtype, found, range)) if found == shape => {
+                Ok((dtype, range.start as usize..range.end as usize))
+            }
+            found => {
+                let found = found.map(|(_, shape, _)| shape);
+                let what = format!("tensor {name}: expected shape {shape:?}, found {found:?}");
+                Err(bad_model(&self.path, what))
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 its name says. Tests of the harness drive it; it needs no package."""
 
 import json
+import mmap
 import os
 import select
 import signal
@@ -34,12 +35,17 @@ def hello():
     send(type="ready", versions={"fake": "1"}, threads=1, t_ns=time.monotonic_ns(), **more)
 
 
-def load():
+def load(path):
     begin = time.monotonic_ns()
     if MODE == "hangs-at-load":
         hang()
     if MODE == "dies-at-load":
         os.kill(os.getpid(), signal.SIGKILL)
+    if MODE == "cuts-its-model":
+        with open(path, "r+b") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            file.truncate(4096)
+            print(mapped[-1])
     if MODE == "oom":
         send(type="error", kind="oom", message="expected 5 GB of memory, found 1 GB")
         return
@@ -125,7 +131,7 @@ for line in sys.stdin:
     if kind == "hello":
         hello()
     elif kind == "load":
-        load()
+        load(request["path"])
     elif kind == "generate":
         generate(request)
     elif kind == "memory":

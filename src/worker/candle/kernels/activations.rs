@@ -2,6 +2,8 @@
 //! group, interleaved by fours of bytes so that one 512-bit register holds the first halves of
 //! four blocks, and vector lane `4j + i` belongs to block `i`.
 
+use crate::worker::resident::bytes_in_memory;
+
 /// Values per block: one scale each.
 pub const BLOCK: usize = 32;
 /// Values per group: what one kernel step takes.
@@ -57,6 +59,16 @@ impl Int8Batch {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.groups.len() * (GROUP + 2 * size_of::<[f32; 4]>() + size_of::<Counts>())
+    }
+
+    /// Of those, what lies in memory now.
+    pub fn bytes_in_memory(&self) -> Option<u64> {
+        Some(
+            bytes_in_memory(&self.groups)?
+                + bytes_in_memory(&self.scales)?
+                + bytes_in_memory(&self.sums)?
+                + bytes_in_memory(&self.counts)?,
+        )
     }
 
     /// The row of token `t` where rows have `k` values.

@@ -1,0 +1,245 @@
+//! How far one engine's teacher-forced logits are from another's: pure numbers over two streams
+//! of rows, and the verdict on them. Runs no engine and opens no file.
+
+use std::io::{self, Read};
+
+use rayon::prelude::*;
+
+use crate::record::{Divergence, Limit, Precision, Verdict};
+use crate::stats::Sample;
+
+/// A different argmax counts only where the reference's best logit leads by more than this many
+/// RMS errors: closer than that, rounding decides.
+const DECIDED: f64 = 4.0;
+/// Positions of a band whose error is told apart.
+const BAND: usize = 64;
+
+/// What one position contributes.
+#[derive(Debug, Clone, Copy)]
+pub struct Position {
+    error: f64,
+    power: f64,
+    sum: f64,
+    max_abs: f64,
+    kl: f64,
+    same_top1: bool,
+    overlap5: u32,
+    /// The reference's best logit less its second best.
+    lead: f64,
+    n: usize,
+}
+
+impl Position {
+    /// Compares one row. `None` where a logit is not finite or the rows differ in length.
+    pub fn of(reference: &[f32], subject: &[f32]) -> Option<Self> {
+        if reference.len() != subject.len() || reference.len() < 2 {
+            return None;
+        }
+        let (mut error, mut power, mut sum, mut max_abs) = (0f64, 0f64, 0f64, 0f64);
+        let (mut top_r, mut top_s) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+        for (&r, &s) in reference.iter().zip(subject) {
+            let d = f64::from(s) - f64::from(r);
+            error += d * d;
+            power += f64::from(r) * f64::from(r);
+            sum += f64::from(r);
+            max_abs = max_abs.max(d.abs());
+            top_r = top_r.max(r);
+            top_s = top_s.max(s);
+        }
+        if !error.is_finite() || !power.is_finite() {
+            return None;
+        }
+        // Σ p·(log p − log q), both log-softmaxes shifted by their largest logit.
+        let (mut z_r, mut z_s, mut cross) = (0f64, 0f64, 0f64);
+        for (&r, &s) in reference.iter().zip(subject) {
+            let (r, s) = (f64::from(r - top_r), f64::from(s - top_s));
+            let e = r.exp();
+            z_r += e;
+            z_s += s.exp();
+            cross += e * (r - s);
+        }
+        let kl = (cross / z_r - z_r.ln() + z_s.ln()).max(0.0);
+        let (best_r, best_s) = (largest5(reference), largest5(subject));
+        let overlap5 = best_r.iter().filter(|i| best_s.contains(i)).count() as u32;
+        Some(Self {
+            error,
+            power,
+            sum,
+            max_abs,
+            kl,
+            same_top1: best_r[0] == best_s[0],
+            overlap5,
+            lead: f64::from(reference[best_r[0]]) - f64::from(reference[best_r[1]]),
+            n: reference.len(),
+        })
+    }
+}
+
+/// Indices of the five largest values, the largest first, the lower index of equals first.
+fn largest5(row: &[f32]) -> Vec<usize> {
+    let mut best: Vec<usize> = Vec::with_capacity(6);
+    for (i, &x) in row.iter().enumerate() {
+        if best.len() == 5 && x <= row[best[4]] {
+            continue;
+        }
+        let at = best.iter().position(|&b| x > row[b]).unwrap_or(best.len());
+        best.insert(at, i);
+        best.truncate(5);
+    }
+    best
+}
+
+/// Sums positions up, in their order. `None` without positions.
+pub fn sum_up(positions: &[Position], decoded: u32) -> Option<Divergence> {
+    let n = positions.len();
+    let logits: f64 = positions.iter().map(|p| p.n as f64).sum();
+    let power: f64 = positions.iter().map(|p| p.power).sum();
+    let error: f64 = positions.iter().map(|p| p.error).sum();
+    let sum: f64 = positions.iter().map(|p| p.sum).sum();
+    let rms = (error / logits).sqrt();
+    let kl: Vec<f64> = positions.iter().map(|p| p.kl).collect();
+    let kl = Sample::new(&kl).ok()?;
+    let decided = positions.iter().filter(|p| p.lead > DECIDED * rms);
+    let flipped = decided.clone().filter(|p| !p.same_top1).count() as u32;
+    let d = (decoded as usize).min(n);
+    let before = &positions[(n - d).saturating_sub(d)..n - d];
+    Some(Divergence {
+        positions: n as u32,
+        decoded,
+        nmse: nmse(positions)?,
+        nmse_decoded: nmse(&positions[n - d..]),
+        nmse_before_decoded: if d > 0 { nmse(before) } else { None },
+        nmse_at_0: nmse(&positions[..1])?,
+        nmse_early: nmse(&positions[..BAND.min(n)])?,
+        nmse_late: nmse(&positions[n.saturating_sub(BAND)..])?,
+        max_abs: positions.iter().map(|p| p.max_abs).fold(0.0, f64::max),
+        kl_mean: kl.mean(),
+        kl_p999: kl.quantile(0.999),
+        top1: share(positions.iter().filter(|p| p.same_top1).count(), n),
+        top5: positions.iter().map(|p| f64::from(p.overlap5)).sum::<f64>() / (5 * n) as f64,
+        decided: decided.count() as u32,
+        flipped,
+        logit_sd: (power / logits - (sum / logits).powi(2)).max(0.0).sqrt(),
+    })
+}
+
+fn nmse(positions: &[Position]) -> Option<f64> {
+    let power: f64 = positions.iter().map(|p| p.power).sum();
+    let error: f64 = positions.iter().map(|p| p.error).sum();
+    match (error, power) {
+        (0.0, _) if !positions.is_empty() => Some(0.0),
+        (e, p) if p > 0.0 => Some(e / p),
+        _ => None,
+    }
+}
+
+fn share(part: usize, of: usize) -> f64 {
+    part as f64 / of as f64
+}
+
+/// Reads two files of f32 rows `[n_vocab]` side by side and compares them position by position.
+///
+/// # Errors
+/// The files end at different positions, or a read fails.
+pub fn compare(
+    mut reference: impl Read,
+    mut subject: impl Read,
+    n_vocab: usize,
+    n_positions: usize,
+) -> io::Result<Vec<Result<Position, NotFinite>>> {
+    /// Rows held at once: 16 MB for each file at a vocabulary of 128,256.
+    const ROWS: usize = 32;
+    let mut found = Vec::with_capacity(n_positions);
+    let mut bytes = (vec![0u8; 4 * n_vocab * ROWS], vec![0u8; 4 * n_vocab * ROWS]);
+    while found.len() < n_positions {
+        let n = 4 * n_vocab * ROWS.min(n_positions - found.len());
+        let (a, b) = (&mut bytes.0[..n], &mut bytes.1[..n]);
+        reference.read_exact(a)?;
+        subject.read_exact(b)?;
+        let first = found.len();
+        let rows = a.par_chunks_exact(4 * n_vocab).zip(b.par_chunks_exact(4 * n_vocab));
+        let compared = rows.enumerate().map(|(i, (a, b))| {
+            Position::of(&floats(a), &floats(b)).ok_or(NotFinite { position: first + i })
+        });
+        found.extend(compared.collect::<Vec<_>>());
+    }
+    Ok(found)
+}
+
+/// A position where a logit is no finite number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotFinite {
+    pub position: usize,
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    let word = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    bytes.chunks_exact(4).map(word).collect()
+}
+
+/// Shares of decided positions with another argmax that are still rounding.
+const FLIPPED: f64 = 0.01;
+
+/// The limit for what an engine says that it computes in; docs/METHODOLOGY.md tells how these
+/// were set.
+pub fn limit_for(p: &Precision) -> Limit {
+    let any = |name: &str| {
+        [&p.compute, &p.kv].iter().any(|text| text.split('+').any(|part| part == name))
+    };
+    let (nmse, of) = if any("int8") {
+        (INT8_NMSE, "int8 activations")
+    } else if any("bf16") {
+        (BF16_NMSE, "bf16 arithmetic")
+    } else if any("f16") {
+        (F16_NMSE, "f16 arithmetic or cache")
+    } else {
+        (F32_NMSE, "float32 arithmetic")
+    };
+    Limit { nmse, of: of.into() }
+}
+
+const INT8_NMSE: f64 = 1e-3;
+const BF16_NMSE: f64 = 1e-3;
+const F16_NMSE: f64 = 1e-5;
+const F32_NMSE: f64 = 1e-9;
+
+/// The verdict and, where it is a failure, its reason in words.
+pub fn judge(d: &Divergence, limit: &Limit) -> (Verdict, Option<String>) {
+    let parts = [Some(d.nmse), d.nmse_decoded, Some(d.nmse_late)];
+    let worst = parts.into_iter().flatten().fold(0.0, f64::max);
+    let flips = f64::from(d.flipped) > FLIPPED * f64::from(d.decided);
+    if worst <= limit.nmse && !flips {
+        return (Verdict::Pass, None);
+    }
+    (Verdict::Fail, Some(reason(d, limit, worst)))
+}
+
+/// An error that grows by more than this from the first positions to the last grows with distance.
+const GROWTH: f64 = 4.0;
+
+/// Where the error begins says what kind it is.
+fn reason(d: &Divergence, limit: &Limit, worst: f64) -> String {
+    let numbers = match worst > limit.nmse {
+        true => format!("NMSE {worst:.1e}, limit {:.0e} for {}", limit.nmse, limit.of),
+        false => format!("another argmax at {} of {} decided positions", d.flipped, d.decided),
+    };
+    let decode_only = d.nmse_before_decoded.is_some_and(|before| {
+        before <= limit.nmse && d.nmse_decoded.is_some_and(|decoded| decoded > 10.0 * before)
+    });
+    let place = if d.nmse_at_0 > limit.nmse {
+        "wrong from position 0 on, where neither rope nor other positions play a part: weights, \
+         their order of layers, a norm or the head"
+    } else if decode_only {
+        "right as a prompt, wrong in decode steps: the cache or the position of a step"
+    } else if d.nmse_late > GROWTH * d.nmse_early {
+        "right for the first positions and worse with distance: rope (its base or its scaling) or \
+         a limit on the context"
+    } else {
+        "right at position 0 and wrong from there on: attention (the order of query and key rows, \
+         positions, mask), or what a first token hides, such as a norm's epsilon"
+    };
+    format!("{numbers}; {place}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! How long a planned run will take, from earlier records of the same file and engine. Pure.
+
+use super::ok_launches;
+use crate::record::{Record, WorkloadPrompt};
+use crate::stats::Sample;
+use crate::units::Seconds;
+
+/// What each launch is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Requests<'a> {
+    pub prompts: &'a [WorkloadPrompt],
+    pub warmup: u32,
+    pub iterations: u32,
+}
+
+/// One launch of `engine`, from the newest of `records` (oldest first) that measured this model
+/// file on as many threads; `None` where none did.
+pub fn launch_time(
+    records: &[Record],
+    sha256: &str,
+    engine: &str,
+    threads: u32,
+    requests: Requests<'_>,
+) -> Option<Seconds> {
+    let fits = |r: &&Record| {
+        let with = r.run.config.get("threads").and_then(|t| t.as_u64());
+        r.model.sha256 == sha256 && with == Some(u64::from(threads))
+    };
+    let rates = records.iter().rev().filter(fits).find_map(|r| {
+        let arm = r.arms.iter().find(|arm| arm.engine == engine)?;
+        let median = |name: &str| {
+            let values: Vec<f64> =
+                ok_launches(arm).filter_map(|l| l.metrics.get(name).copied()).collect();
+            Sample::new(&values).ok().map(|s| s.median())
+        };
+        Some((median("cold_start_ttft_s")?, median("prefill_tps")?, median("decode_tps")?))
+    });
+    let (cold_start, prefill, decode) = rates?;
+    let took = |p: &WorkloadPrompt, n_gen: u32| {
+        f64::from(p.n_prompt) / prefill + f64::from(n_gen) / decode
+    };
+    let mut sum = cold_start + f64::from(requests.prompts.first()?.n_gen) / decode;
+    for (i, p) in requests.prompts.iter().enumerate() {
+        // The cold generation was the first warm-up of the first prompt; one is two tokens long.
+        let warmups = requests.warmup.saturating_sub(u32::from(i == 0));
+        sum += f64::from(warmups) * took(p, p.n_gen.min(2));
+        sum += f64::from(requests.iterations) * took(p, p.n_gen);
+    }
+    Some(Seconds(sum))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::testing;
+
+    #[test]
+    fn a_launch_is_its_cold_start_and_its_tokens_at_the_rates_seen_before() {
+        let mut record = testing::record();
+        record.run.config = serde_json::json!({ "threads": 2 });
+        let engine = record.arms[0].engine.clone();
+        record.arms.truncate(1);
+        record.arms[0].launches.truncate(1);
+        let metrics = &mut record.arms[0].launches[0].metrics;
+        for (name, value) in
+            [("cold_start_ttft_s", 2.0), ("prefill_tps", 100.0), ("decode_tps", 10.0)]
+        {
+            metrics.insert(name.into(), value);
+        }
+        let prompt =
+            |n_prompt, n_gen| WorkloadPrompt { id: "p".into(), category: None, n_prompt, n_gen };
+        let prompts = [prompt(50, 20), prompt(100, 30)];
+        let requests = Requests { prompts: &prompts, warmup: 1, iterations: 2 };
+        let sha = record.model.sha256.clone();
+        let time = |threads, engine: &str| {
+            launch_time(std::slice::from_ref(&record), &sha, engine, threads, requests)
+        };
+        // Cold 2 + 2; first prompt 2 · (0.5 + 2); second: warm-up 1 + 0.2, then 2 · (1 + 3).
+        let expected = 4.0 + 5.0 + 1.2 + 8.0;
+        assert!((time(2, &engine).unwrap().0 - expected).abs() < 1e-9);
+        assert!(time(4, &engine).is_none(), "other threads, other rates");
+        assert!(time(2, "another").is_none());
+    }
+}

@@ -1,0 +1,358 @@
+//! `verify`: does each engine compute the function that the file describes? And the same check
+//! inside `run`, where a verdict is remembered until file, engine or machine change.
+
+use std::fs::File;
+use std::io::{BufReader, Write, stdout};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use super::models::{DEFAULT_SEED, Found, find_model};
+use super::progress::say;
+use crate::analysis::divergence::{self, judge, limit_for};
+use crate::cli::VerifyArgs;
+use crate::engine::provision::{Installed, Provisioner};
+use crate::engine::{Deadlines, EngineSpec, Failure, Registry};
+use crate::interrupt;
+use crate::measure::verify::{Answer, Question, ask};
+use crate::measure::{host, launch};
+use crate::model::cache::CacheDir;
+use crate::model::quant::Quant;
+use crate::record::{FreeRunning, Limit, Verdict, Verification};
+use crate::report::{Style, verification};
+use crate::workload::fixed_text;
+
+/// The reference, where PyTorch is installed and the widened weights fit into memory.
+const REFERENCE: &str = "pytorch-f32";
+/// The reference without it; it is itself compared with the other wherever both run.
+const REFERENCE_WITHOUT_PYTHON: &str = "candle-f32";
+/// Positions of the check inside `run`: beyond 512, where errors of rope scaling show.
+pub const POSITIONS_IN_RUN: u32 = 640;
+pub const DECODED_IN_RUN: u32 = 32;
+/// Greedy tokens after the first part of the text.
+const FREE_PROMPT: u32 = 32;
+const FREE_TOKENS: u32 = 32;
+
+/// An engine that can be started.
+pub struct Subject {
+    pub engine: EngineSpec,
+    pub installed: Installed,
+}
+
+/// Whether every engine passed; one whose difference is known counts only if it was named.
+pub fn run(args: &VerifyArgs) -> Result<bool> {
+    let quants: Vec<Option<Quant>> = match args.quant.is_empty() {
+        true => vec![None],
+        false => args.quant.iter().map(|q| Ok(Some(q.parse()?))).collect::<Result<_>>()?,
+    };
+    let registry = Registry::load()?;
+    let engines: Vec<EngineSpec> = match args.engine.is_empty() {
+        true => registry.all().to_vec(),
+        false => {
+            args.engine.iter().map(|name| registry.find(name).cloned()).collect::<Result<_>>()?
+        }
+    };
+    let mut passed = true;
+    let mut all = Vec::new();
+    for quant in quants {
+        let found = find_model(&args.model, quant, args.weights, DEFAULT_SEED)?;
+        let threads = args.threads.unwrap_or_else(host::available_threads);
+        let check = Check::new(&found, threads, args.positions, args.decode)?;
+        let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
+        let mut subjects = Vec::new();
+        for engine in &engines {
+            match provisioner.provide(engine, &check.work(&found), &say) {
+                Ok(installed) => subjects.push(Subject { engine: engine.clone(), installed }),
+                Err(e) if args.engine.is_empty() => say(&format!("{}: {e:#}", engine.name)),
+                Err(e) => return Err(e.context(engine.name.clone())),
+            }
+        }
+        let reference = check.reference(&registry, &found, args.reference.as_deref())?;
+        let verdicts = check.run(&reference, &subjects, &found)?;
+        for (subject, v) in subjects.iter().zip(&verdicts) {
+            let excused = subject.engine.known_difference.is_some() && args.engine.is_empty();
+            passed &= v.verdict != Verdict::Fail || excused;
+        }
+        let names: Vec<&str> = subjects.iter().map(|s| s.engine.name.as_str()).collect();
+        if args.json {
+            let named: serde_json::Map<_, _> = names
+                .iter()
+                .zip(&verdicts)
+                .map(|(name, v)| Ok((name.to_string(), serde_json::to_value(v)?)))
+                .collect::<Result<_>>()?;
+            all.push(serde_json::json!({ "model": found.model, "engines": named }));
+        } else {
+            let table: Vec<_> = names.into_iter().zip(&verdicts).collect();
+            let shown = verification::render(&found.model, &table, Style::of_stdout());
+            stdout().write_all(shown.as_bytes())?;
+        }
+    }
+    if args.json {
+        writeln!(stdout(), "{}", serde_json::to_string_pretty(&all)?)?;
+    }
+    Ok(passed)
+}
+
+/// One comparison: the question to every engine, and where verdicts are kept.
+pub struct Check {
+    question: Question,
+    cache: CacheDir,
+    /// Model and instruction sets: kernels are chosen by them.
+    processor: String,
+}
+
+impl Check {
+    /// `positions` of the fixed text, at most the model's context; the last `decode` one by one.
+    pub fn new(found: &Found, threads: u32, positions: u32, decode: u32) -> Result<Self> {
+        let positions = positions.min(found.model.context_length);
+        let tokens = fixed_text(&found.tokenizer()?, positions as usize)?;
+        let free_prompt = FREE_PROMPT.min(positions / 2).max(1);
+        let host = host::host();
+        Ok(Self {
+            processor: format!("{} {}", host.cpu_model, host.isa.join(" ")),
+            question: Question {
+                model: found.path.clone(),
+                n_vocab: found.model.n_vocab,
+                device: "cpu".into(),
+                threads,
+                // Position 0 is always part of the prompt.
+                decode_from: positions.saturating_sub(decode).max(1),
+                tokens,
+                free_prompt,
+                free_tokens: FREE_TOKENS.min(positions - free_prompt),
+                deadlines: Deadlines::default(),
+            },
+            cache: CacheDir::from_env(),
+        })
+    }
+
+    /// What names the compile cache of an engine that compiles for this.
+    pub fn work(&self, found: &Found) -> String {
+        let q = &self.question;
+        format!("{} n_ctx {} threads {}", found.model.sha256, q.n_ctx(), q.threads)
+    }
+
+    /// The engine to compare with: the one named, or PyTorch's float32 where it is installed and
+    /// the machine can hold four bytes for each weight, or candle's.
+    pub fn reference(
+        &self,
+        registry: &Registry,
+        found: &Found,
+        named: Option<&str>,
+    ) -> Result<Subject> {
+        let looking = Provisioner::new(self.cache.path().into(), false)?;
+        let provide = |name: &str| -> Result<Subject> {
+            let engine = registry.find(name)?.clone();
+            let installed = looking.provide(&engine, &self.work(found), &|_| {})?;
+            Ok(Subject { engine, installed })
+        };
+        if let Some(name) = named {
+            return provide(name).with_context(|| format!("--reference {name}"));
+        }
+        let need = found.model.n_params * 4 * 5 / 4;
+        if host::available_memory().is_none_or(|free| need < free.0)
+            && let Ok(subject) = provide(REFERENCE)
+        {
+            return Ok(subject);
+        }
+        provide(REFERENCE_WITHOUT_PYTHON)
+    }
+
+    /// Runs the reference, then every subject, and keeps the verdicts. An engine that fails to
+    /// answer fails the check with its reason.
+    pub fn run(
+        &self,
+        reference: &Subject,
+        subjects: &[Subject],
+        found: &Found,
+    ) -> Result<Vec<Verification>> {
+        // Logits are large (4 bytes × positions × vocabulary, twice): they go beside the models,
+        // not into a /tmp that may live in memory.
+        let folder = self.cache.path().join("scratch");
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        let folder = tempfile::tempdir_in(&folder).context("cannot make a scratch folder")?;
+        let expected = folder.path().join("reference.f32");
+        say(&format!(
+            "verifying {} positions against {}",
+            self.question.tokens.len(),
+            reference.engine.name
+        ));
+        let right = match ask(&reference.engine, &reference.installed, &self.question, &expected) {
+            Ok(answer) => answer,
+            Err(Failure::Interrupted) => bail!("stopped"),
+            Err(Failure::Engine(e)) => bail!(
+                "the reference {} failed in {}: {}; name another one with --reference",
+                reference.engine.name,
+                e.phase,
+                crate::report::clean(&e.message)
+            ),
+        };
+        let mut verdicts = Vec::new();
+        for subject in subjects {
+            if interrupt::requested() {
+                bail!("stopped");
+            }
+            if subject.engine.name == reference.engine.name {
+                verdicts.push(self.verdict(reference, Verdict::Reference, None));
+                continue;
+            }
+            say(&format!("verifying {}", subject.engine.name));
+            let logits = folder.path().join("subject.f32");
+            let answer = ask(&subject.engine, &subject.installed, &self.question, &logits);
+            let verdict = match answer {
+                Ok(answer) => {
+                    self.compared(reference, &right, &expected, subject, &answer, &logits)?
+                }
+                Err(Failure::Interrupted) => bail!("stopped"),
+                Err(Failure::Engine(e)) => Verification {
+                    reason: Some(format!(
+                        "it did not answer: {:?} in {}: {}",
+                        e.kind,
+                        e.phase,
+                        crate::report::clean(&e.message)
+                    )),
+                    ..self.verdict(reference, Verdict::Fail, None)
+                },
+            };
+            if verdict.divergence.is_some() {
+                self.keep(subject, reference, found, &verdict);
+            }
+            verdicts.push(verdict);
+        }
+        Ok(verdicts)
+    }
+
+    fn verdict(&self, reference: &Subject, verdict: Verdict, limit: Option<Limit>) -> Verification {
+        Verification {
+            reference: reference.engine.name.clone(),
+            verdict,
+            limit,
+            reason: None,
+            divergence: None,
+            free_running: None,
+            checked_at: launch::now(),
+        }
+    }
+
+    fn compared(
+        &self,
+        reference: &Subject,
+        right: &Answer,
+        expected: &Path,
+        subject: &Subject,
+        answer: &Answer,
+        logits: &Path,
+    ) -> Result<Verification> {
+        let open = |path: &Path| -> Result<BufReader<File>> {
+            let file =
+                File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Ok(BufReader::with_capacity(1 << 20, file))
+        };
+        let (n_vocab, n) = (self.question.n_vocab as usize, answer.positions as usize);
+        let limit = limit_for(&answer.precision);
+        let positions = divergence::compare(open(expected)?, open(logits)?, n_vocab, n)?;
+        let agree = right.text.iter().zip(&answer.text).take_while(|(a, b)| a == b).count();
+        let free_running = (!right.text.is_empty())
+            .then(|| FreeRunning { agree: agree as u32, of: right.text.len() as u32 });
+        let mut verification = Verification {
+            free_running,
+            ..self.verdict(reference, Verdict::Fail, Some(limit.clone()))
+        };
+        match positions.into_iter().collect::<Result<Vec<_>, _>>() {
+            Err(bad) => {
+                let position = bad.position;
+                verification.reason =
+                    Some(format!("position {position} has a logit that is no finite number"));
+            }
+            Ok(positions) => {
+                let d = divergence::sum_up(&positions, answer.decoded)
+                    .context("the reference's logits are all zero")?;
+                let (verdict, reason) = judge(&d, &limit);
+                verification.verdict = verdict;
+                verification.reason = match (reason, subject.engine.known_difference) {
+                    (Some(reason), Some(known)) => Some(format!("{reason}. Known: {known}")),
+                    (reason, _) => reason,
+                };
+                verification.divergence = Some(d);
+            }
+        }
+        Ok(verification)
+    }
+
+    /// What was found of this engine before, on the same file, with the same code, on the same
+    /// kind of processor, over at least as many positions.
+    pub fn known(
+        &self,
+        subject: &Subject,
+        reference: &Subject,
+        found: &Found,
+    ) -> Option<Verification> {
+        if subject.engine.name == reference.engine.name {
+            return None;
+        }
+        let bytes = std::fs::read(self.path(subject, reference, found)?).ok()?;
+        let known: Verification = serde_json::from_slice(&bytes).ok()?;
+        let enough = known
+            .divergence
+            .as_ref()
+            .is_some_and(|d| d.positions as usize >= self.question.tokens.len());
+        enough.then_some(known)
+    }
+
+    fn keep(&self, subject: &Subject, reference: &Subject, found: &Found, verdict: &Verification) {
+        let Some(path) = self.path(subject, reference, found) else { return };
+        let kept = serde_json::to_vec_pretty(verdict)
+            .map_err(anyhow::Error::from)
+            .and_then(|json| crate::record::write_atomically(&path, &json));
+        if let Err(e) = kept {
+            tracing::debug!("the verdict is not remembered: {e:#}");
+        }
+    }
+
+    fn path(&self, subject: &Subject, reference: &Subject, found: &Found) -> Option<PathBuf> {
+        let identity = |s: &Subject| -> Option<serde_json::Value> {
+            let code = s.installed.identity().ok()?;
+            Some(serde_json::json!([s.engine.name, s.engine.options, code]))
+        };
+        let key = serde_json::json!([
+            1,
+            found.model.sha256,
+            identity(subject)?,
+            identity(reference)?,
+            self.question.threads,
+            self.question.device,
+            self.processor,
+        ]);
+        let digest = Sha256::digest(key.to_string().as_bytes());
+        let name: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
+        Some(self.cache.path().join("verify").join(format!("{name}.json")))
+    }
+
+    /// The verdicts for the engines of a run: from before where nothing changed, else made now.
+    pub fn for_run(
+        &self,
+        reference: &Subject,
+        subjects: Vec<Subject>,
+        found: &Found,
+    ) -> Result<Vec<(String, Verification)>> {
+        let mut verdicts = Vec::new();
+        let mut open = Vec::new();
+        for subject in subjects {
+            if subject.engine.name == reference.engine.name {
+                let verdict = self.verdict(reference, Verdict::Reference, None);
+                verdicts.push((subject.engine.name.clone(), verdict));
+            } else if let Some(known) = self.known(&subject, reference, found) {
+                verdicts.push((subject.engine.name.clone(), known));
+            } else {
+                open.push(subject);
+            }
+        }
+        if !open.is_empty() {
+            let made = self.run(reference, &open, found)?;
+            verdicts.extend(open.into_iter().map(|s| s.engine.name).zip(made));
+        }
+        Ok(verdicts)
+    }
+}

@@ -1,0 +1,275 @@
+//! Measured peak arithmetic: the ceiling of prefill. Each format is multiplied and added in
+//! registers, with the widest instruction that this processor has for it, on as many threads as
+//! the engines get.
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::hint::black_box;
+use std::sync::Barrier;
+
+use serde::Serialize;
+
+use crate::units::{MacsPerSecond, MonoNs};
+
+/// What is multiplied; sums are 32 bits wide in each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    Int8,
+    Bf16,
+    F32,
+}
+
+impl Format {
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Int8 => "int8",
+            Format::Bf16 => "bf16",
+            Format::F32 => "f32",
+        }
+    }
+}
+
+/// One format's peak.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Peak {
+    pub format: Format,
+    /// The instruction, or `portable` for what the compiler made of plain code.
+    pub instruction: &'static str,
+    #[serde(rename = "macs_per_s")]
+    pub rate: MacsPerSecond,
+    /// Multiply-adds in a cycle of one thread; absent where the clock could not be measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_cycle: Option<f64>,
+    /// What two such instructions in each cycle would give; no processor has more units.
+    pub possible_per_cycle: Option<f64>,
+}
+
+/// Multiplies `iterations` times in registers; returns something that depends on all of it.
+/// # Safety
+/// For kernels of an instruction set: this processor has it.
+type Kernel = unsafe fn(iterations: u64) -> f32;
+
+/// A way to multiply a format here.
+#[derive(Clone, Copy)]
+struct Method {
+    format: Format,
+    instruction: &'static str,
+    kernel: Kernel,
+    /// Multiply-adds of one iteration.
+    macs: u64,
+    /// Of one vector instruction; `None` for plain code.
+    width: Option<u64>,
+}
+
+/// Threads compute in passes of about this long and note the time after each.
+const PASS_NS: u64 = 20_000;
+/// For so long.
+const WATCHED_NS: u64 = 400_000_000;
+/// The rate is that of the best window of this length: shorter than a slice of the scheduler, so
+/// that some window is undisturbed in all threads even on a busy machine.
+const WINDOW_NS: u64 = 1_000_000;
+
+/// The peaks of all formats that this processor has an instruction or plain code for, with
+/// `threads` threads at once. Takes some two seconds.
+pub fn measure(threads: u32) -> Vec<Peak> {
+    let threads = threads.max(1) as usize;
+    let before = clock_hz(threads);
+    let rates: Vec<(Method, f64)> =
+        methods().into_iter().map(|m| (m, fastest(m.kernel, threads) * m.macs as f64)).collect();
+    // The faster of two: a clock that rose in between would make a peak look impossible.
+    let clock = before.zip(clock_hz(threads)).map(|(before, after)| before.max(after));
+    let peak = |(m, rate): (Method, f64)| Peak {
+        format: m.format,
+        instruction: m.instruction,
+        rate: MacsPerSecond(rate),
+        per_cycle: clock.map(|hz| rate / hz / threads as f64),
+        possible_per_cycle: m.width.map(|w| 2.0 * w as f64),
+    };
+    rates.into_iter().map(peak).collect()
+}
+
+/// Cycles per second of a busy thread, from a chain of multiplications that each wait for the
+/// last; `None` where their latency is not known.
+pub fn clock_hz(threads: usize) -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    return Some(fastest(x86::multiply_chain, threads) / threads as f64 * x86::CHAIN_CYCLES);
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = threads;
+        None
+    }
+}
+
+fn methods() -> Vec<Method> {
+    #[cfg(target_arch = "x86_64")]
+    let found = x86::methods();
+    #[cfg(not(target_arch = "x86_64"))]
+    let found = Vec::new();
+    let mut all: Vec<Method> = found;
+    for plain in PORTABLE {
+        if !all.iter().any(|m| m.format == plain.format) {
+            all.push(plain);
+        }
+    }
+    all
+}
+
+const PORTABLE: [Method; 2] = [
+    Method {
+        format: Format::Int8,
+        instruction: "portable",
+        kernel: portable_int8,
+        macs: (LANES * STEPS) as u64,
+        width: None,
+    },
+    Method {
+        format: Format::F32,
+        instruction: "portable",
+        kernel: portable_f32,
+        macs: (LANES * STEPS) as u64,
+        width: None,
+    },
+];
+
+const LANES: usize = 64;
+const STEPS: usize = 16;
+
+fn portable_int8(iterations: u64) -> f32 {
+    let mut sums = [0i32; LANES];
+    let mut a: [i8; LANES] = std::array::from_fn(|i| black_box(i as i8));
+    for _ in 0..iterations {
+        // New values to multiply, so that the products cannot be computed once.
+        a = black_box(a);
+        for step in 0..STEPS {
+            for i in 0..LANES {
+                let b = a[(i + step) % LANES];
+                sums[i] = sums[i].wrapping_add(i32::from(a[i]) * i32::from(b));
+            }
+        }
+    }
+    sums.iter().fold(0i32, |s, x| s.wrapping_add(*x)) as f32
+}
+
+fn portable_f32(iterations: u64) -> f32 {
+    let mut sums = [0f32; LANES];
+    let a: f32 = black_box(0.999);
+    let b: [f32; LANES] = std::array::from_fn(|i| black_box(i as f32));
+    for _ in 0..iterations {
+        for _ in 0..STEPS {
+            for i in 0..LANES {
+                sums[i] = sums[i] * a + b[i];
+            }
+        }
+    }
+    sums.iter().sum()
+}
+
+/// Iterations per second of all threads together, in the best window.
+fn fastest(kernel: Kernel, threads: usize) -> f64 {
+    // SAFETY: every kernel comes from `methods`, which asks the processor first.
+    let run = move |iterations: u64| black_box(unsafe { kernel(black_box(iterations)) });
+    let iterations = iterations_of_a_pass(&run);
+    let start = Barrier::new(threads);
+    let one_thread = || {
+        start.wait();
+        let begin = MonoNs::now();
+        let mut times = Vec::with_capacity((2 * WATCHED_NS / PASS_NS) as usize);
+        times.push(begin);
+        while times[times.len() - 1].0 - begin.0 < WATCHED_NS {
+            run(iterations);
+            times.push(MonoNs::now());
+        }
+        times
+    };
+    let times: Vec<Vec<MonoNs>> = std::thread::scope(|s| {
+        let workers: Vec<_> = (0..threads).map(|_| s.spawn(one_thread)).collect();
+        workers.into_iter().map(|w| w.join().expect("a worker only computes")).collect()
+    });
+    best_window(&times) * iterations as f64
+}
+
+/// Iterations that take about a pass, on one thread: the quickest of some tries.
+fn iterations_of_a_pass(run: &impl Fn(u64) -> f32) -> u64 {
+    let mut iterations = 16;
+    loop {
+        let took = |_| {
+            let begin = MonoNs::now();
+            run(iterations);
+            MonoNs::now().0 - begin.0
+        };
+        let took = (0..8).map(took).min().expect("eight tries");
+        if took >= PASS_NS / 2 {
+            return (iterations * PASS_NS / took).max(1);
+        }
+        iterations *= 2;
+    }
+}
+
+/// Passes per second of all threads together in the window in which they were the most. Each
+/// thread's list holds the time when it began and those at the end of each pass; a pass that
+/// reaches over the border of a window counts by its part inside.
+fn best_window(times: &[Vec<MonoNs>]) -> f64 {
+    let first = |list: &Vec<MonoNs>| list[0].0;
+    let last = |list: &Vec<MonoNs>| list[list.len() - 1].0;
+    let begin = times.iter().map(first).max().unwrap_or(0);
+    let end = times.iter().map(last).min().unwrap_or(0);
+    let passes_by = |list: &[MonoNs], at: u64| {
+        let after = list.partition_point(|t| t.0 <= at).clamp(1, list.len() - 1);
+        let (from, to) = (list[after - 1].0, list[after].0);
+        let inside = at.saturating_sub(from) as f64 / (to - from).max(1) as f64;
+        (after - 1) as f64 + inside.min(1.0)
+    };
+    let in_window = |at: u64| -> f64 {
+        times.iter().map(|list| passes_by(list, at + WINDOW_NS) - passes_by(list, at)).sum()
+    };
+    let windows = (begin..end.saturating_sub(WINDOW_NS)).step_by(WINDOW_NS as usize / 4);
+    windows.map(in_window).fold(0.0, f64::max) / (WINDOW_NS as f64 / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_peak_is_above_what_two_instructions_a_cycle_give() {
+        let peaks = measure(1);
+        assert!(peaks.iter().any(|p| p.format == Format::F32), "{peaks:?}");
+        assert!(peaks.iter().any(|p| p.format == Format::Int8), "{peaks:?}");
+        for peak in &peaks {
+            assert!(peak.rate.0 > 1e7, "{peak:?}");
+            if let (Some(is), Some(possible)) = (peak.per_cycle, peak.possible_per_cycle) {
+                assert!(is < 1.1 * possible, "{peak:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_best_window_is_the_one_in_which_all_threads_ran() {
+        // Passes of 10 µs; each thread pauses for a while, the two at different times.
+        let thread = |pause: std::ops::Range<u64>| -> Vec<MonoNs> {
+            (0..=1000).map(|i| i * 10_000).filter(|t| !pause.contains(t)).map(MonoNs).collect()
+        };
+        let all = [thread(1_000_000..4_000_000), thread(5_000_000..9_000_000)];
+        let rate = best_window(&all);
+        assert!((rate / 200_000.0 - 1.0).abs() < 0.02, "{rate}");
+        let one_rests = [thread(0..0), vec![MonoNs(0), MonoNs(10_000_000)]];
+        let rate = best_window(&one_rests);
+        assert!((rate / 100_000.0 - 1.0).abs() < 0.02, "{rate}");
+    }
+
+    #[test]
+    fn every_kernel_multiplies_as_often_as_it_is_told() {
+        for m in methods().into_iter().chain(PORTABLE) {
+            // SAFETY: `methods` asks the processor first; the portable ones need nothing.
+            let of = |iterations| unsafe { (m.kernel)(iterations) };
+            assert!(
+                of(40) != of(41),
+                "{:?} {} does not depend on its loop",
+                m.format,
+                m.instruction
+            );
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What the hardware gives, measured several times: read bandwidth and arithmetic, and the
+//! roofline that they draw over a model's decode and prefill.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{Finding, ModelNeed};
+use crate::measure::arithmetic::{self, Format, Peak};
+use crate::measure::bandwidth;
+use crate::units::{Bytes, BytesPerSecond, three_digits};
+
+/// Repetitions of the bandwidth measurement, each the best of its own passes.
+const REPETITIONS: usize = 7;
+/// Far more than any cache holds, and read in a fraction of a second.
+const BUFFER: Bytes = Bytes(256 << 20);
+/// A spread above this share of the median moves every ceiling that is computed from it.
+const STEADY: f64 = 0.05;
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measured {
+    /// One for each repetition, in their order.
+    #[serde(rename = "read_bandwidths_bytes_per_s")]
+    pub bandwidths: Vec<BytesPerSecond>,
+    pub peaks: Vec<Peak>,
+}
+
+/// How fast a model could run here at most.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Roofline {
+    pub model: String,
+    /// Tokens per second of decoding at short contexts: read bandwidth over the weights that a
+    /// token reads.
+    pub decode_tps: f64,
+    /// Tokens per second of a long prompt: arithmetic over the multiply-adds of a token.
+    /// Attention is left out.
+    pub prefill_tps: f64,
+    /// What the prefill ceiling multiplies.
+    pub format: Format,
+    /// Prompts shorter than this are limited by reading the weights, not by arithmetic.
+    pub balance_tokens: f64,
+}
+
+/// Some seconds.
+///
+/// # Errors
+/// Memory that cannot be had.
+pub fn measure(threads: u32) -> Result<Measured> {
+    let readings = (0..REPETITIONS).map(|_| Ok(bandwidth::measure(threads, BUFFER)?.rate));
+    Ok(Measured {
+        bandwidths: readings.collect::<Result<_>>()?,
+        peaks: arithmetic::measure(threads),
+    })
+}
+
+impl Measured {
+    /// The best reading: other work only lowers it.
+    pub fn bandwidth(&self) -> BytesPerSecond {
+        let best = self.bandwidths.iter().map(|b| b.0).fold(0.0, f64::max);
+        BytesPerSecond(best)
+    }
+
+    /// Largest less smallest reading over the median.
+    pub fn spread(&self) -> f64 {
+        let mut sorted: Vec<f64> = self.bandwidths.iter().map(|b| b.0).collect();
+        sorted.sort_by(f64::total_cmp);
+        match (sorted.first(), sorted.last(), sorted.get(sorted.len() / 2)) {
+            (Some(low), Some(high), Some(middle)) => (high - low) / middle,
+            _ => 0.0,
+        }
+    }
+
+    /// The peak of a format, or of f32 where the processor has no instruction for it.
+    fn peak(&self, format: Format) -> Option<&Peak> {
+        let of = |format| self.peaks.iter().find(|p| p.format == format);
+        of(format).or_else(|| of(Format::F32))
+    }
+
+    pub fn findings(&self) -> Vec<Finding> {
+        let spread = self.spread();
+        let found = format!(
+            "{}, {} readings within {:.1} %",
+            self.bandwidth(),
+            self.bandwidths.len(),
+            100.0 * spread
+        );
+        let bandwidth = match spread > STEADY {
+            false => Finding::ok("read bandwidth", found),
+            true => Finding::warn(
+                "read bandwidth",
+                found,
+                "it moves, by other work or by this host: decode speeds move with it; take more \
+                 launches, and compare only what was measured interleaved",
+            ),
+        };
+        std::iter::once(bandwidth).chain(self.peaks.iter().map(arithmetic_finding)).collect()
+    }
+}
+
+fn arithmetic_finding(peak: &Peak) -> Finding {
+    let check = match peak.format {
+        Format::Int8 => "int8 arithmetic",
+        Format::Bf16 => "bf16 arithmetic",
+        Format::F32 => "f32 arithmetic",
+    };
+    let mut found = format!("{} ({})", peak.rate, peak.instruction);
+    if let Some(per_cycle) = peak.per_cycle {
+        found += &format!(", {} a cycle of each thread", three_digits(per_cycle));
+    }
+    match (peak.per_cycle, peak.possible_per_cycle) {
+        (Some(is), Some(possible)) if is > 1.1 * possible => Finding::warn(
+            check,
+            found,
+            format!(
+                "two instructions a cycle give {possible}: a bug of the measurement until proven otherwise"
+            ),
+        ),
+        // One unit, or two of half the width, do half; less than that is time that others took.
+        (Some(is), Some(possible)) if is < 0.45 * possible => Finding::warn(
+            check,
+            found,
+            "less than one instruction a cycle: other work or sibling threads took part of it",
+        ),
+        _ => Finding::ok(check, found),
+    }
+}
+
+/// The ceilings of each model.
+pub fn rooflines(measured: &Measured, models: &[ModelNeed]) -> Vec<Roofline> {
+    let roofline = |m: &ModelNeed| {
+        let peak = measured.peak(m.format)?;
+        let decode_tps = measured.bandwidth().0 / m.read_per_token.0 as f64;
+        let prefill_tps = peak.rate.0 / m.macs_per_token;
+        Some(Roofline {
+            model: m.name.clone(),
+            decode_tps,
+            prefill_tps,
+            format: peak.format,
+            balance_tokens: prefill_tps / decode_tps,
+        })
+    };
+    models.iter().filter_map(roofline).collect()
+}

@@ -1,0 +1,153 @@
+//! What this process may use: control groups (version 2 and 1), memory, disk; against what the
+//! harness would ask for.
+
+use std::path::Path;
+
+use super::{Finding, ModelNeed, Tree};
+use crate::units::{Bytes, three_digits};
+
+/// A controller's folders for this process, the closest first and then those above it: a limit
+/// of any of them binds.
+fn groups(tree: &Tree, controller: &str) -> Vec<String> {
+    let Some(text) = tree.read("/proc/self/cgroup") else {
+        return Vec::new();
+    };
+    // `0::/path` is version 2; `4:memory:/path` version 1, for a list of controllers.
+    let line = |wanted: &dyn Fn(&str) -> bool| {
+        text.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            wanted(controllers).then(|| path.to_owned())
+        })
+    };
+    let first = line(&|list| list.split(',').any(|c| c == controller));
+    let (mount, path) = match first {
+        Some(path) => (format!("/sys/fs/cgroup/{controller}"), path),
+        None => match line(&|list| list.is_empty()) {
+            Some(path) => ("/sys/fs/cgroup".to_owned(), path),
+            None => return Vec::new(),
+        },
+    };
+    // Inside a container the path may be the host's, which is not mounted here.
+    let mut parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let mut folders = Vec::new();
+    loop {
+        folders.push([&[mount.as_str()], &parts[..]].concat().join("/"));
+        if parts.pop().is_none() {
+            return folders;
+        }
+    }
+}
+
+/// Processors' worth of time that this process may use; `None` without a limit.
+pub fn processor_quota(tree: &Tree) -> Option<f64> {
+    let limit = |folder: String| -> Option<f64> {
+        if let Some(text) = tree.read(&format!("{folder}/cpu.max")) {
+            let (quota, period) = text.split_once(' ')?;
+            return Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?);
+        }
+        let quota = tree.read(&format!("{folder}/cpu.cfs_quota_us"))?.parse::<f64>().ok()?;
+        let period = tree.read(&format!("{folder}/cpu.cfs_period_us"))?.parse::<f64>().ok()?;
+        (quota > 0.0).then(|| quota / period)
+    };
+    groups(tree, "cpu").into_iter().filter_map(limit).min_by(f64::total_cmp)
+}
+
+/// Memory that this process may use; `None` without a limit.
+pub fn memory_limit(tree: &Tree) -> Option<Bytes> {
+    let limit = |folder: String| {
+        let two = tree.number(&format!("{folder}/memory.max"));
+        two.or_else(|| tree.number(&format!("{folder}/memory.limit_in_bytes")))
+    };
+    // Version 1 says "none" with a number near 2⁶³.
+    groups(tree, "memory").into_iter().filter_map(limit).filter(|&b| b < 1 << 60).min().map(Bytes)
+}
+
+pub fn processors(tree: &Tree, threads: u32) -> Finding {
+    let set = groups(tree, "cpuset").into_iter().find_map(|folder| {
+        let files = ["cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"];
+        let read = |file: &&str| tree.read(&format!("{folder}/{file}")).filter(|s| !s.is_empty());
+        files.iter().find_map(read)
+    });
+    let set = set.map_or(String::new(), |s| format!("; processors {s}"));
+    match processor_quota(tree) {
+        Some(quota) if quota < f64::from(threads) => Finding::warn(
+            "processor limit",
+            format!("{} processors of time for {threads} threads{set}", three_digits(quota)),
+            format!(
+                "the kernel stops threads that have used their share: `-t {}`, or raise the limit",
+                (quota.floor() as u32).max(1)
+            ),
+        ),
+        Some(quota) => {
+            Finding::ok("processor limit", format!("{} processors{set}", three_digits(quota)))
+        }
+        None => Finding::ok("processor limit", format!("none{set}")),
+    }
+}
+
+/// Which models a process that may take `most` bytes can hold: the file, and as much again as a
+/// fifth for the KV cache and the engine.
+fn too_large(models: &[ModelNeed], most: Bytes) -> Vec<&str> {
+    let needs = |m: &ModelNeed| m.file.0 + m.file.0 / 5;
+    models.iter().filter(|m| needs(m) > most.0).map(|m| m.name.as_str()).collect()
+}
+
+pub fn memory(tree: &Tree, models: &[ModelNeed]) -> Finding {
+    let Some(limit) = memory_limit(tree) else {
+        return Finding::ok("memory limit", "none");
+    };
+    let too_large = too_large(models, limit);
+    match too_large.is_empty() {
+        true => Finding::ok("memory limit", limit.to_string()),
+        false => Finding::warn(
+            "memory limit",
+            limit.to_string(),
+            format!("too little for {}: raise it, or choose others", too_large.join(", ")),
+        ),
+    }
+}
+
+pub fn free_memory(tree: &Tree, models: &[ModelNeed]) -> Finding {
+    let (Some(all), Some(free)) = (tree.memory("MemTotal"), tree.memory("MemAvailable")) else {
+        return Finding::unknown("free memory", "not told");
+    };
+    let found = format!("{free} of {all}");
+    let too_large = too_large(models, free);
+    match too_large.is_empty() {
+        true => Finding::ok("free memory", found),
+        false => Finding::warn(
+            "free memory",
+            found,
+            format!(
+                "too little for {}: close other programs, or choose others",
+                too_large.join(", ")
+            ),
+        ),
+    }
+}
+
+/// Free disk where models are kept. The folder may not exist yet.
+pub fn disk(cache: &Path, models: &[ModelNeed]) -> Finding {
+    let there = cache.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let Ok(stat) = rustix::fs::statvfs(there) else {
+        return Finding::unknown("free disk", format!("{} cannot be asked", there.display()));
+    };
+    let free = Bytes(stat.f_bavail * stat.f_frsize);
+    let needed = Bytes(models.iter().map(|m| m.file.0).sum());
+    let found = format!("{free} in {}", cache.display());
+    match free >= needed {
+        true => Finding::ok("free disk", found),
+        false => {
+            let names: Vec<&str> = models.iter().map(|m| m.name.as_str()).collect();
+            Finding::warn(
+                "free disk",
+                found,
+                format!(
+                    "{} together need {needed}: free some, or set LLM_BENCH_CACHE to another disk",
+                    names.join(", ")
+                ),
+            )
+        }
+    }
+}

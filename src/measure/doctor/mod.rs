@@ -1,0 +1,190 @@
+//! Is this machine fit to measure on? Checks of what the kernel tells (`settings`, `limits`,
+//! `activity`: pure readings of a file tree) and of what the hardware gives (`ceilings`), each
+//! with what was found and what to do about it.
+
+pub mod activity;
+pub mod ceilings;
+pub mod limits;
+pub mod settings;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use self::ceilings::{Measured, Roofline};
+use super::host;
+use crate::record::Host;
+use crate::units::{Bytes, Seconds};
+
+/// Whether something stands in the way of a measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Ok,
+    Warn,
+    /// This machine does not tell.
+    Unknown,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finding {
+    pub check: &'static str,
+    pub state: State,
+    pub found: String,
+    /// What to do, or what to bear in mind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+impl Finding {
+    pub fn new(check: &'static str, state: State, found: impl Into<String>) -> Self {
+        Self { check, state, found: found.into(), advice: None }
+    }
+
+    pub fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self::new(check, State::Ok, found)
+    }
+
+    pub fn warn(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::new(check, State::Warn, found).advice(advice)
+    }
+
+    pub fn unknown(check: &'static str, found: impl Into<String>) -> Self {
+        Self::new(check, State::Unknown, found)
+    }
+
+    pub fn advice(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+}
+
+/// Everything that was found, in the order in which it is shown.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Diagnosis {
+    pub schema: &'static str,
+    pub host: Host,
+    pub threads: u32,
+    pub checks: Vec<Finding>,
+    pub measured: Measured,
+    pub rooflines: Vec<Roofline>,
+}
+
+pub const SCHEMA: &str = "llm-bench-doctor/1";
+
+/// A model that this machine might be asked to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelNeed {
+    /// Such as `llama3-1b Q4_0`.
+    pub name: String,
+    pub file: Bytes,
+    /// Weights that a decoded token reads.
+    pub read_per_token: Bytes,
+    /// Multiply-adds of a prompt token, without the output head.
+    pub macs_per_token: f64,
+    /// What its weights are multiplied as.
+    pub format: super::arithmetic::Format,
+}
+
+/// What is asked of the machine.
+pub struct Question<'a> {
+    pub threads: u32,
+    pub models: &'a [ModelNeed],
+    pub cache: &'a Path,
+    /// What only the caller can tell (installed engines), shown after the rest.
+    pub others: Vec<Finding>,
+}
+
+/// How long others are watched.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Examines this machine: some seconds. `say` gets a line of progress before each wait.
+///
+/// # Errors
+/// None of the checks; only memory that cannot be had for the measured ones.
+pub fn examine(question: Question<'_>, say: &dyn Fn(&str)) -> anyhow::Result<Diagnosis> {
+    let tree = Tree::new("/");
+    let host = host::host();
+    say(&format!("watching other programs for {}", Seconds::from(WINDOW)));
+    let watched = activity::watch(&tree, WINDOW);
+    let threads = question.threads;
+    let mut checks = vec![
+        settings::processor(&host, &host::build()),
+        settings::governor(&tree),
+        settings::frequency_limits(&tree),
+        settings::boost(&tree),
+        settings::sibling_threads(&tree, threads),
+        activity::load(&watched),
+        activity::processes(&watched),
+        limits::processors(&tree, threads),
+        limits::memory(&tree, question.models),
+        settings::virtualization(&tree, host.virtualization.as_deref()),
+        activity::swap(&tree),
+        settings::huge_pages(&tree),
+        limits::free_memory(&tree, question.models),
+        limits::disk(question.cache, question.models),
+        activity::temperature(&tree),
+        activity::throttling(&tree),
+        settings::clock(&tree, host.timer_overhead_ns),
+        settings::numa(&tree),
+        settings::gpu(&host),
+    ];
+    checks.extend(question.others);
+    say(&format!("measuring read bandwidth and arithmetic with {threads} threads"));
+    let measured = ceilings::measure(threads)?;
+    checks.extend(measured.findings());
+    let rooflines = ceilings::rooflines(&measured, question.models);
+    Ok(Diagnosis { schema: SCHEMA, host, threads, checks, measured, rooflines })
+}
+
+/// The kernel's files below a root, so that tests can bring their own.
+pub struct Tree {
+    root: PathBuf,
+}
+
+impl Tree {
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Where `path`, written from `/`, lies in this tree.
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// A file's text without white space around it; `None` if it cannot be read.
+    fn read(&self, path: &str) -> Option<String> {
+        Some(std::fs::read_to_string(self.at(path)).ok()?.trim().to_owned())
+    }
+
+    fn number(&self, path: &str) -> Option<u64> {
+        self.read(path)?.parse().ok()
+    }
+
+    /// Names in a folder that begin with `prefix`, as paths from `/`, sorted.
+    fn list(&self, folder: &str, prefix: &str) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.at(folder)) else {
+            return Vec::new();
+        };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter_map(|e| e.file_name().into_string().ok())
+            .filter(|name| name.starts_with(prefix))
+            .map(|name| format!("{folder}/{name}"))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// A field of /proc/meminfo.
+    fn memory(&self, field: &str) -> Option<Bytes> {
+        let text = self.read("/proc/meminfo")?;
+        let value = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'))?;
+        Some(Bytes(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024))
+    }
+}
+
+#[cfg(test)]
+mod tests;

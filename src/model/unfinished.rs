@@ -1,0 +1,141 @@
+//! A large file in the making: free disk checked, filled in pieces by several threads, in its
+//! place only when it is complete. What is in it is the caller's business.
+
+use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::units::Bytes;
+
+/// A file that has its size and no name yet: dropped, it leaves nothing behind.
+pub struct Unfinished {
+    out: PathBuf,
+    temporary: tempfile::NamedTempFile,
+}
+
+impl Unfinished {
+    /// Begins a file of `size` beside `out`, in whose place it will be put. Makes the folder.
+    pub fn create(out: &Path, size: Bytes) -> Result<Self> {
+        let name =
+            out.file_name().with_context(|| format!("{} does not name a file", out.display()))?;
+        // The rename at the end would put the file in the place of a device node.
+        ensure!(
+            out.metadata().is_ok_and(|m| m.is_file()) || !out.exists(),
+            "{}: expected the name of a file, found a folder or a device",
+            out.display()
+        );
+        let folder = folder_of(out);
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let mut prefix = std::ffi::OsString::from(".");
+        prefix.push(name);
+        prefix.push(".");
+        let attempt = || -> io::Result<tempfile::NamedTempFile> {
+            let temporary = tempfile::Builder::new()
+                .prefix(&prefix)
+                .suffix(".partial")
+                .permissions(std::fs::Permissions::from_mode(0o644))
+                .tempfile_in(folder)?;
+            temporary.as_file().set_len(size.0)?;
+            Ok(temporary)
+        };
+        let temporary = attempt().with_context(|| format!("cannot write {}", out.display()))?;
+        Ok(Self { out: out.to_owned(), temporary })
+    }
+
+    /// Writes to a place of its own; any number of threads may.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.temporary.as_file().write_all_at(bytes, offset)
+    }
+
+    /// Puts the file in its place. Synced before, so that a crash leaves no half of it under its
+    /// name and a measurement that follows does not run against the write-back.
+    pub fn finish(self) -> Result<()> {
+        let Self { out, temporary } = self;
+        let attempt = || -> io::Result<()> {
+            temporary.as_file().sync_data()?;
+            temporary.persist(&out).map_err(|e| e.error)?;
+            Ok(())
+        };
+        attempt().with_context(|| format!("cannot write {}", out.display()))
+    }
+}
+
+/// The folder of a file, `.` where its path names none.
+pub fn folder_of(out: &Path) -> &Path {
+    match out.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+/// Refuses to begin what the disk cannot hold. Of a folder that does not exist yet, the nearest
+/// one above it that does is asked.
+pub fn check_free_disk(folder: &Path, out: &Path, needed: Bytes) -> Result<()> {
+    let there = folder.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
+    let stat = rustix::fs::statvfs(there)
+        .with_context(|| format!("cannot read the free disk of {}", there.display()))?;
+    let available = Bytes(stat.f_bavail * stat.f_frsize);
+    ensure!(
+        available >= needed,
+        "not enough free disk for {}: needs {needed}, and {} has {available}; free some or choose another folder",
+        out.display(),
+        there.display(),
+    );
+    Ok(())
+}
+
+/// Does `work` for each number below `count` on `threads` threads (0 takes as many as the process
+/// may use), each with a buffer of its own. `done` is told, on the calling thread, what each call
+/// returned.
+///
+/// # Errors
+/// The first that a call returned, or that the user asked to stop; the others then end too.
+pub fn in_parallel<Buffer: Default>(
+    threads: usize,
+    count: usize,
+    work: impl Fn(usize, &mut Buffer) -> Result<u64> + Sync,
+    done: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let threads = match threads {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        n => n,
+    };
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let (sender, receiver) = mpsc::channel::<Result<u64>>();
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(count) {
+            let sender = sender.clone();
+            let (work, next, stop) = (&work, &next, &stop);
+            scope.spawn(move || {
+                let mut buffer = Buffer::default();
+                while !stop.load(Ordering::Relaxed) {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= count || sender.send(work(i, &mut buffer)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for result in receiver {
+            match result {
+                Ok(_) if crate::interrupt::requested() => {
+                    stop.store(true, Ordering::Relaxed);
+                    bail!("stopped; nothing was kept");
+                }
+                Ok(amount) => done(amount),
+                Err(e) => {
+                    stop.store(true, Ordering::Relaxed);
+                    return Err(e);
+                }
+            }
+        }
+        Ok(())
+    })
+}

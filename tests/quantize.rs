@@ -1,0 +1,217 @@
+//! `models quantize` as a user types it: what it writes, how it refuses, what it leaves behind,
+//! how much memory it takes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use llm_bench::model::arch::ArchSpec;
+use llm_bench::model::quant::Quant;
+use llm_bench::model::synth::synthesize;
+
+fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("llm-bench"));
+    command.args(args).env("LLM_BENCH_CACHE", dir.join("cache")).current_dir(dir);
+    command
+}
+
+fn llm_bench(dir: &Path, args: &[&str]) -> Output {
+    command(dir, args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Exit code 2, nothing on stdout, one error that names all of `words`.
+fn refused(dir: &Path, args: &[&str], words: &[&str]) {
+    let out = llm_bench(dir, args);
+    let stderr = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{stderr}");
+    assert!(out.stdout.is_empty(), "{}", text(&out.stdout));
+    for word in words {
+        assert!(stderr.contains(word), "expected {word:?} in {stderr:?}");
+    }
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+/// Names in a folder, sorted.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn tiny() -> String {
+    format!("{}/models/tiny.gguf", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A synthetic F16 model of some 130 MB.
+fn large(dir: &Path) -> PathBuf {
+    let spec = ArchSpec {
+        name: "Large".into(),
+        n_layers: 2,
+        n_embd: 2048,
+        n_ff: 4096,
+        n_heads: 16,
+        n_kv_heads: 4,
+        head_dim: 128,
+        n_vocab: 512,
+        context_length: 4096,
+        rope_base: 500_000.0,
+        rms_eps: 1e-5,
+        rope_scaling: None,
+        tied: true,
+    };
+    let path = dir.join("large-F16.gguf");
+    synthesize(&spec, Quant::F16, 1, &path, 2, &mut |_, _| {}).unwrap();
+    path
+}
+
+#[test]
+fn one_command_makes_several_files_that_inspect_names_and_the_engine_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = llm_bench(
+        dir.path(),
+        &["models", "quantize", "tiny", "--to", "q8_0,Q4_0", "--out-dir", "made"],
+    );
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_eq!(text(&out.stdout), "made/tiny-Q8_0.gguf\nmade/tiny-Q4_0.gguf\n");
+    assert_eq!(names(&dir.path().join("made")), ["tiny-Q4_0.gguf", "tiny-Q8_0.gguf"]);
+    for quant in ["Q8_0", "Q4_0"] {
+        let file = format!("made/tiny-{quant}.gguf");
+        let shown = llm_bench(dir.path(), &["models", "inspect", &file, "--json"]);
+        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+        assert_eq!(shown["quant"], quant);
+        let run = ["run", "-m", &file, "--engine", "candle", "-r", "1", "-p", "8", "-n", "8"];
+        let out = llm_bench(dir.path(), &[&run[..], &["-o", "json"]].concat());
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        let record: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(record["model"]["quant"], quant);
+        assert_eq!(record["arms"][0]["launches"][0]["status"], "ok", "{record}");
+    }
+}
+
+#[test]
+fn a_quantized_file_of_synthetic_weights_is_still_called_synthetic() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = large(dir.path());
+    let args = ["models", "quantize", source.to_str().unwrap(), "--to", "q4_0"];
+    let out = llm_bench(dir.path(), &[&args[..], &["--out", "q.gguf"]].concat());
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let shown = text(&llm_bench(dir.path(), &["models", "inspect", "q.gguf"]).stdout);
+    assert!(shown.contains("synthetic weights: the text means nothing"), "{shown}");
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, tiny) = (dir.path(), tiny());
+    let quantize = |rest: &[&str], words: &[&str]| {
+        refused(dir, &[&["models", "quantize", &tiny], rest].concat(), words);
+    };
+    quantize(&[], &["--to"]);
+    quantize(&["--to", "q4_1"], &["\"q4_1\"", "Q8_0", "Q4_K_M"]);
+    quantize(&["--to", "q4_0,Q4_0"], &["Q4_0 twice"]);
+    quantize(&["--to", "q4_0,q8_0", "--out", "x.gguf"], &["--out", "--out-dir"]);
+    quantize(&["--to", "q4_0", "--out", &tiny, "--force"], &["the source itself"]);
+    refused(dir, &["models", "quantize", "nothing.gguf", "--to", "q4_0"], &["nothing.gguf"]);
+    assert!(names(dir).is_empty(), "{:?}", names(dir));
+}
+
+#[test]
+fn an_existing_file_is_replaced_only_with_force_and_a_quantized_one_is_no_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, tiny) = (dir.path(), tiny());
+    let args = ["models", "quantize", tiny.as_str(), "--to", "q8_0"];
+    std::fs::write(dir.join("tiny-Q8_0.gguf"), "mine").unwrap();
+    refused(dir, &args, &["tiny-Q8_0.gguf exists", "--force"]);
+    assert_eq!(std::fs::read(dir.join("tiny-Q8_0.gguf")).unwrap(), b"mine");
+    let out = llm_bench(dir, &[&args[..], &["--force"]].concat());
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let again = ["models", "quantize", "tiny-Q8_0.gguf", "--to", "q4_0"];
+    refused(dir, &again, &["tiny-Q8_0.gguf", "Q8_0 already", "expected F32, F16 or BF16"]);
+    assert_eq!(names(dir), ["tiny-Q8_0.gguf"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_or_written_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let tiny = tiny();
+    for folder in ["file", "file/below", "/proc/none"] {
+        let args = ["models", "quantize", &tiny, "--to", "q8_0", "--out-dir", folder];
+        refused(dir.path(), &args, &["error: ", folder]);
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_hold_all_targets_is_refused_with_both_sizes() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = large(dir.path());
+    // The last tensors lie in a hole of 8 TB: the vocabulary grows, the file stays as small.
+    let bytes = std::fs::read(&source).unwrap();
+    let huge = 1u64 << 31;
+    let name = b"token_embd.weight";
+    let at = bytes.windows(name.len()).rposition(|w| w == name).unwrap() + name.len() + 4 + 8;
+    let mut bytes = bytes;
+    bytes[at..at + 8].copy_from_slice(&huge.to_le_bytes());
+    let file = std::fs::File::create(&source).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes[..1 << 20], 0).unwrap();
+    file.set_len(huge * 2048 * 2 + (1 << 30)).unwrap();
+    let args = ["models", "quantize", source.to_str().unwrap(), "--to", "q8_0,q4_0"];
+    refused(dir.path(), &args, &["not enough free disk", "needs ", " has ", "Q8_0.gguf"]);
+    assert_eq!(names(dir.path()), ["large-F16.gguf"]);
+}
+
+/// The high-water mark of a process, while it lives.
+fn peak(child: &Child) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_does_not_grow_with_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = large(dir.path());
+    let size = source.metadata().unwrap().len();
+    assert!(size > 120_000_000, "{size}");
+    let args = ["models", "quantize", source.to_str().unwrap(), "--to", "q8_0,q4_0", "-t", "2"];
+    let mut child = command(dir.path(), &args).stdout(Stdio::null()).spawn().unwrap();
+    let mut highest = 0;
+    let status = loop {
+        highest = highest.max(peak(&child).unwrap_or(0));
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    };
+    assert!(status.success());
+    assert!(highest > 1 << 20, "no reading was taken");
+    assert!(highest < size / 2, "{highest} bytes for a file of {size}");
+}
+
+#[test]
+fn ctrl_c_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = large(dir.path());
+    let out = dir.path().join("out");
+    let args = ["models", "quantize", source.to_str().unwrap(), "--to", "q4_k_m", "-t", "1"];
+    let mut child = command(dir.path(), &[&args[..], &["--out-dir", "out"]].concat())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !out.exists() || names(&out).is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be stopped");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(text(&ended.stderr).contains("stopped; nothing was kept"), "{}", text(&ended.stderr));
+    assert!(names(&out).is_empty(), "{:?}", names(&out));
+}
