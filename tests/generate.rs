@@ -449,7 +449,10 @@ fn candle_and_pytorch_draw_the_same_tokens() {
         let first = prompt.len() as u32 - 1;
         let all: Vec<u32> = prompt.into_iter().chain(tokens.iter().copied()).collect();
         let logits_path = path.to_str().unwrap().to_string();
-        pytorch.process.score(Score { id: 99, tokens: all, logits_path, first }).unwrap();
+        pytorch
+            .process
+            .score(Score { id: 99, tokens: all, logits_path, first, decode_from: None })
+            .unwrap();
         let logits: Vec<f32> = std::fs::read(&path)
             .unwrap()
             .chunks_exact(4)

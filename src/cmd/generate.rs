@@ -141,7 +141,7 @@ fn complete(
     if args.timing {
         let limit = if n < wanted { End::Context } else { End::Length };
         let end = if answer.end == End::Length { limit } else { answer.end };
-        let figures = Figures::of(&answer, n_prompt, Some(session.load_time()), end);
+        let figures = Figures::of(&answer, n_prompt, session.load_time(), end);
         say(&figures.lines());
     }
     if answer.end == End::Cancelled {

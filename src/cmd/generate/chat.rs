@@ -11,7 +11,7 @@ use rustyline::{Behavior, Config, Editor, Helper};
 
 use super::figures::Figures;
 use super::session::{Ask, End, Session};
-use super::terminal::{TextOut, dim};
+use super::terminal::{TextOut, say_dim};
 use crate::cli::GenerateArgs;
 use crate::cmd::models::Found;
 use crate::cmd::progress::say;
@@ -67,15 +67,15 @@ pub fn run(
     chat.check_begin()?;
     let mut input = Input::new()?;
     if input.terminal {
-        say(&dim(&format!(
+        say_dim(&format!(
             "{} {} on {}, context {n_ctx}. /help for commands, Ctrl-D ends.",
             found.model.name, found.model.quant, engine.name
-        )));
+        ));
     }
     loop {
         match input.line()? {
             Line::End => break,
-            Line::Interrupted => say(&dim("Ctrl-D or /exit ends the chat")),
+            Line::Interrupted => say_dim("Ctrl-D or /exit ends the chat"),
             Line::Text(text) => match command(&text) {
                 Command::Nothing => {}
                 Command::Exit => break,
@@ -83,11 +83,11 @@ pub fn run(
                 Command::Reset => {
                     let system = chat.system();
                     chat.begin(system);
-                    say(&dim("the conversation begins anew"));
+                    say_dim("the conversation begins anew");
                 }
                 Command::System(system) => {
                     chat.begin(system);
-                    say(&dim("another system message; the conversation begins anew"));
+                    say_dim("another system message; the conversation begins anew");
                 }
                 Command::Unknown(name) => say(&format!(
                     "no command is called {name}; /help lists them (a space before it makes it text)"
@@ -169,7 +169,7 @@ impl Chat<'_> {
             end => end,
         };
         if self.args.timing || std::io::stderr().is_terminal() {
-            say(&dim(&Figures::of(&answer, n_prompt, None, end).line()));
+            say_dim(&Figures::of(&answer, n_prompt, None, end).line());
         }
         if end == End::Context {
             say(&format!(

@@ -140,9 +140,9 @@ impl<'a> Session<'a> {
         Ok(Running { process, features, load_time })
     }
 
-    /// How long the model took to load, last.
-    pub fn load_time(&self) -> Seconds {
-        self.running.as_ref().map_or(Seconds(0.0), |r| r.load_time)
+    /// How long the model took to load; absent after the engine was killed.
+    pub fn load_time(&self) -> Option<Seconds> {
+        self.running.as_ref().map(|r| r.load_time)
     }
 
     /// Asks; `print` gets each token that is text or a stop token, as early as the engine gives
@@ -173,6 +173,8 @@ impl<'a> Session<'a> {
         let streams = request.stream;
         let mut tokens = Vec::new();
         let mut print_error = None;
+        // A Ctrl-C that came when there was nothing left to stop is over.
+        interrupt::take();
         let result = process.follow(request, self.n_vocab, features, &mut |step| {
             if let Step::Token(token) = step {
                 tokens.push(token);

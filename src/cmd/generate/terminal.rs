@@ -61,14 +61,15 @@ fn harmless(text: &str) -> String {
     text.chars().map(|c| if safe(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
-/// Dim text on stderr, where that is a terminal that wants colour.
-pub fn dim(text: &str) -> String {
+/// A line on stderr that steps back behind the text: dim on a terminal that wants colour.
+pub fn say_dim(text: &str) {
+    let text = crate::report::visible(text);
     let stderr = std::io::stderr().is_terminal();
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|v| v == "dumb");
     match stderr && !no_color && !dumb {
-        true => format!("\x1b[2m{text}\x1b[0m"),
-        false => text.to_string(),
+        true => eprintln!("\x1b[2m{text}\x1b[0m"),
+        false => eprintln!("{text}"),
     }
 }
 
