@@ -492,7 +492,7 @@ fn wrong_models_are_refused_with_what_was_expected() {
         assert!(error.message.contains("blk.0.attn_q.bias is not part of"), "{error}");
 
         let error = broken(path, |metadata, _| metadata[6].1 = Value::U32(3));
-        assert!(error.message.contains("a divisor of the 8 query heads"), "{error}");
+        assert!(error.message.contains("divisor of the 8 query heads"), "{error}");
     });
 }
 

@@ -78,6 +78,14 @@ fn print_config_shows_every_default_and_can_be_read_back() {
     assert_eq!(changed, shown.replace("launches = 5", "launches = 9"));
 }
 
+#[test]
+fn a_resumed_run_takes_its_settings_from_its_record_alone() {
+    let dir = folder(SMALL);
+    let out = llm_bench(dir.path(), &["run", "--resume", "no.json"]);
+    assert_eq!(out.status.code(), Some(2));
+    assert!(stderr(&out).contains("no.json"), "{}", stderr(&out));
+}
+
 /// Exit code 2 and one error with the place and all of `words`.
 fn refused(config: &str, line: u32, words: &[&str]) {
     let dir = folder(config);

@@ -206,8 +206,12 @@ fn start_slow_run(dir: &Path) -> std::process::Child {
 fn wait_for_a_launch(dir: &Path) {
     let give_up = Instant::now() + Duration::from_secs(120);
     let kept = || {
-        std::fs::read_dir(dir.join("results")).into_iter().flatten().flatten().any(|e| {
-            Record::read(&e.path()).is_ok_and(|r| r.arms.iter().any(|a| !a.launches.is_empty()))
+        // Not a temporary file, which is not the record yet.
+        let entries = std::fs::read_dir(dir.join("results")).into_iter().flatten().flatten();
+        let mut records =
+            entries.map(|e| e.path()).filter(|p| p.extension() == Some("json".as_ref()));
+        records.any(|path| {
+            Record::read(&path).is_ok_and(|r| r.arms.iter().any(|a| !a.launches.is_empty()))
         })
     };
     while !kept() {

@@ -180,6 +180,19 @@ fn a_resumed_run_can_be_interrupted_and_resumed_again() {
 }
 
 #[test]
+fn a_run_that_still_goes_on_is_not_resumed_beside_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = start(dir.path());
+    let path = wait_for(dir.path(), 1);
+    let output = resume(dir.path(), &path, &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("still goes on"), "{stderr}");
+    assert!(child.wait().unwrap().success());
+    is_whole(&Record::read(&path).unwrap());
+}
+
+#[test]
 fn what_would_be_another_measurement_is_refused() {
     let (dir, path) = interrupted(Signal::INT, 1);
     let original = std::fs::read_to_string(&path).unwrap();

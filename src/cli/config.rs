@@ -31,7 +31,9 @@ pub fn parse(args: Vec<OsString>) -> Result<Parsed> {
     let command = Cli::command();
     let first = command.clone().get_matches_from(&args);
     let (path, matches) = innermost(&first);
-    let Some(file) = file(&first)? else {
+    // An interrupted run goes on with its own settings.
+    let resumed = matches.try_contains_id("resume").is_ok_and(|given| given);
+    let Some(file) = file(&first)?.filter(|_| !resumed) else {
         return finish(&command, &first);
     };
     let text = std::fs::read_to_string(&file)

@@ -3,6 +3,7 @@
 //! build, an engine's version) is refused. The rest is `run`'s.
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -45,12 +46,33 @@ struct Config {
 pub struct Interrupted {
     path: PathBuf,
     record: Record,
+    _claim: Claim,
+}
+
+/// The lock on a result file that says: its run goes on. It ends with the process, however that
+/// ends. Each write puts a new file in the place of the old one, so each renews it.
+pub struct Claim(#[expect(dead_code, reason = "held, not read")] File);
+
+impl Claim {
+    /// Fails with [`TryLockError::WouldBlock`] where another process has it.
+    pub fn take(path: &Path) -> Result<Self, TryLockError> {
+        let file = File::open(path).map_err(TryLockError::Error)?;
+        file.try_lock()?;
+        Ok(Self(file))
+    }
 }
 
 /// Goes on with the run of `file`. Of `given`, only what does not touch the measurement counts.
 pub fn run(file: &Path, given: &RunArgs) -> Result<()> {
-    let record = Record::read(file)?;
     let shown = file.display();
+    let claim = match Claim::take(file) {
+        Ok(claim) => claim,
+        Err(TryLockError::WouldBlock) => {
+            bail!("--resume {shown}: expected an interrupted run, found one that still goes on")
+        }
+        Err(TryLockError::Error(e)) => return Err(e).context(format!("cannot read {shown}")),
+    };
+    let record = Record::read(file)?;
     if file.extension().is_none_or(|e| e != "json") {
         bail!("--resume {shown}: expected the .json file that `llm-bench run` wrote");
     }
@@ -65,7 +87,8 @@ pub fn run(file: &Path, given: &RunArgs) -> Result<()> {
     let (args, quant) = arguments(&config, &record, given)
         .with_context(|| format!("--resume {shown}: run.config"))?;
     let engines = engines(&record).with_context(|| format!("--resume {shown}"))?;
-    run::one_session(&args, quant, &engines, Some(Interrupted { path: file.into(), record }))
+    let earlier = Interrupted { path: file.into(), record, _claim: claim };
+    run::one_session(&args, quant, &engines, Some(earlier))
 }
 
 /// The command line that the record's settings amount to.

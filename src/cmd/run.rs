@@ -10,7 +10,7 @@ use super::list;
 use super::models::{DEFAULT_SEED, Found, find_model};
 use super::progress::{SessionProgress, say};
 use super::report::format_of;
-use super::resume::{self, Interrupted};
+use super::resume::{self, Claim, Interrupted};
 use super::verify::{Check, DECODED_IN_RUN, POSITIONS_IN_RUN, Subject};
 use crate::cli::RunArgs;
 use crate::engine::provision::Provisioner;
@@ -158,11 +158,13 @@ pub(super) fn one_session(
 
     let json = base.with_extension("json");
     record.write(&json)?; // a folder that cannot be written is told before the first launch
+    let mut claim = Claim::take(&json).ok();
     let mut keep_error = None;
     let mut keep = |record: &mut Record| {
         analysis::summarize(record);
-        if let Err(e) = record.write(&json) {
-            keep_error.get_or_insert(e);
+        match record.write(&json) {
+            Ok(()) => claim = Claim::take(&json).ok(),
+            Err(e) => drop(keep_error.get_or_insert(e)),
         }
     };
     prepare_compilers(&mut record, &arms, &workload, &settings);

@@ -184,8 +184,12 @@ impl<'a> Scanner<'a> {
         Ok(n)
     }
 
+    /// A vocabulary has hundreds of thousands: no division as in `count`.
     fn string(&mut self, what: &str, most: u64) -> Result<&'a [u8], Stop> {
-        let len = self.count(what, most, 1)?;
+        let len = self.u64(what)?;
+        if len > most {
+            return self.fail(what, format!("a text of at most {most} bytes"), len);
+        }
         self.take(what, len)
     }
 

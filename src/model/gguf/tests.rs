@@ -215,6 +215,64 @@ fn hyper_parameters_that_contradict_each_other_are_refused() {
     refused(llama().tensor("blk.1.attn_k.weight", &[64, 64], 2), "[32, 64]");
     refused(llama().tensor("rope_freqs.weight", &[16], 0), "rope_freqs");
     refused(llama().texts("tokenizer.ggml.tokens", &vec!["a"; 97]), "96 rows");
+    // A value of another type is not a missing value.
+    refused(llama().text("llama.attention.head_count_kv", "two"), "head_count_kv");
+    refused(llama().i32s("llama.attention.head_count_kv", &[2, 2]), "head_count_kv");
+    refused(llama().u32("llama.rope.freq_base", 10_000), "freq_base");
+    let f64 = |value: f64| [&12u32.to_le_bytes()[..], &value.to_le_bytes()].concat();
+    refused(llama().raw("llama.rope.freq_base", f64(1e300)), "freq_base");
+    refused(llama().raw("llama.attention.layer_norm_rms_epsilon", f64(1e-300)), "epsilon");
+}
+
+#[test]
+fn a_model_that_means_another_function_is_refused() {
+    let refused = |f: Fixture, parts: &[&str]| {
+        let error = open(&f).unwrap().llama_config().unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "{part} not in {error}");
+        }
+    };
+    refused(llama().tensor("blk.0.attn_q.bias", &[64], 0), &["attn_q.bias", "not part"]);
+    refused(llama().tensor("blk.2.attn_q.weight", &[64, 64], 2), &["blk.2.attn_q", "2 layers"]);
+    refused(llama().tensor("blk.01.attn_q.weight", &[64, 64], 2), &["blk.01.attn_q"]);
+    refused(llama().u32("split.count", 3), &["one of 3 parts", "llama-gguf-split"]);
+    refused(llama().text("llama.rope.scaling.type", "linear"), &["scaling.type", "linear"]);
+    assert!(open(&llama().text("llama.rope.scaling.type", "none")).unwrap().llama_config().is_ok());
+}
+
+#[test]
+fn names_that_are_no_text_or_equal_after_their_last_nul_are_refused() {
+    let mut f = llama();
+    f.metadata.push(("general.name\0".into(), f.metadata[0].1.clone()));
+    assert!(refusal(&f.bytes()).contains("twice"));
+    let mut bytes = llama().bytes();
+    let name = b"general.name";
+    let at = bytes.windows(name.len()).position(|w| w == name).unwrap();
+    bytes[at] = 0xff;
+    assert!(refusal(&bytes).contains("UTF-8"));
+}
+
+#[test]
+fn a_header_beyond_the_first_read_is_read_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = "x".repeat(3 << 20);
+    let path = llama().text("a.long.text", &long).write(folder.path());
+    let file = GgufFile::open(&path).unwrap();
+    assert_eq!(file.text("a.long.text").map(str::len), Some(long.len()));
+    assert_eq!(file.llama_config().unwrap(), open(&llama()).unwrap().llama_config().unwrap());
+}
+
+#[test]
+fn arrays_cannot_ask_for_more_memory_than_the_file_has_a_use_for() {
+    // Each byte of such an array would become a value of 32 bytes.
+    let bytes = |n: usize| {
+        let head = [&9u32.to_le_bytes()[..], &0u32.to_le_bytes(), &(n as u64).to_le_bytes()];
+        [&head.concat()[..], &vec![0; n]].concat()
+    };
+    assert!(open(&llama().raw("x.a", bytes(1 << 16))).is_ok());
+    assert!(refusal(&llama().raw("x.a", bytes((1 << 22) + 1)).bytes()).contains("x.a"));
+    let both = llama().raw("x.a", bytes(1 << 21)).raw("x.b", bytes((1 << 21) + 1));
+    assert!(refusal(&both.bytes()).contains("x.b"));
 }
 
 #[test]

@@ -1,0 +1,268 @@
+//! Runs that are cut off: Ctrl-C and SIGTERM in every phase, a full disk, a model file that
+//! shrinks while it is used. What was measured stays, nothing half-written stays, and no process
+//! is left behind.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use llm_bench::record::{FailureKind, Record, Status};
+use rustix::process::{Pid, Signal, kill_process};
+
+fn llm_bench(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin("llm-bench"));
+    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
+    command
+        .args(args)
+        .env("LLM_BENCH_ENGINES", engines)
+        .env("LLM_BENCH_CACHE", dir.join("cache"))
+        .stdin(Stdio::null())
+        .current_dir(dir);
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn wait_until(what: &str, mut seen: impl FnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(300);
+    while !seen() {
+        assert!(Instant::now() < give_up, "never seen: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn start(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Stops a running command: it ends with exit code 2 and one error that says so.
+fn stop(child: Child, signal: Signal) -> Output {
+    kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("stopped"), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    output
+}
+
+/// Processes of this test, told by the cache in their environment.
+fn running(dir: &Path) -> usize {
+    let mark = format!("LLM_BENCH_CACHE={}", dir.join("cache").display());
+    let has_mark = |e: &std::fs::DirEntry| {
+        let environ = std::fs::read(e.path().join("environ")).unwrap_or_default();
+        environ.split(|b| *b == 0).any(|v| v == mark.as_bytes())
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().filter(has_mark).count()
+}
+
+fn nothing_runs(dir: &Path) {
+    wait_until("the end of every process", || running(dir) == 0);
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect()
+}
+
+fn record_path(dir: &Path) -> Option<PathBuf> {
+    files(&dir.join("results")).into_iter().find(|p| p.extension().is_some_and(|x| x == "json"))
+}
+
+// ---- stopped ----
+
+#[test]
+fn a_stop_while_an_engine_hangs_in_load_or_generation_keeps_the_record() {
+    for (engine, signal) in [
+        ("fake-hangs-at-load", Signal::INT),
+        ("fake-hangs-at-load", Signal::TERM),
+        ("fake-hangs-at-generate", Signal::INT),
+        ("fake-hangs-at-generate", Signal::TERM),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let args = ["run", "--model", "tiny", "--engine", engine, "-p", "8", "-n", "4"];
+        let child = start(&mut llm_bench(dir.path(), &args));
+        // The harness, and the engine that it has started.
+        wait_until("the engine", || running(dir.path()) >= 2 && record_path(dir.path()).is_some());
+        stop(child, signal);
+        nothing_runs(dir.path());
+        let record = Record::read(&record_path(dir.path()).unwrap()).unwrap();
+        assert!(!record.run.complete && record.arms[0].launches.is_empty());
+        assert_eq!(files(&dir.path().join("results")).len(), 3, "json, csv, md and nothing else");
+    }
+}
+
+#[test]
+fn a_stop_in_the_middle_of_synthesis_leaves_no_file() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let dir = tempfile::tempdir().unwrap();
+        let models = dir.path().join("models");
+        let args = ["models", "synth", "llama3-1b", "--quant", "Q4_0", "--out", "models/m.gguf"];
+        let child = start(&mut llm_bench(dir.path(), &args));
+        wait_until("the temporary file", || !files(&models).is_empty());
+        stop(child, signal);
+        assert_eq!(files(&models), Vec::<PathBuf>::new());
+        nothing_runs(dir.path());
+    }
+}
+
+/// A folder with an engine that needs an installation, and a Python that pretends to make one:
+/// its pip waits, in silence, until the file `go` is there.
+fn slow_installation(dir: &Path) -> PathBuf {
+    let python = dir.join("python");
+    let script = "#!/bin/sh\n\
+        case \"$1 $2\" in\n\
+        '-c '*) echo 3.12 ;;\n\
+        '-m venv') mkdir -p \"$3/bin\" && cp \"$0\" \"$3/bin/python\" ;;\n\
+        '-m pip') touch pip-runs; while [ ! -e go ]; do sleep 0.05; done ;;\n\
+        esac\n";
+    std::fs::write(&python, script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&python, mode).unwrap();
+    let engine = dir.join("engine");
+    std::fs::create_dir(&engine).unwrap();
+    std::fs::write(engine.join("pins.txt"), "nothing==1\n").unwrap();
+    std::fs::write(engine.join("e.py"), "").unwrap();
+    let manifest = "name = \"slow\"\nsummary = \"s\"\nscript = \"e.py\"\n\
+        requirements = \"pins.txt\"\n[variants.slow]\nsummary = \"s\"\n";
+    std::fs::write(engine.join("engine.toml"), manifest).unwrap();
+    python
+}
+
+#[test]
+fn a_stop_in_the_middle_of_an_installation_is_heard_and_the_next_one_starts_anew() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let dir = tempfile::tempdir().unwrap();
+        let python = slow_installation(dir.path());
+        let install = || {
+            let mut command = llm_bench(dir.path(), &["engines", "install", "slow"]);
+            command.env("LLM_BENCH_ENGINES", dir.path().join("engine"));
+            command.env("LLM_BENCH_PYTHON", &python);
+            command
+        };
+        let child = start(&mut install());
+        wait_until("pip", || dir.path().join("pip-runs").exists());
+        stop(child, signal);
+        nothing_runs(dir.path());
+        let mut list = llm_bench(dir.path(), &["engines", "list"]);
+        let list = list.env("LLM_BENCH_ENGINES", dir.path().join("engine")).output().unwrap();
+        let listed = text(&list.stdout);
+        let line = listed.lines().find(|l| l.starts_with("slow")).unwrap().to_string();
+        assert!(line.contains("not installed"), "{line}");
+
+        std::fs::write(dir.path().join("go"), "").unwrap();
+        let output = install().output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("slow: ready"));
+    }
+}
+
+#[test]
+fn a_record_is_whole_whenever_it_is_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let args =
+        ["run", "--model", "tiny", "--engine", "fake-honest", "-r", "12", "-p", "8", "-n", "2"];
+    let mut child = start(&mut llm_bench(dir.path(), &args));
+    let mut looks = 0;
+    let mut last = 0;
+    while child.try_wait().unwrap().is_none() {
+        if let Some(path) = record_path(dir.path()) {
+            let now = Record::read(&path).unwrap().arms[0].launches.len();
+            assert!(now >= last, "launches were lost");
+            (looks, last) = (looks + 1, now);
+        }
+    }
+    assert!(looks > 20, "{looks} looks");
+}
+
+// ---- a full disk ----
+
+#[test]
+fn a_disk_that_fills_up_keeps_what_was_written_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    unpack_the_shipped_model(dir.path());
+    let args =
+        ["run", "--model", "tiny", "--engine", "fake-honest", "-r", "40", "-p", "8", "-n", "4"];
+    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
+    // Files of this process can grow to 24 KiB; a longer write fails, as on a full disk.
+    let output = Command::new("bash")
+        .args(["-c", "trap '' XFSZ; ulimit -f 24; exec \"$0\" \"$@\""])
+        .arg(assert_cmd::cargo::cargo_bin("llm-bench"))
+        .args(args)
+        .env("LLM_BENCH_ENGINES", engines)
+        .env("LLM_BENCH_CACHE", dir.path().join("cache"))
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("cannot write") && stderr.contains("File too large"), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    assert!(text(&output.stdout).contains("fake-honest"), "the table is shown all the same");
+    let path = record_path(dir.path()).expect("the record as it was when it still fitted");
+    let record = Record::read(&path).unwrap();
+    assert!(!record.run.complete);
+    assert!((1..40).contains(&record.arms[0].launches.len()));
+    assert_eq!(files(&dir.path().join("results")), [path], "no temporary file is left");
+
+    // With room again, the run is gone on with.
+    let path = record_path(dir.path()).unwrap();
+    let output = llm_bench(dir.path(), &["run", "--resume", path.to_str().unwrap()]).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let record = Record::read(&path).unwrap();
+    assert!(record.run.complete);
+    assert_eq!(record.arms[0].launches.len(), 40);
+}
+
+/// Makes the shipped model's copy in the cache, which a process of small files could not.
+fn unpack_the_shipped_model(dir: &Path) {
+    assert!(llm_bench(dir, &["models", "inspect", "tiny"]).output().unwrap().status.success());
+}
+
+#[test]
+fn a_synthesis_without_room_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new("bash")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\""])
+        .arg(assert_cmd::cargo::cargo_bin("llm-bench"))
+        .args(["models", "synth", "llama3-1b", "--quant", "Q4_0", "--out", "models/m.gguf"])
+        .env("LLM_BENCH_CACHE", dir.path().join("cache"))
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("models/m.gguf") && stderr.contains("File too large"), "{stderr}");
+    assert_eq!(files(&dir.path().join("models")), Vec::<PathBuf>::new());
+}
+
+// ---- a model that shrinks ----
+
+#[test]
+fn an_engine_whose_model_is_cut_under_it_fails_with_both_lengths() {
+    let dir = tempfile::tempdir().unwrap();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny.gguf");
+    let model = dir.path().join("copy.gguf");
+    std::fs::copy(shipped, &model).unwrap();
+    let length = model.metadata().unwrap().len();
+    let args = ["run", "--model", "./copy.gguf", "--engine", "fake-cuts-its-model,candle"];
+    // One launch each; in whichever order, the harness lives on.
+    let output = llm_bench(dir.path(), &[&args[..], &["-r", "1", "-p", "8"]].concat()).output();
+    let stderr = text(&output.unwrap().stderr);
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let record = Record::read(&record_path(dir.path()).unwrap()).unwrap();
+    assert!(record.run.complete);
+    let launch = &record.arms[0].launches[0];
+    assert_eq!(launch.status, Status::Failed);
+    let error = launch.error.as_ref().unwrap();
+    assert_eq!((error.kind, error.phase.as_str()), (FailureKind::Killed, "load"), "{error:?}");
+    for part in ["copy.gguf", "shrank", &length.to_string(), "4096", "signal 7"] {
+        assert!(error.message.contains(part), "{part} not in {error:?}");
+    }
+    if let Some(error) = &record.arms[1].launches[0].error {
+        assert_eq!(error.kind, FailureKind::BadModel, "{error:?}");
+        assert!(error.message.contains("4096"), "{error:?}");
+    }
+}
