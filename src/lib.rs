@@ -11,6 +11,9 @@
 //!
 //! Beside it: `units`, `metric` and `interrupt` below everything, `cli` and `cmd` on top.
 
+// `println!` panics when whoever reads our output has seen enough.
+#![cfg_attr(not(test), deny(clippy::print_stdout))]
+
 pub mod analysis;
 pub mod cli;
 pub mod cmd;

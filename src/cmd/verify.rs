@@ -255,7 +255,7 @@ impl Check {
         let positions = divergence::compare(open(expected)?, open(logits)?, n_vocab, n)?;
         let agree = right.text.iter().zip(&answer.text).take_while(|(a, b)| a == b).count();
         let free_running = (!right.text.is_empty())
-            .then(|| FreeRunning { agree: agree as u32, of: right.text.len() as u32 });
+            .then_some(FreeRunning { agree: agree as u32, of: right.text.len() as u32 });
         let mut verification = Verification {
             free_running,
             ..self.verdict(reference, Verdict::Fail, Some(limit.clone()))

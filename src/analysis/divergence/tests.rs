@@ -83,7 +83,7 @@ fn an_argmax_that_flips_where_it_is_decided_fails_even_below_the_limit() {
         let mut right = row(i + 1, 500);
         right[250] = 9.0;
         let mut wrong = right.clone();
-        if i % 10 == 0 {
+        if i.is_multiple_of(10) {
             wrong[100] = 9.5;
         }
         (right, wrong)
