@@ -68,7 +68,7 @@ pub struct Ready {
     pub t_ns: u64,
 }
 
-/// What of `generate` an engine understands beyond greedy generation of a given length.
+/// What an engine can do beyond greedy generation of a given length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Feature {
@@ -77,6 +77,8 @@ pub enum Feature {
     Sampling,
     Reuse,
     Cancel,
+    /// Teacher-forced logits: the message `score`.
+    Score,
     /// One that this build does not know.
     #[serde(other)]
     Other,

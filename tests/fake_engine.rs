@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
-use llm_bench::record::{FailureKind, Launch, Record, Status};
+use llm_bench::record::{FailureKind, Launch, Record, Status, Verdict};
 
 fn llm_bench(dir: &Path) -> Command {
     let mut command = Command::cargo_bin("llm-bench").unwrap();
@@ -28,7 +28,7 @@ fn run(engines: &str, extra: &[&str]) -> (Record, std::process::Output) {
 fn run_in(dir: &Path, engines: &str, extra: &[&str]) -> (Record, std::process::Output) {
     let mut command = llm_bench(dir);
     command.args(["run", "--model", "tiny", "--engine", engines]);
-    command.args(["-p", "8", "-n", "4", "--no-install"]).args(extra);
+    command.args(["-p", "8", "-n", "4", "--no-install", "--no-verify"]).args(extra);
     let output = command.output().unwrap();
     (Record::read(&only_record(dir)).unwrap(), output)
 }
@@ -250,4 +250,22 @@ fn when_the_harness_is_killed_its_engine_dies_and_the_record_is_whole() {
     }
     let record = Record::read(&only_record(dir.path())).unwrap();
     assert!(!record.run.complete && !record.arms[0].launches.is_empty());
+}
+
+#[test]
+fn an_engine_without_teacher_forced_logits_is_measured_and_has_no_verdict() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = llm_bench(dir.path());
+    command.args(["run", "--model", "tiny", "--engine", "fake-honest,candle", "-r", "1"]);
+    let output = command.args(["-p", "8", "-n", "4", "--no-install"]).output().unwrap();
+    assert!(output.status.success());
+    let record = Record::read(&only_record(dir.path())).unwrap();
+    assert_eq!(launch(&record, "fake-honest").status, Status::Ok);
+    let verdict = |label: &str| {
+        let arm = record.arms.iter().find(|a| a.label == label).unwrap();
+        arm.verification.as_ref().unwrap().verdict
+    };
+    assert_eq!(verdict("fake-honest"), Verdict::Unanswered);
+    assert_eq!(verdict("candle"), Verdict::Pass);
+    assert!(record.warnings.iter().all(|w| w.code != "other_function"), "{:?}", record.warnings);
 }

@@ -11,7 +11,7 @@ use super::models::{DEFAULT_SEED, Found, find_model};
 use super::progress::{SessionProgress, say};
 use super::report::format_of;
 use super::resume::{self, Claim, Interrupted};
-use super::verify::{Check, DECODED_IN_RUN, POSITIONS_IN_RUN, Subject};
+use super::verify::{Check, IN_RUN, Subject};
 use crate::cli::RunArgs;
 use crate::engine::provision::Provisioner;
 use crate::engine::{Deadlines, EngineSpec, Registry};
@@ -129,7 +129,7 @@ pub(super) fn one_session(
         None => {
             let verdicts = match args.no_verify {
                 true => Vec::new(),
-                false => verdicts(&arms, &found, threads, &provisioner)?,
+                false => verdicts(args, &arms, &found, threads, &provisioner)?,
             };
             let bandwidth = bandwidth::measure(threads, BANDWIDTH_BUFFER)?;
             let mut record = Record {
@@ -256,12 +256,13 @@ fn provide(
 /// Whether the engines compute the same function. One that cannot be checked is measured all the
 /// same, and has no verdict.
 fn verdicts(
+    args: &RunArgs,
     arms: &[ArmPlan],
     found: &Found,
     threads: u32,
     provisioner: &Provisioner,
 ) -> Result<Vec<(String, Verification)>> {
-    let check = Check::new(found, threads, POSITIONS_IN_RUN, DECODED_IN_RUN)?;
+    let check = Check::new(found, threads, deadlines(args), IN_RUN)?;
     let startable = arms.iter().filter(|arm| arm.installed.is_ok());
     let subjects = startable
         .map(|arm| {
@@ -340,13 +341,16 @@ fn settings(args: &RunArgs, path: &Path, n_ctx: u32, threads: u32, host: &Host) 
         warmup: args.warmup,
         iterations: args.iterations,
         page_cache: args.page_cache,
-        deadlines: args
-            .timeout
-            .map_or_else(Deadlines::default, |s| Deadlines::all(Duration::from_secs_f64(s))),
+        deadlines: deadlines(args),
         idle_window: Duration::from_millis(200),
         bandwidth: host.measured_read_bandwidth_bytes_per_s.map(BytesPerSecond),
         profile: args.profile,
     }
+}
+
+fn deadlines(args: &RunArgs) -> Deadlines {
+    let all = |s: f64| Deadlines::all(Duration::from_secs_f64(s));
+    args.timeout.map_or_else(Deadlines::default, all)
 }
 
 fn announce(record: &Record, workload: &Workload, threads: u32) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::provision::Installed;
 use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure};
-use crate::protocol::{Generate, Load, Precision, Score};
+use crate::protocol::{Feature, Generate, Load, Precision, Score};
 use crate::record::{FailureKind, LaunchError};
 
 /// What every engine is asked.
@@ -53,7 +53,11 @@ pub fn ask(
     let q = question;
     let mut process = EngineProcess::spawn(installed.command(q.threads), q.threads, q.deadlines)?;
     let hello = process.hello()?;
-    process.ready(&hello)?;
+    let ready = process.ready(&hello)?;
+    if !ready.value.features.contains(&Feature::Score) {
+        let message = "it does not name `score` among its features";
+        return Err(refused("ready", message.into()));
+    }
     let loaded = process.load(Load {
         path: q.model.to_string_lossy().into_owned(),
         device: q.device.clone(),
@@ -82,10 +86,9 @@ pub fn ask(
     let found = logits.metadata().map_or(0, |m| m.len());
     if scored.positions as usize != q.tokens.len() || scored.vocab != q.n_vocab || found != expected
     {
-        return Err(Failure::Engine(LaunchError {
-            kind: FailureKind::Protocol,
-            phase: "score".into(),
-            message: format!(
+        return Err(refused(
+            "score",
+            format!(
                 "expected {} rows of {} logits ({expected} bytes), found {} rows of {} ({found} \
                  bytes)",
                 q.tokens.len(),
@@ -93,8 +96,7 @@ pub fn ask(
                 scored.positions,
                 scored.vocab
             ),
-            stderr_tail: None,
-        }));
+        ));
     }
     Ok(Answer {
         precision: loaded.value.precision,
@@ -102,4 +104,9 @@ pub fn ask(
         decoded: scored.decoded,
         text,
     })
+}
+
+fn refused(phase: &str, message: String) -> Failure {
+    let (kind, phase) = (FailureKind::Protocol, phase.into());
+    Failure::Engine(LaunchError { kind, phase, message, stderr_tail: None })
 }

@@ -40,6 +40,8 @@ pub enum Verdict {
     Reference,
     Pass,
     Fail,
+    /// It did not answer, for whatever reason; `reason` has it.
+    Unanswered,
 }
 
 /// The first `agree` of `of` greedy tokens are the same.

@@ -29,6 +29,7 @@ pub(super) fn short(v: &Verification) -> String {
         Verdict::Reference => "reference".into(),
         Verdict::Pass => format!("pass{}", nmse.unwrap_or_default()),
         Verdict::Fail => format!("FAIL{}", nmse.unwrap_or_default()),
+        Verdict::Unanswered => "no answer".into(),
     }
 }
 
@@ -79,6 +80,7 @@ fn row(name: &str, v: &Verification) -> Vec<String> {
         Verdict::Reference => "reference",
         Verdict::Pass => "pass",
         Verdict::Fail => "FAIL",
+        Verdict::Unanswered => "no answer",
     };
     let mut cells = vec![clean(name), verdict.to_string()];
     let Some(d) = &v.divergence else {

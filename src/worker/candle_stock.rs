@@ -141,7 +141,7 @@ impl Engine for CandleStock {
 
     fn features(&self) -> Vec<Feature> {
         use Feature::*;
-        vec![Stream, Stop, Sampling, Cancel]
+        vec![Stream, Stop, Sampling, Cancel, Score]
     }
 
     fn decoder(&mut self) -> Result<&mut dyn Decoder, EngineError> {

@@ -10,7 +10,7 @@ import select
 import sys
 
 PROTOCOL = 1
-FEATURES = ["stream", "stop", "sampling", "reuse", "cancel"]
+FEATURES = ["stream", "stop", "sampling", "reuse", "cancel", "score"]
 OPTIONS = {"compile": False, "half": True}
 
 FIELDS = {

@@ -219,7 +219,7 @@ impl Engine for Candle {
 
     fn features(&self) -> Vec<Feature> {
         use Feature::*;
-        vec![Stream, Stop, Sampling, Reuse, Cancel]
+        vec![Stream, Stop, Sampling, Reuse, Cancel, Score]
     }
 
     fn decoder(&mut self) -> Result<&mut dyn Decoder, EngineError> {
