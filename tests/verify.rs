@@ -264,6 +264,21 @@ fn without_python_candle_f32_is_the_reference() {
 }
 
 #[test]
+fn logits_that_a_killed_process_left_behind_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let scratch = dir.path().join("cache/scratch");
+    // No process has this number: the kernel's limit is 2^22.
+    let (left, own) = (scratch.join("4194305-abc"), scratch.join("notes"));
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::create_dir_all(&own).unwrap();
+    std::fs::write(left.join("reference.f32"), [0; 64]).unwrap();
+    let out = verify(dir.path(), &["--engine", "candle"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(!left.exists() && own.exists(), "only what is known to be left over goes");
+    assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 1);
+}
+
+#[test]
 fn an_engine_that_was_named_and_fails_gives_exit_code_4_and_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let out = verify(dir.path(), &["--engine", "candle-stock"]);
