@@ -127,7 +127,7 @@ fn a_chat_is_typed_edited_recalled_reset_and_ended() {
     t.keys(&["What is a boat for?", ENTER]);
     t.until_answers(2);
     assert_eq!(t.lines("A boat is for sailing on the sea."), 1, "{}", t.text());
-    assert!(t.text().contains("from the cache"), "{}", t.text());
+    assert!(t.text().contains(" cached)"), "{}", t.text());
 
     // The first question again, from the history.
     t.keys(&["/reset", ENTER]);

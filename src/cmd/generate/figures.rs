@@ -70,7 +70,7 @@ impl Figures {
         rows.extend(self.rate("prefill_tps").map(|r| {
             let kept = match self.reused {
                 0 => String::new(),
-                n => format!(" + {n} from the cache"),
+                n => format!(" + {n} cached"),
             };
             let s = if self.prefilled == 1 { "" } else { "s" };
             ("prefill", format!("{r} ({} token{s}{kept})", self.prefilled))
