@@ -267,7 +267,7 @@ impl Finding {
             Finding::Failed { kind, .. } => return advice_on_failure(*kind).into(),
             Finding::FewLaunches { .. } => "use -r 5 or more",
             Finding::BusyMachine { .. } | Finding::LoadedMachine { .. } => {
-                "close other programs and run again; top shows what is running"
+                "close other programs and run again; llm-bench doctor shows what disturbs"
             }
             Finding::Disturbed { .. } => {
                 "the values are kept; run again on a quiet machine before quoting them"
