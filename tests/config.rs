@@ -137,3 +137,17 @@ fn completions_know_the_commands() {
         assert!(script.contains("verify") && script.contains("models"), "{shell}");
     }
 }
+
+#[test]
+fn a_full_disk_behind_stdout_is_an_error_and_no_panic() {
+    for args in [&["completions", "bash"][..], &["run", "--print-config"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_llm-bench"))
+            .args(args)
+            .stdout(full)
+            .output()
+            .unwrap();
+        assert_eq!(out.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&out).starts_with("error: ") && !stderr(&out).contains("panicked"));
+    }
+}
