@@ -30,64 +30,96 @@ const LINE: usize = 256;
 /// fastest pass: a ceiling is what the machine can do, and other work only lowers it. Each
 /// thread adds up its own part with wide independent sums, so that memory is the limit.
 pub fn measure(threads: u32, size: Bytes) -> Result<Bandwidth> {
-    let threads = threads.max(1) as usize;
-    let unit = LINE * STREAMS[STREAMS.len() - 1];
-    let part = (size.0 as usize / threads).max(unit).next_multiple_of(unit);
-    let what =
-        || format!("cannot allocate {} to measure bandwidth", Bytes((part * threads) as u64));
-    let mut buffer = MmapMut::map_anon(part * threads).with_context(what)?;
-    // Large pages where they can be had: the ceiling should not be that of the page tables.
-    #[cfg(target_os = "linux")]
-    let _ = buffer.advise(memmap2::Advice::HugePage);
-    // Written once: pages that were never touched would all be the same zero page.
-    std::thread::scope(|s| {
-        for (i, chunk) in buffer.chunks_mut(part).enumerate() {
-            s.spawn(move || chunk.iter_mut().enumerate().for_each(|(j, b)| *b = (i ^ j) as u8));
-        }
-    });
-    let best = STREAMS
-        .iter()
-        .map(|streams| fastest_pass(&buffer, part, threads, *streams))
-        .fold(f64::INFINITY, f64::min);
-    let read = buffer.len() as u64;
+    let reader = Reader::new(threads, size)?;
+    let passes = STREAMS.iter().flat_map(|&streams| reader.passes(streams, PASSES));
     Ok(Bandwidth {
-        rate: BytesPerSecond(read as f64 / best),
+        rate: reader.rate(passes.fold(f64::INFINITY, f64::min)),
         method: format!(
             "best of {} reads of {} with {threads} threads, in 1 to 8 streams each",
             PASSES * STREAMS.len(),
-            Bytes(read)
+            reader.size()
         ),
     })
 }
 
-/// Seconds of the fastest pass over the buffer, `part` bytes a thread.
-fn fastest_pass(buffer: &[u8], part: usize, threads: usize, streams: usize) -> f64 {
-    // Each reader takes its own times: a thread that only looked on would need a processor too,
-    // and on a machine without a spare one it would start its clock late.
-    let start = Barrier::new(threads);
-    let passes: Vec<Vec<(MonoNs, MonoNs)>> = std::thread::scope(|s| {
-        let readers: Vec<_> = buffer
-            .chunks(part)
-            .map(|chunk| {
-                let start = &start;
-                let one_pass = move || {
-                    start.wait();
-                    let begin = MonoNs::now();
-                    black_box(sum(black_box(chunk), streams));
-                    (begin, MonoNs::now())
-                };
-                s.spawn(move || (0..PASSES).map(|_| one_pass()).collect())
+/// A buffer and the threads that read it.
+pub struct Reader {
+    buffer: MmapMut,
+    part: usize,
+    threads: usize,
+}
+
+impl Reader {
+    /// A buffer of at least `size`, in memory.
+    pub fn new(threads: u32, size: Bytes) -> Result<Self> {
+        let threads = threads.max(1) as usize;
+        let unit = LINE * STREAMS[STREAMS.len() - 1];
+        let part = (size.0 as usize / threads).max(unit).next_multiple_of(unit);
+        let what =
+            || format!("cannot allocate {} to measure bandwidth", Bytes((part * threads) as u64));
+        let mut buffer = MmapMut::map_anon(part * threads).with_context(what)?;
+        // Large pages where they can be had: the ceiling should not be that of the page tables.
+        #[cfg(target_os = "linux")]
+        let _ = buffer.advise(memmap2::Advice::HugePage);
+        // Written once: pages that were never touched would all be the same zero page.
+        std::thread::scope(|s| {
+            for (i, chunk) in buffer.chunks_mut(part).enumerate() {
+                s.spawn(move || chunk.iter_mut().enumerate().for_each(|(j, b)| *b = (i ^ j) as u8));
+            }
+        });
+        Ok(Self { buffer, part, threads })
+    }
+
+    /// Bytes of a pass.
+    pub fn size(&self) -> Bytes {
+        Bytes(self.buffer.len() as u64)
+    }
+
+    fn rate(&self, seconds: f64) -> BytesPerSecond {
+        BytesPerSecond(self.buffer.len() as f64 / seconds)
+    }
+
+    /// What memory delivers for as long as a generation takes, and not only in its best moment:
+    /// the median pass in the number of streams that is fastest by it. `passes` of each.
+    pub fn sustained(&self, passes: usize) -> BytesPerSecond {
+        let medians = STREAMS.iter().map(|&streams| {
+            let mut seconds = self.passes(streams, passes);
+            seconds.sort_by(f64::total_cmp);
+            seconds[seconds.len() / 2]
+        });
+        self.rate(medians.fold(f64::INFINITY, f64::min))
+    }
+
+    /// Seconds of each of `n` passes over the buffer.
+    fn passes(&self, streams: usize, n: usize) -> Vec<f64> {
+        // Each reader takes its own times: a thread that only looked on would need a processor
+        // too, and on a machine without a spare one it would start its clock late.
+        let start = Barrier::new(self.threads);
+        let passes: Vec<Vec<(MonoNs, MonoNs)>> = std::thread::scope(|s| {
+            let readers: Vec<_> = self
+                .buffer
+                .chunks(self.part)
+                .map(|chunk| {
+                    let start = &start;
+                    let one_pass = move || {
+                        start.wait();
+                        let begin = MonoNs::now();
+                        black_box(sum(black_box(chunk), streams));
+                        (begin, MonoNs::now())
+                    };
+                    s.spawn(move || (0..n).map(|_| one_pass()).collect())
+                })
+                .collect();
+            readers.into_iter().map(|r| r.join().expect("a reader only reads")).collect()
+        });
+        (0..n)
+            .map(|pass| {
+                let begin = passes.iter().map(|p| p[pass].0).min().expect("at least one reader");
+                let end = passes.iter().map(|p| p[pass].1).max().expect("at least one reader");
+                end.since(begin).0
             })
-            .collect();
-        readers.into_iter().map(|r| r.join().expect("a reader only reads")).collect()
-    });
-    (0..PASSES)
-        .map(|pass| {
-            let begin = passes.iter().map(|p| p[pass].0).min().expect("at least one reader");
-            let end = passes.iter().map(|p| p[pass].1).max().expect("at least one reader");
-            end.since(begin).0
-        })
-        .fold(f64::INFINITY, f64::min)
+            .collect()
+    }
 }
 
 /// Adds up all 8-byte words, in `streams` places in turn. Sums that do not wait for each other

@@ -286,6 +286,8 @@ struct Scratch {
     span: Vec<f32>,
     /// `[queries, head_dim]`.
     sums: Vec<f32>,
+    /// Where each query begins.
+    starts: Vec<usize>,
 }
 
 thread_local! {
@@ -304,9 +306,9 @@ impl<E: Stored> Task<'_, E> {
         let n_queries = tokens.len() * self.group;
         // Query i: token i / group, head i % group of this group.
         let heads = self.kv_head * self.group;
-        let query = |i: usize| {
-            let at = (tokens.start + i / self.group) * self.queries.stride;
-            &self.queries.values[at + (heads + i % self.group) * dim..][..dim]
+        let start = |i: usize| {
+            let token = tokens.start + i / self.group;
+            token * self.queries.stride + (heads + i % self.group) * dim
         };
         let visible = |i: usize| self.first + tokens.start + i / self.group + 1;
         let longest = self.first + tokens.end;
@@ -314,7 +316,10 @@ impl<E: Stored> Task<'_, E> {
         let base = self.cache.base(self.layer, self.kv_head);
 
         SCRATCH.with_borrow_mut(|scratch| {
-            let Scratch { scores, span, sums } = scratch;
+            let Scratch { scores, span, sums, starts } = scratch;
+            starts.clear();
+            starts.extend((0..n_queries).map(start));
+            let query = |i: usize| &self.queries.values[starts[i]..][..dim];
             scores.resize(n_queries * padded, 0.0);
             span.resize(SPAN * dim, 0.0);
             sums.clear();

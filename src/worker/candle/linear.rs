@@ -10,7 +10,7 @@ use candle_core::quantized::k_quants::{BlockQ8_0, BlockQ8_1, BlockQ8K, GgmlType}
 use super::attention::KvType;
 use super::kernels::activations::{Int8Batch, Rounded};
 use super::kernels::format::{self, BLOCK, FloatKind, Kind};
-use super::kernels::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS, round_row};
+use super::kernels::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS};
 use super::kernels::{Cpu, Isa, with_cpu};
 use super::math::silu_times;
 use super::pool::{Pool, Scatter};
@@ -280,18 +280,17 @@ impl Multiplier {
         with_cpu!(self.arithmetic.isa, cpu => {
             if m < MANY {
                 pool.run(n, PIECE, |range| {
-                    let mut both = [[[0.0f32; PIECE]; MANY]; 2];
-                    for (matrix, both) in [gate, up].into_iter().zip(&mut both) {
-                        this.rows(cpu, matrix, range.clone(), x, m, |t, row, value| {
-                            both[t][row - range.start] = value;
-                        });
-                    }
+                    let mut values = [[[0.0f32; PIECE]; MANY]; 2];
                     let n = range.len();
+                    this.pairs(cpu, [gate, up], range.clone(), x, m, |t, row, pair| {
+                        values[0][t][row - range.start] = pair[0];
+                        values[1][t][row - range.start] = pair[1];
+                    });
                     for t in 0..m {
-                        let mut values = [0.0; PIECE];
-                        let (gate, up) = (&both[0][t][..n], &both[1][t][..n]);
-                        cpu.run(|| silu_times(cpu, gate, up, &mut values[..n]));
-                        out.put(t, range.start, &values[..n]);
+                        let mut gated = [0.0; PIECE];
+                        let (gate, up) = (&values[0][t][..n], &values[1][t][..n]);
+                        cpu.run(|| silu_times(cpu, gate, up, &mut gated[..n]));
+                        out.put(t, range.start, &gated[..n]);
                     }
                 });
             } else {
@@ -403,6 +402,36 @@ impl Multiplier {
                     }
                 }
             }),
+        }
+    }
+
+    /// The same rows of two matrices, as `rows`: one token reads both at once, in two streams.
+    #[inline]
+    fn pairs<C: Cpu>(
+        &self,
+        cpu: C,
+        [a, b]: [&Matrix; 2],
+        rows: Range<usize>,
+        x: &[f32],
+        m: usize,
+        mut put: impl FnMut(usize, usize, [f32; 2]),
+    ) {
+        let method = self.arithmetic.method(a.encoding(), m);
+        let same = method == self.arithmetic.method(b.encoding(), m);
+        match method {
+            Method::Block(kind) if same && m == 1 => with_format!(kind, F => for r in rows {
+                let pair = [a.row(r), b.row(r)];
+                put(0, r, cpu.int8_dot::<F, 2, 1>(pair, &self.rounded, 0).map(|[v]| v));
+            }),
+            Method::Float(kind) if same && m == 1 => with_float!(kind, F => for r in rows {
+                put(0, r, cpu.float_dot::<F, 2, 1>([a.row(r), b.row(r)], [x]).map(|[v]| v));
+            }),
+            _ => {
+                let mut firsts = [[0.0f32; PIECE]; MANY];
+                let start = rows.start;
+                self.rows(cpu, a, rows.clone(), x, m, |t, r, v| firsts[t][r - start] = v);
+                self.rows(cpu, b, rows, x, m, |t, r, v| put(t, r, [firsts[t][r - start], v]));
+            }
         }
     }
 
@@ -519,21 +548,21 @@ fn round_own<C: Cpu>(
     k: usize,
     m: usize,
 ) {
-    if C::GROUPED && m < MANY {
-        return cpu.run(|| groups.quantize(x, k));
-    }
     rows.set_columns(k);
     let per_row = k / BLOCK;
     let (bytes, scales, sums) = rows.parts();
     let (bytes, scales, sums) = (Scatter::new(bytes), Scatter::new(scales), Scatter::new(sums));
-    pool.run(m, 8, |tokens| {
-        let (of, blocks) =
-            (tokens.start * k..tokens.end * k, tokens.start * per_row..tokens.end * per_row);
+    pool.run(m, MANY, |tokens| {
+        let of = tokens.start * k..tokens.end * k;
+        let blocks = tokens.start * per_row..tokens.end * per_row;
         // SAFETY: each piece of work has its own tokens.
         let (bytes, scales, sums) =
             unsafe { (bytes.get(of.clone()), scales.get(blocks.clone()), sums.get(blocks)) };
-        cpu.run(|| round_row(&x[of], bytes, scales, sums));
+        cpu.round(&x[of], bytes, scales, sums);
     });
+    if C::GROUPED && m < MANY {
+        cpu.run(|| groups.arrange(rows, m, k));
+    }
 }
 
 /// Calls `each(first token, T or 1)` until `0..m` is covered.

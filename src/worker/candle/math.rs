@@ -37,7 +37,8 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 pub fn exp<C: Cpu>(_: C, x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23: adding it rounds to the nearest integer
     let clamped = if x < -87.0 { -87.0 } else { x };
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     // ln 2 in two parts, the first with few bits, so that n · ln 2 is exact.
     let r = madd::<C>(n, -0.693_359_4, clamped);
     let r = madd::<C>(n, 2.121_944_4e-4, r);
@@ -48,7 +49,9 @@ pub fn exp<C: Cpu>(_: C, x: f32) -> f32 {
     let p = madd::<C>(p, r, 1.666_666_5e-1);
     let p = madd::<C>(p, r, 0.5);
     let p = madd::<C>(p, r * r, r) + 1.0;
-    let power = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    // The integer is in the low bits of `rounded`: a conversion would not vectorize.
+    let power = rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
+    let power = f32::from_bits(power);
     if x < -87.0 { 0.0 } else { p * power }
 }
 

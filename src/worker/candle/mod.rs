@@ -2,6 +2,8 @@
 //! used from the mapped file, own kernels and one thread pool.
 
 mod attention;
+#[doc(hidden)]
+pub mod bench;
 mod config;
 mod kernels;
 mod linear;

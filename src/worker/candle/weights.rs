@@ -189,8 +189,29 @@ impl Encoding {
         })
     }
 
+    pub const ALL: [Self; Self::NAMES.len()] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
     pub fn name(self) -> &'static str {
         Self::NAMES[self as usize]
+    }
+
+    /// Bytes of a row of `columns` values, a multiple of the block.
+    pub fn row_bytes(self, columns: usize) -> usize {
+        with_block!(self, T => columns / <T as GgmlType>::BLCK_SIZE * size_of::<T>())
     }
 }
 
@@ -205,6 +226,19 @@ pub struct Matrix {
 }
 
 impl Matrix {
+    /// A matrix whose rows fill `range` of a map.
+    pub fn in_map(
+        map: &Arc<Mmap>,
+        range: Range<usize>,
+        encoding: Encoding,
+        rows: usize,
+        columns: usize,
+    ) -> Self {
+        let row_bytes = encoding.row_bytes(columns);
+        assert!(range.len() == rows * row_bytes && range.end <= map.len());
+        Self { map: map.clone(), range, row_bytes, encoding, rows, columns }
+    }
+
     pub fn encoding(&self) -> Encoding {
         self.encoding
     }

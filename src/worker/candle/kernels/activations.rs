@@ -5,17 +5,17 @@
 
 pub use super::format::BLOCK;
 use super::format::{BlockFormat, Unpacked};
-use super::panel::{Int8Rows, round_block};
+use super::panel::Int8Rows;
 use crate::worker::resident::bytes_in_memory;
 
 /// Values per group: what one kernel step takes.
 pub const GROUP: usize = 4 * BLOCK;
 
-/// 128 values of four blocks, in −127..=127. Byte `64h + 16j + 4i + e` is element
+/// 128 values of four blocks, in −127..=127 (two's complement). Byte `64h + 16j + 4i + e` is element
 /// `16h + 4j + e` of block `i`.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub struct Group(pub [i8; GROUP]);
+pub struct Group(pub [u8; GROUP]);
 
 /// `n_tokens` rows of `k` activations. Rows are padded to whole groups with zeros of scale zero.
 pub struct Int8Batch {
@@ -85,30 +85,30 @@ impl Int8Batch {
         }
     }
 
-    /// Rounds rows of `k` values as `panel::round_row` does.
+    /// Arranges the first `n_tokens` of `rows`, which have `k` values.
     #[inline(always)]
-    pub fn quantize(&mut self, x: &[f32], k: usize) {
-        debug_assert!(k.is_multiple_of(BLOCK) && x.len().is_multiple_of(k));
+    pub fn arrange(&mut self, rows: &Int8Rows, n_tokens: usize, k: usize) {
         let n = k.div_ceil(GROUP);
-        for (t, row) in x.chunks_exact(k).enumerate() {
-            for (g, values) in row.chunks(GROUP).enumerate() {
-                let at = t * n + g;
-                let mut group = [0; GROUP];
-                let (mut scales, mut sums) = ([0.0; 4], [0.0; 4]);
-                let mut counts = Counts::default();
-                for (i, block) in values.as_chunks::<BLOCK>().0.iter().enumerate() {
-                    let mut bytes = [0; BLOCK];
-                    let (scale, halves) = round_block(block, &mut bytes);
-                    for (j, four) in bytes.as_chunks::<4>().0.iter().enumerate() {
-                        group[16 * j + 4 * i..][..4].copy_from_slice(four);
-                    }
-                    let sum = halves[0] + halves[1];
-                    (scales[i], sums[i]) = (scale, scale * sum as f32);
-                    counts.blocks[i] = -sum;
-                    (counts.halves[0][i], counts.halves[1][i]) = (-halves[0], -halves[1]);
+        for t in 0..n_tokens {
+            let token = rows.token(t);
+            let blocks = token.bytes.as_chunks::<BLOCK>().0.iter();
+            let blocks = blocks.zip(token.scales.iter().zip(token.sums));
+            if !k.is_multiple_of(GROUP) {
+                // The last group is not full: the others count for nothing.
+                let last = (t + 1) * n - 1;
+                (self.scales[last], self.sums[last]) = ([0.0; 4], [0.0; 4]);
+            }
+            for (b, (bytes, (&scale, &halves))) in blocks.enumerate() {
+                let (at, i) = (t * n + b / 4, b % 4);
+                for (j, four) in bytes.as_chunks::<4>().0.iter().enumerate() {
+                    let four = four.map(|byte| byte as u8);
+                    self.groups[at].0[16 * j + 4 * i..][..4].copy_from_slice(&four);
                 }
-                self.groups[at] = Group(group);
-                (self.scales[at], self.sums[at], self.counts[at]) = (scales, sums, counts);
+                let sum = halves[0] + halves[1];
+                (self.scales[at][i], self.sums[at][i]) = (scale, scale * sum as f32);
+                let counts = &mut self.counts[at];
+                counts.blocks[i] = -sum;
+                (counts.halves[0][i], counts.halves[1][i]) = (-halves[0], -halves[1]);
             }
         }
     }
@@ -135,7 +135,17 @@ pub fn int8_value<F: BlockFormat>(w: &Unpacked, bytes: &[i8], sums: [i32; 2]) ->
 
 #[cfg(test)]
 mod tests {
+    use super::super::Cpu;
+    use super::super::portable::Portable;
     use super::*;
+
+    fn batch(x: &[f32], n: usize, k: usize) -> Int8Batch {
+        let (mut rows, mut batch) = (Int8Rows::new(n, k), Int8Batch::new(n, k));
+        let (bytes, scales, sums) = rows.parts();
+        Portable.round(x, bytes, scales, sums);
+        batch.arrange(&rows, n, k);
+        batch
+    }
 
     /// The values that a row stands for, in natural order.
     fn values(row: Int8Row<'_>, k: usize) -> Vec<f32> {
@@ -143,7 +153,7 @@ mod tests {
             .map(|at| {
                 let (g, i, e) = (at / GROUP, at % GROUP / BLOCK, at % BLOCK);
                 let byte = 16 * (e / 4) + 4 * i + e % 4;
-                row.groups[g].0[byte] as f32 * row.scales[g][i]
+                row.groups[g].0[byte] as i8 as f32 * row.scales[g][i]
             })
             .collect()
     }
@@ -152,8 +162,7 @@ mod tests {
     fn rounding_is_within_half_a_step_and_sums_agree() {
         for k in [32, 64, 96, 128, 160, 512] {
             let x: Vec<f32> = (0..2 * k).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.13).collect();
-            let mut batch = Int8Batch::new(2, k);
-            batch.quantize(&x, k);
+            let batch = batch(&x, 2, k);
             for t in 0..2 {
                 let got = values(batch.row(t, k), k);
                 for (b, block) in x[t * k..][..k].chunks(BLOCK).enumerate() {
@@ -168,12 +177,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_wider_row_left_counts_for_nothing_in_a_narrower_one() {
+        let mut wide = batch(&[1.0; 256], 1, 256);
+        let mut rows = Int8Rows::new(1, 256);
+        rows.set_columns(160);
+        let (bytes, scales, sums) = rows.parts();
+        Portable.round(&[2.0; 160], &mut bytes[..160], &mut scales[..5], &mut sums[..5]);
+        wide.arrange(&rows, 1, 160);
+        assert_eq!(wide.row(0, 160).scales[1], [2.0 / 127.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
     fn zero_blocks_have_scale_zero_and_nan_is_not_hidden() {
-        let mut batch = Int8Batch::new(1, 96);
         let mut x = [0.0f32; 96];
         x[40] = f32::NAN;
         x[70] = f32::INFINITY;
-        batch.quantize(&x, 96);
+        let batch = batch(&x, 1, 96);
         let row = batch.row(0, 96);
         assert_eq!(row.scales[0][0], 0.0);
         assert!(row.scales[0][1].is_nan() && row.scales[0][2].is_nan());

@@ -65,6 +65,10 @@ impl Cpu for Avx512 {
         call!(with_features, work)
     }
 
+    fn round(self, x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) {
+        call!(panels::round, x, bytes, scales, sums)
+    }
+
     fn int8_dot<F: BlockFormat, const R: usize, const T: usize>(
         self,
         rows: [&[u8]; R],

@@ -19,8 +19,8 @@ mod tables;
 mod tests;
 
 use activations::Rounded;
-use format::{BlockFormat, FloatFormat};
-use panel::{FloatPanel, Int8Panel, Int8Rows, ROWS};
+use format::{BLOCK, BlockFormat, FloatFormat};
+use panel::{FloatPanel, Int8Panel, Int8Rows, ROWS, round_block};
 
 /// Positions whose keys the cache interleaves: one vector register of scores.
 pub const SPAN: usize = 16;
@@ -39,6 +39,15 @@ pub trait Cpu: Copy + Send + Sync + 'static {
     /// Runs `work`, compiled for this instruction set as far as it is inlined.
     fn run<R>(self, work: impl FnOnce() -> R) -> R {
         work()
+    }
+
+    /// Rounds `x`, whole blocks, to int8: see `panel::round_block`. `bytes` has the length of `x`,
+    /// `scales` and `sums` an entry for each block.
+    fn round(self, x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) {
+        let blocks = x.as_chunks::<BLOCK>().0.iter().zip(bytes.as_chunks_mut::<BLOCK>().0);
+        for ((x, bytes), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums)) {
+            (*scale, *sums) = self.run(|| round_block(x, bytes));
+        }
     }
 
     /// `out[r][i]` = row `r` · token `t + i`: `rows` are `R` rows of equal length in the file's

@@ -173,30 +173,14 @@ impl Int8Rows {
     }
 }
 
-/// Rounds `x` (a multiple of 32 values) to int8: `scale = max |x| / 127` per block. A block with a
-/// NaN or an infinity gets a NaN scale: it is not hidden.
-#[inline(always)]
-pub fn round_row(x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) {
-    let blocks = x.as_chunks::<BLOCK>().0.iter().zip(bytes.as_chunks_mut::<BLOCK>().0);
-    for ((block, bytes), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums)) {
-        (*scale, *sums) = round_block(block, bytes);
-    }
-}
-
-/// Rounds one block; returns its scale and the sums of its halves.
+/// Rounds one block to int8 with `scale = max |x| / 127`; returns the scale and the sums of its
+/// halves. A NaN or an infinity gives a NaN scale: it is not hidden.
 #[inline(always)]
 pub fn round_block(x: &[f32; BLOCK], bytes: &mut [i8; BLOCK]) -> (f32, [i32; 2]) {
-    // Lanes of running maxima, so that the loop vectorizes.
-    let mut largest = [0.0f32; 16];
-    let mut poison = [0.0f32; 16];
-    for chunk in x.as_chunks::<16>().0 {
-        for l in 0..16 {
-            largest[l] = largest[l].max(chunk[l].abs());
-            poison[l] += chunk[l] * 0.0;
-        }
-    }
-    let largest = largest.iter().fold(0.0f32, |a, &b| a.max(b));
-    let poison: f32 = poison.iter().sum();
+    // Without their sign, the bits of floats are ordered as integers, NaN last, and a maximum of
+    // integers may be taken in any order: it vectorizes.
+    let largest = x.iter().fold(0, |a: u32, x| a.max(x.to_bits() & 0x7FFF_FFFF));
+    let largest = f32::from_bits(largest);
     // Below this the inverse would overflow; such a block is zero for every purpose.
     let inverse = if largest > 1e-36 { 127.0 / largest } else { 0.0 };
     // Adding 1.5·2²³ rounds to the nearest integer and leaves it in the low mantissa bits.
@@ -206,5 +190,6 @@ pub fn round_block(x: &[f32; BLOCK], bytes: &mut [i8; BLOCK]) -> (f32, [i32; 2])
     }
     // Of the bytes as stored: a NaN leaves arbitrary ones beside its NaN scale.
     let sum = |bytes: &[i8]| bytes.iter().map(|&q| q as i32).sum();
-    (largest / 127.0 + poison, [sum(&bytes[..16]), sum(&bytes[16..])])
+    // An infinity times zero is NaN.
+    (largest / 127.0 + largest * 0.0, [sum(&bytes[..16]), sum(&bytes[16..])])
 }

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::activations::{BLOCK, GROUP, Int8Batch, Int8Row, Rounded};
 use super::format::{self, BlockFormat, FloatFormat};
-use super::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS, round_row};
+use super::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS};
 use super::portable::Portable;
 use super::{Cpu, Isa, SPAN, with_cpu};
 use crate::worker::candle::weights::blocks;
@@ -93,11 +93,11 @@ fn row(rng: &mut StdRng, k: usize, kind: usize) -> Vec<f32> {
     x
 }
 
-fn rounded(x: &[f32], n: usize, k: usize) -> Rounded {
+fn rounded<C: Cpu>(cpu: C, x: &[f32], n: usize, k: usize) -> Rounded {
     let mut rounded = Rounded { groups: Int8Batch::new(n, k), rows: Int8Rows::new(n, k) };
-    rounded.groups.quantize(x, k);
     let (bytes, scales, sums) = rounded.rows.parts();
-    round_row(x, bytes, scales, sums);
+    cpu.round(x, bytes, scales, sums);
+    rounded.groups.arrange(&rounded.rows, n, k);
     rounded
 }
 
@@ -107,7 +107,7 @@ fn activations(row: Int8Row<'_>, k: usize) -> Vec<f32> {
         .map(|at| {
             let (g, i, e) = (at / GROUP, at % GROUP / BLOCK, at % BLOCK);
             let byte = 64 * (e / 16) + 16 * (e % 16 / 4) + 4 * i + e % 4;
-            row.groups[g].0[byte] as f32 * row.scales[g][i]
+            row.groups[g].0[byte] as i8 as f32 * row.scales[g][i]
         })
         .collect()
 }
@@ -172,7 +172,7 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
         });
         let room = if quantized { 0.0 } else { room };
         let x: Vec<f32> = (0..4).flat_map(|t| row(&mut rng, k, n + 3 * t)).collect();
-        let x = rounded(&x, 4, k);
+        let x = rounded(cpu, &x, 4, k);
         let got = cpu.int8_dot::<F, 2, 4>(std::array::from_fn(|r| w[r].bytes()), &x, 0);
         for r in 0..2 {
             for t in 0..4 {
@@ -198,7 +198,7 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
             .collect();
         let room = if quantized { 0.0 } else { room };
         let x: Vec<f32> = (0..*m).flat_map(|t| row(&mut rng, k, t)).collect();
-        let x = rounded(&x, *m, k);
+        let x = rounded(cpu, &x, *m, k);
         let rows: Vec<&[u8]> = w.iter().map(Stored::bytes).collect();
         let (mut panel, mut out) = (Int8Panel::new(), vec![[0.0; ROWS]; *m]);
         for first in (0..k / BLOCK).step_by(BLOCKS) {
@@ -251,7 +251,7 @@ fn extreme_activations_keep_their_sign_and_nothing_overflows() {
                     block[..2].copy_from_slice(&half::f16::ONE.to_le_bytes());
                 }
                 let w = Stored::of_bytes::<BlockQ8_0>(&bytes);
-                let x = rounded(&vec![sign * 127.0; k], 1, k);
+                let x = rounded(cpu, &vec![sign * 127.0; k], 1, k);
                 let [[got]] = cpu.int8_dot::<format::Q8_0, 1, 1>([w.bytes()], &x, 0);
                 assert_eq!(got, 127.0 * sign * code as i8 as f32 * k as f32, "{}", cpu.name());
                 let (mut panel, mut out) = (Int8Panel::new(), vec![[0.0; ROWS]]);
@@ -260,6 +260,39 @@ fn extreme_activations_keep_their_sign_and_nothing_overflows() {
                 assert_eq!(out[0], [got; ROWS], "{}", cpu.name());
             }
         });
+    }
+}
+
+#[test]
+fn every_instruction_set_rounds_activations_alike() {
+    let mut rng = StdRng::seed_from_u64(5);
+    let k = 8 * 32 * 8;
+    let mut x: Vec<f32> = (0..8).flat_map(|kind| row(&mut rng, k / 8, kind)).collect();
+    x[100] = f32::NAN;
+    x[200] = f32::NEG_INFINITY;
+    x[300] = f32::MAX;
+    x[400] = -f32::MIN_POSITIVE;
+    let round = |isa: Isa| {
+        let (mut bytes, mut scales) = (vec![0; k], vec![0.0; k / BLOCK]);
+        let mut sums = vec![[0; 2]; k / BLOCK];
+        with_cpu!(isa, cpu => cpu.round(&x, &mut bytes, &mut scales, &mut sums));
+        (bytes, scales, sums)
+    };
+    let want = round(Isa::Portable(Portable));
+    assert!(want.1[3].is_nan() && want.1[6].is_nan());
+    for isa in all() {
+        let got = round(isa);
+        for b in 0..k / BLOCK {
+            let scales = (got.1[b], want.1[b]);
+            if scales.1.is_nan() {
+                assert!(scales.0.is_nan());
+                continue;
+            }
+            assert_eq!(scales.0, scales.1, "{} block {b}", isa.name());
+            let bytes = b * BLOCK..(b + 1) * BLOCK;
+            assert_eq!(got.0[bytes.clone()], want.0[bytes], "{} block {b}", isa.name());
+            assert_eq!(got.2[b], want.2[b], "{} block {b}", isa.name());
+        }
     }
 }
 

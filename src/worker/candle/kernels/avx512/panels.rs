@@ -16,6 +16,34 @@ use super::{unpack_q4_0, unpack_q4k, unpack_q6k, unpack_q8_0};
 const LANES: usize = 16;
 const WIDTH: usize = ROWS / LANES;
 
+// ---- activations ----
+
+/// See `Cpu::round`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+pub fn round(x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) {
+    let blocks = x.as_chunks::<BLOCK>().0.iter().zip(bytes.as_chunks_mut::<BLOCK>().0);
+    for ((x, bytes), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums)) {
+        // SAFETY: this function has the features; a block has 32 values and 32 bytes.
+        unsafe {
+            let (a, b) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(LANES)));
+            let sign = _mm512_set1_epi32(i32::MAX);
+            let magnitude = |x| _mm512_and_si512(_mm512_castps_si512(x), sign);
+            // Bits without their sign are ordered as integers, NaN last.
+            let largest = _mm512_reduce_max_epu32(_mm512_max_epu32(magnitude(a), magnitude(b)));
+            let largest = f32::from_bits(largest);
+            let inverse = if largest > 1e-36 { 127.0 / largest } else { 0.0 };
+            *scale = largest / 127.0 + largest * 0.0;
+            let inverse = _mm512_set1_ps(inverse);
+            let a = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse));
+            let b = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
+            *sums = [_mm512_reduce_add_epi32(a), _mm512_reduce_add_epi32(b)];
+            let both = bytes.as_mut_ptr().cast::<__m128i>();
+            _mm_storeu_si128(both, _mm512_cvtepi32_epi8(a));
+            _mm_storeu_si128(both.add(1), _mm512_cvtepi32_epi8(b));
+        }
+    }
+}
+
 // ---- products ----
 
 /// See `Cpu::int8_tiles`.
