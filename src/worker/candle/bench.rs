@@ -51,7 +51,7 @@ impl Products {
             .collect();
         Self {
             pool: Pool::new(threads).expect("threads"),
-            multiplier: Multiplier::new(Arithmetic::new(Isa::detect()), tokens, columns),
+            multiplier: Multiplier::new(Arithmetic::new(Isa::detect())),
             matrices,
             x: (0..tokens * columns).map(|_| rng.random_range(-1.0..1.0)).collect(),
             out: vec![0.0; tokens * rows],

@@ -141,9 +141,23 @@ macro_rules! with_float {
 pub struct Multiplier {
     arithmetic: Arithmetic,
     rounded: Rounded,
+    /// Between the gated products and `down`: rounded, or where that takes floats.
+    inner_int8: Int8Rows,
+    inner: Vec<f32>,
     q8_0: Vec<BlockQ8_0>,
     q8_1: Vec<BlockQ8_1>,
     q8k: Vec<BlockQ8K>,
+}
+
+/// Tokens' activations in the forms that kernels take.
+#[derive(Clone, Copy)]
+struct X<'a> {
+    /// `[m, columns]`; empty where no kernel asks for them.
+    floats: &'a [f32],
+    /// The same for many tokens, rounded.
+    int8: &'a Int8Rows,
+    /// Tokens.
+    m: usize,
 }
 
 /// Rows of a matrix, side by side with others in a panel.
@@ -172,20 +186,25 @@ thread_local! {
 }
 
 impl Multiplier {
-    /// For at most `n_tokens` rows of at most `columns` values.
-    pub fn new(arithmetic: Arithmetic, n_tokens: usize, columns: usize) -> Self {
-        let columns = columns.next_multiple_of(BLOCK);
-        let rounded = Rounded {
-            groups: Int8Batch::new(n_tokens.min(MANY - 1), columns),
-            rows: Int8Rows::new(n_tokens, columns),
-        };
-        Self { arithmetic, rounded, q8_0: Vec::new(), q8_1: Vec::new(), q8k: Vec::new() }
+    /// Buffers grow with what is multiplied.
+    pub fn new(arithmetic: Arithmetic) -> Self {
+        Self {
+            arithmetic,
+            rounded: Rounded { groups: Int8Batch::default(), rows: Int8Rows::default() },
+            inner_int8: Int8Rows::default(),
+            inner: Vec::new(),
+            q8_0: Vec::new(),
+            q8_1: Vec::new(),
+            q8k: Vec::new(),
+        }
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.rounded.groups.bytes()
             + self.rounded.rows.bytes()
+            + self.inner_int8.bytes()
+            + size_of_val(&self.inner[..])
             + size_of_val(&self.q8_0[..])
             + size_of_val(&self.q8_1[..])
             + size_of_val(&self.q8k[..])
@@ -196,6 +215,8 @@ impl Multiplier {
         Some(
             self.rounded.groups.bytes_in_memory()?
                 + self.rounded.rows.bytes_in_memory()?
+                + self.inner_int8.bytes_in_memory()?
+                + bytes_in_memory(&self.inner)?
                 + bytes_in_memory(&self.q8_0)?
                 + bytes_in_memory(&self.q8_1)?
                 + bytes_in_memory(&self.q8k)?,
@@ -218,9 +239,14 @@ impl Multiplier {
         assert!(parts.iter().all(|p| p.columns() == k));
         assert_eq!((x.len(), out.len()), (m * k, m * rows));
         self.round(pool, parts, x, k, m);
+        self.product(pool, parts, X { floats: x, int8: &self.rounded.rows, m }, out, add);
+    }
 
+    /// `multiply` once the activations are rounded.
+    fn product(&self, pool: &mut Pool, parts: &[&Matrix], x: X<'_>, out: &mut [f32], add: bool) {
+        let rows: usize = parts.iter().map(|p| p.rows()).sum();
         let out = Output { values: Scatter::new(out), stride: rows, add };
-        let this = &*self;
+        let (this, m) = (self, x.m);
         with_cpu!(self.arithmetic.isa, cpu => {
             if m < MANY {
                 pool.run(rows, PIECE, |range| {
@@ -230,7 +256,7 @@ impl Multiplier {
                         let end = range.end.min(first + part.rows());
                         if start < end {
                             let rows = start - first..end - first;
-                            this.rows(cpu, part, rows, x, m, |t, row, value| {
+                            this.rows(cpu, part, rows, x, |t, row, value| {
                                 out.put(t, first + row, &[value]);
                             });
                         }
@@ -248,7 +274,7 @@ impl Multiplier {
                             let first = first + rows.start;
                             let n = rows.len();
                             let segment = Segment { matrix: part, rows };
-                            this.panel(cpu, &[segment], x, m, |t, values| {
+                            this.panel(cpu, &[segment], x, |t, values| {
                                 out.put(t, first, &values[..n]);
                             });
                             break;
@@ -260,51 +286,122 @@ impl Multiplier {
         });
     }
 
-    /// `out[t] = silu(gate · x[t]) · (up · x[t])`: `x` is `[m, columns]`, `out` is `[m, rows]`.
-    pub fn gated(
+    /// `out[t] += down · (silu(gate · x[t]) · (up · x[t]))`: `x` is `[m, columns of gate]`, `out`
+    /// is `[m, rows of down]`.
+    pub fn mlp(
         &mut self,
         pool: &mut Pool,
-        gate: &Matrix,
-        up: &Matrix,
+        [gate, up, down]: [&Matrix; 3],
         x: &[f32],
         out: &mut [f32],
     ) {
         let (k, n) = (gate.columns(), gate.rows());
         let m = x.len() / k;
-        assert_eq!((up.columns(), up.rows()), (k, n));
-        assert_eq!((x.len(), out.len()), (m * k, m * n));
+        assert_eq!((up.columns(), up.rows(), down.columns()), (k, n, n));
+        assert_eq!((x.len(), out.len()), (m * k, m * down.rows()));
         self.round(pool, &[gate, up], x, k, m);
+        let both = [gate, up];
+        let rounded = matches!(self.arithmetic.method(down.encoding(), m), Method::Block(_));
+        if m >= MANY && rounded {
+            let mut inner = std::mem::take(&mut self.inner_int8);
+            inner.reserve(m, n);
+            with_cpu!(self.arithmetic.isa, cpu => {
+                self.gated_rounded(cpu, pool, both, x, m, &mut inner);
+            });
+            self.product(pool, &[down], X { floats: &[], int8: &inner, m }, out, true);
+            self.inner_int8 = inner;
+        } else {
+            let mut inner = std::mem::take(&mut self.inner);
+            inner.resize(inner.len().max(m * n), 0.0);
+            with_cpu!(self.arithmetic.isa, cpu => {
+                self.gated(cpu, pool, both, x, &mut inner[..m * n]);
+            });
+            self.multiply(pool, &[down], &inner[..m * n], out, true);
+            self.inner = inner;
+        }
+    }
 
+    /// `out[t] = silu(gate · x[t]) · (up · x[t])`, once `x` is rounded.
+    fn gated<C: Cpu>(
+        &self,
+        cpu: C,
+        pool: &mut Pool,
+        both: [&Matrix; 2],
+        x: &[f32],
+        out: &mut [f32],
+    ) {
+        let n = both[0].rows();
+        let m = out.len() / n;
+        let x = X { floats: x, int8: &self.rounded.rows, m };
         let out = Output { values: Scatter::new(out), stride: n, add: false };
-        let this = &*self;
-        with_cpu!(self.arithmetic.isa, cpu => {
-            if m < MANY {
-                pool.run(n, PIECE, |range| {
-                    let mut values = [[[0.0f32; PIECE]; MANY]; 2];
-                    let n = range.len();
-                    this.pairs(cpu, [gate, up], range.clone(), x, m, |t, row, pair| {
-                        values[0][t][row - range.start] = pair[0];
-                        values[1][t][row - range.start] = pair[1];
-                    });
-                    for t in 0..m {
-                        let mut gated = [0.0; PIECE];
-                        let (gate, up) = (&values[0][t][..n], &values[1][t][..n]);
-                        cpu.run(|| silu_times(cpu, gate, up, &mut gated[..n]));
-                        out.put(t, range.start, &gated[..n]);
-                    }
-                });
-            } else {
-                // Half a panel of each.
-                const HALF: usize = ROWS / 2;
-                pool.run(n.div_ceil(HALF), 1, |range| for panel in range {
-                    let rows = panel * HALF..n.min((panel + 1) * HALF);
-                    let (first, n) = (rows.start, rows.len());
-                    let segments = [gate, up].map(|matrix| Segment { matrix, rows: rows.clone() });
-                    this.panel(cpu, &segments, x, m, |t, values| {
-                        let mut out_row = [0.0; HALF];
-                        silu_times(cpu, &values[..n], &values[n..2 * n], &mut out_row[..n]);
-                        out.put(t, first, &out_row[..n]);
-                    });
+        if m >= MANY {
+            return self.gated_panels(cpu, pool, both, x, |t, row, values| {
+                out.put(t, row, values);
+            });
+        }
+        pool.run(n, PIECE, |range| {
+            let mut values = [[[0.0f32; PIECE]; MANY]; 2];
+            let n = range.len();
+            self.pairs(cpu, both, range.clone(), x, |t, row, pair| {
+                values[0][t][row - range.start] = pair[0];
+                values[1][t][row - range.start] = pair[1];
+            });
+            for t in 0..m {
+                let mut gated = [0.0; PIECE];
+                let (gate, up) = (&values[0][t][..n], &values[1][t][..n]);
+                cpu.run(|| silu_times(cpu, gate, up, &mut gated[..n]));
+                out.put(t, range.start, &gated[..n]);
+            }
+        });
+    }
+
+    /// `gated` for many tokens, rounded as soon as a block is there.
+    fn gated_rounded<C: Cpu>(
+        &self,
+        cpu: C,
+        pool: &mut Pool,
+        both: [&Matrix; 2],
+        x: &[f32],
+        m: usize,
+        out: &mut Int8Rows,
+    ) {
+        let n = both[0].rows();
+        let per_row = n / BLOCK;
+        let (bytes, scales, sums) = out.parts();
+        let (bytes, scales, sums) = (Scatter::new(bytes), Scatter::new(scales), Scatter::new(sums));
+        let x = X { floats: x, int8: &self.rounded.rows, m };
+        self.gated_panels(cpu, pool, both, x, |t, row, values| {
+            let (at, block) = (t * n + row, t * per_row + row / BLOCK);
+            let blocks = block..block + values.len() / BLOCK;
+            // SAFETY: each panel has its own rows.
+            let (bytes, scales, sums) = unsafe {
+                (bytes.get(at..at + values.len()), scales.get(blocks.clone()), sums.get(blocks))
+            };
+            cpu.round(values, bytes, scales, sums);
+        });
+    }
+
+    /// Calls `put(token, first row, gated values)` for all tokens and rows.
+    fn gated_panels<C: Cpu>(
+        &self,
+        cpu: C,
+        pool: &mut Pool,
+        both: [&Matrix; 2],
+        x: X<'_>,
+        put: impl Fn(usize, usize, &[f32]) + Sync,
+    ) {
+        /// Half a panel of each matrix.
+        const HALF: usize = ROWS / 2;
+        let n = both[0].rows();
+        pool.run(n.div_ceil(HALF), 1, |panels| {
+            for panel in panels {
+                let rows = panel * HALF..n.min((panel + 1) * HALF);
+                let (first, n) = (rows.start, rows.len());
+                let segments = both.map(|matrix| Segment { matrix, rows: rows.clone() });
+                self.panel(cpu, &segments, x, |t, values| {
+                    let mut gated = [0.0; HALF];
+                    silu_times(cpu, &values[..n], &values[n..2 * n], &mut gated[..n]);
+                    put(t, first, &gated[..n]);
                 });
             }
         });
@@ -346,11 +443,11 @@ impl Multiplier {
         cpu: C,
         matrix: &Matrix,
         rows: Range<usize>,
-        x: &[f32],
-        m: usize,
+        x: X<'_>,
         mut put: impl FnMut(usize, usize, f32),
     ) {
         let k = matrix.columns();
+        let X { floats: x, m, .. } = x;
         match self.arithmetic.method(matrix.encoding(), m) {
             Method::Block(kind) => with_format!(kind, F => {
                 for_tokens::<4>(m, |t, n| for r in rows.clone() {
@@ -412,10 +509,10 @@ impl Multiplier {
         cpu: C,
         [a, b]: [&Matrix; 2],
         rows: Range<usize>,
-        x: &[f32],
-        m: usize,
+        x: X<'_>,
         mut put: impl FnMut(usize, usize, [f32; 2]),
     ) {
+        let m = x.m;
         let method = self.arithmetic.method(a.encoding(), m);
         let same = method == self.arithmetic.method(b.encoding(), m);
         match method {
@@ -424,13 +521,13 @@ impl Multiplier {
                 put(0, r, cpu.int8_dot::<F, 2, 1>(pair, &self.rounded, 0).map(|[v]| v));
             }),
             Method::Float(kind) if same && m == 1 => with_float!(kind, F => for r in rows {
-                put(0, r, cpu.float_dot::<F, 2, 1>([a.row(r), b.row(r)], [x]).map(|[v]| v));
+                put(0, r, cpu.float_dot::<F, 2, 1>([a.row(r), b.row(r)], [x.floats]).map(|[v]| v));
             }),
             _ => {
                 let mut firsts = [[0.0f32; PIECE]; MANY];
                 let start = rows.start;
-                self.rows(cpu, a, rows.clone(), x, m, |t, r, v| firsts[t][r - start] = v);
-                self.rows(cpu, b, rows, x, m, |t, r, v| put(t, r, [firsts[t][r - start], v]));
+                self.rows(cpu, a, rows.clone(), x, |t, r, v| firsts[t][r - start] = v);
+                self.rows(cpu, b, rows, x, |t, r, v| put(t, r, [firsts[t][r - start], v]));
             }
         }
     }
@@ -444,10 +541,10 @@ impl Multiplier {
         &self,
         cpu: C,
         segments: &[Segment<'_>],
-        x: &[f32],
-        m: usize,
+        x: X<'_>,
         mut put: impl FnMut(usize, &[f32; ROWS]),
     ) {
+        let m = x.m;
         SCRATCH.with_borrow_mut(|scratch| {
             if scratch.out.len() < m {
                 scratch.out.resize(m, [0.0; ROWS]);
@@ -456,11 +553,11 @@ impl Multiplier {
             let method = |s: &Segment<'_>| self.arithmetic.method(s.matrix.encoding(), m);
             let first = method(&segments[0]);
             if segments.iter().all(|s| method(s) == first) {
-                self.add_panel(cpu, scratch, segments, 0, x, m);
+                self.add_panel(cpu, scratch, segments, 0, x);
             } else {
                 let mut lane = 0;
                 for segment in segments {
-                    self.add_panel(cpu, scratch, std::slice::from_ref(segment), lane, x, m);
+                    self.add_panel(cpu, scratch, std::slice::from_ref(segment), lane, x);
                     lane += segment.rows.len();
                 }
             }
@@ -480,9 +577,9 @@ impl Multiplier {
         scratch: &mut Scratch,
         segments: &[Segment<'_>],
         lane: usize,
-        x: &[f32],
-        m: usize,
+        x: X<'_>,
     ) {
+        let X { floats: x, int8: int8_rows, m } = x;
         let matrix = segments[0].matrix;
         let k = matrix.columns();
         let lanes = || segments.iter().flat_map(|s| s.rows.clone().map(|r| (s.matrix, r)));
@@ -502,7 +599,7 @@ impl Multiplier {
                     let n = BLOCKS.min(k / BLOCK - first);
                     cpu.pack_int8::<F>(int8, rows, first, n);
                     int8.silence(0..lane, rows.len()..ROWS);
-                    cpu.int8_tiles::<F>(int8, first, n, &self.rounded.rows, out);
+                    cpu.int8_tiles::<F>(int8, first, n, int8_rows, out);
                 }
             }),
             Method::Float(kind) => with_float!(kind, F => {
@@ -548,7 +645,7 @@ fn round_own<C: Cpu>(
     k: usize,
     m: usize,
 ) {
-    rows.set_columns(k);
+    rows.reserve(m, k);
     let per_row = k / BLOCK;
     let (bytes, scales, sums) = rows.parts();
     let (bytes, scales, sums) = (Scatter::new(bytes), Scatter::new(scales), Scatter::new(sums));
@@ -561,6 +658,7 @@ fn round_own<C: Cpu>(
         cpu.round(&x[of], bytes, scales, sums);
     });
     if C::GROUPED && m < MANY {
+        groups.reserve(m, k);
         cpu.run(|| groups.arrange(rows, m, k));
     }
 }

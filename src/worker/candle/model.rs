@@ -14,7 +14,7 @@ use crate::protocol::{EngineError, ErrorKind};
 use crate::worker::resident::bytes_in_memory;
 
 /// Tokens that pass through the layers together; a longer prompt takes several passes.
-pub const BATCH: usize = 256;
+pub const BATCH: usize = 512;
 
 struct Layer {
     attn_norm: Vec<f32>,
@@ -153,8 +153,6 @@ struct Buffers {
     qkv: Vec<f32>,
     /// Attention's result, `[BATCH, q_dim]`.
     attended: Vec<f32>,
-    /// Gated, `[BATCH, ffn]`.
-    ffn: Vec<f32>,
     /// `[BATCH, rope pairs]`.
     angles: Vec<(f32, f32)>,
     /// `[n_vocab]`.
@@ -195,14 +193,12 @@ impl Model {
             h: vec![0.0; batch * c.hidden],
             qkv: vec![0.0; batch * (c.q_dim() + 2 * c.kv_dim())],
             attended: vec![0.0; batch * c.q_dim()],
-            ffn: vec![0.0; batch * c.ffn],
             angles: vec![(1.0, 0.0); batch * rope.pairs()],
             logits: vec![0.0; c.n_vocab],
         };
-        let widest = c.hidden.max(c.ffn).max(c.q_dim());
         Ok(Self {
             cache: KvCache::new(kv_type, c.n_layers, c.n_kv_heads, c.head_dim, n_ctx),
-            multiplier: Multiplier::new(arithmetic, batch, widest),
+            multiplier: Multiplier::new(arithmetic),
             rope,
             pool,
             buffers,
@@ -231,7 +227,7 @@ impl Model {
     /// Bytes of the activation buffers that lie in memory now.
     pub fn activation_bytes_in_memory(&self) -> Option<u64> {
         let b = &self.buffers;
-        let floats = [&b.x, &b.h, &b.qkv, &b.attended, &b.ffn, &b.logits];
+        let floats = [&b.x, &b.h, &b.qkv, &b.attended, &b.logits];
         let floats = floats.into_iter().map(|v| bytes_in_memory(v)).sum::<Option<u64>>()?;
         Some(floats + bytes_in_memory(&b.angles)? + self.multiplier.bytes_in_memory()?)
     }
@@ -239,7 +235,7 @@ impl Model {
     /// Bytes of the activation buffers.
     pub fn activation_bytes(&self) -> usize {
         let b = &self.buffers;
-        let floats = [&b.x, &b.h, &b.qkv, &b.attended, &b.ffn, &b.logits];
+        let floats = [&b.x, &b.h, &b.qkv, &b.attended, &b.logits];
         floats.iter().map(|v| size_of_val(&v[..])).sum::<usize>()
             + size_of_val(&b.angles[..])
             + self.multiplier.bytes()
@@ -251,7 +247,7 @@ impl Model {
         let c = &self.config;
         let m = tokens.len();
         assert!(m <= BATCH && first + m <= self.n_ctx);
-        let (hidden, ffn, q_dim, kv_dim) = (c.hidden, c.ffn, c.q_dim(), c.kv_dim());
+        let (hidden, q_dim, kv_dim) = (c.hidden, c.q_dim(), c.kv_dim());
         let width = q_dim + 2 * kv_dim;
         let pairs = self.rope.pairs();
         let (pool, multiplier) = (&mut self.pool, &mut self.multiplier);
@@ -261,7 +257,6 @@ impl Model {
         let h = &mut b.h[..m * hidden];
         let qkv = &mut b.qkv[..m * width];
         let attended = &mut b.attended[..m * q_dim];
-        let inner = &mut b.ffn[..m * ffn];
         let angles = &mut b.angles[..m * pairs];
 
         spans.resume();
@@ -285,8 +280,7 @@ impl Model {
 
             norm_rows(isa, pool, x, &layer.ffn_norm, c.norm_eps, h);
             spans.end(Stage::Norm);
-            multiplier.gated(pool, &layer.gate, &layer.up, h, inner);
-            multiplier.multiply(pool, &[&layer.down], inner, x, true);
+            multiplier.mlp(pool, [&layer.gate, &layer.up, &layer.down], h, x);
             spans.end(Stage::Mlp);
         }
     }

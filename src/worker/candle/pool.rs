@@ -105,8 +105,8 @@ impl Pool {
     pub fn run(&mut self, n_items: usize, chunk: usize, body: impl Fn(Range<usize>) + Sync) {
         let chunk = chunk.max(1);
         if self.workers.is_empty() || n_items <= chunk {
-            if n_items > 0 {
-                body(0..n_items);
+            for start in (0..n_items).step_by(chunk) {
+                body(start..n_items.min(start + chunk));
             }
             return;
         }
@@ -238,6 +238,7 @@ mod tests {
                 let mut seen = vec![0.0f32; n];
                 let out = Scatter::new(&mut seen);
                 pool.run(n, chunk, |range| {
+                    assert!(range.len() <= chunk && range.start % chunk == 0);
                     // SAFETY: the pool's ranges do not overlap.
                     for x in unsafe { out.get(range) } {
                         *x += 1.0;

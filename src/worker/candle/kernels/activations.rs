@@ -18,6 +18,7 @@ pub const GROUP: usize = 4 * BLOCK;
 pub struct Group(pub [u8; GROUP]);
 
 /// `n_tokens` rows of `k` activations. Rows are padded to whole groups with zeros of scale zero.
+#[derive(Default)]
 pub struct Int8Batch {
     groups: Vec<Group>,
     /// Per block: the value of one step.
@@ -47,14 +48,14 @@ pub struct Int8Row<'a> {
 }
 
 impl Int8Batch {
-    /// Room for `n_tokens` rows of up to `k` values.
-    pub fn new(n_tokens: usize, k: usize) -> Self {
+    /// Room for `n_tokens` rows of `k` values.
+    pub fn reserve(&mut self, n_tokens: usize, k: usize) {
         let n = n_tokens * k.div_ceil(GROUP);
-        Self {
-            groups: vec![Group([0; GROUP]); n],
-            scales: vec![[0.0; 4]; n],
-            sums: vec![[0.0; 4]; n],
-            counts: vec![Counts::default(); n],
+        if self.groups.len() < n {
+            self.groups.resize(n, Group([0; GROUP]));
+            self.scales.resize(n, [0.0; 4]);
+            self.sums.resize(n, [0.0; 4]);
+            self.counts.resize(n, Counts::default());
         }
     }
 
@@ -104,6 +105,7 @@ impl Int8Batch {
                     let four = four.map(|byte| byte as u8);
                     self.groups[at].0[16 * j + 4 * i..][..4].copy_from_slice(&four);
                 }
+                let halves = halves.map(i32::from);
                 let sum = halves[0] + halves[1];
                 (self.scales[at][i], self.sums[at][i]) = (scale, scale * sum as f32);
                 let counts = &mut self.counts[at];
@@ -122,7 +124,8 @@ pub struct Rounded {
 
 /// Σ weight · byte of one block.
 #[inline(always)]
-pub fn int8_value<F: BlockFormat>(w: &Unpacked, bytes: &[i8], sums: [i32; 2]) -> f32 {
+pub fn int8_value<F: BlockFormat>(w: &Unpacked, bytes: &[i8], sums: [i16; 2]) -> f32 {
+    let sums = sums.map(i32::from);
     let dot = |half: usize| -> i32 {
         let range = 16 * half..16 * half + 16;
         let products = w.bytes[range.clone()].iter().zip(&bytes[range]);
@@ -140,7 +143,9 @@ mod tests {
     use super::*;
 
     fn batch(x: &[f32], n: usize, k: usize) -> Int8Batch {
-        let (mut rows, mut batch) = (Int8Rows::new(n, k), Int8Batch::new(n, k));
+        let (mut rows, mut batch) = (Int8Rows::default(), Int8Batch::default());
+        rows.reserve(n, k);
+        batch.reserve(n, k);
         let (bytes, scales, sums) = rows.parts();
         Portable.round(x, bytes, scales, sums);
         batch.arrange(&rows, n, k);
@@ -179,10 +184,10 @@ mod tests {
     #[test]
     fn what_a_wider_row_left_counts_for_nothing_in_a_narrower_one() {
         let mut wide = batch(&[1.0; 256], 1, 256);
-        let mut rows = Int8Rows::new(1, 256);
-        rows.set_columns(160);
+        let mut rows = Int8Rows::default();
+        rows.reserve(1, 160);
         let (bytes, scales, sums) = rows.parts();
-        Portable.round(&[2.0; 160], &mut bytes[..160], &mut scales[..5], &mut sums[..5]);
+        Portable.round(&[2.0; 160], bytes, scales, sums);
         wide.arrange(&rows, 1, 160);
         assert_eq!(wide.row(0, 160).scales[1], [2.0 / 127.0, 0.0, 0.0, 0.0]);
     }

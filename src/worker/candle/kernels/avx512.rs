@@ -65,7 +65,7 @@ impl Cpu for Avx512 {
         call!(with_features, work)
     }
 
-    fn round(self, x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) {
+    fn round(self, x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i16; 2]]) {
         call!(panels::round, x, bytes, scales, sums)
     }
 

@@ -43,7 +43,7 @@ pub trait Cpu: Copy + Send + Sync + 'static {
 
     /// Rounds `x`, whole blocks, to int8: see `panel::round_block`. `bytes` has the length of `x`,
     /// `scales` and `sums` an entry for each block.
-    fn round(self, x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) {
+    fn round(self, x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i16; 2]]) {
         let blocks = x.as_chunks::<BLOCK>().0.iter().zip(bytes.as_chunks_mut::<BLOCK>().0);
         for ((x, bytes), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums)) {
             (*scale, *sums) = self.run(|| round_block(x, bytes));

@@ -113,13 +113,14 @@ impl FloatPanel {
     }
 }
 
-/// `n` tokens' activations, rounded to int8 in blocks of 32: value = scale · byte.
+/// Tokens' activations, rounded to int8 in blocks of 32: value = scale · byte.
+#[derive(Default)]
 pub struct Int8Rows {
     k: usize,
     bytes: Vec<i8>,
     scales: Vec<f32>,
     /// Of each half of a block: the sum of its bytes.
-    sums: Vec<[i32; 2]>,
+    sums: Vec<[i16; 2]>,
 }
 
 /// One token of `Int8Rows`.
@@ -127,19 +128,24 @@ pub struct Int8Rows {
 pub struct Int8Token<'a> {
     pub bytes: &'a [i8],
     pub scales: &'a [f32],
-    pub sums: &'a [[i32; 2]],
+    pub sums: &'a [[i16; 2]],
 }
 
 impl Int8Rows {
-    /// Room for `n_tokens` rows of up to `k` values.
-    pub fn new(n_tokens: usize, k: usize) -> Self {
+    /// From now on rows have `k` values, a multiple of 32, and there is room for `n_tokens`.
+    pub fn reserve(&mut self, n_tokens: usize, k: usize) {
+        self.k = k;
         let (n, blocks) = (n_tokens * k, n_tokens * k / BLOCK);
-        Self { k, bytes: vec![0; n], scales: vec![0.0; blocks], sums: vec![[0; 2]; blocks] }
+        if self.bytes.len() < n {
+            self.bytes.resize(n, 0);
+            self.scales.resize(blocks, 0.0);
+            self.sums.resize(blocks, [0; 2]);
+        }
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.bytes.len() + self.scales.len() * (size_of::<f32>() + size_of::<[i32; 2]>())
+        self.bytes.len() + self.scales.len() * (size_of::<f32>() + size_of::<[i16; 2]>())
     }
 
     /// Of those, what lies in memory now.
@@ -149,11 +155,6 @@ impl Int8Rows {
                 + bytes_in_memory(&self.scales)?
                 + bytes_in_memory(&self.sums)?,
         )
-    }
-
-    /// From now on rows have `k` values.
-    pub fn set_columns(&mut self, k: usize) {
-        self.k = k;
     }
 
     /// Row `t`.
@@ -168,7 +169,7 @@ impl Int8Rows {
     }
 
     /// The rows' parts, to be written by several threads.
-    pub fn parts(&mut self) -> (&mut [i8], &mut [f32], &mut [[i32; 2]]) {
+    pub fn parts(&mut self) -> (&mut [i8], &mut [f32], &mut [[i16; 2]]) {
         (&mut self.bytes, &mut self.scales, &mut self.sums)
     }
 }
@@ -176,7 +177,7 @@ impl Int8Rows {
 /// Rounds one block to int8 with `scale = max |x| / 127`; returns the scale and the sums of its
 /// halves. A NaN or an infinity gives a NaN scale: it is not hidden.
 #[inline(always)]
-pub fn round_block(x: &[f32; BLOCK], bytes: &mut [i8; BLOCK]) -> (f32, [i32; 2]) {
+pub fn round_block(x: &[f32; BLOCK], bytes: &mut [i8; BLOCK]) -> (f32, [i16; 2]) {
     // Without their sign, the bits of floats are ordered as integers, NaN last, and a maximum of
     // integers may be taken in any order: it vectorizes.
     let largest = x.iter().fold(0, |a: u32, x| a.max(x.to_bits() & 0x7FFF_FFFF));
@@ -189,7 +190,7 @@ pub fn round_block(x: &[f32; BLOCK], bytes: &mut [i8; BLOCK]) -> (f32, [i32; 2])
         *byte = (x * inverse + ROUND).to_bits() as i8;
     }
     // Of the bytes as stored: a NaN leaves arbitrary ones beside its NaN scale.
-    let sum = |bytes: &[i8]| bytes.iter().map(|&q| q as i32).sum();
+    let sum = |bytes: &[i8]| bytes.iter().map(|&q| q as i16).sum();
     // An infinity times zero is NaN.
     (largest / 127.0 + largest * 0.0, [sum(&bytes[..16]), sum(&bytes[16..])])
 }

@@ -94,7 +94,9 @@ fn row(rng: &mut StdRng, k: usize, kind: usize) -> Vec<f32> {
 }
 
 fn rounded<C: Cpu>(cpu: C, x: &[f32], n: usize, k: usize) -> Rounded {
-    let mut rounded = Rounded { groups: Int8Batch::new(n, k), rows: Int8Rows::new(n, k) };
+    let mut rounded = Rounded { groups: Int8Batch::default(), rows: Int8Rows::default() };
+    rounded.rows.reserve(n, k);
+    rounded.groups.reserve(n, k);
     let (bytes, scales, sums) = rounded.rows.parts();
     cpu.round(x, bytes, scales, sums);
     rounded.groups.arrange(&rounded.rows, n, k);
