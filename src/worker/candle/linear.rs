@@ -77,7 +77,7 @@ impl Isa {
 
     /// How `encoding` times `m` tokens is computed.
     fn method(self, encoding: Encoding, m: usize) -> Method {
-        if self.plain_f32 {
+        if self.plain_f32 || encoding == Encoding::Iq4Nl {
             return Method::Widen;
         }
         #[cfg(target_arch = "x86_64")]

@@ -3,6 +3,7 @@
 
 mod attention;
 mod config;
+mod iq4_nl;
 mod kernels;
 mod linear;
 mod math;
