@@ -1,19 +1,20 @@
 //! The KV cache and causal attention over its filled part. Query heads that share a key/value
 //! head are computed together, so nothing is repeated in memory.
 
+use std::array::from_fn;
 use std::cell::RefCell;
 
-use half::f16;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
-
-use super::math::{madd, softmax};
+use super::kernels::{Cpu, Isa, SPAN, with_cpu};
+use super::math::softmax;
 use super::pool::{Pool, Scatter};
+use super::rope::rotate;
 use crate::worker::resident::bytes_in_memory;
 
-/// Positions whose keys lie interleaved: one vector register of scores.
-const SPAN: usize = 16;
 /// Tokens of a prompt that share one pass over the cache.
 const TOKENS: usize = 8;
+/// Queries whose scores, and whose weighted values, are computed at once.
+const SCORED: usize = 8;
+const WEIGHED: usize = 4;
 
 /// The type in which keys and values are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,33 +42,31 @@ pub enum KvCache {
 /// memory.
 pub trait Stored: Copy + Send + Sync + 'static {
     const ZERO: Self;
-    fn narrow(values: &[f32], out: &mut [Self]);
-    fn widen(values: &[Self], out: &mut [f32]);
+    fn narrow<C: Cpu>(cpu: C, values: &[f32], out: &mut [Self]);
+    fn widen<C: Cpu>(cpu: C, values: &[Self], out: &mut [f32]);
 }
 
 /// The bits of an f16.
 impl Stored for u16 {
     const ZERO: Self = 0;
 
-    fn narrow(values: &[f32], out: &mut [Self]) {
-        let slots: &mut [f16] = out.reinterpret_cast_mut();
-        slots.convert_from_f32_slice(values);
+    fn narrow<C: Cpu>(cpu: C, values: &[f32], out: &mut [Self]) {
+        cpu.narrow(values, out);
     }
 
-    fn widen(values: &[Self], out: &mut [f32]) {
-        let halves: &[f16] = values.reinterpret_cast();
-        halves.convert_to_f32_slice(out);
+    fn widen<C: Cpu>(cpu: C, values: &[Self], out: &mut [f32]) {
+        cpu.widen(values, out);
     }
 }
 
 impl Stored for f32 {
     const ZERO: Self = 0.0;
 
-    fn narrow(values: &[f32], out: &mut [Self]) {
+    fn narrow<C: Cpu>(_: C, values: &[f32], out: &mut [Self]) {
         out.copy_from_slice(values);
     }
 
-    fn widen(values: &[Self], out: &mut [f32]) {
+    fn widen<C: Cpu>(_: C, values: &[Self], out: &mut [f32]) {
         out.copy_from_slice(values);
     }
 }
@@ -84,12 +83,19 @@ pub struct Cache<E> {
     capacity: usize,
 }
 
-/// Rotated queries: row `t` starts at `t * stride` and holds `[n_heads, head_dim]`.
-#[derive(Clone, Copy)]
-pub struct Queries<'a> {
-    pub values: &'a [f32],
+/// Tokens' rows of queries, keys and values: row `t` starts at `t * stride` and holds
+/// `[n_heads + 2 n_kv_heads, head_dim]`.
+pub struct Projected<'a> {
+    pub values: &'a mut [f32],
     pub stride: usize,
     pub n_heads: usize,
+}
+
+/// Rotated queries, as in `Projected`.
+#[derive(Clone, Copy)]
+struct Queries<'a> {
+    values: &'a [f32],
+    stride: usize,
 }
 
 impl KvCache {
@@ -140,29 +146,32 @@ impl KvCache {
         }
     }
 
-    /// Stores one position's key and value, both `[n_kv_heads, head_dim]`.
-    pub fn store(&mut self, layer: usize, position: usize, key: &[f32], value: &[f32]) {
-        match self {
-            Self::F16(cache) => cache.store(layer, position, key, value),
-            Self::F32(cache) => cache.store(layer, position, key, value),
-        }
-    }
-
-    /// `out[t] = softmax(q[t] · K / √head_dim) · V` over positions `0..=first + t`; `out` is
-    /// `[m, n_heads * head_dim]`.
+    /// Rotates the tokens' queries and keys by `angles` (`[m, pairs]`), stores keys and values at
+    /// positions `first..`, and computes `out[t] = softmax(q[t] · K / √head_dim) · V` over
+    /// positions `0..=first + t`; `out` is `[m, n_heads * head_dim]`.
     pub fn attend(
-        &self,
+        &mut self,
+        isa: Isa,
         pool: &mut Pool,
-        layer: usize,
-        first: usize,
-        queries: Queries<'_>,
+        at: Place<'_>,
+        projected: Projected<'_>,
         out: &mut [f32],
     ) {
-        match self {
-            Self::F16(cache) => cache.attend(pool, layer, first, queries, out),
-            Self::F32(cache) => cache.attend(pool, layer, first, queries, out),
-        }
+        with_cpu!(isa, cpu => match self {
+            Self::F16(cache) => cache.attend(cpu, pool, at, projected, out),
+            Self::F32(cache) => cache.attend(cpu, pool, at, projected, out),
+        })
     }
+}
+
+/// Where in the model the tokens are.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub layer: usize,
+    /// The position of the first token.
+    pub first: usize,
+    /// Cosine and sine of each pair's angle, `[tokens, pairs]`.
+    pub angles: &'a [(f32, f32)],
 }
 
 impl<E: Stored> Cache<E> {
@@ -181,50 +190,78 @@ impl<E: Stored> Cache<E> {
         (layer * self.n_kv_heads + kv_head) * self.capacity * self.head_dim
     }
 
-    fn store(&mut self, layer: usize, position: usize, key: &[f32], value: &[f32]) {
-        assert!(position < self.capacity);
-        let dim = self.head_dim;
-        for (head, (k, v)) in key.chunks_exact(dim).zip(value.chunks_exact(dim)).enumerate() {
-            let base = self.base(layer, head);
-            let span = &mut self.keys[base + position / SPAN * SPAN * dim..][..SPAN * dim];
-            for (row, &k) in span.chunks_exact_mut(SPAN).zip(k) {
-                E::narrow(&[k], &mut row[position % SPAN..][..1]);
-            }
-            E::narrow(v, &mut self.values[base + position * dim..][..dim]);
-        }
-    }
-
-    fn attend(
-        &self,
+    fn attend<C: Cpu>(
+        &mut self,
+        cpu: C,
         pool: &mut Pool,
-        layer: usize,
-        first: usize,
-        queries: Queries<'_>,
+        at: Place<'_>,
+        projected: Projected<'_>,
         out: &mut [f32],
     ) {
-        let n_heads = queries.n_heads;
-        let width = n_heads * self.head_dim;
+        let Projected { values, stride, n_heads } = projected;
+        self.store(cpu, pool, at, Projected { values, stride, n_heads });
+        let (this, first) = (&*self, at.first);
+        let queries = Queries { values, stride };
+        let width = n_heads * this.head_dim;
         let m = out.len() / width;
         let blocks = m.div_ceil(TOKENS);
         let out = Scatter::new(out);
-        pool.run(blocks * self.n_kv_heads, 1, |items| {
+        pool.run(blocks * this.n_kv_heads, 1, |items| {
             for item in items {
                 // The last tokens of a prompt have the most to do: they come first.
-                let block = blocks - 1 - item / self.n_kv_heads;
+                let block = blocks - 1 - item / this.n_kv_heads;
                 let tokens = block * TOKENS..m.min((block + 1) * TOKENS);
                 let task = Task {
-                    cache: self,
-                    layer,
-                    kv_head: item % self.n_kv_heads,
-                    group: n_heads / self.n_kv_heads,
+                    cache: this,
+                    layer: at.layer,
+                    kv_head: item % this.n_kv_heads,
+                    group: n_heads / this.n_kv_heads,
                     first,
                     queries,
                 };
-                task.run(tokens, |t, start, result| {
+                task.run(cpu, tokens, |t, start, result| {
                     let at = t * width + start;
                     // SAFETY: each item has its own tokens and heads.
                     unsafe { out.get(at..at + result.len()) }.copy_from_slice(result);
                 });
+            }
+        });
+    }
+
+    /// Rotates queries and keys in place; copies keys and values into the cache.
+    fn store<C: Cpu>(&mut self, cpu: C, pool: &mut Pool, at: Place<'_>, rows: Projected<'_>) {
+        let (dim, n_kv) = (self.head_dim, self.n_kv_heads);
+        let pairs = dim / 2;
+        let m = at.angles.len() / pairs;
+        let (stride, q_dim, kv_dim) = (rows.stride, rows.n_heads * dim, n_kv * dim);
+        assert!(at.first + m <= self.capacity && rows.values.len() >= m * stride);
+        let bases: Vec<usize> = (0..n_kv).map(|head| self.base(at.layer, head)).collect();
+        let values = Scatter::new(rows.values);
+        let (cached_keys, cached_values) =
+            (Scatter::new(&mut self.keys), Scatter::new(&mut self.values));
+        pool.run(m, SPAN, |tokens| {
+            let mut stored = vec![E::ZERO; kv_dim];
+            for t in tokens {
+                // SAFETY: each token's row, and each position of the cache, belongs to one piece.
+                let row = unsafe { values.get(t * stride..t * stride + q_dim + 2 * kv_dim) };
+                let (qk, v) = row.split_at_mut(q_dim + kv_dim);
+                cpu.run(|| rotate(qk, dim, &at.angles[t * pairs..][..pairs]));
+                E::narrow(cpu, &qk[q_dim..], &mut stored);
+                let position = at.first + t;
+                let span = position / SPAN * SPAN * dim + position % SPAN;
+                for (base, keys) in bases.iter().zip(stored.chunks_exact(dim)) {
+                    for (d, &key) in keys.iter().enumerate() {
+                        let slot = base + span + d * SPAN;
+                        // SAFETY: as above.
+                        unsafe { cached_keys.get(slot..slot + 1)[0] = key };
+                    }
+                }
+                E::narrow(cpu, v, &mut stored);
+                for (base, values) in bases.iter().zip(stored.chunks_exact(dim)) {
+                    let slot = base + position * dim;
+                    // SAFETY: as above.
+                    unsafe { cached_values.get(slot..slot + dim) }.copy_from_slice(values);
+                }
             }
         });
     }
@@ -257,7 +294,12 @@ thread_local! {
 
 impl<E: Stored> Task<'_, E> {
     /// Calls `put(token, start of the head in a row, values)` for each query.
-    fn run(&self, tokens: std::ops::Range<usize>, mut put: impl FnMut(usize, usize, &[f32])) {
+    fn run<C: Cpu>(
+        &self,
+        cpu: C,
+        tokens: std::ops::Range<usize>,
+        mut put: impl FnMut(usize, usize, &[f32]),
+    ) {
         let dim = self.cache.head_dim;
         let n_queries = tokens.len() * self.group;
         // Query i: token i / group, head i % group of this group.
@@ -278,38 +320,50 @@ impl<E: Stored> Task<'_, E> {
             sums.clear();
             sums.resize(n_queries * dim, 0.0);
 
-            let scale = 1.0 / (dim as f32).sqrt();
             for start in (0..padded).step_by(SPAN) {
-                E::widen(&self.cache.keys[base + start * dim..][..SPAN * dim], span);
+                E::widen(cpu, &self.cache.keys[base + start * dim..][..SPAN * dim], span);
+                let mut put = |i: usize, values: &[f32; SPAN]| {
+                    scores[i * padded + start..][..SPAN].copy_from_slice(values);
+                };
+                tiles::<SCORED, WEIGHED>(n_queries, |i, n| match n {
+                    SCORED => {
+                        let got = cpu.scores::<SCORED>(span, from_fn(|j| query(i + j)));
+                        got.iter().enumerate().for_each(|(j, values)| put(i + j, values));
+                    }
+                    WEIGHED => {
+                        let got = cpu.scores::<WEIGHED>(span, from_fn(|j| query(i + j)));
+                        got.iter().enumerate().for_each(|(j, values)| put(i + j, values));
+                    }
+                    _ => put(i, &cpu.scores::<1>(span, [query(i)])[0]),
+                });
+            }
+            let scale = 1.0 / (dim as f32).sqrt();
+            cpu.run(|| {
                 for i in 0..n_queries {
-                    let mut lanes = [0.0f32; SPAN];
-                    for (keys, &q) in span.chunks_exact(SPAN).zip(query(i)) {
-                        for (lane, &k) in lanes.iter_mut().zip(keys) {
-                            *lane = madd(k, q, *lane);
-                        }
-                    }
-                    let row = &mut scores[i * padded + start..][..SPAN];
-                    for (score, lane) in row.iter_mut().zip(lanes) {
-                        *score = lane * scale;
-                    }
+                    let (seen, unseen) = scores[i * padded..][..padded].split_at_mut(visible(i));
+                    softmax(cpu, seen, scale);
+                    unseen.fill(0.0);
                 }
-            }
-            for i in 0..n_queries {
-                let (seen, unseen) = scores[i * padded..][..padded].split_at_mut(visible(i));
-                softmax(seen);
-                unseen.fill(0.0);
-            }
+            });
             for start in (0..longest).step_by(SPAN) {
                 let n = SPAN.min(longest - start);
                 let values = &mut span[..n * dim];
-                E::widen(&self.cache.values[base + start * dim..][..n * dim], values);
-                for (i, sum) in sums.chunks_exact_mut(dim).enumerate() {
-                    let weights = &scores[i * padded + start..][..n];
-                    // Four positions per pass: a quarter of the loads and stores of `sum`.
-                    for (weights, values) in weights.chunks(4).zip(values.chunks(4 * dim)) {
-                        add_weighted(sum, weights, values);
+                E::widen(cpu, &self.cache.values[base + start * dim..][..n * dim], values);
+                let weights = |i: usize| &scores[i * padded + start..][..n];
+                let mut sums = &mut sums[..];
+                tiles::<WEIGHED, 1>(n_queries, |i, n| {
+                    let (these, rest) = std::mem::take(&mut sums).split_at_mut(n * dim);
+                    sums = rest;
+                    let mut these = these.chunks_exact_mut(dim);
+                    let mut next = || these.next().expect("n sums");
+                    match n {
+                        WEIGHED => {
+                            let sums: [&mut [f32]; WEIGHED] = from_fn(|_| next());
+                            cpu.weigh::<WEIGHED>(values, from_fn(|j| weights(i + j)), sums);
+                        }
+                        _ => cpu.weigh::<1>(values, [weights(i)], [next()]),
                     }
-                }
+                });
             }
             for (i, sum) in sums.chunks_exact(dim).enumerate() {
                 put(tokens.start + i / self.group, (heads + i % self.group) * dim, sum);
@@ -318,20 +372,13 @@ impl<E: Stored> Task<'_, E> {
     }
 }
 
-/// `sum += Σ weights[j] · values[j]`, with `values` `[len of weights, len of sum]`.
-fn add_weighted(sum: &mut [f32], weights: &[f32], values: &[f32]) {
-    let dim = sum.len();
-    if let (&[a, b, c, d], true) = (weights, values.len() == 4 * dim) {
-        let (first, second) = values.split_at(2 * dim);
-        let ((v0, v1), (v2, v3)) = (first.split_at(dim), second.split_at(dim));
-        for ((((s, v0), v1), v2), v3) in sum.iter_mut().zip(v0).zip(v1).zip(v2).zip(v3) {
-            *s = madd(d, *v3, madd(c, *v2, madd(b, *v1, madd(a, *v0, *s))));
-        }
-        return;
-    }
-    for (&w, value) in weights.iter().zip(values.chunks_exact(dim)) {
-        for (s, v) in sum.iter_mut().zip(value) {
-            *s = madd(w, *v, *s);
-        }
+/// Covers `0..n` with `A`, `B` or 1 at a time: calls `each(first, how many)`.
+#[inline(always)]
+fn tiles<const A: usize, const B: usize>(n: usize, mut each: impl FnMut(usize, usize)) {
+    let mut i = 0;
+    while i < n {
+        let take = [A, B].into_iter().find(|&size| i + size <= n).unwrap_or(1);
+        each(i, take);
+        i += take;
     }
 }

@@ -8,55 +8,39 @@ use std::ops::Range;
 use candle_core::quantized::k_quants::{BlockQ8_0, BlockQ8_1, BlockQ8K, GgmlType};
 
 use super::attention::KvType;
-use super::kernels::activations::{BLOCK, Int8Batch, Int8Row};
-#[cfg(target_arch = "x86_64")]
-use super::kernels::avx512;
-use super::kernels::{FloatDot, Int8Dot, portable};
+use super::kernels::activations::{Int8Batch, Rounded};
+use super::kernels::format::{self, BLOCK, FloatKind, Kind};
+use super::kernels::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS, round_row};
+use super::kernels::{Cpu, Isa, with_cpu};
+use super::math::silu_times;
 use super::pool::{Pool, Scatter};
 use super::weights::{Encoding, Matrix, blocks, f32_bytes, with_block};
 use crate::worker::resident::bytes_in_memory;
 
-/// From so many tokens on, widening a row to f32 once is cheaper than candle's dot product for
-/// each token.
-const WIDEN_FROM: usize = 6;
-/// Rows of one piece of work: for one token, and for many (where activations are re-read for
-/// each piece).
-const ROWS_DECODE: usize = 48;
-const ROWS_PREFILL: usize = 48;
-/// Rows widened to f32 at once.
-const WIDEN_ROWS: usize = 6;
+/// From so many tokens on, rows are unpacked into panels; fewer are multiplied one by one.
+const MANY: usize = 8;
+/// Rows of one piece of work for few tokens.
+const PIECE: usize = 32;
+/// Columns widened to f32 at once; every block format divides it.
+const WIDEN_COLUMNS: usize = 256;
 
-/// The instruction set that kernels may use.
+/// What a model is computed with.
 #[derive(Debug, Clone, Copy)]
-pub struct Isa {
-    #[cfg(target_arch = "x86_64")]
-    avx512: Option<avx512::Avx512>,
+pub struct Arithmetic {
+    pub isa: Isa,
     /// Everything in float32: weights widened, nothing rounded.
     plain_f32: bool,
 }
 
-impl Isa {
-    /// What this CPU has.
-    pub fn detect() -> Self {
-        Self {
-            #[cfg(target_arch = "x86_64")]
-            avx512: avx512::Avx512::detect(),
-            plain_f32: false,
-        }
-    }
-
-    /// No kernels of our own: candle's, and the portable f32 one.
-    pub fn portable() -> Self {
-        Self {
-            #[cfg(target_arch = "x86_64")]
-            avx512: None,
-            plain_f32: false,
-        }
+impl Arithmetic {
+    /// The file's own weights, activations of quantized ones rounded to int8.
+    pub fn new(isa: Isa) -> Self {
+        Self { isa, plain_f32: false }
     }
 
     /// Products of float32 with weights widened to it, and a float32 cache: for a reference.
-    pub fn plain_f32(self) -> Self {
-        Self { plain_f32: true, ..self }
+    pub fn plain_f32(isa: Isa) -> Self {
+        Self { isa, plain_f32: true }
     }
 
     /// The type of keys and values.
@@ -64,15 +48,9 @@ impl Isa {
         if self.plain_f32 { KvType::F32 } else { KvType::F16 }
     }
 
+    /// As `llm-bench` names it.
     pub fn name(self) -> &'static str {
-        if self.plain_f32 {
-            return "float32";
-        }
-        #[cfg(target_arch = "x86_64")]
-        if self.avx512.is_some() {
-            return "avx512vnni";
-        }
-        "candle's kernels"
+        if self.plain_f32 { "float32" } else { self.isa.name() }
     }
 
     /// How `encoding` times `m` tokens is computed.
@@ -80,103 +58,134 @@ impl Isa {
         if self.plain_f32 || encoding == Encoding::Iq4Nl {
             return Method::Widen;
         }
-        #[cfg(target_arch = "x86_64")]
-        if let Some(avx512) = self.avx512
-            && let Some(kernel) = Own::of(encoding, avx512)
-        {
-            return Method::Own(kernel);
+        match encoding {
+            Encoding::F32 => Method::Float(FloatKind::F32),
+            Encoding::F16 => Method::Float(FloatKind::F16),
+            Encoding::Bf16 => Method::Float(FloatKind::Bf16),
+            Encoding::Q4_0 => Method::Block(Kind::Q4_0),
+            Encoding::Q8_0 => Method::Block(Kind::Q8_0),
+            Encoding::Q4K => Method::Block(Kind::Q4K),
+            Encoding::Q6K => Method::Block(Kind::Q6K),
+            _ if m >= MANY => Method::Widen,
+            Encoding::Q4_1 | Encoding::Q5_1 => Method::Candle(Activations::Q8_1),
+            Encoding::Q5_0 => Method::Candle(Activations::Q8_0),
+            _ => Method::Candle(Activations::Q8K),
         }
-        if encoding.is_float() || m >= WIDEN_FROM {
-            return Method::Widen;
-        }
-        Method::Candle(match encoding {
-            Encoding::Q4_1 | Encoding::Q5_1 => Rounded::Q8_1,
-            Encoding::Q4_0 | Encoding::Q5_0 | Encoding::Q8_0 => Rounded::Q8_0,
-            _ => Rounded::Q8K,
-        })
     }
 
     /// In which type the products of one decoded token are computed.
     pub fn compute(self, encoding: Encoding) -> &'static str {
         match self.method(encoding, 1) {
-            #[cfg(target_arch = "x86_64")]
-            Method::Own(own) if own.takes_floats() => "f32",
-            Method::Widen => "f32",
-            _ => "int8",
+            Method::Float(_) | Method::Widen => "f32",
+            Method::Block(_) | Method::Candle(_) => "int8",
         }
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Method {
-    /// A kernel of this crate, straight from the mapped blocks.
-    #[cfg(target_arch = "x86_64")]
-    Own(Own),
+    /// Own kernels with int8 activations.
+    Block(Kind),
+    /// Own kernels with f32 activations.
+    Float(FloatKind),
     /// candle's `vec_dot`, straight from the mapped blocks.
-    Candle(Rounded),
-    /// A few rows at a time widened to f32.
+    Candle(Activations),
+    /// Widened to f32, some columns at a time.
     Widen,
 }
 
 /// candle's types for rounded activations.
-#[derive(Clone, Copy, PartialEq)]
-enum Rounded {
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Activations {
     Q8_0,
     Q8_1,
     Q8K,
 }
 
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-enum Own {
-    F32(avx512::F32),
-    F16(avx512::F16),
-    Bf16(avx512::Bf16),
-    Q4_0(avx512::Q4_0),
-    Q8_0(avx512::Q8_0),
-    Q4K(avx512::Q4K),
-    Q6K(avx512::Q6K),
+/// Runs `$body` with `$F` as the format of a `Kind`.
+macro_rules! with_format {
+    ($kind:expr, $F:ident => $body:expr) => {{
+        macro_rules! of {
+            ($type:ty) => {{
+                type $F = $type;
+                $body
+            }};
+        }
+        match $kind {
+            Kind::Q4_0 => of!(format::Q4_0),
+            Kind::Q8_0 => of!(format::Q8_0),
+            Kind::Q4K => of!(format::Q4K),
+            Kind::Q6K => of!(format::Q6K),
+        }
+    }};
 }
 
-#[cfg(target_arch = "x86_64")]
-impl Own {
-    fn of(encoding: Encoding, cpu: avx512::Avx512) -> Option<Self> {
-        Some(match encoding {
-            Encoding::F32 => Self::F32(avx512::F32(cpu)),
-            Encoding::F16 => Self::F16(avx512::F16(cpu)),
-            Encoding::Bf16 => Self::Bf16(avx512::Bf16(cpu)),
-            Encoding::Q4_0 => Self::Q4_0(avx512::Q4_0(cpu)),
-            Encoding::Q8_0 => Self::Q8_0(avx512::Q8_0(cpu)),
-            Encoding::Q4K => Self::Q4K(avx512::Q4K(cpu)),
-            Encoding::Q6K => Self::Q6K(avx512::Q6K(cpu)),
-            _ => return None,
-        })
-    }
-
-    fn takes_floats(self) -> bool {
-        matches!(self, Self::F32(_) | Self::F16(_) | Self::Bf16(_))
-    }
+/// Runs `$body` with `$F` as the format of a `FloatKind`.
+macro_rules! with_float {
+    ($kind:expr, $F:ident => $body:expr) => {{
+        macro_rules! of {
+            ($type:ty) => {{
+                type $F = $type;
+                $body
+            }};
+        }
+        match $kind {
+            FloatKind::F32 => of!(format::F32),
+            FloatKind::F16 => of!(format::F16),
+            FloatKind::Bf16 => of!(format::Bf16),
+        }
+    }};
 }
 
 /// Multiplies activations with matrices. Holds the rounded forms of the activations.
 pub struct Multiplier {
-    isa: Isa,
-    int8: Int8Batch,
+    arithmetic: Arithmetic,
+    rounded: Rounded,
     q8_0: Vec<BlockQ8_0>,
     q8_1: Vec<BlockQ8_1>,
     q8k: Vec<BlockQ8K>,
 }
 
+/// Rows of a matrix, side by side with others in a panel.
+struct Segment<'a> {
+    matrix: &'a Matrix,
+    rows: Range<usize>,
+}
+
+/// A thread's buffers.
+struct Scratch {
+    int8: Box<Int8Panel>,
+    float: Box<FloatPanel>,
+    /// `[tokens][rows of the panel]`.
+    out: Vec<[f32; ROWS]>,
+    /// `[rows of the panel, WIDEN_COLUMNS]`.
+    wide: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        int8: Int8Panel::new(),
+        float: FloatPanel::new(),
+        out: Vec::new(),
+        wide: Vec::new(),
+    });
+}
+
 impl Multiplier {
     /// For at most `n_tokens` rows of at most `columns` values.
-    pub fn new(isa: Isa, n_tokens: usize, columns: usize) -> Self {
-        let int8 = Int8Batch::new(n_tokens, columns);
-        Self { isa, int8, q8_0: Vec::new(), q8_1: Vec::new(), q8k: Vec::new() }
+    pub fn new(arithmetic: Arithmetic, n_tokens: usize, columns: usize) -> Self {
+        let columns = columns.next_multiple_of(BLOCK);
+        let rounded = Rounded {
+            groups: Int8Batch::new(n_tokens.min(MANY - 1), columns),
+            rows: Int8Rows::new(n_tokens, columns),
+        };
+        Self { arithmetic, rounded, q8_0: Vec::new(), q8_1: Vec::new(), q8k: Vec::new() }
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.int8.bytes()
+        self.rounded.groups.bytes()
+            + self.rounded.rows.bytes()
             + size_of_val(&self.q8_0[..])
             + size_of_val(&self.q8_1[..])
             + size_of_val(&self.q8k[..])
@@ -185,7 +194,8 @@ impl Multiplier {
     /// Of those, what lies in memory now.
     pub fn bytes_in_memory(&self) -> Option<u64> {
         Some(
-            self.int8.bytes_in_memory()?
+            self.rounded.groups.bytes_in_memory()?
+                + self.rounded.rows.bytes_in_memory()?
                 + bytes_in_memory(&self.q8_0)?
                 + bytes_in_memory(&self.q8_1)?
                 + bytes_in_memory(&self.q8k)?,
@@ -207,38 +217,112 @@ impl Multiplier {
         let rows: usize = parts.iter().map(|p| p.rows()).sum();
         assert!(parts.iter().all(|p| p.columns() == k));
         assert_eq!((x.len(), out.len()), (m * k, m * rows));
-        self.round(parts, x, k, m);
+        self.round(pool, parts, x, k, m);
 
         let out = Output { values: Scatter::new(out), stride: rows, add };
         let this = &*self;
-        let chunk = if m == 1 { ROWS_DECODE } else { ROWS_PREFILL };
-        let chunk = chunk.min(rows.div_ceil(pool.threads()).next_multiple_of(12));
-        pool.run(rows, chunk, |range| {
-            let mut first = 0;
-            for part in parts {
-                let start = range.start.max(first);
-                let end = range.end.min(first + part.rows());
-                if start < end {
-                    // This piece of work alone writes the columns `range` of `out`.
-                    this.rows(part, start - first..end - first, first, x, m, &out);
-                }
-                first += part.rows();
+        with_cpu!(self.arithmetic.isa, cpu => {
+            if m < MANY {
+                pool.run(rows, PIECE, |range| {
+                    let mut first = 0;
+                    for part in parts {
+                        let start = range.start.max(first);
+                        let end = range.end.min(first + part.rows());
+                        if start < end {
+                            let rows = start - first..end - first;
+                            this.rows(cpu, part, rows, x, m, |t, row, value| {
+                                out.put(t, first + row, &[value]);
+                            });
+                        }
+                        first += part.rows();
+                    }
+                });
+            } else {
+                let panels: usize = parts.iter().map(|p| p.rows().div_ceil(ROWS)).sum();
+                pool.run(panels, 1, |range| for panel in range {
+                    let (mut panel, mut first) = (panel, 0);
+                    for part in parts {
+                        let n = part.rows().div_ceil(ROWS);
+                        if panel < n {
+                            let rows = panel * ROWS..part.rows().min((panel + 1) * ROWS);
+                            let first = first + rows.start;
+                            let n = rows.len();
+                            let segment = Segment { matrix: part, rows };
+                            this.panel(cpu, &[segment], x, m, |t, values| {
+                                out.put(t, first, &values[..n]);
+                            });
+                            break;
+                        }
+                        (panel, first) = (panel - n, first + part.rows());
+                    }
+                });
+            }
+        });
+    }
+
+    /// `out[t] = silu(gate · x[t]) · (up · x[t])`: `x` is `[m, columns]`, `out` is `[m, rows]`.
+    pub fn gated(
+        &mut self,
+        pool: &mut Pool,
+        gate: &Matrix,
+        up: &Matrix,
+        x: &[f32],
+        out: &mut [f32],
+    ) {
+        let (k, n) = (gate.columns(), gate.rows());
+        let m = x.len() / k;
+        assert_eq!((up.columns(), up.rows()), (k, n));
+        assert_eq!((x.len(), out.len()), (m * k, m * n));
+        self.round(pool, &[gate, up], x, k, m);
+
+        let out = Output { values: Scatter::new(out), stride: n, add: false };
+        let this = &*self;
+        with_cpu!(self.arithmetic.isa, cpu => {
+            if m < MANY {
+                pool.run(n, PIECE, |range| {
+                    let mut both = [[[0.0f32; PIECE]; MANY]; 2];
+                    for (matrix, both) in [gate, up].into_iter().zip(&mut both) {
+                        this.rows(cpu, matrix, range.clone(), x, m, |t, row, value| {
+                            both[t][row - range.start] = value;
+                        });
+                    }
+                    let n = range.len();
+                    for t in 0..m {
+                        let mut values = [0.0; PIECE];
+                        let (gate, up) = (&both[0][t][..n], &both[1][t][..n]);
+                        cpu.run(|| silu_times(cpu, gate, up, &mut values[..n]));
+                        out.put(t, range.start, &values[..n]);
+                    }
+                });
+            } else {
+                // Half a panel of each.
+                const HALF: usize = ROWS / 2;
+                pool.run(n.div_ceil(HALF), 1, |range| for panel in range {
+                    let rows = panel * HALF..n.min((panel + 1) * HALF);
+                    let (first, n) = (rows.start, rows.len());
+                    let segments = [gate, up].map(|matrix| Segment { matrix, rows: rows.clone() });
+                    this.panel(cpu, &segments, x, m, |t, values| {
+                        let mut out_row = [0.0; HALF];
+                        silu_times(cpu, &values[..n], &values[n..2 * n], &mut out_row[..n]);
+                        out.put(t, first, &out_row[..n]);
+                    });
+                });
             }
         });
     }
 
     /// Brings `x` into the forms that the parts' methods read.
-    fn round(&mut self, parts: &[&Matrix], x: &[f32], k: usize, m: usize) {
-        let needs = |form: Rounded| {
-            let is = |p: &&Matrix| matches!(self.isa.method(p.encoding(), m), Method::Candle(f) if f == form);
-            parts.iter().any(is)
+    fn round(&mut self, pool: &mut Pool, parts: &[&Matrix], x: &[f32], k: usize, m: usize) {
+        let methods = |f: &dyn Fn(Method) -> bool| {
+            parts.iter().any(|p| f(self.arithmetic.method(p.encoding(), m)))
         };
-        let (q8_0, q8_1, q8k) = (needs(Rounded::Q8_0), needs(Rounded::Q8_1), needs(Rounded::Q8K));
-        #[cfg(target_arch = "x86_64")]
-        if parts.iter().any(
-            |p| matches!(self.isa.method(p.encoding(), m), Method::Own(own) if !own.takes_floats()),
-        ) {
-            self.int8.quantize(x, k);
+        let needs = |form: Activations| methods(&|method| method == Method::Candle(form));
+        let own = methods(&|method| matches!(method, Method::Block(_)));
+        let (q8_0, q8_1, q8k) =
+            (needs(Activations::Q8_0), needs(Activations::Q8_1), needs(Activations::Q8K));
+        if own {
+            let Rounded { groups, rows } = &mut self.rounded;
+            with_cpu!(self.arithmetic.isa, cpu => round_own(cpu, pool, groups, rows, x, k, m));
         }
         if q8_0 {
             self.q8_0.resize(x.len() / BLOCK, BlockQ8_0::zeros());
@@ -254,84 +338,212 @@ impl Multiplier {
         }
     }
 
-    /// Rows `rows` of `matrix` for all tokens, into columns `first + rows` of `out`.
-    fn rows(
+    // ---- few tokens ----
+
+    /// Rows `rows` of `matrix` times each of few tokens: calls `put(token, row, value)`.
+    #[inline]
+    fn rows<C: Cpu>(
         &self,
+        cpu: C,
         matrix: &Matrix,
         rows: Range<usize>,
-        first: usize,
         x: &[f32],
         m: usize,
-        out: &Output<'_>,
+        mut put: impl FnMut(usize, usize, f32),
     ) {
-        match self.isa.method(matrix.encoding(), m) {
-            #[cfg(target_arch = "x86_64")]
-            Method::Own(own) => {
-                let int8 = &self.int8;
-                match own {
-                    Own::F32(dot) => FloatTiles { dot, matrix, x, first, out }.cover_float(rows, m),
-                    Own::F16(dot) => FloatTiles { dot, matrix, x, first, out }.cover_float(rows, m),
-                    Own::Bf16(dot) => {
-                        FloatTiles { dot, matrix, x, first, out }.cover_float(rows, m)
+        let k = matrix.columns();
+        match self.arithmetic.method(matrix.encoding(), m) {
+            Method::Block(kind) => with_format!(kind, F => {
+                for_tokens::<4>(m, |t, n| for r in rows.clone() {
+                    let row = matrix.row(r);
+                    match n {
+                        4 => {
+                            let [got] = cpu.int8_dot::<F, 1, 4>([row], &self.rounded, t);
+                            got.into_iter().enumerate().for_each(|(i, v)| put(t + i, r, v));
+                        }
+                        _ => put(t, r, cpu.int8_dot::<F, 1, 1>([row], &self.rounded, t)[0][0]),
                     }
-                    Own::Q4_0(dot) => {
-                        Int8Tiles { dot, matrix, int8, first, out }.cover_int8(rows, m)
+                })
+            }),
+            Method::Float(kind) => with_float!(kind, F => {
+                for_tokens::<4>(m, |t, n| for r in rows.clone() {
+                    let row = matrix.row(r);
+                    match n {
+                        4 => {
+                            let x: [&[f32]; 4] = from_fn(|i| &x[(t + i) * k..][..k]);
+                            let [got] = cpu.float_dot::<F, 1, 4>([row], x);
+                            got.into_iter().enumerate().for_each(|(i, v)| put(t + i, r, v));
+                        }
+                        _ => put(t, r, cpu.float_dot::<F, 1, 1>([row], [&x[t * k..][..k]])[0][0]),
                     }
-                    Own::Q8_0(dot) => {
-                        Int8Tiles { dot, matrix, int8, first, out }.cover_int8(rows, m)
-                    }
-                    Own::Q4K(dot) => {
-                        Int8Tiles { dot, matrix, int8, first, out }.cover_int8(rows, m)
-                    }
-                    Own::Q6K(dot) => {
-                        Int8Tiles { dot, matrix, int8, first, out }.cover_int8(rows, m)
+                })
+            }),
+            Method::Candle(form) => with_block!(matrix.encoding(), T => {
+                let x: &[<T as GgmlType>::VecDotType] = match form {
+                    Activations::Q8_0 => same_type(&self.q8_0),
+                    Activations::Q8_1 => same_type(&self.q8_1),
+                    Activations::Q8K => same_type(&self.q8k),
+                };
+                let blocks_per_row = k / <T as GgmlType>::VecDotType::BLCK_SIZE;
+                for r in rows {
+                    let row = blocks::<T>(matrix.row(r));
+                    for (t, x) in x.chunks_exact(blocks_per_row).take(m).enumerate() {
+                        put(t, r, T::vec_dot(k, row, x));
                     }
                 }
-            }
-            Method::Candle(rounded) => {
-                with_block!(matrix.encoding(), T => {
-                    let x: &[<T as GgmlType>::VecDotType] = match rounded {
-                        Rounded::Q8_0 => same_type(&self.q8_0),
-                        Rounded::Q8_1 => same_type(&self.q8_1),
-                        Rounded::Q8K => same_type(&self.q8k),
-                    };
-                    candle_rows::<T>(matrix, rows, first, x, m, out)
-                })
-            }
-            Method::Widen => self.widened_rows(matrix, rows, first, x, m, out),
+            }),
+            Method::Widen => SCRATCH.with_borrow_mut(|scratch| {
+                scratch.wide.resize(k, 0.0);
+                for r in rows {
+                    matrix.dequantize_row(r, &mut scratch.wide[..k]);
+                    let row = f32_bytes(&scratch.wide[..k]);
+                    for (t, x) in x.chunks_exact(k).enumerate() {
+                        let [[value]] = cpu.float_dot::<format::F32, 1, 1>([row], [x]);
+                        put(t, r, value);
+                    }
+                }
+            }),
         }
     }
 
-    fn widened_rows(
+    // ---- many tokens ----
+
+    /// The rows of `segments` (at most `ROWS`) times all tokens: calls `put(token, values)` with
+    /// the products in the rows' order.
+    #[inline]
+    fn panel<C: Cpu>(
         &self,
-        matrix: &Matrix,
-        rows: Range<usize>,
-        first: usize,
+        cpu: C,
+        segments: &[Segment<'_>],
         x: &[f32],
         m: usize,
-        out: &Output<'_>,
+        mut put: impl FnMut(usize, &[f32; ROWS]),
     ) {
-        thread_local! {
-            static WIDE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-        }
-        let k = matrix.columns();
-        WIDE.with_borrow_mut(|wide| {
-            wide.resize(WIDEN_ROWS * k, 0.0);
-            for start in rows.clone().step_by(WIDEN_ROWS) {
-                let n = WIDEN_ROWS.min(rows.end - start);
-                for (i, row) in wide.chunks_exact_mut(k).take(n).enumerate() {
-                    matrix.dequantize_row(start + i, row);
-                }
-                let first = first + start;
-                #[cfg(target_arch = "x86_64")]
-                if let Some(cpu) = self.isa.avx512 {
-                    let dot = avx512::F32(cpu);
-                    WideTiles { dot, wide, k, x, first, out }.cover_float(0..n, m);
-                    continue;
-                }
-                WideTiles { dot: portable::F32, wide, k, x, first, out }.cover_float(0..n, m);
+        SCRATCH.with_borrow_mut(|scratch| {
+            if scratch.out.len() < m {
+                scratch.out.resize(m, [0.0; ROWS]);
             }
+            scratch.out[..m].fill([0.0; ROWS]);
+            let method = |s: &Segment<'_>| self.arithmetic.method(s.matrix.encoding(), m);
+            let first = method(&segments[0]);
+            if segments.iter().all(|s| method(s) == first) {
+                self.add_panel(cpu, scratch, segments, 0, x, m);
+            } else {
+                let mut lane = 0;
+                for segment in segments {
+                    self.add_panel(cpu, scratch, std::slice::from_ref(segment), lane, x, m);
+                    lane += segment.rows.len();
+                }
+            }
+            cpu.run(|| {
+                for (t, values) in scratch.out[..m].iter().enumerate() {
+                    put(t, values);
+                }
+            });
         });
+    }
+
+    /// Adds to `scratch.out` the products of `segments`, all of one method, whose rows begin at
+    /// `lane`.
+    fn add_panel<C: Cpu>(
+        &self,
+        cpu: C,
+        scratch: &mut Scratch,
+        segments: &[Segment<'_>],
+        lane: usize,
+        x: &[f32],
+        m: usize,
+    ) {
+        let matrix = segments[0].matrix;
+        let k = matrix.columns();
+        let lanes = || segments.iter().flat_map(|s| s.rows.clone().map(|r| (s.matrix, r)));
+        let n = lane + lanes().count();
+        // Lanes before the first one repeat a row, and are silenced.
+        let before = || std::iter::repeat_n((matrix, segments[0].rows.start), lane);
+        let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
+        for (slot, (matrix, r)) in rows.iter_mut().zip(before().chain(lanes())) {
+            *slot = matrix.row(r);
+        }
+        let rows = &rows[..n];
+        let Scratch { int8, float, out, wide } = scratch;
+        let out = &mut out[..m];
+        match self.arithmetic.method(matrix.encoding(), m) {
+            Method::Block(kind) => with_format!(kind, F => {
+                for first in (0..k / BLOCK).step_by(BLOCKS) {
+                    let n = BLOCKS.min(k / BLOCK - first);
+                    cpu.pack_int8::<F>(int8, rows, first, n);
+                    int8.silence(0..lane, rows.len()..ROWS);
+                    cpu.int8_tiles::<F>(int8, first, n, &self.rounded.rows, out);
+                }
+            }),
+            Method::Float(kind) => with_float!(kind, F => {
+                for first in (0..k).step_by(COLUMNS) {
+                    let n = COLUMNS.min(k - first);
+                    cpu.pack_float::<F>(float, rows, first, n);
+                    float.silence(0..lane, rows.len()..ROWS);
+                    cpu.float_tiles(float, first, n, x, k, out);
+                }
+            }),
+            Method::Widen | Method::Candle(_) => {
+                wide.resize((ROWS * WIDEN_COLUMNS).max(wide.len()), 0.0);
+                for first in (0..k).step_by(WIDEN_COLUMNS) {
+                    let width = WIDEN_COLUMNS.min(k - first);
+                    for ((matrix, r), wide) in
+                        before().chain(lanes()).zip(wide.chunks_exact_mut(WIDEN_COLUMNS))
+                    {
+                        matrix.dequantize_columns(r, first, &mut wide[..width]);
+                    }
+                    let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
+                    for (row, wide) in rows.iter_mut().zip(wide.chunks_exact(WIDEN_COLUMNS)) {
+                        *row = f32_bytes(&wide[..width]);
+                    }
+                    for start in (0..width).step_by(COLUMNS) {
+                        let columns = COLUMNS.min(width - start);
+                        cpu.pack_float::<format::F32>(float, &rows[..n], start, columns);
+                        float.silence(0..lane, n..ROWS);
+                        cpu.float_tiles(float, first + start, columns, x, k, out);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rounds `m` rows of `k` values to int8 in the form that the kernels for so many tokens read.
+fn round_own<C: Cpu>(
+    cpu: C,
+    pool: &mut Pool,
+    groups: &mut Int8Batch,
+    rows: &mut Int8Rows,
+    x: &[f32],
+    k: usize,
+    m: usize,
+) {
+    if C::GROUPED && m < MANY {
+        return cpu.run(|| groups.quantize(x, k));
+    }
+    rows.set_columns(k);
+    let per_row = k / BLOCK;
+    let (bytes, scales, sums) = rows.parts();
+    let (bytes, scales, sums) = (Scatter::new(bytes), Scatter::new(scales), Scatter::new(sums));
+    pool.run(m, 8, |tokens| {
+        let (of, blocks) =
+            (tokens.start * k..tokens.end * k, tokens.start * per_row..tokens.end * per_row);
+        // SAFETY: each piece of work has its own tokens.
+        let (bytes, scales, sums) =
+            unsafe { (bytes.get(of.clone()), scales.get(blocks.clone()), sums.get(blocks)) };
+        cpu.run(|| round_row(&x[of], bytes, scales, sums));
+    });
+}
+
+/// Calls `each(first token, T or 1)` until `0..m` is covered.
+#[inline(always)]
+fn for_tokens<const T: usize>(m: usize, mut each: impl FnMut(usize, usize)) {
+    let mut t = 0;
+    while t < m {
+        let n = if t + T <= m { T } else { 1 };
+        each(t, n);
+        t += n;
     }
 }
 
@@ -344,197 +556,22 @@ fn same_type<A: 'static, B: 'static>(slice: &[A]) -> &[B] {
 
 /// Where products go: `values[t * stride + column]`.
 struct Output<'a> {
-    values: Scatter<'a>,
+    values: Scatter<'a, f32>,
     stride: usize,
     add: bool,
 }
 
 impl Output<'_> {
-    /// Stores products of `R` columns and `T` tokens. Each column belongs to one piece of work
+    /// Stores products of token `t`, from `column` on. Each column belongs to one piece of work
     /// (see `multiply`).
-    fn put<const R: usize, const T: usize>(&self, t: usize, column: usize, values: [[f32; T]; R]) {
-        for i in 0..T {
-            let at = (t + i) * self.stride + column;
-            // SAFETY: pieces of work have disjoint columns, and one piece runs on one thread.
-            let slots = unsafe { self.values.get(at..at + R) };
-            for (slot, value) in slots.iter_mut().zip(&values) {
-                *slot = if self.add { *slot + value[i] } else { value[i] };
-            }
-        }
-    }
-}
-
-/// A product that can be computed for `R` rows and `T` tokens at once.
-trait Tiles {
-    /// One token's activations.
-    type X: Copy;
-
-    /// Activations of token `t`.
-    fn x(&self, t: usize) -> Self::X;
-
-    /// Bytes of row `r`.
-    fn row(&self, r: usize) -> &[u8];
-
-    fn dot<const R: usize, const T: usize>(
-        &self,
-        rows: [&[u8]; R],
-        x: [Self::X; T],
-    ) -> [[f32; T]; R];
-
-    /// Where the products go, and the column of row 0.
-    fn out(&self) -> (&Output<'_>, usize);
-
-    /// All of `rows` × `0..m`, in tiles of `R` × `T` and what is left over.
-    fn cover<const R: usize, const T: usize>(&self, rows: Range<usize>, m: usize) {
-        let mut t = 0;
-        while t + T <= m {
-            self.column::<R, T>(rows.clone(), t);
-            t += T;
-        }
-        while t < m {
-            self.column::<R, 1>(rows.clone(), t);
-            t += 1;
-        }
-    }
-
-    /// `rows` for tokens `t..t + T`.
-    fn column<const R: usize, const T: usize>(&self, rows: Range<usize>, t: usize) {
-        let x: [Self::X; T] = from_fn(|i| self.x(t + i));
-        let (out, first) = self.out();
-        let mut r = rows.start;
-        while r + R <= rows.end {
-            out.put(t, first + r, self.dot::<R, T>(from_fn(|i| self.row(r + i)), x));
-            r += R;
-        }
-        while r < rows.end {
-            out.put(t, first + r, self.dot::<1, T>([self.row(r)], x));
-            r += 1;
-        }
-    }
-
-    /// Tiles that fill the registers of a float kernel.
-    fn cover_float(&self, rows: Range<usize>, m: usize) {
-        if m == 1 { self.cover::<1, 1>(rows, m) } else { self.cover::<6, 4>(rows, m) }
-    }
-
-    /// Tiles that fill the registers of an int8 kernel.
-    fn cover_int8(&self, rows: Range<usize>, m: usize) {
-        if m == 1 { self.cover::<1, 1>(rows, m) } else { self.cover::<2, 4>(rows, m) }
-    }
-}
-
-struct FloatTiles<'a, D> {
-    dot: D,
-    matrix: &'a Matrix,
-    x: &'a [f32],
-    first: usize,
-    out: &'a Output<'a>,
-}
-
-impl<'a, D: FloatDot> Tiles for FloatTiles<'a, D> {
-    type X = &'a [f32];
-
-    fn x(&self, t: usize) -> Self::X {
-        let k = self.matrix.columns();
-        &self.x[t * k..][..k]
-    }
-
-    fn row(&self, r: usize) -> &[u8] {
-        self.matrix.row(r)
-    }
-
-    fn dot<const R: usize, const T: usize>(
-        &self,
-        rows: [&[u8]; R],
-        x: [Self::X; T],
-    ) -> [[f32; T]; R] {
-        self.dot.dot(rows, x)
-    }
-
-    fn out(&self) -> (&Output<'_>, usize) {
-        (self.out, self.first)
-    }
-}
-
-struct WideTiles<'a, D> {
-    dot: D,
-    wide: &'a [f32],
-    k: usize,
-    x: &'a [f32],
-    first: usize,
-    out: &'a Output<'a>,
-}
-
-impl<'a, D: FloatDot> Tiles for WideTiles<'a, D> {
-    type X = &'a [f32];
-
-    fn x(&self, t: usize) -> Self::X {
-        &self.x[t * self.k..][..self.k]
-    }
-
-    fn row(&self, r: usize) -> &[u8] {
-        f32_bytes(&self.wide[r * self.k..][..self.k])
-    }
-
-    fn dot<const R: usize, const T: usize>(
-        &self,
-        rows: [&[u8]; R],
-        x: [Self::X; T],
-    ) -> [[f32; T]; R] {
-        self.dot.dot(rows, x)
-    }
-
-    fn out(&self) -> (&Output<'_>, usize) {
-        (self.out, self.first)
-    }
-}
-
-struct Int8Tiles<'a, D> {
-    dot: D,
-    matrix: &'a Matrix,
-    int8: &'a Int8Batch,
-    first: usize,
-    out: &'a Output<'a>,
-}
-
-impl<'a, D: Int8Dot> Tiles for Int8Tiles<'a, D> {
-    type X = Int8Row<'a>;
-
-    fn x(&self, t: usize) -> Self::X {
-        self.int8.row(t, self.matrix.columns())
-    }
-
-    fn row(&self, r: usize) -> &[u8] {
-        self.matrix.row(r)
-    }
-
-    fn dot<const R: usize, const T: usize>(
-        &self,
-        rows: [&[u8]; R],
-        x: [Self::X; T],
-    ) -> [[f32; T]; R] {
-        self.dot.dot(rows, x)
-    }
-
-    fn out(&self) -> (&Output<'_>, usize) {
-        (self.out, self.first)
-    }
-}
-
-/// candle's dot product, row by row; `x`: `m` rows of rounded activations.
-fn candle_rows<B: GgmlType>(
-    matrix: &Matrix,
-    rows: Range<usize>,
-    first: usize,
-    x: &[B::VecDotType],
-    m: usize,
-    out: &Output<'_>,
-) {
-    let k = matrix.columns();
-    for r in rows {
-        let row = blocks::<B>(matrix.row(r));
-        for (t, x) in x.chunks_exact(k / B::VecDotType::BLCK_SIZE).take(m).enumerate() {
-            out.put(t, first + r, [[B::vec_dot(k, row, x)]]);
+    #[inline(always)]
+    fn put(&self, t: usize, column: usize, values: &[f32]) {
+        let at = t * self.stride + column;
+        // SAFETY: pieces of work have disjoint columns, and one piece runs on one thread.
+        let slots = unsafe { self.values.get(at..at + values.len()) };
+        match self.add {
+            true => slots.iter_mut().zip(values).for_each(|(slot, value)| *slot += value),
+            false => slots.copy_from_slice(values),
         }
     }
 }

@@ -16,7 +16,9 @@ mod weights;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use self::linear::Isa;
+use self::kernels::Isa;
+use self::kernels::portable::Portable;
+use self::linear::Arithmetic;
 pub use self::math::argmax;
 use self::model::{BATCH, Model, Weights};
 use self::spans::Stage;
@@ -124,8 +126,11 @@ impl Engine for Candle {
         let parsed = MonoNs::now();
         let weights = Weights::find(&gguf, &config)?;
         drop(gguf); // the header with its vocabulary; the matrices keep the mapping
-        let isa = if self.options.portable { Isa::portable() } else { Isa::detect() };
-        let isa = if self.options.float32 { isa.plain_f32() } else { isa };
+        let isa = if self.options.portable { Isa::Portable(Portable) } else { Isa::detect() };
+        let arithmetic = match self.options.float32 {
+            true => Arithmetic::plain_f32(isa),
+            false => Arithmetic::new(isa),
+        };
         let (threads, n_ctx) = (request.threads as usize, request.n_ctx as usize);
         let encodings = weights.encodings();
         let mut notes =
@@ -136,11 +141,11 @@ impl Engine for Candle {
                 config.n_ctx_train
             ));
         }
-        let model = Model::new(&request.path, config, weights, n_ctx, threads, isa)?;
+        let model = Model::new(&request.path, config, weights, n_ctx, threads, arithmetic)?;
         let end = MonoNs::now();
 
         let names: Vec<&str> = encodings.iter().map(|e| e.name()).collect();
-        let mut compute: Vec<&str> = encodings.iter().map(|&e| isa.compute(e)).collect();
+        let mut compute: Vec<&str> = encodings.iter().map(|&e| arithmetic.compute(e)).collect();
         compute.dedup();
         self.model = Some(model);
         Ok(Loaded {
@@ -153,12 +158,12 @@ impl Engine for Candle {
             precision: Precision {
                 weights: if self.options.float32 { "f32".into() } else { names.join("+") },
                 compute: compute.join("+"),
-                kv: isa.kv_type().name().into(),
+                kv: arithmetic.kv_type().name().into(),
             },
             memory: self.memory(),
             weight_bytes_per_token: None,
             settings: BTreeMap::from([
-                ("kernels".to_string(), isa.name().into()),
+                ("kernels".to_string(), arithmetic.name().into()),
                 ("threads".to_string(), threads.into()),
                 ("prefill_batch".to_string(), BATCH.into()),
             ]),

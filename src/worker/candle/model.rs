@@ -1,12 +1,13 @@
 //! A LLaMA over mapped weights: `forward` runs tokens through the layers, `logits` through the
 //! output head.
 
-use super::attention::{KvCache, Queries};
+use super::attention::{KvCache, Place, Projected};
 use super::config::Config;
-use super::linear::{Isa, Multiplier};
-use super::math::{rms_norm, silu_times};
+use super::kernels::{Cpu, Isa, with_cpu};
+use super::linear::{Arithmetic, Multiplier};
+use super::math::rms_norm;
 use super::pool::{Pool, Scatter};
-use super::rope::{Rope, rotate};
+use super::rope::Rope;
 use super::spans::{Spans, Stage};
 use super::weights::{Gguf, Matrix};
 use crate::protocol::{EngineError, ErrorKind};
@@ -137,6 +138,7 @@ pub struct Model {
     multiplier: Multiplier,
     buffers: Buffers,
     n_ctx: usize,
+    isa: Isa,
     /// Where the time goes, while somebody asks.
     pub spans: Spans,
 }
@@ -151,9 +153,7 @@ struct Buffers {
     qkv: Vec<f32>,
     /// Attention's result, `[BATCH, q_dim]`.
     attended: Vec<f32>,
-    /// `[BATCH, gate | up]`.
-    gate_up: Vec<f32>,
-    /// `[BATCH, ffn]`.
+    /// Gated, `[BATCH, ffn]`.
     ffn: Vec<f32>,
     /// `[BATCH, rope pairs]`.
     angles: Vec<(f32, f32)>,
@@ -169,11 +169,11 @@ impl Model {
         weights: Weights,
         n_ctx: usize,
         threads: usize,
-        isa: Isa,
+        arithmetic: Arithmetic,
     ) -> Result<Self, EngineError> {
         let c = &config;
         let ram = total_ram();
-        let kv_type = isa.kv_type();
+        let kv_type = arithmetic.kv_type();
         let kv = KvCache::bytes_for(kv_type, c.n_layers, c.n_kv_heads, c.head_dim, n_ctx);
         if kv.is_none_or(|bytes| bytes as u64 > ram) {
             let need = kv.map_or("more than 2^64".to_string(), |bytes| bytes.to_string());
@@ -195,7 +195,6 @@ impl Model {
             h: vec![0.0; batch * c.hidden],
             qkv: vec![0.0; batch * (c.q_dim() + 2 * c.kv_dim())],
             attended: vec![0.0; batch * c.q_dim()],
-            gate_up: vec![0.0; batch * 2 * c.ffn],
             ffn: vec![0.0; batch * c.ffn],
             angles: vec![(1.0, 0.0); batch * rope.pairs()],
             logits: vec![0.0; c.n_vocab],
@@ -203,11 +202,12 @@ impl Model {
         let widest = c.hidden.max(c.ffn).max(c.q_dim());
         Ok(Self {
             cache: KvCache::new(kv_type, c.n_layers, c.n_kv_heads, c.head_dim, n_ctx),
-            multiplier: Multiplier::new(isa, batch, widest),
+            multiplier: Multiplier::new(arithmetic, batch, widest),
             rope,
             pool,
             buffers,
             n_ctx,
+            isa: arithmetic.isa,
             spans: Spans::default(),
             config,
             weights,
@@ -231,7 +231,7 @@ impl Model {
     /// Bytes of the activation buffers that lie in memory now.
     pub fn activation_bytes_in_memory(&self) -> Option<u64> {
         let b = &self.buffers;
-        let floats = [&b.x, &b.h, &b.qkv, &b.attended, &b.gate_up, &b.ffn, &b.logits];
+        let floats = [&b.x, &b.h, &b.qkv, &b.attended, &b.ffn, &b.logits];
         let floats = floats.into_iter().map(|v| bytes_in_memory(v)).sum::<Option<u64>>()?;
         Some(floats + bytes_in_memory(&b.angles)? + self.multiplier.bytes_in_memory()?)
     }
@@ -239,7 +239,7 @@ impl Model {
     /// Bytes of the activation buffers.
     pub fn activation_bytes(&self) -> usize {
         let b = &self.buffers;
-        let floats = [&b.x, &b.h, &b.qkv, &b.attended, &b.gate_up, &b.ffn, &b.logits];
+        let floats = [&b.x, &b.h, &b.qkv, &b.attended, &b.ffn, &b.logits];
         floats.iter().map(|v| size_of_val(&v[..])).sum::<usize>()
             + size_of_val(&b.angles[..])
             + self.multiplier.bytes()
@@ -255,13 +255,12 @@ impl Model {
         let width = q_dim + 2 * kv_dim;
         let pairs = self.rope.pairs();
         let (pool, multiplier) = (&mut self.pool, &mut self.multiplier);
-        let spans = &mut self.spans;
+        let (isa, spans) = (self.isa, &mut self.spans);
         let b = &mut self.buffers;
         let x = &mut b.x[..m * hidden];
         let h = &mut b.h[..m * hidden];
         let qkv = &mut b.qkv[..m * width];
         let attended = &mut b.attended[..m * q_dim];
-        let gate_up = &mut b.gate_up[..m * 2 * ffn];
         let inner = &mut b.ffn[..m * ffn];
         let angles = &mut b.angles[..m * pairs];
 
@@ -273,25 +272,20 @@ impl Model {
         }
         spans.end(Stage::Embedding);
         for (i, layer) in self.weights.layers.iter().enumerate() {
-            norm_rows(pool, x, &layer.attn_norm, c.norm_eps, h);
+            norm_rows(isa, pool, x, &layer.attn_norm, c.norm_eps, h);
             spans.end(Stage::Norm);
             multiplier.multiply(pool, &[&layer.q, &layer.k, &layer.v], h, qkv, false);
             spans.end(Stage::Projections);
-            for (t, row) in qkv.chunks_exact_mut(width).enumerate() {
-                let (qk, v) = row.split_at_mut(q_dim + kv_dim);
-                rotate(qk, c.head_dim, &angles[t * pairs..][..pairs]);
-                self.cache.store(i, first + t, &qk[q_dim..], v);
-            }
-            let queries = Queries { values: qkv, stride: width, n_heads: c.n_heads };
-            self.cache.attend(pool, i, first, queries, attended);
+            let place = Place { layer: i, first, angles };
+            let projected = Projected { values: qkv, stride: width, n_heads: c.n_heads };
+            self.cache.attend(isa, pool, place, projected, attended);
             spans.end(Stage::Attention);
             multiplier.multiply(pool, &[&layer.o], attended, x, true);
             spans.end(Stage::Projections);
 
-            norm_rows(pool, x, &layer.ffn_norm, c.norm_eps, h);
+            norm_rows(isa, pool, x, &layer.ffn_norm, c.norm_eps, h);
             spans.end(Stage::Norm);
-            multiplier.multiply(pool, &[&layer.gate, &layer.up], h, gate_up, false);
-            activate_rows(pool, gate_up, ffn, inner);
+            multiplier.gated(pool, &layer.gate, &layer.up, h, inner);
             multiplier.multiply(pool, &[&layer.down], inner, x, true);
             spans.end(Stage::Mlp);
         }
@@ -304,7 +298,7 @@ impl Model {
         let h = &mut b.h[..hidden];
         let x = &b.x[t * hidden..][..hidden];
         self.spans.resume();
-        rms_norm(x, &self.weights.output_norm, self.config.norm_eps, h);
+        norm_rows(self.isa, &mut self.pool, x, &self.weights.output_norm, self.config.norm_eps, h);
         self.spans.end(Stage::Norm);
         let head = self.weights.head();
         self.multiplier.multiply(&mut self.pool, &[head], h, &mut b.logits, false);
@@ -322,39 +316,22 @@ impl Model {
         let b = &mut self.buffers;
         let h = &mut b.h[..rows.len() * hidden];
         let x = &b.x[rows.start * hidden..rows.end * hidden];
-        norm_rows(&mut self.pool, x, &self.weights.output_norm, self.config.norm_eps, h);
+        norm_rows(self.isa, &mut self.pool, x, &self.weights.output_norm, self.config.norm_eps, h);
         self.multiplier.multiply(&mut self.pool, &[self.weights.head()], h, out, false);
     }
 }
 
 /// Norms rows of the length of `weight`.
-fn norm_rows(pool: &mut Pool, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+fn norm_rows(isa: Isa, pool: &mut Pool, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let n = weight.len();
     let (m, out) = (x.len() / n, Scatter::new(out));
-    pool.run(m, 4, |tokens| {
+    with_cpu!(isa, cpu => pool.run(m, 4, |tokens| {
         for t in tokens {
             // SAFETY: each token's row belongs to one piece of work.
-            rms_norm(&x[t * n..][..n], weight, eps, unsafe { out.get(t * n..(t + 1) * n) });
+            let out = unsafe { out.get(t * n..(t + 1) * n) };
+            cpu.run(|| rms_norm(&x[t * n..][..n], weight, eps, out));
         }
-    });
-}
-
-/// `out[t] = silu(gate) · up` for rows of `gate | up`, each `n` wide.
-fn activate_rows(pool: &mut Pool, gate_up: &[f32], n: usize, out: &mut [f32]) {
-    const PIECE: usize = 2048;
-    let m = out.len() / n;
-    let pieces = n.div_ceil(PIECE);
-    let out = Scatter::new(out);
-    pool.run(m * pieces, 1, |items| {
-        for item in items {
-            let (t, start) = (item / pieces, item % pieces * PIECE);
-            let end = n.min(start + PIECE);
-            let (gate, up) = gate_up[2 * t * n..][..2 * n].split_at(n);
-            // SAFETY: each item has its own elements.
-            let out = unsafe { out.get(t * n + start..t * n + end) };
-            silu_times(&gate[start..end], &up[start..end], out);
-        }
-    });
+    }));
 }
 
 /// Physical memory of the machine in bytes; no limit where it is unknown.

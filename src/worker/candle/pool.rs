@@ -1,6 +1,10 @@
 //! A pool of exactly the threads that the harness granted, for jobs of some microseconds: a
 //! decode step has about eighty of them, so workers spin a little before they sleep. candle's own
 //! `barrier_pool` takes its size from the environment and would stand beside rayon's.
+//!
+//! Each thread works through a part of its own, in order, and then helps the others: a contiguous
+//! part is what memory delivers fastest, and a thread whose core is taken holds up no more than
+//! the piece that it has begun.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,23 +19,36 @@ const YIELDS: u32 = 400;
 /// A job, borrowed from the stack of `Pool::run`.
 struct Job<'a> {
     body: &'a (dyn Fn(Range<usize>) + Sync),
-    n_items: usize,
     chunk: usize,
-    cursor: AtomicUsize,
     panicked: AtomicBool,
 }
 
+/// A thread's part of a job; on a cache line of its own.
+#[repr(align(64))]
+#[derive(Default)]
+struct Part {
+    next: AtomicUsize,
+    end: AtomicUsize,
+}
+
 impl Job<'_> {
-    /// Takes chunks until none is left.
-    fn work(&self) {
-        loop {
-            let start = self.cursor.fetch_add(self.chunk, Ordering::Relaxed);
-            if start >= self.n_items {
-                return;
-            }
-            let range = start..self.n_items.min(start + self.chunk);
-            if catch_unwind(AssertUnwindSafe(|| (self.body)(range))).is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
+    /// Takes chunks until none is left: first those of part `own`, then those of the next parts.
+    fn work(&self, parts: &[Part], own: usize) {
+        for part in parts[own..].iter().chain(&parts[..own]) {
+            let end = part.end.load(Ordering::Relaxed);
+            loop {
+                // A look first, so that a finished part is not written to.
+                if part.next.load(Ordering::Relaxed) >= end {
+                    break;
+                }
+                let start = part.next.fetch_add(self.chunk, Ordering::Relaxed);
+                if start >= end {
+                    break;
+                }
+                let range = start..end.min(start + self.chunk);
+                if catch_unwind(AssertUnwindSafe(|| (self.body)(range))).is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -41,6 +58,8 @@ struct Shared {
     /// Counts jobs; a change is the signal to start.
     epoch: AtomicU64,
     job: AtomicPtr<Job<'static>>,
+    /// One for each thread, the caller's first.
+    parts: Box<[Part]>,
     /// Workers that have not finished the current job.
     busy: AtomicUsize,
     stop: AtomicBool,
@@ -60,6 +79,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             epoch: AtomicU64::new(0),
             job: AtomicPtr::new(std::ptr::null_mut()),
+            parts: (0..=n_workers).map(|_| Part::default()).collect(),
             busy: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             asleep: (0..n_workers).map(|_| AtomicBool::new(false)).collect(),
@@ -90,14 +110,14 @@ impl Pool {
             }
             return;
         }
-        let mut job = Job {
-            body: &body,
-            n_items,
-            chunk,
-            cursor: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
-        };
+        let mut job = Job { body: &body, chunk, panicked: AtomicBool::new(false) };
         let shared = &*self.shared;
+        let (n_chunks, threads) = (n_items.div_ceil(chunk), self.threads());
+        for (i, part) in shared.parts.iter().enumerate() {
+            let start = n_chunks * i / threads * chunk;
+            part.next.store(start, Ordering::Relaxed);
+            part.end.store(n_items.min(n_chunks * (i + 1) / threads * chunk), Ordering::Relaxed);
+        }
         shared.busy.store(self.workers.len(), Ordering::Relaxed);
         // The pointer's lifetime is a lie that ends with this function: workers use it only
         // between the new epoch and their decrement of `busy`, and both are waited for below.
@@ -109,7 +129,7 @@ impl Pool {
                 worker.thread().unpark();
             }
         }
-        job.work();
+        job.work(&shared.parts, 0);
         let mut waited = 0;
         while shared.busy.load(Ordering::Acquire) > 0 {
             pause(&mut waited);
@@ -137,7 +157,7 @@ impl Shared {
             }
             // SAFETY: `Pool::run` published the job before the epoch that was just seen, and
             // keeps it alive until `busy` is zero, which needs this worker's decrement.
-            unsafe { &*self.job.load(Ordering::Relaxed) }.work();
+            unsafe { &*self.job.load(Ordering::Relaxed) }.work(&self.parts, id + 1);
             self.busy.fetch_sub(1, Ordering::Release);
         }
     }
@@ -177,17 +197,17 @@ impl Drop for Pool {
 }
 
 /// A slice that several threads write, each its own elements.
-pub struct Scatter<'a> {
-    start: *mut f32,
+pub struct Scatter<'a, T> {
+    start: *mut T,
     len: usize,
-    _slice: std::marker::PhantomData<&'a mut [f32]>,
+    _slice: std::marker::PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: the only accesses are `get`, whose contract excludes overlapping use.
-unsafe impl Sync for Scatter<'_> {}
+unsafe impl<T: Send> Sync for Scatter<'_, T> {}
 
-impl<'a> Scatter<'a> {
-    pub fn new(slice: &'a mut [f32]) -> Self {
+impl<'a, T> Scatter<'a, T> {
+    pub fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), _slice: std::marker::PhantomData }
     }
 
@@ -199,7 +219,7 @@ impl<'a> Scatter<'a> {
     /// # Panics
     /// If `range` is not inside the slice.
     #[allow(clippy::mut_from_ref)] // what this type is for
-    pub unsafe fn get(&self, range: Range<usize>) -> &mut [f32] {
+    pub unsafe fn get(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
         // SAFETY: inside the slice (checked above); disjoint by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }

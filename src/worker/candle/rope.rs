@@ -33,6 +33,7 @@ impl Rope {
 }
 
 /// Rotates pairs (2i, 2i + 1) of each head in `x` (`[n_heads, head_dim]`).
+#[inline(always)]
 pub fn rotate(x: &mut [f32], head_dim: usize, angles: &[(f32, f32)]) {
     for head in x.chunks_exact_mut(head_dim) {
         for (pair, &(cos, sin)) in head.chunks_exact_mut(2).zip(angles) {

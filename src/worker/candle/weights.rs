@@ -205,11 +205,6 @@ impl Encoding {
     pub fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
-
-    /// Whether each weight is a float of its own.
-    pub fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
-    }
 }
 
 /// A matrix of `rows` × `columns` inside the mapped file.
@@ -253,6 +248,18 @@ impl Matrix {
             Encoding::Iq4Nl => iq4_nl::dequantize(self.row(r), out),
             encoding => with_block!(encoding, T => T::to_float(blocks::<T>(self.row(r)), out)),
         }
+    }
+}
+
+impl Matrix {
+    /// Widens columns `first..` of row `r` to f32; `first` begins a block, and `out` ends one.
+    pub fn dequantize_columns(&self, r: usize, first: usize, out: &mut [f32]) {
+        assert!(first + out.len() <= self.columns);
+        with_block!(self.encoding, T => {
+            let size = <T as GgmlType>::BLCK_SIZE;
+            assert!(first.is_multiple_of(size) && out.len().is_multiple_of(size));
+            T::to_float(&blocks::<T>(self.row(r))[first / size..][..out.len() / size], out)
+        });
     }
 }
 

@@ -1,11 +1,13 @@
-//! Activations as the int8 kernels read them: blocks of 32 with one scale each, four blocks to a
-//! group, interleaved by fours of bytes so that one 512-bit register holds the first halves of
-//! four blocks, and vector lane `4j + i` belongs to block `i`.
+//! Activations as the int8 kernels read them: blocks of 32 with one scale each, row by row, or,
+//! for decoding with 512-bit registers, four blocks to a group, interleaved by fours of bytes so
+//! that one register holds the first halves of four blocks, and vector lane `4j + i` belongs to
+//! block `i`.
 
+pub use super::format::BLOCK;
+use super::format::{BlockFormat, Unpacked};
+use super::panel::{Int8Rows, round_block};
 use crate::worker::resident::bytes_in_memory;
 
-/// Values per block: one scale each.
-pub const BLOCK: usize = 32;
 /// Values per group: what one kernel step takes.
 pub const GROUP: usize = 4 * BLOCK;
 
@@ -83,8 +85,8 @@ impl Int8Batch {
         }
     }
 
-    /// Rounds rows of `k` values (a multiple of 32) to int8: `scale = max |x| / 127` per block.
-    /// A block with a NaN or an infinity gets a NaN scale: it is not hidden.
+    /// Rounds rows of `k` values as `panel::round_row` does.
+    #[inline(always)]
     pub fn quantize(&mut self, x: &[f32], k: usize) {
         debug_assert!(k.is_multiple_of(BLOCK) && x.len().is_multiple_of(k));
         let n = k.div_ceil(GROUP);
@@ -94,9 +96,12 @@ impl Int8Batch {
                 let mut group = [0; GROUP];
                 let (mut scales, mut sums) = ([0.0; 4], [0.0; 4]);
                 let mut counts = Counts::default();
-                for (i, block) in values.chunks_exact(BLOCK).enumerate() {
-                    let block: &[f32; BLOCK] = block.try_into().expect("a whole block");
-                    let (scale, halves) = quantize_block(block, i, &mut group);
+                for (i, block) in values.as_chunks::<BLOCK>().0.iter().enumerate() {
+                    let mut bytes = [0; BLOCK];
+                    let (scale, halves) = round_block(block, &mut bytes);
+                    for (j, four) in bytes.as_chunks::<4>().0.iter().enumerate() {
+                        group[16 * j + 4 * i..][..4].copy_from_slice(four);
+                    }
                     let sum = halves[0] + halves[1];
                     (scales[i], sums[i]) = (scale, scale * sum as f32);
                     counts.blocks[i] = -sum;
@@ -109,37 +114,23 @@ impl Int8Batch {
     }
 }
 
-/// Writes block `i` of a group; returns its scale and the sums of its two halves' integers.
-#[inline]
-fn quantize_block(x: &[f32; BLOCK], i: usize, group: &mut [i8; GROUP]) -> (f32, [i32; 2]) {
-    // Eight lanes of running maxima, so that the loop vectorizes.
-    let mut largest = [0.0f32; 8];
-    let mut poison = [0.0f32; 8];
-    for chunk in x.chunks_exact(8) {
-        for l in 0..8 {
-            largest[l] = largest[l].max(chunk[l].abs());
-            poison[l] += chunk[l] * 0.0;
-        }
-    }
-    let largest = largest.iter().fold(0.0f32, |a, &b| a.max(b));
-    let poison: f32 = poison.iter().sum();
-    let scale = largest / 127.0 + poison;
-    // Below this the inverse would overflow; such a block is zero for every purpose.
-    let inverse = if largest > 1e-36 { 127.0 / largest } else { 0.0 };
-    // Adding 1.5·2²³ rounds to the nearest integer and leaves it in the low mantissa bits.
-    const ROUND: f32 = 12_582_912.0;
-    let mut q = [0i32; BLOCK];
-    for (q, &x) in q.iter_mut().zip(x) {
-        *q = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-    }
-    for j in 0..8 {
-        for e in 0..4 {
-            group[16 * j + 4 * i + e] = q[4 * j + e] as i8;
-        }
-    }
-    // Of the bytes as stored: a NaN leaves arbitrary ones beside its NaN scale.
-    let sum = |q: &[i32]| q.iter().map(|&q| q as i8 as i32).sum();
-    (scale, [sum(&q[..16]), sum(&q[16..])])
+/// The rounded activations of some tokens, in the form that the CPU's kernels read.
+pub struct Rounded {
+    pub groups: Int8Batch,
+    pub rows: Int8Rows,
+}
+
+/// Σ weight · byte of one block.
+#[inline(always)]
+pub fn int8_value<F: BlockFormat>(w: &Unpacked, bytes: &[i8], sums: [i32; 2]) -> f32 {
+    let dot = |half: usize| -> i32 {
+        let range = 16 * half..16 * half + 16;
+        let products = w.bytes[range.clone()].iter().zip(&bytes[range]);
+        let dot: i32 = products.map(|(&w, &x)| w as i32 * x as i32).sum();
+        dot - F::SHIFT.map_or(0, |shift| sums[half] << shift)
+    };
+    w.scales[0] * dot(0) as f32 + w.scales[1] * dot(1) as f32
+        - w.minimum * (sums[0] + sums[1]) as f32
 }
 
 #[cfg(test)]

@@ -14,67 +14,144 @@
 
 use std::arch::x86_64::*;
 
-use super::activations::{BLOCK, GROUP, Int8Row};
+use super::activations::{BLOCK, GROUP, Int8Row, Rounded};
+use super::format::{BlockFormat, FloatFormat, FloatKind, Kind};
+use super::panel::{FloatPanel, Int8Panel, Int8Rows, ROWS};
 use super::tables::{scale_words, words};
-use super::{FloatDot, Int8Dot};
+use super::{Cpu, SPAN};
+
+mod attention;
+mod panels;
 
 /// Proof that this CPU has what the kernels use.
 #[derive(Debug, Clone, Copy)]
 pub struct Avx512(());
 
 impl Avx512 {
-    /// `Some` where the CPU has AVX-512 F, BW, VL, VNNI, and F16C.
+    /// `Some` where the CPU has AVX-512 F, BW, VL, VNNI, F16C and FMA.
     pub fn detect() -> Option<Self> {
         let has = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("f16c");
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("fma");
         has.then_some(Self(()))
     }
 }
 
-/// Defines a kernel type that can only be made from an `Avx512`, over one function here.
-macro_rules! kernel {
-    ($name:ident, Float, $function:ident) => {
-        #[derive(Debug, Clone, Copy)]
-        pub struct $name(pub Avx512);
-
-        impl FloatDot for $name {
-            fn dot<const R: usize, const T: usize>(
-                self,
-                rows: [&[u8]; R],
-                x: [&[f32]; T],
-            ) -> [[f32; T]; R] {
-                // SAFETY: `Avx512` proves the features.
-                unsafe { $function(rows, x) }
-            }
-        }
-    };
-    ($name:ident, Int8, $function:ident) => {
-        #[derive(Debug, Clone, Copy)]
-        pub struct $name(pub Avx512);
-
-        impl Int8Dot for $name {
-            fn dot<const R: usize, const T: usize>(
-                self,
-                rows: [&[u8]; R],
-                x: [Int8Row<'_>; T],
-            ) -> [[f32; T]; R] {
-                // SAFETY: `Avx512` proves the features.
-                unsafe { $function(rows, x) }
-            }
-        }
+/// Calls a kernel of this file.
+macro_rules! call {
+    ($function:path, $($argument:expr),*) => {
+        // SAFETY: `Avx512` proves the features.
+        unsafe { $function($($argument),*) }
     };
 }
 
-kernel!(F32, Float, f32_dot);
-kernel!(F16, Float, f16_dot);
-kernel!(Bf16, Float, bf16_dot);
-kernel!(Q4_0, Int8, q4_0_dot);
-kernel!(Q8_0, Int8, q8_0_dot);
-kernel!(Q4K, Int8, q4k_dot);
-kernel!(Q6K, Int8, q6k_dot);
+impl Cpu for Avx512 {
+    const FMA: bool = true;
+    const GROUPED: bool = true;
+
+    fn name(self) -> &'static str {
+        "avx512vnni"
+    }
+
+    #[inline]
+    fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+        fn with_features<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+        call!(with_features, work)
+    }
+
+    fn int8_dot<F: BlockFormat, const R: usize, const T: usize>(
+        self,
+        rows: [&[u8]; R],
+        x: &Rounded,
+        t: usize,
+    ) -> [[f32; T]; R] {
+        let k = rows[0].len() / F::SIZE * F::VALUES;
+        let x: [Int8Row<'_>; T] = std::array::from_fn(|i| x.groups.row(t + i, k));
+        match F::KIND {
+            Kind::Q4_0 => call!(q4_0_dot, rows, x),
+            Kind::Q8_0 => call!(q8_0_dot, rows, x),
+            Kind::Q4K => call!(q4k_dot, rows, x),
+            Kind::Q6K => call!(q6k_dot, rows, x),
+        }
+    }
+
+    fn float_dot<F: FloatFormat, const R: usize, const T: usize>(
+        self,
+        rows: [&[u8]; R],
+        x: [&[f32]; T],
+    ) -> [[f32; T]; R] {
+        match F::KIND {
+            FloatKind::F32 => call!(f32_dot, rows, x),
+            FloatKind::F16 => call!(f16_dot, rows, x),
+            FloatKind::Bf16 => call!(bf16_dot, rows, x),
+        }
+    }
+
+    fn pack_int8<F: BlockFormat>(
+        self,
+        panel: &mut Int8Panel,
+        rows: &[&[u8]],
+        first: usize,
+        n: usize,
+    ) {
+        call!(panels::pack_int8::<F>, panel, rows, first, n)
+    }
+
+    fn pack_float<F: FloatFormat>(
+        self,
+        panel: &mut FloatPanel,
+        rows: &[&[u8]],
+        first: usize,
+        n: usize,
+    ) {
+        call!(panels::pack_float::<F>, panel, rows, first, n)
+    }
+
+    fn int8_tiles<F: BlockFormat>(
+        self,
+        panel: &Int8Panel,
+        first: usize,
+        n: usize,
+        x: &Int8Rows,
+        out: &mut [[f32; ROWS]],
+    ) {
+        call!(panels::int8_tiles::<F>, panel, first, n, x, out)
+    }
+
+    fn float_tiles(
+        self,
+        panel: &FloatPanel,
+        first: usize,
+        n: usize,
+        x: &[f32],
+        k: usize,
+        out: &mut [[f32; ROWS]],
+    ) {
+        call!(panels::float_tiles, panel, first, n, x, k, out)
+    }
+
+    fn scores<const Q: usize>(self, keys: &[f32], queries: [&[f32]; Q]) -> [[f32; SPAN]; Q] {
+        call!(attention::scores, keys, queries)
+    }
+
+    fn weigh<const Q: usize>(self, values: &[f32], weights: [&[f32]; Q], sums: [&mut [f32]; Q]) {
+        call!(attention::weigh, values, weights, sums)
+    }
+
+    fn widen(self, halves: &[u16], out: &mut [f32]) {
+        call!(attention::widen, halves, out)
+    }
+
+    fn narrow(self, values: &[f32], out: &mut [u16]) {
+        call!(attention::narrow, values, out)
+    }
+}
 
 /// How far ahead of a decode step its weights are prefetched, in bytes. The hardware's own
 /// prefetcher stops at each 4 KiB page of a mapped file.

@@ -1,30 +1,177 @@
-//! Dot products of weight rows, as the file stores them, with activations: `R` rows by `T`
-//! tokens at a time. One kernel family per instruction set; `linear` chooses.
+//! The arithmetic of the engine: products of weight rows, as the file stores them, with
+//! activations, and what attention computes over its cache. One file per instruction set behind
+//! the trait `Cpu`; which one runs is decided at run time, so a portable binary is as fast as one
+//! built for its machine. `unsafe` stays in here.
+//!
+//! One token (decoding) is a matter of memory: `int8_dot` and `float_dot` read the stored blocks
+//! as they come. Many tokens (prefill) are a matter of arithmetic: `panel` unpacks 64 rows once,
+//! and the `*_tiles` multiply them with all tokens.
 
 pub mod activations;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
+pub mod format;
+pub mod panel;
 pub mod portable;
 #[cfg(target_arch = "x86_64")]
 mod tables;
 #[cfg(test)]
 mod tests;
 
-use activations::Int8Row;
+use activations::Rounded;
+use format::{BlockFormat, FloatFormat};
+use panel::{FloatPanel, Int8Panel, Int8Rows, ROWS};
 
-/// `out[r][t]` = row `r` · token `t`, in f32, for float weights.
-pub trait FloatDot: Copy + Send + Sync {
-    /// `rows`: `R` rows of equal length in the file's encoding. `x`: `T` rows of as many f32.
-    fn dot<const R: usize, const T: usize>(self, rows: [&[u8]; R], x: [&[f32]; T])
-    -> [[f32; T]; R];
-}
+/// Positions whose keys the cache interleaves: one vector register of scores.
+pub const SPAN: usize = 16;
 
-/// `out[r][t]` = row `r` · token `t`, with int8 activations, for block-quantized weights.
-pub trait Int8Dot: Copy + Send + Sync {
-    /// `rows`: `R` rows of equal length in the file's encoding. `x`: `T` rows of activations.
-    fn dot<const R: usize, const T: usize>(
+/// An instruction set whose presence was checked. The provided methods are the scalar reference.
+pub trait Cpu: Copy + Send + Sync + 'static {
+    /// Whether a fused multiply-add is one instruction.
+    const FMA: bool;
+
+    /// Whether `int8_dot` reads the activations' interleaved form.
+    const GROUPED: bool = false;
+
+    /// As `llm-bench` names it.
+    fn name(self) -> &'static str;
+
+    /// Runs `work`, compiled for this instruction set as far as it is inlined.
+    fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
+    /// `out[r][i]` = row `r` · token `t + i`: `rows` are `R` rows of equal length in the file's
+    /// encoding.
+    fn int8_dot<F: BlockFormat, const R: usize, const T: usize>(
         self,
         rows: [&[u8]; R],
-        x: [Int8Row<'_>; T],
-    ) -> [[f32; T]; R];
+        x: &Rounded,
+        t: usize,
+    ) -> [[f32; T]; R] {
+        self.run(|| portable::int8_dot::<F, R, T>(rows, x, t))
+    }
+
+    /// `out[r][t]` = row `r` · token `t`, in f32; `x` are `T` rows of as many values.
+    fn float_dot<F: FloatFormat, const R: usize, const T: usize>(
+        self,
+        rows: [&[u8]; R],
+        x: [&[f32]; T],
+    ) -> [[f32; T]; R] {
+        self.run(|| portable::float_dot::<F, R, T>(rows, x))
+    }
+
+    /// Unpacks blocks `first..first + n` of up to `ROWS` rows.
+    fn pack_int8<F: BlockFormat>(
+        self,
+        panel: &mut Int8Panel,
+        rows: &[&[u8]],
+        first: usize,
+        n: usize,
+    ) {
+        self.run(|| panel.pack_at::<F>(rows, 0..rows.len(), first..first + n, 0));
+    }
+
+    /// Widens columns `first..first + n` of up to `ROWS` rows.
+    fn pack_float<F: FloatFormat>(
+        self,
+        panel: &mut FloatPanel,
+        rows: &[&[u8]],
+        first: usize,
+        n: usize,
+    ) {
+        self.run(|| panel.pack_at::<F>(rows, 0..rows.len(), first..first + n, 0));
+    }
+
+    /// `out[t][r] +=` (the panel's row `r`, `n` blocks that begin with block `first` of a row) ·
+    /// token `t`, for the tokens of `x` that `out` has room for.
+    fn int8_tiles<F: BlockFormat>(
+        self,
+        panel: &Int8Panel,
+        first: usize,
+        n: usize,
+        x: &Int8Rows,
+        out: &mut [[f32; ROWS]],
+    ) {
+        self.run(|| portable::int8_tiles::<F>(panel, first, n, x, out));
+    }
+
+    /// `out[t][r] +=` (the panel's row `r`, `n` columns that begin with `first`) · token `t`: `x`
+    /// is `[tokens, k]`.
+    fn float_tiles(
+        self,
+        panel: &FloatPanel,
+        first: usize,
+        n: usize,
+        x: &[f32],
+        k: usize,
+        out: &mut [[f32; ROWS]],
+    ) {
+        self.run(|| portable::float_tiles(panel, first, n, x, k, out));
+    }
+
+    /// `out[i]` = scores of query `i` and the 16 keys of a span: `keys` is `[head_dim, 16]`.
+    fn scores<const Q: usize>(self, keys: &[f32], queries: [&[f32]; Q]) -> [[f32; SPAN]; Q] {
+        self.run(|| portable::scores::<Self, Q>(keys, queries))
+    }
+
+    /// `sums[i] += Σ weights[i][j] · values[j]`: `values` is `[weights[i].len(), sums[i].len()]`.
+    fn weigh<const Q: usize>(self, values: &[f32], weights: [&[f32]; Q], sums: [&mut [f32]; Q]) {
+        self.run(|| portable::weigh::<Self, Q>(values, weights, sums));
+    }
+
+    /// f16 bits as f32.
+    fn widen(self, halves: &[u16], out: &mut [f32]) {
+        self.run(|| {
+            for (out, &bits) in out.iter_mut().zip(halves) {
+                *out = format::widen(bits);
+            }
+        });
+    }
+
+    /// f32 as f16 bits, to nearest, ties to even.
+    fn narrow(self, values: &[f32], out: &mut [u16]) {
+        self.run(|| {
+            for (out, &value) in out.iter_mut().zip(values) {
+                *out = half::f16::from_f32_const(value).to_bits();
+            }
+        });
+    }
+}
+
+/// What this CPU has, as found at run time.
+#[derive(Debug, Clone, Copy)]
+pub enum Isa {
+    Portable(portable::Portable),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+}
+
+/// Runs `$body` with `$cpu` as the `Cpu` of an `Isa`.
+macro_rules! with_cpu {
+    ($isa:expr, $cpu:ident => $body:expr) => {{
+        use $crate::worker::candle::kernels::Isa;
+        match $isa {
+            Isa::Portable($cpu) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512($cpu) => $body,
+        }
+    }};
+}
+pub(crate) use with_cpu;
+
+impl Isa {
+    /// The best that this CPU has.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(cpu) = avx512::Avx512::detect() {
+            return Self::Avx512(cpu);
+        }
+        Self::Portable(portable::Portable)
+    }
+
+    /// As `llm-bench` names it.
+    pub fn name(self) -> &'static str {
+        with_cpu!(self, cpu => cpu.name())
+    }
 }

@@ -1,32 +1,83 @@
-//! Every kernel against a plain f64 sum over candle's own dequantization.
+//! Every kernel of every instruction set against a plain f64 sum over candle's own
+//! dequantization: rows as they occur and awkward ones, all remainders, every code of a block.
 
 use candle_core::quantized::k_quants::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use super::activations::{BLOCK, GROUP, Int8Batch, Int8Row};
-use super::{FloatDot, Int8Dot, portable};
+use super::activations::{BLOCK, GROUP, Int8Batch, Int8Row, Rounded};
+use super::format::{self, BlockFormat, FloatFormat};
+use super::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS, round_row};
+use super::portable::Portable;
+use super::{Cpu, Isa, SPAN, with_cpu};
+use crate::worker::candle::weights::blocks;
 
-/// A stored row and the values that it stands for.
+/// Every instruction set that this machine has.
+fn all() -> Vec<Isa> {
+    vec![Isa::Portable(Portable), Isa::detect()]
+}
+
+/// A stored row and the values that it stands for. The bytes are aligned as blocks are.
 struct Stored {
-    bytes: Vec<u8>,
+    buffer: Vec<u64>,
+    len: usize,
     values: Vec<f32>,
 }
 
-fn stored<T: GgmlType>(x: &[f32]) -> Stored {
-    let mut blocks = vec![T::zeros(); x.len() / T::BLCK_SIZE];
-    T::from_float(x, &mut blocks);
-    let mut values = vec![0.0; x.len()];
-    T::to_float(&blocks, &mut values);
-    let (start, len) = (blocks.as_ptr().cast::<u8>(), size_of_val(&blocks[..]));
-    // SAFETY: blocks are plain bytes without padding.
-    let bytes = unsafe { std::slice::from_raw_parts(start, len) }.to_vec();
-    Stored { bytes, values }
+impl Stored {
+    fn bytes(&self) -> &[u8] {
+        let start = self.buffer.as_ptr().cast::<u8>();
+        // SAFETY: the buffer has at least `len` bytes.
+        unsafe { std::slice::from_raw_parts(start, self.len) }
+    }
+
+    fn of_bytes<T: GgmlType>(bytes: &[u8]) -> Self {
+        let words = bytes.chunks(8).map(|chunk| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u64::from_le_bytes(word)
+        });
+        let mut stored = Self { buffer: words.collect(), len: bytes.len(), values: Vec::new() };
+        let blocks = blocks::<T>(stored.bytes());
+        let mut values = vec![0.0; blocks.len() * T::BLCK_SIZE];
+        T::to_float(blocks, &mut values);
+        stored.values = values;
+        stored
+    }
+
+    /// `x` quantized by candle.
+    fn of<T: GgmlType>(x: &[f32]) -> Self {
+        let mut blocks = vec![T::zeros(); x.len() / T::BLCK_SIZE];
+        T::from_float(x, &mut blocks);
+        let (start, len) = (blocks.as_ptr().cast::<u8>(), size_of_val(&blocks[..]));
+        // SAFETY: blocks are plain bytes without padding.
+        Self::of_bytes::<T>(unsafe { std::slice::from_raw_parts(start, len) })
+    }
+
+    /// Random bytes reach every code of a format, also those that no quantizer emits. `scales`
+    /// are the places of f16 numbers, which are finite and sometimes subnormal, zero or large.
+    fn random<T: GgmlType>(rng: &mut StdRng, k: usize, scales: &[usize]) -> Self {
+        let size = size_of::<T>();
+        let mut bytes = vec![0u8; k / T::BLCK_SIZE * size];
+        rng.fill(&mut bytes[..]);
+        for block in bytes.chunks_exact_mut(size) {
+            for &at in scales {
+                let scale = match rng.random_range(0..12) {
+                    0 => half::f16::from_bits(rng.random_range(0..0x400)),
+                    1 => half::f16::ZERO,
+                    2 => half::f16::from_f32(-60000.0),
+                    _ => half::f16::from_f32(rng.random_range(-2.0..2.0)),
+                };
+                block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+            }
+        }
+        Self::of_bytes::<T>(&bytes)
+    }
 }
 
 /// Rows as they occur, and the awkward ones: zeros, one spike, huge, tiny, constant.
 fn row(rng: &mut StdRng, k: usize, kind: usize) -> Vec<f32> {
     let mut x: Vec<f32> = (0..k).map(|_| rng.random_range(-1.0..1.0)).collect();
-    match kind % 7 {
+    match kind % 8 {
         1 => x.fill(0.0),
         2 => {
             x.fill(0.0);
@@ -36,12 +87,21 @@ fn row(rng: &mut StdRng, k: usize, kind: usize) -> Vec<f32> {
         4 => x.iter_mut().for_each(|x| *x *= 1e-5),
         5 => x.fill(-0.7),
         6 => x[..k / 2].fill(0.0),
+        7 => x.iter_mut().for_each(|x| *x *= 1e-39),
         _ => {}
     }
     x
 }
 
-/// The values that a row of int8 activations stands for.
+fn rounded(x: &[f32], n: usize, k: usize) -> Rounded {
+    let mut rounded = Rounded { groups: Int8Batch::new(n, k), rows: Int8Rows::new(n, k) };
+    rounded.groups.quantize(x, k);
+    let (bytes, scales, sums) = rounded.rows.parts();
+    round_row(x, bytes, scales, sums);
+    rounded
+}
+
+/// The values that token `t` of rounded activations stands for, by the interleaved form.
 fn activations(row: Int8Row<'_>, k: usize) -> Vec<f32> {
     (0..k)
         .map(|at| {
@@ -52,114 +112,210 @@ fn activations(row: Int8Row<'_>, k: usize) -> Vec<f32> {
         .collect()
 }
 
-fn assert_close(got: f32, w: &[f32], x: &[f32], what: &str) {
+/// `room` is added to the size of the products: what cancels inside a format (Q4_K subtracts).
+fn assert_close(got: f32, w: &[f32], x: &[f32], room: f64, what: &str) {
     let products = || w.iter().zip(x).map(|(&w, &x)| w as f64 * x as f64);
     let (want, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
     let error = (got as f64 - want).abs();
+    let size = size + room * x.iter().map(|x| x.abs() as f64).sum::<f64>();
     assert!(error <= size * 1e-5 + 1e-30, "{what}: {got}, expected {want} ± {size}·1e-5");
 }
 
-fn check_float<T: GgmlType>(dot: impl FloatDot, name: &str) {
+fn check_float<C: Cpu, F: FloatFormat, T: GgmlType>(cpu: C) {
+    let name = cpu.name();
     let mut rng = StdRng::seed_from_u64(1);
     for (n, k) in [1, 7, 15, 16, 17, 32, 100, 256, 2048, 8192].into_iter().enumerate() {
-        let w: [Stored; 4] = std::array::from_fn(|r| stored::<T>(&row(&mut rng, k, n + r)));
+        let w: [Stored; 4] = std::array::from_fn(|r| Stored::of::<T>(&row(&mut rng, k, n + r)));
         let x: [Vec<f32>; 6] = std::array::from_fn(|t| row(&mut rng, k, n + 2 * t));
-        let rows = std::array::from_fn(|r| &w[r].bytes[..]);
+        let rows = std::array::from_fn(|r| w[r].bytes());
         let tokens = std::array::from_fn(|t| &x[t][..]);
-        let got = dot.dot::<4, 6>(rows, tokens);
+        let got = cpu.float_dot::<F, 4, 6>(rows, tokens);
         for r in 0..4 {
             for t in 0..6 {
-                assert_close(got[r][t], &w[r].values, &x[t], &format!("{name} k={k} {r},{t}"));
+                let what = format!("{name} {:?} k={k} {r},{t}", F::KIND);
+                assert_close(got[r][t], &w[r].values, &x[t], 0.0, &what);
             }
         }
-        let [[one]] = dot.dot::<1, 1>([rows[2]], [tokens[3]]);
-        assert_close(one, &w[2].values, &x[3], &format!("{name} k={k}"));
+        let [[one]] = cpu.float_dot::<F, 1, 1>([rows[2]], [tokens[3]]);
+        assert_close(one, &w[2].values, &x[3], 0.0, &format!("{name} {:?} k={k}", F::KIND));
+    }
+    for (n_rows, m, k) in [(64, 13, 200), (50, 6, 128), (16, 1, 16), (5, 7, 33), (64, 8, 300)] {
+        let w: Vec<Stored> = (0..n_rows).map(|r| Stored::of::<T>(&row(&mut rng, k, r))).collect();
+        let x: Vec<f32> = (0..m).flat_map(|t| row(&mut rng, k, t)).collect();
+        let rows: Vec<&[u8]> = w.iter().map(Stored::bytes).collect();
+        let (mut panel, mut out) = (FloatPanel::new(), vec![[0.0; ROWS]; m]);
+        for first in (0..k).step_by(COLUMNS) {
+            let n = COLUMNS.min(k - first);
+            cpu.pack_float::<F>(&mut panel, &rows, first, n);
+            cpu.float_tiles(&panel, first, n, &x, k, &mut out);
+        }
+        for (t, out) in out.iter().enumerate() {
+            for (r, w) in w.iter().enumerate() {
+                let what = format!("{name} {:?} panel {n_rows}×{k} {r},{t}", F::KIND);
+                assert_close(out[r], &w.values, &x[t * k..][..k], 0.0, &what);
+            }
+        }
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-fn check_int8<T: GgmlType>(dot: impl Int8Dot, name: &str) {
+fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
+    let name = format!("{} {:?}", cpu.name(), F::KIND);
+    let room = if F::MINIMA { 6e4 * 63.0 } else { 0.0 };
     let mut rng = StdRng::seed_from_u64(2);
     for n in 1..60 {
         // All remainders of a group, and then larger rows.
         let k = T::BLCK_SIZE * if n < 12 { n } else { n % 7 + 8192 / T::BLCK_SIZE / (n % 3 + 1) };
-        let w: [Stored; 2] = std::array::from_fn(|r| stored::<T>(&row(&mut rng, k, n + r)));
+        let quantized = n % 2 == 0;
+        let w: [Stored; 2] = std::array::from_fn(|r| match quantized {
+            true => Stored::of::<T>(&row(&mut rng, k, n / 2 + r)),
+            false => Stored::random::<T>(&mut rng, k, scales),
+        });
+        let room = if quantized { 0.0 } else { room };
         let x: Vec<f32> = (0..4).flat_map(|t| row(&mut rng, k, n + 3 * t)).collect();
-        let mut batch = Int8Batch::new(4, k);
-        batch.quantize(&x, k);
-        let rows = std::array::from_fn(|r| &w[r].bytes[..]);
-        let tokens = std::array::from_fn(|t| batch.row(t, k));
-        let got = dot.dot::<2, 4>(rows, tokens);
+        let x = rounded(&x, 4, k);
+        let got = cpu.int8_dot::<F, 2, 4>(std::array::from_fn(|r| w[r].bytes()), &x, 0);
         for r in 0..2 {
             for t in 0..4 {
-                let x = activations(tokens[t], k);
-                assert_close(got[r][t], &w[r].values, &x, &format!("{name} k={k} {r},{t}"));
+                let x = activations(x.groups.row(t, k), k);
+                let what = format!("{name} k={k} {r},{t}");
+                assert_close(got[r][t], &w[r].values, &x, room, &what);
             }
         }
-        let [[one]] = dot.dot::<1, 1>([rows[1]], [tokens[2]]);
-        let x = activations(tokens[2], k);
-        assert_close(one, &w[1].values, &x, &format!("{name} k={k}"));
+        let [[one]] = cpu.int8_dot::<F, 1, 1>([w[1].bytes()], &x, 2);
+        let x = activations(x.groups.row(2, k), k);
+        assert_close(one, &w[1].values, &x, room, &format!("{name} k={k}"));
+    }
+    for (n, (n_rows, m)) in
+        [(64, 13), (64, 3), (50, 8), (16, 1), (5, 7), (33, 2)].iter().enumerate()
+    {
+        let k = T::BLCK_SIZE * [3, 17, 9, 4, 1, 32][n];
+        let quantized = n % 2 == 0;
+        let w: Vec<Stored> = (0..*n_rows)
+            .map(|r| match quantized {
+                true => Stored::of::<T>(&row(&mut rng, k, r)),
+                false => Stored::random::<T>(&mut rng, k, scales),
+            })
+            .collect();
+        let room = if quantized { 0.0 } else { room };
+        let x: Vec<f32> = (0..*m).flat_map(|t| row(&mut rng, k, t)).collect();
+        let x = rounded(&x, *m, k);
+        let rows: Vec<&[u8]> = w.iter().map(Stored::bytes).collect();
+        let (mut panel, mut out) = (Int8Panel::new(), vec![[0.0; ROWS]; *m]);
+        for first in (0..k / BLOCK).step_by(BLOCKS) {
+            let n = BLOCKS.min(k / BLOCK - first);
+            cpu.pack_int8::<F>(&mut panel, &rows, first, n);
+            cpu.int8_tiles::<F>(&panel, first, n, &x.rows, &mut out);
+        }
+        for (t, out) in out.iter().enumerate() {
+            let x = activations(x.groups.row(t, k), k);
+            for (r, w) in w.iter().enumerate() {
+                let what = format!("{name} panel {n_rows}×{k} {r},{t}");
+                assert_close(out[r], &w.values, &x, room, &what);
+            }
+        }
     }
 }
 
 #[test]
-fn the_portable_kernel_agrees_with_a_plain_sum() {
-    check_float::<f32>(portable::F32, "portable f32");
+fn products_of_float_weights_agree_with_a_plain_sum() {
+    for isa in all() {
+        with_cpu!(isa, cpu => {
+            check_float::<_, format::F32, f32>(cpu);
+            check_float::<_, format::F16, half::f16>(cpu);
+            check_float::<_, format::Bf16, half::bf16>(cpu);
+        });
+    }
 }
 
 #[test]
-#[cfg(target_arch = "x86_64")]
-fn avx512_kernels_agree_with_a_plain_sum() {
-    use super::avx512::*;
-    let Some(cpu) = Avx512::detect() else { return };
-    check_float::<f32>(F32(cpu), "f32");
-    check_float::<half::f16>(F16(cpu), "f16");
-    check_float::<half::bf16>(Bf16(cpu), "bf16");
-    check_int8::<BlockQ4_0>(Q4_0(cpu), "q4_0");
-    check_int8::<BlockQ8_0>(Q8_0(cpu), "q8_0");
-    check_int8::<BlockQ4K>(Q4K(cpu), "q4_k");
-    check_int8::<BlockQ6K>(Q6K(cpu), "q6_k");
+fn products_of_quantized_weights_agree_with_a_plain_sum() {
+    for isa in all() {
+        with_cpu!(isa, cpu => {
+            check_int8::<_, format::Q4_0, BlockQ4_0>(cpu, &[0]);
+            check_int8::<_, format::Q8_0, BlockQ8_0>(cpu, &[0]);
+            check_int8::<_, format::Q4K, BlockQ4K>(cpu, &[0, 2]);
+            check_int8::<_, format::Q6K, BlockQ6K>(cpu, &[208]);
+        });
+    }
 }
 
-/// Random bytes reach every code of a format, also those that no quantizer emits.
 #[test]
-#[cfg(target_arch = "x86_64")]
-fn avx512_kernels_read_every_code_of_a_block() {
-    use super::avx512::*;
-    use crate::worker::candle::weights::blocks;
-    fn check<T: GgmlType>(dot: impl Int8Dot, name: &str, scales: &[usize]) {
-        let mut rng = StdRng::seed_from_u64(3);
-        for n in 1..40 {
-            let (k, size) = (n * T::BLCK_SIZE, size_of::<T>());
-            // A u64 buffer, so that it can be viewed as blocks.
-            let mut buffer = vec![0u64; (n * size).div_ceil(8)];
-            let start = buffer.as_mut_ptr().cast::<u8>();
-            // SAFETY: the buffer is that long.
-            let bytes = unsafe { std::slice::from_raw_parts_mut(start, n * size) };
-            rng.fill(bytes);
-            for block in bytes.chunks_exact_mut(size) {
-                for &at in scales {
-                    let scale = half::f16::from_f32(rng.random_range(-2.0..2.0));
-                    block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+fn extreme_activations_keep_their_sign_and_nothing_overflows() {
+    // ±127 everywhere against the largest codes: the largest integer sums that can occur.
+    for isa in all() {
+        with_cpu!(isa, cpu => {
+            for (sign, code) in [(1.0, 0xFFu8), (-1.0, 0xFF), (1.0, 0x00), (-1.0, 0x80)] {
+                let k = 64;
+                let mut bytes = vec![code; 34 * (k / 32)];
+                for block in bytes.chunks_exact_mut(34) {
+                    block[..2].copy_from_slice(&half::f16::ONE.to_le_bytes());
+                }
+                let w = Stored::of_bytes::<BlockQ8_0>(&bytes);
+                let x = rounded(&vec![sign * 127.0; k], 1, k);
+                let [[got]] = cpu.int8_dot::<format::Q8_0, 1, 1>([w.bytes()], &x, 0);
+                assert_eq!(got, 127.0 * sign * code as i8 as f32 * k as f32, "{}", cpu.name());
+                let (mut panel, mut out) = (Int8Panel::new(), vec![[0.0; ROWS]]);
+                cpu.pack_int8::<format::Q8_0>(&mut panel, &[w.bytes(); ROWS], 0, k / 32);
+                cpu.int8_tiles::<format::Q8_0>(&panel, 0, k / 32, &x.rows, &mut out);
+                assert_eq!(out[0], [got; ROWS], "{}", cpu.name());
+            }
+        });
+    }
+}
+
+#[test]
+fn attention_kernels_agree_with_a_plain_sum() {
+    let mut rng = StdRng::seed_from_u64(4);
+    for isa in all() {
+        for dim in [2, 16, 32, 40, 64, 80, 128, 256] {
+            for n in [1, 3, 16] {
+                let keys = row(&mut rng, dim * SPAN, 0);
+                let queries: [Vec<f32>; 8] = std::array::from_fn(|_| row(&mut rng, dim, 0));
+                let values = row(&mut rng, dim * n, 0);
+                let weights: [Vec<f32>; 4] = std::array::from_fn(|_| row(&mut rng, n, 0));
+                let mut sums: [Vec<f32>; 4] = std::array::from_fn(|_| vec![0.5; dim]);
+                let scores = with_cpu!(isa, cpu => {
+                    let [a, b, c, d] = &mut sums;
+                    let weights = std::array::from_fn(|i| &weights[i][..]);
+                    cpu.weigh::<4>(&values, weights, [a, b, c, d]);
+                    cpu.scores::<8>(&keys, std::array::from_fn(|i| &queries[i][..]))
+                });
+                for (scores, query) in scores.iter().zip(&queries) {
+                    for (j, &score) in scores.iter().enumerate() {
+                        let key: Vec<f32> = (0..dim).map(|d| keys[d * SPAN + j]).collect();
+                        assert_close(score, &key, query, 0.0, isa.name());
+                    }
+                }
+                for (sum, weights) in sums.iter().zip(&weights) {
+                    for (d, &sum) in sum.iter().enumerate() {
+                        let value: Vec<f32> = (0..n).map(|j| values[j * dim + d]).collect();
+                        let want: f32 = value.iter().zip(weights).map(|(v, w)| v * w).sum();
+                        assert!((sum - 0.5 - want).abs() < 1e-5, "{}: {sum} {want}", isa.name());
+                    }
                 }
             }
-            let mut w = vec![0.0; k];
-            T::to_float(blocks::<T>(bytes), &mut w);
-            let x = row(&mut rng, k, 0);
-            let mut batch = Int8Batch::new(1, k);
-            batch.quantize(&x, k);
-            let [[got]] = dot.dot::<1, 1>([bytes], [batch.row(0, k)]);
-            let x = activations(batch.row(0, k), k);
-            // Q4_K subtracts a minimum: the sum of sizes is larger than the products show.
-            let (want, size) = w.iter().zip(&x).fold((0.0, 0.0), |(s, a), (&w, &x)| {
-                (s + w as f64 * x as f64, a + (w.abs() as f64 + 150.0) * x.abs() as f64)
-            });
-            assert!((got as f64 - want).abs() <= size * 4e-6, "{name} k={k}: {got} {want}");
         }
     }
-    let Some(cpu) = Avx512::detect() else { return };
-    check::<BlockQ4_0>(Q4_0(cpu), "q4_0", &[0]);
-    check::<BlockQ8_0>(Q8_0(cpu), "q8_0", &[0]);
-    check::<BlockQ4K>(Q4K(cpu), "q4_k", &[0, 2]);
-    check::<BlockQ6K>(Q6K(cpu), "q6_k", &[208]);
+}
+
+#[test]
+fn every_half_goes_into_the_cache_and_back() {
+    let halves: Vec<u16> = (0..=u16::MAX).filter(|h| h & 0x7C00 != 0x7C00).collect();
+    for isa in all() {
+        with_cpu!(isa, cpu => {
+            let (mut wide, mut back) = (vec![0.0; halves.len()], vec![0; halves.len()]);
+            cpu.widen(&halves, &mut wide);
+            for (&bits, &wide) in halves.iter().zip(&wide) {
+                assert_eq!(half::f16::from_bits(bits).to_f32().to_bits(), wide.to_bits());
+            }
+            // Between two halves: to the nearest one, ties to even.
+            for offset in [0.0, 1e-4, -1e-4, 4.8e-4] {
+                let values: Vec<f32> = wide.iter().map(|x| x + x * offset).collect();
+                cpu.narrow(&values, &mut back);
+                for (&value, &bits) in values.iter().zip(&back) {
+                    assert_eq!(half::f16::from_f32(value).to_bits(), bits, "{value}");
+                }
+            }
+        });
+    }
 }
