@@ -26,6 +26,12 @@ pub fn dequantize(row: &[u8], out: &mut [f32]) {
     }
 }
 
+/// The same for columns `first`.. of a row, whole blocks.
+pub fn dequantize_columns(row: &[u8], first: usize, out: &mut [f32]) {
+    assert!(first.is_multiple_of(BLOCK) && out.len().is_multiple_of(BLOCK));
+    dequantize(&row[first / BLOCK * BYTES..][..out.len() / BLOCK * BYTES], out);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -255,6 +255,9 @@ impl Matrix {
     /// Widens columns `first..` of row `r` to f32; `first` begins a block, and `out` ends one.
     pub fn dequantize_columns(&self, r: usize, first: usize, out: &mut [f32]) {
         assert!(first + out.len() <= self.columns);
+        if self.encoding == Encoding::Iq4Nl {
+            return iq4_nl::dequantize_columns(self.row(r), first, out);
+        }
         with_block!(self.encoding, T => {
             let size = <T as GgmlType>::BLCK_SIZE;
             assert!(first.is_multiple_of(size) && out.len().is_multiple_of(size));
