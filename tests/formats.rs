@@ -172,7 +172,8 @@ fn llm_bench(dir: &Path, args: &[&str]) -> serde_json::Value {
     let mut command = assert_cmd::Command::cargo_bin("llm-bench").unwrap();
     command.args(args).env("LLM_BENCH_CACHE", dir.join("cache")).env_remove("LLM_BENCH_ENGINES");
     let out = command.current_dir(dir).output().unwrap();
-    serde_json::from_slice(&out.stdout).expect(&String::from_utf8_lossy(&out.stderr))
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {stderr}"))
 }
 
 #[test]
