@@ -71,7 +71,7 @@ pub struct RunArgs {
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub engine: Vec<String>,
     /// Prompt set: a name (quick, standard, tiny) or a TOML file [default: quick]
-    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["prompt_len", "gen_len"])]
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["prompt_len", "gen_len", "depth"])]
     pub prompts: Option<String>,
     /// Fixed shapes instead of a prompt set: prompt lengths in tokens
     #[arg(short, long, value_delimiter = ',', value_name = "N")]
@@ -79,6 +79,10 @@ pub struct RunArgs {
     /// Fixed shapes: tokens to generate [default: 64 with -p]
     #[arg(short = 'n', long, value_delimiter = ',', value_name = "N")]
     pub gen_len: Vec<u32>,
+    /// Fixed shapes: positions that the context holds before the prompt, filled unmeasured
+    /// [default: 0]
+    #[arg(short, long, value_delimiter = ',', value_name = "N")]
+    pub depth: Vec<u32>,
     /// Launches of each engine: fresh processes, the unit of every statistic
     #[arg(short = 'r', long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub launches: u32,
@@ -142,8 +146,8 @@ pub struct RunArgs {
     /// Go on with an interrupted run: makes the launches that this result file lacks, with the
     /// settings that it states
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "model", "quant", "engine", "prompts", "prompt_len", "gen_len", "launches", "threads",
-        "warmup", "iterations", "delay", "seed", "device", "page_cache", "weights", "timeout",
+        "model", "quant", "engine", "prompts", "prompt_len", "gen_len", "depth", "launches",
+        "threads", "warmup", "iterations", "delay", "seed", "device", "page_cache", "weights", "timeout",
         "pytorch_no_compile", "pytorch_no_half", "output_dir",
     ])]
     pub resume: Option<PathBuf>,

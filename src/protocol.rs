@@ -20,6 +20,7 @@ pub enum Request {
         protocol: u32,
     },
     Load(Load),
+    Context(Context),
     Generate(Generate),
     /// End the generation of this id after the token that is being computed.
     Cancel {
@@ -37,6 +38,7 @@ pub enum Reply {
     Hello(Hello),
     Ready(Ready),
     Loaded(Box<Loaded>),
+    Context(ContextFilled),
     Token(Token),
     Generated(Generated),
     Scored(Scored),
@@ -79,6 +81,8 @@ pub enum Feature {
     Cancel,
     /// Teacher-forced logits: the message `score`.
     Score,
+    /// A context that is filled apart from the generation behind it: the message `context`.
+    Context,
     /// One that this build does not know.
     #[serde(other)]
     Other,
@@ -160,11 +164,32 @@ pub struct MemoryBook {
     pub allocator_free_bytes: Option<u64>,
 }
 
+/// Empty the cache and run these tokens through the model, at positions 0...
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Context {
+    pub id: u64,
+    pub tokens: Vec<u32>,
+}
+
+/// The keys and values of a context are in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextFilled {
+    pub id: u64,
+    /// How many positions the cache holds.
+    pub positions: u32,
+    pub t_begin_ns: u64,
+    pub t_end_ns: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Generate {
     pub id: u64,
     pub prompt: Vec<u32>,
     pub n: u32,
+    /// The prompt comes behind this many positions, which the last `context` filled; 0: an empty
+    /// context.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub depth: u32,
     pub ignore_eos: bool,
     #[serde(default)]
     pub logits: Logits,
@@ -194,6 +219,7 @@ impl Generate {
             id,
             prompt,
             n,
+            depth: 0,
             ignore_eos: true,
             logits: Logits::None,
             profile: false,
@@ -212,6 +238,10 @@ impl Generate {
 
 fn is_false(flag: &bool) -> bool {
     !flag
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// How tokens are drawn; docs/PROTOCOL.md defines the algorithm for every engine.
@@ -255,6 +285,9 @@ pub struct Generated {
     /// Just-in-time compilation inside this request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compile_ns: Option<u64>,
+    /// Positions of the context that it built on; absent for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<u32>,
     /// Positions of the prompt whose keys and values were in the cache already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reused: Option<u32>,
@@ -402,6 +435,16 @@ mod tests {
             sent.unwrap(),
             r#"{"type":"generate","id":1,"prompt":[5],"n":2,"ignore_eos":true,"logits":"none"}"#
         );
+    }
+
+    #[test]
+    fn a_generation_behind_a_context_says_how_deep_it_is() {
+        let deep = Generate { depth: 2048, ..Generate::greedy(2, vec![5], 2) };
+        let sent = serde_json::to_string(&Request::Generate(deep)).unwrap();
+        assert!(sent.contains(r#""n":2,"depth":2048,"#), "{sent}");
+        let filled = br#"{"type":"context","id":1,"positions":9,"t_begin_ns":1,"t_end_ns":2}"#;
+        let Reply::Context(filled) = decode(filled).unwrap() else { panic!("not a context") };
+        assert_eq!((filled.id, filled.positions), (1, 9));
     }
 
     #[test]

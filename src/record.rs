@@ -154,6 +154,9 @@ pub struct WorkloadPrompt {
     pub category: Option<String>,
     pub n_prompt: u32,
     pub n_gen: u32,
+    /// Positions that the context holds before the prompt.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub depth: u32,
 }
 
 /// One engine in one configuration.
@@ -220,7 +223,7 @@ pub enum Status {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LaunchError {
     pub kind: FailureKind,
-    /// In which phase: spawn, hello, ready, load, generate, memory, bye.
+    /// In which phase: spawn, hello, ready, load, context, generate, memory, bye.
     pub phase: String,
     pub message: String,
     /// The end of the engine's stderr.
@@ -268,6 +271,13 @@ pub struct PromptRun {
     pub iteration: u32,
     pub n_prompt: u32,
     pub n_gen: u32,
+    /// Positions that the context held before the prompt.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub depth: u32,
+    /// The engine cannot hold a context: this request ran it as a part of its prompt. Its times
+    /// until the first token are then not those of the prompt at that depth.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub context_in_request: bool,
     pub begin_ns: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefill_end_ns: Option<u64>,
@@ -285,6 +295,10 @@ pub struct PromptRun {
     /// Metrics of this generation alone, where it was measured.
     #[serde(default)]
     pub metrics: BTreeMap<String, f64>,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// What the kernel says of the process tree at its high-water mark, and the engine's own book.

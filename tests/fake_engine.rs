@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
-use llm_bench::record::{FailureKind, Launch, Record, Status, Verdict};
+use llm_bench::record::{FailureKind, Launch, Record, Role, Status, Verdict};
 
 fn llm_bench(dir: &Path) -> Command {
     let mut command = Command::cargo_bin("llm-bench").unwrap();
@@ -59,7 +59,12 @@ fn launch<'a>(record: &'a Record, label: &str) -> &'a Launch {
 
 /// The broken engine fails for this reason and in this phase; candle beside it is measured.
 fn fails(engine: &str, kind: FailureKind, phase: &str, word: &str) {
-    let (record, output) = run(&format!("{engine},candle"), &["-r", "1", "--timeout", "4"]);
+    fails_with(&[], engine, kind, phase, word);
+}
+
+fn fails_with(extra: &[&str], engine: &str, kind: FailureKind, phase: &str, word: &str) {
+    let extra = [&["-r", "1", "--timeout", "4"], extra].concat();
+    let (record, output) = run(&format!("{engine},candle"), &extra);
     let broken = launch(&record, engine);
     assert_eq!(broken.status, Status::Failed, "{broken:?}");
     let error = broken.error.as_ref().unwrap();
@@ -121,6 +126,41 @@ fn falling_times_are_caught() {
 #[test]
 fn work_outside_the_claimed_interval_is_caught() {
     fails("fake-hidden-work", FailureKind::Lied, "generate", "accounts for");
+}
+
+#[test]
+fn a_context_that_lacks_positions_is_caught() {
+    let (d, lied) = (&["-d", "16"], FailureKind::Lied);
+    fails_with(d, "fake-context-short", lied, "context", "context of 16 positions (id 2)");
+}
+
+#[test]
+fn a_context_that_is_filled_after_the_answer_is_caught() {
+    let (d, lied) = (&["-d", "16"], FailureKind::Lied);
+    fails_with(d, "fake-context-future", lied, "context", "t_end_ns");
+}
+
+#[test]
+fn a_generation_at_another_depth_is_caught() {
+    let (d, lied) = (&["-d", "16"], FailureKind::Lied);
+    fails_with(d, "fake-context-shallow", lied, "generate", "depth 16, the engine's is at 0");
+}
+
+#[test]
+fn an_engine_that_holds_its_context_is_measured_at_its_depth() {
+    let (record, _) =
+        run("fake-context,fake-honest", &["-r", "1", "-d", "16", "--iterations", "2"]);
+    for (label, apart) in [("fake-context", true), ("fake-honest", false)] {
+        let launch = launch(&record, label);
+        let measured = launch.prompts.iter().filter(|run| run.role == Role::Measured);
+        let told: Vec<_> =
+            measured.map(|r| (r.depth, r.n_prompt, r.context_in_request, r.n_gen)).collect();
+        assert_eq!(told, [(16, 8, !apart, 4); 2]);
+        for name in ["ttft_s", "prefill_tps", "e2e_tps"] {
+            assert_eq!(launch.metrics.contains_key(name), apart, "{label} {name}");
+        }
+        assert!(launch.metrics.contains_key("decode_tps"), "{label}");
+    }
 }
 
 #[test]

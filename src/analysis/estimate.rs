@@ -1,7 +1,7 @@
 //! How long a planned run will take, from earlier records of the same file and engine. Pure.
 
 use super::ok_launches;
-use crate::record::{Record, WorkloadPrompt};
+use crate::record::{Arm, Record, WorkloadPrompt};
 use crate::stats::Sample;
 use crate::units::Seconds;
 
@@ -26,8 +26,10 @@ pub fn launch_time(
         let with = r.run.config.get("threads").and_then(|t| t.as_u64());
         r.model.sha256 == sha256 && with == Some(u64::from(threads))
     };
-    let rates = records.iter().rev().filter(fits).find_map(|r| {
-        let arm = r.arms.iter().find(|arm| arm.engine == engine)?;
+    let newest_first = records.iter().rev().filter(fits);
+    let arms: Vec<&Arm> =
+        newest_first.flat_map(|r| &r.arms).filter(|a| a.engine == engine).collect();
+    let rates = arms.iter().find_map(|arm| {
         let median = |name: &str| {
             let values: Vec<f64> =
                 ok_launches(arm).filter_map(|l| l.metrics.get(name).copied()).collect();
@@ -36,13 +38,19 @@ pub fn launch_time(
         Some((median("cold_start_ttft_s")?, median("prefill_tps")?, median("decode_tps")?))
     });
     let (cold_start, prefill, decode) = rates?;
+    // Whether it is known to run the context anew in each generation.
+    let mut runs = arms.iter().flat_map(|arm| ok_launches(arm)).flat_map(|l| &l.prompts);
+    let anew = runs.any(|run| run.context_in_request);
     let took = |p: &WorkloadPrompt, n_gen: u32| {
         f64::from(p.n_prompt) / prefill + f64::from(n_gen) / decode
     };
     let mut sum = cold_start + f64::from(requests.prompts.first()?.n_gen) / decode;
     for (i, p) in requests.prompts.iter().enumerate() {
-        // The cold generation was the first warm-up of the first prompt; one is two tokens long.
-        let warmups = requests.warmup.saturating_sub(u32::from(i == 0));
+        // The cold generation was the first warm-up of the first prompt, if that has no depth;
+        // one is two tokens long.
+        let warmups = requests.warmup.saturating_sub(u32::from(i == 0 && p.depth == 0));
+        let contexts = if anew { warmups + requests.iterations } else { 1 };
+        sum += f64::from(contexts) * f64::from(p.depth) / prefill;
         sum += f64::from(warmups) * took(p, p.n_gen.min(2));
         sum += f64::from(requests.iterations) * took(p, p.n_gen);
     }
@@ -67,9 +75,14 @@ mod tests {
         {
             metrics.insert(name.into(), value);
         }
-        let prompt =
-            |n_prompt, n_gen| WorkloadPrompt { id: "p".into(), category: None, n_prompt, n_gen };
-        let prompts = [prompt(50, 20), prompt(100, 30)];
+        let prompt = |n_prompt, n_gen, depth| WorkloadPrompt {
+            id: "p".into(),
+            category: None,
+            n_prompt,
+            n_gen,
+            depth,
+        };
+        let prompts = [prompt(50, 20, 0), prompt(100, 30, 0)];
         let requests = Requests { prompts: &prompts, warmup: 1, iterations: 2 };
         let sha = record.model.sha256.clone();
         let time = |threads, engine: &str| {
@@ -78,7 +91,17 @@ mod tests {
         // Cold 2 + 2; first prompt 2 · (0.5 + 2); second: warm-up 1 + 0.2, then 2 · (1 + 3).
         let expected = 4.0 + 5.0 + 1.2 + 8.0;
         assert!((time(2, &engine).unwrap().0 - expected).abs() < 1e-9);
-        assert!(time(4, &engine).is_none(), "other threads, other rates");
         assert!(time(2, "another").is_none());
+        assert!(time(4, &engine).is_none(), "other threads, other rates");
+        // A depth of 200: no warm-up was cold any more, and 2 more seconds, once or each time.
+        let deep = [prompt(50, 20, 200)];
+        let requests = Requests { prompts: &deep, warmup: 1, iterations: 2 };
+        let time = |record: &Record| {
+            launch_time(std::slice::from_ref(record), &sha, &engine, 2, requests).unwrap().0
+        };
+        assert!((time(&record) - (4.0 + 2.0 + 0.7 + 5.0)).abs() < 1e-9);
+        let mut within = record.clone();
+        within.arms[0].launches[0].prompts[0].context_in_request = true;
+        assert!((time(&within) - (4.0 + 3.0 * 2.0 + 0.7 + 5.0)).abs() < 1e-9);
     }
 }

@@ -131,6 +131,7 @@ pub fn empty() -> Record {
                     category: None,
                     n_prompt,
                     n_gen,
+                    depth: 0,
                 })
                 .to_vec(),
         },
@@ -289,6 +290,8 @@ fn generation(
         iteration,
         n_prompt,
         n_gen,
+        depth: 0,
+        context_in_request: false,
         begin_ns: 0,
         prefill_end_ns: Some(ns(prefill_s)),
         token_ns: (0..n_gen).map(|i| ns(prefill_s + gap_s * f64::from(i))).collect(),

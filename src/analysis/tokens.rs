@@ -62,10 +62,11 @@ pub(super) fn agreements(record: &Record) -> Vec<Agreement> {
 pub(super) fn unstable_prompts(arm: &Arm) -> Vec<String> {
     let mut hashes: BTreeMap<_, BTreeSet<&str>> = BTreeMap::new();
     for run in ok_launches(arm).flat_map(|l| &l.prompts) {
-        hashes.entry((&run.id, run.n_prompt, run.n_gen)).or_default().insert(&run.tokens_hash);
+        let asked = (&run.id, run.n_prompt, run.n_gen, run.depth);
+        hashes.entry(asked).or_default().insert(&run.tokens_hash);
     }
     let unstable = hashes.iter().filter(|(_, seen)| seen.len() > 1);
-    unstable.map(|((id, _, _), _)| id.to_string()).collect::<BTreeSet<_>>().into_iter().collect()
+    unstable.map(|((id, ..), _)| id.to_string()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The longest list of ids that any launch recorded for each prompt.

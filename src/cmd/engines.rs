@@ -12,7 +12,7 @@ use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Registry};
 use crate::model::cache::CacheDir;
 use crate::model::golden;
 use crate::model::locate::WeightsPolicy;
-use crate::protocol::{Generate, Load};
+use crate::protocol::{Context, Feature, Generate, Load};
 
 pub fn run(command: &EnginesCommand) -> Result<()> {
     let registry = Registry::load()?;
@@ -92,7 +92,8 @@ fn converse(
     };
     let mut process = EngineProcess::spawn(command, 1, Deadlines::default()).map_err(told)?;
     let hello = process.hello().map_err(told)?;
-    process.ready(&hello).map_err(told)?;
+    let features = process.ready(&hello).map_err(told)?.value.features;
+    let holds_context = features.contains(&Feature::Context);
     let load = Load {
         path: path.to_string_lossy().into_owned(),
         device: "cpu".into(),
@@ -102,17 +103,33 @@ fn converse(
     };
     let loaded = process.load(load).map_err(told)?.value;
     let (mut same, mut all) = (0, 0);
-    for (id, case) in golden::cases()?.into_iter().enumerate() {
-        let request = Generate::greedy(id as u64, case.prompt, case.tokens.len() as u32);
-        let got = process.generate(request, n_vocab).map_err(told)?.value.tokens;
-        all += got.len();
-        same += got.iter().zip(&case.tokens).take_while(|(a, b)| a == b).count();
+    let mut id = 0;
+    for case in golden::cases()? {
+        // Whole, and with its first half as a context, which must not make a difference.
+        let half = holds_context.then_some(case.prompt.len() / 2).filter(|half| *half > 0);
+        for depth in [Some(0), half].into_iter().flatten() {
+            let (context, prompt) = case.prompt.split_at(depth);
+            if depth > 0 {
+                process.context(Context { id, tokens: context.to_vec() }).map_err(told)?;
+            }
+            let request = Generate {
+                depth: depth as u32,
+                ..Generate::greedy(id + 1, prompt.to_vec(), case.tokens.len() as u32)
+            };
+            id += 2;
+            let got = process.generate(request, n_vocab).map_err(told)?.value.tokens;
+            all += got.len();
+            same += got.iter().zip(&case.tokens).take_while(|(a, b)| a == b).count();
+        }
     }
     process.bye().map_err(told)?;
     let p = loaded.precision;
     let told = format!(
-        "{same} of {all} golden tokens (weights {}, compute {}, KV {})",
-        p.weights, p.compute, p.kv
+        "{same} of {all} golden tokens{} (weights {}, compute {}, KV {})",
+        if holds_context { ", half of them behind a context" } else { "" },
+        p.weights,
+        p.compute,
+        p.kv
     );
     // 16-bit arithmetic may fall the other way at a near tie, and then the rest of that text
     // differs; float32 may not. An engine that computes something else differs at once.

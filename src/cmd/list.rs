@@ -31,7 +31,11 @@ pub fn print(
     writeln!(out, "threads   {threads}")?;
     writeln!(out, "prompts   {}", workload.name)?;
     for p in &workload.prompts {
-        writeln!(out, "          {}: {} tokens in, {} out", p.id, p.ids.len(), p.n_gen)?;
+        let depth = match p.depth() {
+            0 => String::new(),
+            depth => format!(", behind a context of {depth}"),
+        };
+        writeln!(out, "          {}: {} tokens in, {} out{depth}", p.id, p.ids.len(), p.n_gen)?;
     }
     writeln!(out, "launches  {} of {} engines, seed {}:", args.launches, engines.len(), args.seed)?;
     for (i, planned) in order.iter().enumerate() {

@@ -31,6 +31,8 @@ struct Config {
     prompts: Option<String>,
     prompt_len: Vec<u32>,
     gen_len: Vec<u32>,
+    #[serde(default)]
+    depth: Vec<u32>,
     launches: u32,
     threads: u32,
     warmup: u32,
@@ -118,6 +120,7 @@ fn arguments(c: &Config, record: &Record, given: &RunArgs) -> Result<(RunArgs, O
         prompts: c.prompts.clone(),
         prompt_len: c.prompt_len.clone(),
         gen_len: c.gen_len.clone(),
+        depth: c.depth.clone(),
         launches: c.launches,
         threads: Some(c.threads),
         warmup: c.warmup,

@@ -201,7 +201,8 @@ pub(super) fn one_session(
 
 fn workload(args: &RunArgs, found: &Found) -> Result<Workload> {
     let tokenizer = found.tokenizer()?;
-    let workload = if args.prompt_len.is_empty() && args.gen_len.is_empty() {
+    let shapes = [&args.prompt_len, &args.gen_len, &args.depth];
+    let workload = if shapes.iter().all(|list| list.is_empty()) {
         let default = if found.model.name == "tiny" { "tiny" } else { "quick" };
         let set = PromptSet::find(args.prompts.as_deref().unwrap_or(default))?;
         Workload::from_set(&set, &tokenizer, None)?
@@ -210,7 +211,8 @@ fn workload(args: &RunArgs, found: &Found) -> Result<Workload> {
             true => vec![default],
             false => list.to_vec(),
         };
-        let shapes = Shape::grid(&or(&args.prompt_len, 512), &or(&args.gen_len, 64));
+        let [p, n, d] = [(shapes[0], 512), (shapes[1], 64), (shapes[2], 0)].map(|(l, x)| or(l, x));
+        let shapes = Shape::grid(&p, &n, &d);
         Workload::from_shapes(&shapes, &tokenizer, found.model.context_length, args.seed)?
     };
     workload.check_context(found.model.context_length)?;
@@ -306,6 +308,7 @@ fn identity(args: &RunArgs, quant: Option<Quant>, threads: u32) -> Run {
     let config = serde_json::json!({
         "model": args.model, "quant": quant.iter().map(Quant::to_string).collect::<Vec<_>>(), "engine": args.engine,
         "prompts": args.prompts, "prompt_len": args.prompt_len, "gen_len": args.gen_len,
+        "depth": args.depth,
         "launches": args.launches, "threads": threads, "warmup": args.warmup,
         "iterations": args.iterations, "delay_s": args.delay, "device": args.device,
         "profile": args.profile,

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 pub use self::stream::{Answer, Step};
 use crate::interrupt;
 use crate::protocol::{
-    CodecError, ErrorKind, Generate, Generated, Hello, Load, Loaded, MemoryBook, PROTOCOL, Ready,
-    Reply, Request, Score, Scored, read_message, write_message,
+    CodecError, Context, ContextFilled, ErrorKind, Generate, Generated, Hello, Load, Loaded,
+    MemoryBook, PROTOCOL, Ready, Reply, Request, Score, Scored, read_message, write_message,
 };
 use crate::record::{FailureKind, LaunchError};
 use crate::units::MonoNs;
@@ -199,13 +199,35 @@ impl EngineProcess {
         Ok(loaded)
     }
 
+    /// Fills the cache, for generations of that depth. What comes after these tokens the engine
+    /// does not know yet, so it cannot begin with it.
+    pub fn context(&mut self, request: Context) -> Result<Stamped<ContextFilled>, Failure> {
+        let (id, n) = (request.id, request.tokens.len());
+        let limit = self.deadlines.generate;
+        let filled = self.ask("context", Request::Context(request), limit, |r| match r {
+            Reply::Context(c) => Ok(c),
+            other => Err(Box::new(other)),
+        })?;
+        let c = &filled.value;
+        if c.id != id || c.positions as usize != n {
+            let m = format!(
+                "asked for a context of {n} positions (id {id}), the engine holds {} (id {})",
+                c.positions, c.id
+            );
+            return Err(self.fail(FailureKind::Lied, m));
+        }
+        let times = [("t_begin_ns", c.t_begin_ns), ("t_end_ns", c.t_end_ns)];
+        self.check_times(filled.sent, filled.arrived, &times)?;
+        Ok(filled)
+    }
+
     /// One generation; ids must be below `n_vocab`.
     pub fn generate(
         &mut self,
         request: Generate,
         n_vocab: u32,
     ) -> Result<Stamped<Generated>, Failure> {
-        let (id, n) = (request.id, request.n as usize);
+        let (id, n, depth) = (request.id, request.n as usize, request.depth);
         let generated = self.ask(
             "generate",
             Request::Generate(request),
@@ -220,6 +242,11 @@ impl EngineProcess {
             return Err(self.fail(FailureKind::WrongTokens, m));
         }
         self.check_generated(&generated, id, n, n_vocab)?;
+        let found = generated.value.depth.unwrap_or(0);
+        if found != depth {
+            let m = format!("asked for a generation at depth {depth}, the engine's is at {found}");
+            return Err(self.fail(FailureKind::Lied, m));
+        }
         self.check_accounted(&generated)?;
         Ok(generated)
     }

@@ -13,7 +13,7 @@ use super::page_cache::{self, PageCache};
 use super::sensors;
 use crate::engine::provision::Installed;
 use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Stamped};
-use crate::protocol::{Generate, Generated, Load, Loaded, Precision};
+use crate::protocol::{Context, Feature, Generate, Generated, Load, Loaded, Precision};
 use crate::record::{
     Environment, FailureKind, Launch, LaunchError, Memory, Model, PromptRun, Role, Status,
 };
@@ -25,6 +25,10 @@ use crate::workload::Workload;
 pub const BUSY_LIMIT: f64 = 0.10;
 /// More than this share of the processors' time taken by the hypervisor marks it as well.
 pub const STEAL_LIMIT: f64 = 0.05;
+
+/// Said of an engine without the feature `context`, where there is a depth.
+const NO_CONTEXT: &str = "This engine takes a context only as a part of its prompt: at a depth \
+                          TTFT, prefill and end-to-end rate are absent, decode is measured.";
 
 /// What every launch of a session shares.
 #[derive(Debug, Clone)]
@@ -153,6 +157,10 @@ struct Conversation<'a> {
     model: &'a Model,
     settings: &'a Settings,
     next_id: u64,
+    /// Whether the engine fills a context apart from the generation behind it.
+    holds_context: bool,
+    /// The prompt whose context the engine holds.
+    filled: Option<usize>,
     runs: Vec<PromptRun>,
     memory: Memory,
     timeline: BTreeMap<String, u64>,
@@ -174,6 +182,8 @@ impl<'a> Conversation<'a> {
             model,
             settings,
             next_id: 1,
+            holds_context: false,
+            filled: None,
             runs: Vec::new(),
             memory: Memory::default(),
             timeline: BTreeMap::new(),
@@ -194,6 +204,7 @@ impl<'a> Conversation<'a> {
         self.timeline.insert("entry".into(), since_spawn(hello.value.t_entry_ns));
         let ready = process.ready(&hello)?;
         self.timeline.insert("ready".into(), since_spawn(ready.value.t_ns));
+        self.holds_context = ready.value.features.contains(&Feature::Context);
         self.identity.version = ready.value.versions;
         if let Some(tree) = sensors::tree_memory(process.pid()) {
             self.memory.before_load_bytes = Some(tree.resident);
@@ -219,8 +230,9 @@ impl<'a> Conversation<'a> {
             put(&mut self.metrics, "first_generate_ttft_s", cold.sent);
         }
         for prompt in 0..self.workload.prompts.len() {
-            // The cold generation was the first warm-up of the first prompt.
-            let warmups = self.settings.warmup.saturating_sub(u32::from(prompt == 0));
+            // The cold generation was the first warm-up of the first prompt, if that has no depth.
+            let was_cold = prompt == 0 && self.workload.prompts[0].context.is_empty();
+            let warmups = self.settings.warmup.saturating_sub(u32::from(was_cold));
             for iteration in 0..warmups {
                 self.generate(&mut process, prompt, Role::Warmup, iteration, &reads)?;
             }
@@ -282,6 +294,9 @@ impl<'a> Conversation<'a> {
         self.identity.settings = l.settings;
         self.identity.settings.insert("weight_bytes_per_token".into(), reads.weight_bytes.into());
         self.identity.notes = l.notes;
+        if !self.holds_context && self.workload.prompts.iter().any(|p| !p.context.is_empty()) {
+            self.identity.notes.push(NO_CONTEXT.into());
+        }
         reads
     }
 
@@ -296,10 +311,21 @@ impl<'a> Conversation<'a> {
         let p = &self.workload.prompts[prompt];
         // A warm-up needs the prompt's shapes and one decode step, not the whole length.
         let n = if role == Role::Warmup { p.n_gen.min(2) } else { p.n_gen };
-        let request = Generate {
-            profile: role == Role::Profiled,
-            ..Generate::greedy(self.next_id, p.ids.clone(), n)
+        // The cold start is that of the prompt alone, whatever the depth.
+        let context = if role == Role::Cold { &[][..] } else { &p.context };
+        let depth = context.len() as u32;
+        let apart = depth > 0 && self.holds_context;
+        let request = match apart {
+            true => {
+                self.fill(process, prompt)?;
+                Generate { depth, ..Generate::greedy(self.next_id, p.ids.clone(), n) }
+            }
+            false => {
+                self.filled = None;
+                Generate::greedy(self.next_id, [context, &p.ids].concat(), n)
+            }
         };
+        let request = Generate { profile: role == Role::Profiled, ..request };
         self.next_id += 1;
         let generated = process.generate(request, self.model.n_vocab)?;
         let (sent, g) = (generated.sent.0, &generated.value);
@@ -309,6 +335,8 @@ impl<'a> Conversation<'a> {
             iteration,
             n_prompt: p.ids.len() as u32,
             n_gen: n,
+            depth,
+            context_in_request: depth > 0 && !apart,
             begin_ns: g.t_begin_ns - sent,
             prefill_end_ns: g.t_prefill_end_ns.map(|t| t - sent),
             token_ns: g.t_tokens_ns.iter().map(|t| t - sent).collect(),
@@ -323,6 +351,17 @@ impl<'a> Conversation<'a> {
         }
         self.runs.push(run);
         Ok(generated)
+    }
+
+    /// Has the engine fill the context of a prompt, unless it holds it. Not measured.
+    fn fill(&mut self, process: &mut EngineProcess, prompt: usize) -> Result<(), Failure> {
+        if self.filled != Some(prompt) {
+            let tokens = self.workload.prompts[prompt].context.clone();
+            process.context(Context { id: self.next_id, tokens })?;
+            self.next_id += 1;
+            self.filled = Some(prompt);
+        }
+        Ok(())
     }
 
     fn finish(&mut self, reads: &ReadsPerToken) {

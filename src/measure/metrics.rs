@@ -20,7 +20,7 @@ pub struct ReadsPerToken {
 }
 
 /// Sums from which both a generation's and a set's metrics come.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 struct Sums {
     prompt_tokens: f64,
     prefill: f64,
@@ -32,11 +32,13 @@ struct Sums {
     peak: Option<f64>,
     sustained: Vec<f64>,
     prefill_known: bool,
+    /// Whether every request held its prompt alone, so that its submit is where its time begins.
+    submit_known: bool,
 }
 
 /// Metrics of one generation.
 pub fn of_generation(run: &PromptRun, reads: &ReadsPerToken) -> Values {
-    let mut sums = Sums { prefill_known: true, ..Sums::default() };
+    let mut sums = Sums::new();
     sums.add(run, reads);
     sums.metrics(reads)
 }
@@ -44,12 +46,15 @@ pub fn of_generation(run: &PromptRun, reads: &ReadsPerToken) -> Values {
 /// Metrics of a launch over its measured generations: rates sum by sum, gaps taken together.
 /// Load, cold start and memory are the launch's own and come from elsewhere.
 pub fn of_launch(runs: &[PromptRun], reads: &ReadsPerToken) -> Values {
-    let mut sums = Sums { prefill_known: true, ..Sums::default() };
+    let mut sums = Sums::new();
     for run in runs.iter().filter(|r| r.role == Role::Measured) {
         sums.add(run, reads);
     }
     let mut values = sums.metrics(reads);
-    if let (Some(first), Some(steady)) = (first_decode_step(runs), quantile(&sums.gaps, 0.5)) {
+    // The process's first step is on an empty context: deep ones do not compare with it.
+    if runs.iter().all(|run| run.depth == 0)
+        && let (Some(first), Some(steady)) = (first_decode_step(runs), quantile(&sums.gaps, 0.5))
+    {
         values.insert("warmup_gain".into(), first / steady);
     }
     values
@@ -86,15 +91,32 @@ fn gaps(run: &PromptRun) -> impl Iterator<Item = f64> + '_ {
 }
 
 impl Sums {
+    fn new() -> Self {
+        Self {
+            prompt_tokens: 0.0,
+            prefill: 0.0,
+            ttft: Vec::new(),
+            gaps: Vec::new(),
+            tokens: 0.0,
+            whole: 0.0,
+            read_bytes: 0.0,
+            peak: None,
+            sustained: Vec::new(),
+            prefill_known: true,
+            submit_known: true,
+        }
+    }
+
     fn add(&mut self, run: &PromptRun, reads: &ReadsPerToken) {
         let (Some(&first), Some(&last)) = (run.token_ns.first(), run.token_ns.last()) else {
             return;
         };
+        self.submit_known &= !run.context_in_request;
         self.ttft.push(Seconds::from_ns(first).0);
         self.tokens += run.token_ns.len() as f64;
         self.whole += Seconds::from_ns(last).0;
         match run.prefill_end_ns {
-            Some(end) if end > run.begin_ns => {
+            Some(end) if end > run.begin_ns && !run.context_in_request => {
                 self.prompt_tokens += f64::from(run.n_prompt);
                 self.prefill += Seconds::from_ns(end - run.begin_ns).0;
             }
@@ -105,8 +127,9 @@ impl Sums {
             return;
         }
         self.gaps.extend(gaps(run));
-        // Step i (from 1) attends to the prompt and the i tokens so far.
-        let mean_depth = f64::from(run.n_prompt) + (steps as f64 + 1.0) / 2.0;
+        // Step i (from 1) attends to the context, the prompt and the i tokens so far.
+        let before = f64::from(run.depth) + f64::from(run.n_prompt);
+        let mean_depth = before + (steps as f64 + 1.0) / 2.0;
         self.read_bytes += steps as f64
             * (reads.weight_bytes as f64 + mean_depth * reads.kv_bytes_per_position as f64);
         self.peak = [self.peak, best_second(&run.token_ns)].into_iter().flatten().reduce(f64::max);
@@ -124,11 +147,11 @@ impl Sums {
                 values.insert(name.into(), v);
             }
         };
-        put("ttft_s", mean(&self.ttft));
+        put("ttft_s", mean(&self.ttft).filter(|_| self.submit_known));
         if self.prefill_known && self.prefill > 0.0 {
             put("prefill_tps", Some(self.prompt_tokens / self.prefill));
         }
-        if self.whole > 0.0 {
+        if self.whole > 0.0 && self.submit_known {
             put("e2e_tps", Some(self.tokens / self.whole));
         }
         let decode: f64 = self.gaps.iter().sum();
@@ -200,6 +223,8 @@ mod tests {
             iteration: 0,
             n_prompt: 16,
             n_gen: 5,
+            depth: 0,
+            context_in_request: false,
             begin_ns: 10_000_000,
             prefill_end_ns: Some(810_000_000),
             token_ns: (0..5).map(|i| 900_000_000 + i * 100_000_000).collect(),
@@ -257,6 +282,29 @@ mod tests {
         let mut unknown = run(Role::Measured);
         unknown.prefill_end_ns = None;
         assert!(!of_launch(&[run(Role::Measured), unknown], &READS).contains_key("prefill_tps"));
+    }
+
+    #[test]
+    fn at_a_depth_the_mbu_counts_the_keys_and_values_of_the_context() {
+        let deep = PromptRun { depth: 2000, ..run(Role::Measured) };
+        let v = of_generation(&deep, &READS);
+        close(&v, "ttft_s", 0.9);
+        close(&v, "prefill_tps", 16.0 / 0.8);
+        close(&v, "mbu", (1_000_000.0 + 2_018_500.0) / 0.1 / 1e9);
+        let launch = of_launch(&[run(Role::Cold), deep], &READS);
+        assert!(!launch.contains_key("warmup_gain"), "the first step was not at this depth");
+    }
+
+    #[test]
+    fn a_context_inside_the_request_leaves_decode_alone() {
+        let within = PromptRun { depth: 2000, context_in_request: true, ..run(Role::Measured) };
+        let v = of_generation(&within, &READS);
+        close(&v, "decode_tps", 10.0);
+        close(&v, "mbu", (1_000_000.0 + 2_018_500.0) / 0.1 / 1e9);
+        let launch = of_launch(&[run(Role::Measured), within], &READS);
+        for name in ["ttft_s", "prefill_tps", "e2e_tps"] {
+            assert!(!v.contains_key(name) && !launch.contains_key(name), "{name}");
+        }
     }
 
     #[test]

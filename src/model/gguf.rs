@@ -5,23 +5,25 @@
 mod config;
 mod inspect;
 mod scan;
+mod stored;
 pub(in crate::model) mod write;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use candle_core::quantized::gguf_file::{Content, Value};
 
 use scan::{Entry, Scanned, Stop, scan};
 
 pub use config::LlamaConfig;
 use inspect::shown;
 pub use inspect::{Inspection, KeyValue, TypeRow};
+pub use stored::{StoredType, TensorInfo};
 
 /// The metadata key that marks weights as made, not trained.
 pub const SYNTHETIC_KEY: &str = "llm_bench.synthetic";
@@ -42,18 +44,25 @@ pub enum GgufError {
     )]
     Unsupported { path: PathBuf, what: String, expected: String, found: String },
     #[error(
-        "{}: tensor {tensor}: expected F32, F16, BF16, Q4_0 to Q8_1 or Q2_K to Q8_K, found type \
-         number {found}, which candle cannot read. Take the file in another quantization",
+        "{}: tensor {tensor}: expected F32, F16, BF16, Q4_0 to Q8_1, Q2_K to Q8_K or IQ4_NL, found \
+         type number {found}. Take the file in another quantization",
         .path.display()
     )]
     UnknownType { path: PathBuf, tensor: String, found: u32 },
+    #[error(
+        "{}: tensor {tensor} is {found}, which candle's own reader does not know. Take the file \
+         in another quantization, or another engine", .path.display()
+    )]
+    NotCandles { path: PathBuf, tensor: String, found: &'static str },
 }
 
 /// A GGUF file whose header fits its length: every tensor lies inside the file.
 pub struct GgufFile {
     path: PathBuf,
     len: u64,
+    /// The metadata, and of the tensors those whose type candle knows.
     content: Content,
+    tensors: HashMap<String, TensorInfo>,
     entries: Vec<Entry>,
 }
 
@@ -101,8 +110,14 @@ impl GgufFile {
 
     /// `start` is the beginning of a file of `len` bytes.
     fn read(path: &Path, start: &[u8], len: u64) -> Result<Self, Stop> {
-        let Scanned { end, entries } = scan(path, start, len)?;
-        let content = Content::read(&mut Cursor::new(&start[..end])).map_err(|e| {
+        let Scanned { end, entries, iq4_nl } = scan(path, start, len)?;
+        let mut header = Cow::Borrowed(&start[..end]);
+        for (_, at) in &iq4_nl {
+            // candle gives up at a type that it does not know; these are taken out again below.
+            const F32: u32 = 0;
+            header.to_mut()[at.clone()].copy_from_slice(&F32.to_le_bytes());
+        }
+        let mut content = Content::read(&mut Cursor::new(&header)).map_err(|e| {
             let found = e.to_string();
             let found = found.lines().next().unwrap_or_default().to_owned();
             Stop::Bad(GgufError::Malformed {
@@ -112,30 +127,41 @@ impl GgufFile {
                 found,
             })
         })?;
-        let file = Self { path: path.to_owned(), len, content, entries };
+        let begin = content.tensor_data_offset;
+        let mut tensors: HashMap<String, TensorInfo> = HashMap::new();
+        for (name, info) in &content.tensor_infos {
+            let (dtype, shape) = (StoredType::Candle(info.ggml_dtype), info.shape.dims().to_vec());
+            // The scan has held the offset against the file's length.
+            tensors.insert(name.clone(), TensorInfo { dtype, shape, offset: begin + info.offset });
+        }
+        for (name, _) in &iq4_nl {
+            content.tensor_infos.remove(name);
+            if let Some(info) = tensors.get_mut(name) {
+                info.dtype = StoredType::Iq4Nl;
+            }
+        }
+        let file = Self { path: path.to_owned(), len, content, tensors, entries };
         file.check_tensors().map_err(Stop::Bad)?;
         Ok(file)
     }
 
     /// Holds each tensor's blocks and bytes against the file.
     fn check_tensors(&self) -> Result<(), GgufError> {
-        let start = self.content.tensor_data_offset;
         let len = self.len;
-        for (name, info) in &self.content.tensor_infos {
-            let row = info.shape.dims().last().copied().unwrap_or(0);
-            if row % info.ggml_dtype.block_size() != 0 {
+        for (name, info) in &self.tensors {
+            let row = info.shape.last().copied().unwrap_or(0);
+            if row % info.dtype.block_size() != 0 {
                 return Err(self.malformed(
                     format!("tensor {name}"),
-                    format!("rows of whole blocks of {}", info.ggml_dtype.block_size()),
+                    format!("rows of whole blocks of {}", info.dtype.block_size()),
                     row,
                 ));
             }
-            let end =
-                start.checked_add(info.offset).and_then(|s| s.checked_add(tensor_bytes(info)));
+            let end = info.offset.checked_add(info.bytes());
             if end.is_none_or(|end| end > len) {
                 return Err(self.malformed(
                     format!("tensor {name}"),
-                    format!("{} bytes at {}", tensor_bytes(info), start + info.offset),
+                    format!("{} bytes at {}", info.bytes(), info.offset),
                     format!("a file of {len} bytes: is it truncated?"),
                 ));
             }
@@ -147,9 +173,13 @@ impl GgufFile {
         &self.path
     }
 
-    /// The header as candle reads it.
-    pub fn content(&self) -> &Content {
-        &self.content
+    pub fn metadata(&self) -> &HashMap<String, Value> {
+        &self.content.metadata
+    }
+
+    /// The tensor directory.
+    pub fn tensors(&self) -> &HashMap<String, TensorInfo> {
+        &self.tensors
     }
 
     /// The metadata in the file's order: each key, and the bytes of its whole entry. Reads the
@@ -164,16 +194,24 @@ impl GgufFile {
         self.entries.iter().map(|e| Ok((e.key.as_str(), entry(e)?))).collect()
     }
 
-    /// The same, given away.
-    pub fn into_content(self) -> Content {
-        self.content
+    /// The header as candle reads it; an error where candle does not know a tensor's type.
+    pub fn into_content(self) -> Result<Content, GgufError> {
+        let foreign =
+            |(_, info): &(&String, &TensorInfo)| !matches!(info.dtype, StoredType::Candle(_));
+        match self.tensors.iter().filter(foreign).min_by_key(|(name, _)| *name) {
+            None => Ok(self.content),
+            Some((tensor, info)) => Err(GgufError::NotCandles {
+                path: self.path.clone(),
+                tensor: tensor.clone(),
+                found: info.dtype.label(),
+            }),
+        }
     }
 
     /// Type, shape (rows first) and place in the file of one tensor.
-    pub fn tensor(&self, name: &str) -> Option<(GgmlDType, &[usize], Range<u64>)> {
-        let info = self.content.tensor_infos.get(name)?;
-        let start = self.content.tensor_data_offset + info.offset;
-        Some((info.ggml_dtype, info.shape.dims(), start..start + tensor_bytes(info)))
+    pub fn tensor(&self, name: &str) -> Option<(StoredType, &[usize], Range<u64>)> {
+        let info = self.tensors.get(name)?;
+        Some((info.dtype, &info.shape, info.offset..info.offset + info.bytes()))
     }
 
     pub fn size_bytes(&self) -> u64 {
@@ -253,8 +291,8 @@ impl GgufFile {
     /// agrees, else the type of that bulk.
     pub fn quant_label(&self) -> String {
         let mut bytes = BTreeMap::new();
-        for info in self.content.tensor_infos.values() {
-            *bytes.entry(dtype_label(info.ggml_dtype)).or_insert(0) += tensor_bytes(info);
+        for info in self.tensors.values() {
+            *bytes.entry(info.dtype.label()).or_insert(0) += info.bytes();
         }
         let Some((bulk, _)) = bytes.into_iter().max_by_key(|(_, bytes)| *bytes) else {
             return "none".into();
@@ -266,6 +304,7 @@ impl GgufFile {
             Some(15) => Some(("Q4_K_M", "Q4_K")),
             Some(16) => Some(("Q5_K_S", "Q5_K")),
             Some(17) => Some(("Q5_K_M", "Q5_K")),
+            Some(25) => Some(("IQ4_NL", "IQ4_NL")),
             _ => None,
         };
         match named {
@@ -277,21 +316,21 @@ impl GgufFile {
 
     /// Elements of all tensors, as llama.cpp counts: `rope_freqs.weight` included.
     pub fn n_params(&self) -> u64 {
-        self.content.tensor_infos.values().map(|i| i.shape.elem_count() as u64).sum()
+        self.tensors.values().map(TensorInfo::elements).sum()
     }
 
     /// Bytes of the weights that one decoded token reads: all blocks, the last norm, and the
     /// output matrix, which is the embedding where the two are tied. One row of an untied
     /// embedding and the 128 bytes of `rope_freqs.weight` are left out.
     pub fn weight_bytes_per_token(&self) -> u64 {
-        let tensors = &self.content.tensor_infos;
+        let tensors = &self.tensors;
         let head = if tensors.contains_key("output.weight") { "output.weight" } else { EMBEDDING };
         tensors
             .iter()
             .filter(|(name, _)| {
                 name.starts_with("blk.") || *name == "output_norm.weight" || *name == head
             })
-            .map(|(_, info)| tensor_bytes(info))
+            .map(|(_, info)| info.bytes())
             .sum()
     }
 
@@ -339,32 +378,6 @@ pub(crate) fn regular_file_len(path: &Path) -> std::io::Result<u64> {
 }
 
 const EMBEDDING: &str = "token_embd.weight";
-
-fn tensor_bytes(info: &TensorInfo) -> u64 {
-    let blocks = info.shape.elem_count() / info.ggml_dtype.block_size();
-    blocks as u64 * info.ggml_dtype.type_size() as u64
-}
-
-/// The name that GGUF tools give a tensor type.
-pub fn dtype_label(dtype: GgmlDType) -> &'static str {
-    match dtype {
-        GgmlDType::F32 => "F32",
-        GgmlDType::F16 => "F16",
-        GgmlDType::BF16 => "BF16",
-        GgmlDType::Q4_0 => "Q4_0",
-        GgmlDType::Q4_1 => "Q4_1",
-        GgmlDType::Q5_0 => "Q5_0",
-        GgmlDType::Q5_1 => "Q5_1",
-        GgmlDType::Q8_0 => "Q8_0",
-        GgmlDType::Q8_1 => "Q8_1",
-        GgmlDType::Q2K => "Q2_K",
-        GgmlDType::Q3K => "Q3_K",
-        GgmlDType::Q4K => "Q4_K",
-        GgmlDType::Q5K => "Q5_K",
-        GgmlDType::Q6K => "Q6_K",
-        GgmlDType::Q8K => "Q8_K",
-    }
-}
 
 #[cfg(test)]
 pub(in crate::model) mod fixture;

@@ -1,5 +1,5 @@
-//! The report as CSV, in long form: one line per engine, prompt and metric. An engine without
-//! numbers has one line that says why.
+//! The report as CSV, in long form: one line per engine, prompt and metric; lines of a prompt end
+//! in its lengths and depth. An engine without numbers has one line that says why.
 
 use super::text::{clean, escape_csv};
 use crate::analysis;
@@ -7,7 +7,7 @@ use crate::metric::{Better, METRICS};
 use crate::record::{Arm, Comparison, MetricSummary, Record, WeightsSource};
 
 const HEADER: &str = "arm,engine,model,weights,quant,prompt,metric,unit,better,n,mean,sd,cv,median,\
-                      p95,p99,min,max,ci95_lo,ci95_hi,times_better,baseline,status";
+                      p95,p99,min,max,ci95_lo,ci95_hi,times_better,baseline,status,n_prompt,n_gen,depth";
 
 pub(super) fn render(record: &Record) -> String {
     let mut out = HEADER.to_string() + "\n";
@@ -83,6 +83,9 @@ fn line(
     fields.push(number(comparison.map(|c| c.times_better)));
     fields.push(comparison.map(|c| clean(&c.baseline)).unwrap_or_default());
     fields.push(status(arm));
+    let shape = record.workload.prompts.iter().find(|p| p.id == prompt);
+    let lengths = shape.map(|p| [p.n_prompt, p.n_gen, p.depth].map(|n| n.to_string()));
+    fields.extend(lengths.unwrap_or_default());
     let fields: Vec<String> = fields.iter().map(|f| escape_csv(f)).collect();
     fields.join(",") + "\n"
 }

@@ -169,11 +169,16 @@ fn workload(record: &Record) -> String {
             _ => "no".into(),
         }
     };
+    let depth = match prompts.iter().any(|p| p.depth > 0) {
+        true => format!("behind a context of {} (d)", lengths(|p| p.depth)),
+        false => String::new(),
+    };
     joined([
         format!("set {}", record.workload.prompt_set),
         count(prompts.len() as u64, "prompt"),
         format!("{} tokens in", lengths(|p| p.n_prompt)),
         format!("{} tokens out", lengths(|p| p.n_gen)),
+        depth,
     ])
 }
 

@@ -57,13 +57,14 @@ fn reorders_or_hides(c: char) -> bool {
 /// For a line of GitHub Markdown, table cells included.
 pub(super) fn escape_markdown(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
-            // A mention or a cross-reference, if the report is posted there.
-            '@' => out.push_str("&#64;"),
+            // A mention, if the report is posted there.
+            '@' if chars.peek().is_some_and(|next| !next.is_whitespace()) => out.push_str("&#64;"),
             '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' => {
                 out.push('\\');
                 out.push(c);
@@ -100,6 +101,7 @@ mod tests {
     #[test]
     fn markdown_stays_text() {
         assert_eq!(escape_markdown("a|b <i> @you *x* #1"), "a\\|b &lt;i&gt; &#64;you \\*x\\* \\#1");
+        assert_eq!(escape_markdown("p512-n64 @ d2048"), "p512-n64 @ d2048");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use candle_transformers::models::quantized_llama::{MAX_SEQ_LEN, ModelWeights};
 use super::answer::Decoder;
 use super::candle::{argmax, check_tokens, internal, refused};
 use super::{Engine, Timed};
-use crate::model::gguf::{GgufFile, LlamaConfig, dtype_label};
+use crate::model::gguf::{GgufFile, LlamaConfig, StoredType};
 use crate::protocol::{
     EngineError, ErrorKind, Feature, Generate, Load, Loaded, MemoryBook, Precision, Score,
 };
@@ -78,11 +78,12 @@ impl Engine for CandleStock {
                 config.n_embd, config.n_heads, config.head_dim
             )));
         }
-        let facts = Facts::of(header.content(), &config);
+        let content = header.into_content().map_err(refused)?;
+        let facts = Facts::of(&content, &config);
         let parsed = MonoNs::now();
         let mut file = File::open(path).map_err(|e| bad_model(&e))?;
-        let model = ModelWeights::from_gguf(header.into_content(), &mut file, &Device::Cpu)
-            .map_err(|e| bad_model(&e))?;
+        let model =
+            ModelWeights::from_gguf(content, &mut file, &Device::Cpu).map_err(|e| bad_model(&e))?;
         let end = MonoNs::now();
 
         self.loaded = Some(Stock {
@@ -249,7 +250,7 @@ impl Facts {
         let mut widened_bytes = 0;
         for (name, info) in &content.tensor_infos {
             if multiplied(name) && info.shape.rank() == 2 {
-                let dtype = dtype_label(info.ggml_dtype).to_lowercase();
+                let dtype = StoredType::Candle(info.ggml_dtype).label().to_lowercase();
                 *types.entry(dtype).or_default() += info.shape.elem_count();
                 widened_bytes += size_of::<f32>() as u64 * info.shape.elem_count() as u64;
             }

@@ -19,7 +19,8 @@ pub trait Engine {
     /// Opens the file and makes every weight usable. Times the load itself.
     fn load(&mut self, request: &Load) -> Result<Loaded, EngineError>;
 
-    /// Greedy generation of exactly `request.n` tokens from an empty context.
+    /// Greedy generation of exactly `request.n` tokens, behind the `request.depth` positions that
+    /// `Decoder::held` has: none, or with the feature `context` all of a filled context.
     fn generate(&mut self, request: &Generate) -> Result<Timed, EngineError>;
 
     /// What else `decoder` can do.

@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, bail};
 
 use super::answer::Reader;
+use super::candle::check_tokens;
 use super::{Engine, resident};
 use crate::protocol::{
-    CodecError, EngineError, ErrorKind, Generate, Generated, Hello, Logits, MemoryBook, PROTOCOL,
-    Ready, Reply, Request, Score, Scored, Token, read_message, write_message,
+    CodecError, Context as Fill, ContextFilled, EngineError, ErrorKind, Feature, Generate,
+    Generated, Hello, Logits, MemoryBook, PROTOCOL, Ready, Reply, Request, Score, Scored, Token,
+    read_message, write_message,
 };
 use crate::units::MonoNs;
 
@@ -75,6 +77,18 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
             Request::Generate(g) if g.logits != Logits::None => {
                 error(ErrorKind::Internal, "logits come from `score`, not from `generate`")
             }
+            Request::Context(c) => {
+                fill(engine.as_mut(), &c, begin).map_or_else(Reply::Error, Reply::Context)
+            }
+            Request::Generate(g)
+                if g.depth > 0
+                    && !(g.is_greedy_only() && engine.features().contains(&Feature::Context)) =>
+            {
+                error(
+                    ErrorKind::Internal,
+                    "`depth` is for a measured generation of an engine with the feature `context`",
+                )
+            }
             Request::Generate(g) if !g.is_greedy_only() => {
                 answer(engine.as_mut(), &g, begin, &mut requests, &mut out)
                     .map_or_else(Reply::Error, Reply::Generated)
@@ -87,6 +101,7 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
                     t_prefill_end_ns: Some(timed.prefill_end.0),
                     t_tokens_ns: timed.at.iter().map(|t| t.0).collect(),
                     compile_ns: None,
+                    depth: (g.depth > 0).then_some(g.depth),
                     profile: timed.profile,
                     reused: None,
                 })
@@ -182,6 +197,7 @@ fn answer(
         t_tokens_ns: answer.timed.at.iter().map(|t| t.0).collect(),
         tokens: answer.timed.tokens,
         compile_ns: None,
+        depth: None,
         profile: None,
         reused: Some(answer.reused),
     })
@@ -189,6 +205,26 @@ fn answer(
 
 fn error(kind: ErrorKind, message: &str) -> Reply {
     Reply::Error(EngineError::new(kind, message))
+}
+
+/// Empties the cache and fills it with a context, on which measured generations may build.
+fn fill(engine: &mut dyn Engine, c: &Fill, begin: MonoNs) -> Result<ContextFilled, EngineError> {
+    if !engine.features().contains(&Feature::Context) {
+        let message = "this engine takes a context only as a part of its prompt";
+        return Err(EngineError::new(ErrorKind::Internal, message));
+    }
+    let decoder = engine.decoder()?;
+    let (n_ctx, n_vocab) = decoder.shape();
+    check_tokens(&c.tokens, 0, n_ctx, n_vocab)?;
+    decoder.held().clear();
+    for batch in c.tokens.chunks(decoder.batch()) {
+        let first = decoder.held().len();
+        decoder.forward(batch, first)?;
+        decoder.held().extend(batch);
+    }
+    let positions = c.tokens.len() as u32;
+    let (t_begin_ns, t_end_ns) = (begin.0, MonoNs::now().0);
+    Ok(ContextFilled { id: c.id, positions, t_begin_ns, t_end_ns })
 }
 
 fn score(engine: &mut dyn Engine, s: &Score, begin: MonoNs) -> Result<Scored, EngineError> {

@@ -20,8 +20,17 @@ pub struct Prompt {
     pub why: Option<String>,
     /// Tokens to generate; at least 1.
     pub n_gen: u32,
-    /// Begin-of-text first.
+    /// Filled into the cache before the prompt, unmeasured; empty for none.
+    pub context: Vec<u32>,
+    /// Begin-of-text first, where there is no context.
     pub ids: Vec<u32>,
+}
+
+impl Prompt {
+    /// Positions that the context holds before the prompt.
+    pub fn depth(&self) -> u32 {
+        self.context.len() as u32
+    }
 }
 
 /// All requests of a run, in order; the first one is the cold start's.
@@ -40,11 +49,13 @@ pub enum WorkloadError {
     #[error("prompt {id}: {reason}")]
     Tokenize { id: String, reason: String },
     #[error(
-        "prompt {id}: {n_prompt} prompt tokens and {n_gen} to generate need {} positions, the \
-         model has {context_length}. Use smaller `-p` and `-n`, or another prompt set",
-        u64::from(*n_prompt) + u64::from(*n_gen)
+        "prompt {id}: {}{n_prompt} prompt tokens and {n_gen} to generate need {} positions, the \
+         model has {context_length}. Use smaller {}`-p` and `-n`, or another prompt set",
+        if *depth > 0 { format!("a context of {depth}, ") } else { String::new() },
+        u64::from(*depth) + u64::from(*n_prompt) + u64::from(*n_gen),
+        if *depth > 0 { "`-d`, " } else { "" },
     )]
-    TooLong { id: String, n_prompt: u32, n_gen: u32, context_length: u32 },
+    TooLong { id: String, depth: u32, n_prompt: u32, n_gen: u32, context_length: u32 },
     #[error("{0}")]
     Shape(String),
 }
@@ -80,6 +91,7 @@ impl Workload {
                 category: Some(text.category.clone()),
                 why: Some(text.why.clone()),
                 n_gen: n_gen.unwrap_or(text.n_gen),
+                context: Vec::new(),
                 ids,
             })
         });
@@ -95,7 +107,7 @@ impl Workload {
         seed: u64,
     ) -> Result<Self, WorkloadError> {
         for shape in shapes {
-            fits(&shape.id(), shape.n_prompt, shape.n_gen, context_length)?;
+            fits(&shape.id(), *shape, context_length)?;
         }
         let normal = tokenizer.normal_ids();
         let prompts = shapes.iter().map(|s| s.prompt(&normal, tokenizer.bos(), seed));
@@ -112,6 +124,12 @@ impl Workload {
             for id in &prompt.ids {
                 sha.update(id.to_le_bytes());
             }
+            // Nothing where there is none: the sum of a workload without depths stays.
+            if !prompt.context.is_empty() {
+                sha.update(b"context");
+                sha.update(prompt.depth().to_le_bytes());
+                prompt.context.iter().for_each(|id| sha.update(id.to_le_bytes()));
+            }
         }
         let sha256 = sha.finalize().iter().map(|b| format!("{b:02x}")).collect();
         Self { name: name.to_owned(), prompts, sha256 }
@@ -119,15 +137,16 @@ impl Workload {
 
     /// Fails if a prompt and what follows it exceed the model's context.
     pub fn check_context(&self, context_length: u32) -> Result<(), WorkloadError> {
-        for Prompt { id, n_gen, ids, .. } in &self.prompts {
-            fits(id, ids.len() as u32, *n_gen, context_length)?;
+        for p in &self.prompts {
+            let shape = Shape { n_prompt: p.ids.len() as u32, n_gen: p.n_gen, depth: p.depth() };
+            fits(&p.id, shape, context_length)?;
         }
         Ok(())
     }
 
     /// Positions that the longest request needs.
     pub fn n_ctx(&self) -> u32 {
-        self.prompts.iter().map(|p| p.ids.len() as u32 + p.n_gen).max().unwrap_or(0)
+        self.prompts.iter().map(|p| p.depth() + p.ids.len() as u32 + p.n_gen).max().unwrap_or(0)
     }
 
     /// As the result file states it.
@@ -137,6 +156,7 @@ impl Workload {
             category: p.category.clone(),
             n_prompt: p.ids.len() as u32,
             n_gen: p.n_gen,
+            depth: p.depth(),
         });
         record::Workload {
             prompt_set: self.name.clone(),
@@ -146,11 +166,13 @@ impl Workload {
     }
 }
 
-fn fits(id: &str, n_prompt: u32, n_gen: u32, context_length: u32) -> Result<(), WorkloadError> {
-    if u64::from(n_prompt) + u64::from(n_gen) <= u64::from(context_length) {
+fn fits(id: &str, shape: Shape, context_length: u32) -> Result<(), WorkloadError> {
+    let Shape { n_prompt, n_gen, depth } = shape;
+    let positions = u64::from(depth) + u64::from(n_prompt) + u64::from(n_gen);
+    if positions <= u64::from(context_length) {
         return Ok(());
     }
-    Err(WorkloadError::TooLong { id: id.to_owned(), n_prompt, n_gen, context_length })
+    Err(WorkloadError::TooLong { id: id.to_owned(), depth, n_prompt, n_gen, context_length })
 }
 
 #[cfg(test)]
@@ -158,7 +180,8 @@ mod tests {
     use super::*;
 
     fn prompt(id: &str, n_gen: u32, ids: &[u32]) -> Prompt {
-        Prompt { id: id.into(), category: None, why: None, n_gen, ids: ids.into() }
+        let (category, why, context) = (None, None, Vec::new());
+        Prompt { id: id.into(), category, why, n_gen, context, ids: ids.into() }
     }
 
     #[test]
@@ -186,6 +209,21 @@ mod tests {
             error.starts_with("prompt x: 10 prompt tokens and 8 to generate need 18"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_context_counts_among_the_positions_and_in_the_hash() {
+        let deep = |context: &[u32]| {
+            let prompt = Prompt { context: context.into(), ..prompt("x", 8, &[1; 10]) };
+            Workload::new("a", vec![prompt])
+        };
+        assert_eq!((deep(&[3; 20]).n_ctx(), deep(&[3; 20]).record().prompts[0].depth), (38, 20));
+        assert!(deep(&[3; 20]).check_context(38).is_ok());
+        let error = deep(&[3; 20]).check_context(37).unwrap_err().to_string();
+        let expected = "prompt x: a context of 20, 10 prompt tokens and 8 to generate need 38";
+        assert!(error.starts_with(expected) && error.contains("`-d`"), "{error}");
+        assert_ne!(deep(&[3; 20]).sha256, deep(&[]).sha256);
+        assert_ne!(deep(&[3; 20]).sha256, deep(&[4; 20]).sha256);
     }
 
     #[test]

@@ -55,7 +55,7 @@ def answer(model, prompt: list[int], n: int, sampling, stop, reuse: bool, emit, 
     if reuse:
         same = next((i for i, (a, b) in enumerate(zip(model.held, prompt)) if a != b), min(len(model.held), len(prompt)))
         reused = min(same, len(prompt) - 1)
-    logits = model.prefill(ids, reused)
+    logits = model.prefill(ids[reused:], reused)
     model.sync()
     prefill_end = time.monotonic_ns()
     model.held = list(prompt)

@@ -13,6 +13,8 @@ from gguf_reader import Tensor
 
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 CHUNK = 1 << 21  # weights dequantized at a time: temporaries stay in cache
+# What the four bits of an IQ4_NL weight stand for.
+IQ4_NL = torch.tensor([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=torch.int8)
 
 
 class Unpacked(NamedTuple):
@@ -82,6 +84,11 @@ def _q4_0(raw):
     return _nibbles(b[..., 2:]).view(torch.int8) - 8, _f16(b, 0), None
 
 
+def _iq4_nl(raw):
+    b = raw.view(raw.shape[0], -1, 18)
+    return IQ4_NL[_nibbles(b[..., 2:]).int()], _f16(b, 0), None
+
+
 def _q4_1(raw):
     b = raw.view(raw.shape[0], -1, 20)
     return _nibbles(b[..., 4:]), _f16(b, 0), _f16(b, 2)
@@ -143,4 +150,5 @@ _FORMATS = {
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
+    "IQ4_NL": _iq4_nl,
 }

@@ -318,10 +318,10 @@ class Model:
 
     @torch.inference_mode()
     def prefill(self, ids: torch.Tensor, start: int = 0) -> torch.Tensor:
-        """Ids `[T]` into a context that holds the first `start`; the logits `[vocab]`, float32, of the last position."""
+        """Ids `[T]` behind a context of `start`; the logits `[vocab]`, float32, of the last position."""
         self._compile_once()
         self.held = []
-        return self._last_logits(self._forward(ids[start:], start)[-1:], self.spans)
+        return self._last_logits(self._forward(ids, start)[-1:], self.spans)
 
     @torch.inference_mode()
     def decode_one_token(self, token: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
@@ -334,13 +334,26 @@ class Model:
         return self._logits(token, position)
 
     @torch.inference_mode()
-    def generate(self, prompt: list[int], n: int, profile: bool = False):
-        """Greedy, exactly n ids. Returns ids, the time the prompt's logits were there, the time of each id (ns)."""
-        ids = self._ids(prompt, n)
+    def fill(self, context: list[int]):
+        """Empties the cache and fills it with the tokens of a context, which `held` then has."""
+        ids = self._ids(context, 0)
+        self._compile_once()
+        self.held = []
+        self._forward(ids)
+        self.sync()
+        self.held = list(context)
+
+    @torch.inference_mode()
+    def generate(self, prompt: list[int], n: int, profile: bool = False, depth: int = 0):
+        """Greedy, exactly n ids, behind the `depth` tokens that `fill` left.
+
+        Returns ids, the time the prompt's logits were there, the time of each id (ns).
+        """
+        ids, context = self._ids(prompt, n + depth), self.held[:depth]
         self._compile_once()
         spans = self._watch(profile)
         tokens, times = [], []
-        logits = self.prefill(ids)
+        logits = self.prefill(ids, depth)
         self.sync()
         prefill_end = time.monotonic_ns()
         token = logits.argmax(-1, keepdim=True)
@@ -349,7 +362,7 @@ class Model:
                 token = self.decode_one_token(token, position).clone()
                 position += 1
             else:
-                position = torch.tensor([len(prompt)], device=self.device)
+                position = torch.tensor([depth + len(prompt)], device=self.device)
             tokens.append(token.item())
             spans.end("sampling")
             times.append(time.monotonic_ns())
@@ -358,6 +371,7 @@ class Model:
             spans.resume()
         self._profile = {"prefill_ns": prefill_ns, "decode_ns": spans.take(), "decode_weight_bytes": self._bytes_by_stage()}
         self._watch(False)
+        self.held = context  # its keys and values are as they were
         return tokens, prefill_end, times
 
     def _watch(self, on: bool):

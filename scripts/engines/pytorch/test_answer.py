@@ -80,7 +80,7 @@ def test_a_kept_cache_changes_no_token(tmp_path):
 def test_a_worker_streams_and_is_cancelled(tmp_path):
     path = write_tiny(tmp_path / "m.gguf")
     with Worker() as worker:
-        assert set(worker.ready["features"]) == {"stream", "stop", "sampling", "reuse", "cancel", "score"}
+        assert set(worker.ready["features"]) == {"stream", "stop", "sampling", "reuse", "cancel", "score", "context"}
         worker.load(path, half=False)
         reply = worker.ask(type="generate", id=7, prompt=TOKENS[:9], n=20, ignore_eos=True, stream=True, reuse=True)
         streamed = []

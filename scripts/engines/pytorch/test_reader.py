@@ -102,7 +102,7 @@ def test_hostile_counts_are_refused_at_once(tmp_path):
 
 
 def test_an_unknown_type_is_an_unsupported_quant(tmp_path):
-    head = struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + struct.pack("<Q", 1) + b"t" + struct.pack("<IQIQ", 1, 256, 20, 0)
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + struct.pack("<Q", 1) + b"t" + struct.pack("<IQIQ", 1, 256, 21, 0)
     (tmp_path / "iq.gguf").write_bytes(head + bytes(4096))
-    with pytest.raises(UnsupportedQuant, match="ggml type 20"):
+    with pytest.raises(UnsupportedQuant, match="ggml type 21"):
         Gguf(str(tmp_path / "iq.gguf"))

@@ -77,6 +77,27 @@ def test_a_conversation(tmp_path):
 
 
 @pytest.mark.parametrize("half", [False, True])
+def test_a_context_that_came_apart_gives_the_tokens_of_the_whole_prompt(tmp_path, half):
+    path = write_tiny(tmp_path / "m.gguf")
+    ask = lambda worker, **more: worker.ask(type="generate", id=9, n=6, ignore_eos=True, **more)
+    with Worker() as worker:
+        assert "context" in worker.ready["features"]
+        worker.load(path, half=half)
+        whole = ask(worker, prompt=TOKENS[:12])
+        assert "depth" not in whole
+        for depth in (1, 7, 11):
+            filled = worker.ask(type="context", id=1, tokens=TOKENS[:depth])
+            assert (filled["type"], filled["id"], filled["positions"]) == ("context", 1, depth)
+            assert filled["t_begin_ns"] < filled["t_end_ns"] < time.monotonic_ns()
+            for _ in range(2):  # it stays for the generations behind it
+                apart = ask(worker, prompt=TOKENS[depth:12], depth=depth)
+                assert (apart["tokens"], apart["depth"]) == (whole["tokens"], depth)
+        assert ask(worker, prompt=TOKENS[:12])["tokens"] == whole["tokens"]
+        error = ask(worker, prompt=TOKENS[11:12], depth=11)
+        assert error["kind"] == "internal" and "holds 0 positions" in error["message"]
+
+
+@pytest.mark.parametrize("half", [False, True])
 def test_stages_add_up_to_less_than_the_time_of_their_phase(tmp_path, half):
     path = write_tiny(tmp_path / "m.gguf")
     with Worker() as worker:

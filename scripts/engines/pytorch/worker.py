@@ -10,11 +10,12 @@ import select
 import sys
 
 PROTOCOL = 1
-FEATURES = ["stream", "stop", "sampling", "reuse", "cancel", "score"]
+FEATURES = ["stream", "stop", "sampling", "reuse", "cancel", "score", "context"]
 OPTIONS = {"compile": False, "half": True}
 
 FIELDS = {
     "load": ("path", "device", "threads", "n_ctx"),
+    "context": ("id", "tokens"),
     "generate": ("id", "prompt", "n"),
     "score": ("tokens", "logits_path"),
     "memory": (),
@@ -164,7 +165,7 @@ class Engine:
 
     def answer(self, request: dict) -> dict:
         """The answer to one request."""
-        answers = {"load": self.load, "generate": self.generate, "score": self.score, "memory": self.memory}
+        answers = {"load": self.load, "context": self.context, "generate": self.generate, "score": self.score, "memory": self.memory}
         kind = request["type"]
         if kind not in answers:
             raise Failure("internal", f"expected one of {', '.join(answers)} or bye, found '{kind}'")
@@ -217,8 +218,19 @@ class Engine:
             "notes": model.notes(),
         }
 
+    def context(self, request: dict) -> dict:
+        """Fills the cache with a context, for generations at that depth."""
+        before, compiled = self._private() if self.model.compiled else None, self.model.compile_ns
+        begin = time.monotonic_ns()
+        self.model.fill(request["tokens"])
+        end = time.monotonic_ns()
+        if self.model.compile_ns != compiled:
+            self._grew(before, self._private())
+        positions = len(request["tokens"])
+        return {"type": "context", "id": request["id"], "positions": positions, "t_begin_ns": begin, "t_end_ns": end}
+
     def generate(self, request: dict) -> dict:
-        """Greedy, exactly `n` tokens from an empty context."""
+        """Greedy, exactly `n` tokens, from an empty context or on the one that `context` left."""
         before = self._private() if self.model.compiled else None
         begin = time.monotonic_ns()
         if request.get("logits", "none") != "none":
@@ -226,11 +238,14 @@ class Engine:
         if request["n"] < 1 or not (request.get("ignore_eos", True) or request.get("stop")):
             raise Failure("internal", "expected n of at least 1, and ignore_eos true or the ids in 'stop': this engine knows no others")
         compiled, profile, reused = self.model.compile_ns, bool(request.get("profile")), {}
-        if request.keys() & {"stream", "stop", "sampling", "reuse"}:
+        depth, answered = request.get("depth", 0), request.keys() & {"stream", "stop", "sampling", "reuse"}
+        if depth and (answered or depth != len(self.model.held)):
+            raise Failure("internal", f"depth {depth}: the context holds {len(self.model.held)} positions, for measured generations only")
+        if answered:
             tokens, prefill_end, times, kept = self.watched(request)
             profile, reused = False, {"reused": kept}
         else:
-            tokens, prefill_end, times = self.model.generate(request["prompt"], request["n"], profile)
+            tokens, prefill_end, times = self.model.generate(request["prompt"], request["n"], profile, depth)
         answer = {
             "type": "generated",
             "id": request["id"],
@@ -239,6 +254,7 @@ class Engine:
             "t_prefill_end_ns": prefill_end,
             "t_tokens_ns": times,
             **reused,
+            **({"depth": depth} if depth else {}),
         }
         if self.model.compiled:
             answer |= {"compile_ns": self.model.compile_ns - compiled, "graphs": self.model.graphs}

@@ -38,6 +38,8 @@ impl Figures {
                 iteration: 0,
                 n_prompt: prefilled,
                 n_gen: g.tokens.len() as u32,
+                depth: reused,
+                context_in_request: false,
                 begin_ns: g.t_begin_ns - sent,
                 prefill_end_ns: g.t_prefill_end_ns.map(|t| t - sent),
                 token_ns: g.t_tokens_ns.iter().map(|t| t - sent).collect(),

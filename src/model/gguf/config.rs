@@ -41,7 +41,7 @@ const PARTS: [&str; 9] = [
 
 impl LlamaConfig {
     pub(super) fn of(file: &GgufFile) -> Result<Self, GgufError> {
-        let metadata = &file.content().metadata;
+        let metadata = file.metadata();
         match metadata.get("general.architecture") {
             Some(Value::String(name)) if name == "llama" => {}
             found => {
@@ -106,8 +106,8 @@ impl LlamaConfig {
         }
         let eps = "llama.attention.layer_norm_rms_epsilon";
         let rms_eps = finite(eps)?.ok_or_else(|| missing(eps))?;
-        let tensors = &file.content().tensor_infos;
-        let n_vocab = match tensors.get(EMBEDDING).map(|i| i.shape.dims()) {
+        let tensors = file.tensors();
+        let n_vocab = match tensors.get(EMBEDDING).map(|i| &i.shape[..]) {
             Some(&[rows, _]) => rows,
             Some(other) => return Err(file.unsupported(EMBEDDING, "2 dimensions", shown(other))),
             None => return Err(file.unsupported(EMBEDDING, "the tensor", "nothing")),
@@ -145,7 +145,7 @@ impl LlamaConfig {
         let (d, ff) = (self.n_embd, self.n_ff);
         let check = |name: &str, shape: &[usize]| {
             let expected = format!("shape {shape:?}");
-            match file.content().tensor_infos.get(name).map(|i| i.shape.dims()) {
+            match file.tensors().get(name).map(|i| &i.shape[..]) {
                 Some(found) if found == shape => Ok(()),
                 Some(found) => {
                     Err(file.unsupported(format!("tensor {name}"), expected, shown(found)))
@@ -178,13 +178,13 @@ impl LlamaConfig {
         // A bias or an adapter that is silently left out would be a different function.
         let known =
             9 * self.n_layers + 2 + usize::from(!self.tied) + usize::from(self.has_rope_freqs);
-        let names = file.content().tensor_infos.keys();
+        let names = file.tensors().keys();
         if names.len() > known
             && let Some(name) = names.filter(|name| !self.has_tensor(name)).min()
         {
             let what = format!("tensor {} is not part of a LLaMA", name.escape_debug());
             let expected = format!("the {known} tensors of {} layers", self.n_layers);
-            let found = file.content().tensor_infos.len();
+            let found = file.tensors().len();
             return Err(file.unsupported(what, expected, found));
         }
         Ok(())

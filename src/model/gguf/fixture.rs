@@ -72,7 +72,7 @@ impl Fixture {
         let bytes = match dtype {
             0 => elements * 4,
             1 => elements * 2,
-            2 => elements / 32 * 18,
+            2 | 20 => elements / 32 * 18,
             8 => elements / 32 * 34,
             other => panic!("no size for type {other}"),
         };

@@ -6,7 +6,7 @@ use std::fmt;
 use candle_core::quantized::gguf_file::Value;
 use serde::Serialize;
 
-use super::{GgufFile, LlamaConfig, dtype_label, tensor_bytes};
+use super::{GgufFile, LlamaConfig};
 use crate::units::Bytes;
 
 /// A file's header, summed up.
@@ -55,8 +55,7 @@ impl GgufFile {
             Err(e) => (None, Some(e.to_string())),
         };
         let mut metadata: Vec<_> = self
-            .content()
-            .metadata
+            .metadata()
             .iter()
             .map(|(key, value)| KeyValue {
                 key: key.escape_debug().to_string(),
@@ -65,8 +64,8 @@ impl GgufFile {
             .collect();
         metadata.sort_by(|a, b| a.key.cmp(&b.key));
         let mut types = BTreeMap::<&str, TypeRow>::new();
-        for info in self.content().tensor_infos.values() {
-            let label = dtype_label(info.ggml_dtype);
+        for info in self.tensors().values() {
+            let label = info.dtype.label();
             let row = types.entry(label).or_insert_with(|| TypeRow {
                 dtype: label.to_owned(),
                 count: 0,
@@ -74,8 +73,8 @@ impl GgufFile {
                 bytes: 0,
             });
             row.count += 1;
-            row.elements += info.shape.elem_count() as u64;
-            row.bytes += tensor_bytes(info);
+            row.elements += info.elements();
+            row.bytes += info.bytes();
         }
         let mut tensors: Vec<_> = types.into_values().collect();
         tensors.sort_by_key(|row| std::cmp::Reverse(row.bytes));

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use super::GgufError;
+use super::{GgufError, StoredType};
 
 /// Above any real model; a header that claims more is not worth reading.
 const MAX_TENSORS: u64 = 1 << 17;
@@ -28,11 +28,8 @@ pub(super) struct Scanned {
     pub end: usize,
     /// The metadata in the file's order.
     pub entries: Vec<Entry>,
-}
-
-/// The types that candle reads, by their number in the file: F32 to Q8_K, and BF16.
-fn is_known_type(number: u32) -> bool {
-    matches!(number, 0..=3 | 6..=15 | 30)
+    /// The tensors of type IQ4_NL, and where each one's type number lies.
+    pub iq4_nl: Vec<(String, Range<usize>)>,
 }
 
 /// Why a scan ended early.
@@ -89,6 +86,7 @@ pub(super) fn scan(path: &Path, bytes: &[u8], len: u64) -> Result<Scanned, Stop>
         last.at.end = s.at;
     }
     let mut names = std::collections::HashSet::new();
+    let mut iq4_nl = Vec::new();
     for _ in 0..tensors {
         let name = s.name("a tensor name")?;
         if !names.insert(name) {
@@ -107,7 +105,10 @@ pub(super) fn scan(path: &Path, bytes: &[u8], len: u64) -> Result<Scanned, Stop>
             };
         }
         let found = s.u32("a tensor's type")?;
-        if !is_known_type(found) {
+        if found == StoredType::IQ4_NL {
+            iq4_nl.push((name.to_owned(), s.at - size_of::<u32>()..s.at));
+        }
+        if !StoredType::is_known(found) {
             let (path, tensor) = (path.to_owned(), name.escape_debug().to_string());
             return Err(Stop::Bad(GgufError::UnknownType { path, tensor, found }));
         }
@@ -118,7 +119,7 @@ pub(super) fn scan(path: &Path, bytes: &[u8], len: u64) -> Result<Scanned, Stop>
             return s.fail(&format!("tensor {name:?}"), expected, offset);
         }
     }
-    Ok(Scanned { end: s.at, entries })
+    Ok(Scanned { end: s.at, entries, iq4_nl })
 }
 
 struct Scanner<'a> {

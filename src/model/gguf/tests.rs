@@ -54,7 +54,7 @@ fn a_llama_file_gives_its_hyper_parameters_and_sizes() {
     let bytes = 2 * (block / 32 * 18 + 2 * 64 * 4) + 64 * 4 + 96 * 64 / 32 * 34;
     assert_eq!(file.weight_bytes_per_token(), bytes);
     let (dtype, shape, place) = file.tensor("output_norm.weight").unwrap();
-    assert_eq!((dtype, shape, place.end - place.start), (GgmlDType::F32, &[64][..], 256));
+    assert_eq!((dtype.label(), shape, place.end - place.start), ("F32", &[64][..], 256));
     assert_eq!(config.kv_values_per_position(), 2 * 2 * 2 * 16);
     assert!(!file.is_synthetic());
 }
@@ -81,6 +81,38 @@ fn a_recipe_that_the_bytes_contradict_is_not_believed() {
     assert_eq!(open(&wrong).unwrap().quant_label(), "Q4_0");
     let none = llama().without("general.file_type");
     assert_eq!(open(&none).unwrap().quant_label(), "Q4_0");
+}
+
+/// The fixture with all its Q4_0 matrices as IQ4_NL, whose blocks have the same size.
+fn iq4_nl() -> Fixture {
+    let mut f = llama().u32("general.file_type", 25);
+    f.tensors.iter_mut().filter(|t| t.dtype == 2).for_each(|t| t.dtype = 20);
+    f
+}
+
+#[test]
+fn iq4_nl_is_read_although_candle_does_not_know_it() {
+    let (file, q4_0) = (open(&iq4_nl()).unwrap(), open(&llama()).unwrap());
+    let (dtype, shape, place) = file.tensor("blk.1.ffn_up.weight").unwrap();
+    assert_eq!((dtype, shape), (StoredType::Iq4Nl, &[128, 64][..]));
+    assert_eq!(place, q4_0.tensor("blk.1.ffn_up.weight").unwrap().2);
+    assert_eq!(file.llama_config().unwrap(), q4_0.llama_config().unwrap());
+    assert_eq!(file.weight_bytes_per_token(), q4_0.weight_bytes_per_token());
+    assert_eq!(file.quant_label(), "IQ4_NL");
+    let shown = file.inspect();
+    assert_eq!((shown.tensors[0].dtype.as_str(), shown.tensors[0].count), ("IQ4_NL", 14));
+    // candle would take the blocks for something else.
+    let refused = file.into_content().unwrap_err().to_string();
+    assert!(refused.contains("blk.0.attn_k.weight is IQ4_NL"), "{refused}");
+    assert!(q4_0.into_content().is_ok());
+}
+
+#[test]
+fn rows_of_iq4_nl_are_whole_blocks_inside_the_file() {
+    let odd = iq4_nl().tensor("blk.0.attn_q.weight", &[48, 64], 20);
+    assert!(refusal(&odd.bytes()).contains("whole blocks of 32"));
+    let bytes = iq4_nl().bytes();
+    assert!(refusal(&bytes[..bytes.len() - 1]).contains("truncated"));
 }
 
 #[test]

@@ -7,14 +7,15 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::k_quants::{q4_k, q5_k, q6_k};
+use crate::model::gguf::StoredType;
 use crate::model::mixture::TensorType;
 
 /// The float type of stored weights that can be quantized; `None` for a type that already is.
-pub fn float_type(stored: GgmlDType) -> Option<TensorType> {
+pub fn float_type(stored: StoredType) -> Option<TensorType> {
     match stored {
-        GgmlDType::F32 => Some(TensorType::F32),
-        GgmlDType::F16 => Some(TensorType::F16),
-        GgmlDType::BF16 => Some(TensorType::BF16),
+        StoredType::Candle(GgmlDType::F32) => Some(TensorType::F32),
+        StoredType::Candle(GgmlDType::F16) => Some(TensorType::F16),
+        StoredType::Candle(GgmlDType::BF16) => Some(TensorType::BF16),
         _ => None,
     }
 }

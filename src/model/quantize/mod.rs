@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 pub use self::k_quants::pack_scales_and_mins;
+use super::gguf::GgufFile;
 use super::gguf::write::{self, ALIGNMENT, TensorEntry, Value};
-use super::gguf::{GgufFile, dtype_label};
 use super::mixture::{Mixture, TensorType, file_order, is_matrix};
 use super::quant::Quant;
 use super::unfinished::{Unfinished, check_free_disk, folder_of, in_parallel};
@@ -163,25 +163,24 @@ struct SourceTensor {
 
 /// The tensors in the order in which they will be written; refuses those that are quantized.
 fn source_tensors(source: &GgufFile) -> Result<Vec<SourceTensor>> {
-    let content = source.content();
-    let mut tensors = content
-        .tensor_infos
+    let mut tensors = source
+        .tensors()
         .iter()
         .map(|(name, info)| {
-            let Some(ty) = blocks::float_type(info.ggml_dtype) else {
+            let Some(ty) = blocks::float_type(info.dtype) else {
                 bail!(
                     "{}: tensor {name} is {} already: expected F32, F16 or BF16. Quantizing twice \
                      adds the errors of both; start from the F16 file",
                     source.path().display(),
-                    dtype_label(info.ggml_dtype)
+                    info.dtype.label()
                 );
             };
             Ok(SourceTensor {
                 name: name.clone(),
-                dims: info.shape.dims().iter().rev().map(|&d| d as u64).collect(),
+                dims: info.shape.iter().rev().map(|&d| d as u64).collect(),
                 ty,
-                weights: info.shape.elem_count() as u64,
-                offset: content.tensor_data_offset + info.offset,
+                weights: info.elements(),
+                offset: info.offset,
             })
         })
         .collect::<Result<Vec<_>>>()?;

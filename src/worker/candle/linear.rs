@@ -55,7 +55,7 @@ impl Arithmetic {
 
     /// How `encoding` times `m` tokens is computed.
     fn method(self, encoding: Encoding, m: usize) -> Method {
-        if self.plain_f32 {
+        if self.plain_f32 || encoding == Encoding::Iq4Nl {
             return Method::Widen;
         }
         match encoding {

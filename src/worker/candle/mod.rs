@@ -5,6 +5,7 @@ mod attention;
 #[doc(hidden)]
 pub mod bench;
 mod config;
+mod iq4_nl;
 mod kernels;
 mod linear;
 mod math;
@@ -174,17 +175,24 @@ impl Engine for Candle {
 
     fn generate(&mut self, request: &Generate) -> Result<Timed, EngineError> {
         let slow_down = self.options.slow_down;
-        self.held.clear();
+        let (n, depth) = (request.n as usize, request.depth as usize);
+        match depth {
+            0 => self.held.clear(),
+            depth if depth == self.held.len() => {}
+            _ => {
+                let held = self.held.len();
+                return Err(internal(format!("depth {depth}: the context holds {held} positions")));
+            }
+        }
         let model = self.loaded()?;
-        let n = request.n as usize;
-        check_tokens(&request.prompt, n, model.n_ctx(), model.config.n_vocab)?;
+        check_tokens(&request.prompt, n, model.n_ctx() - depth, model.config.n_vocab)?;
         let mut tokens = Vec::with_capacity(n);
         let mut at = Vec::with_capacity(n);
 
         model.spans.begin(request.profile);
         let mut profile = request.profile.then(Profile::default);
         let mut last = MonoNs::now();
-        let mut position = 0;
+        let mut position = depth;
         let mut row = 0;
         for batch in request.prompt.chunks(BATCH) {
             model.forward(batch, position);
@@ -226,7 +234,7 @@ impl Engine for Candle {
 
     fn features(&self) -> Vec<Feature> {
         use Feature::*;
-        vec![Stream, Stop, Sampling, Reuse, Cancel, Score]
+        vec![Stream, Stop, Sampling, Reuse, Cancel, Score, Context]
     }
 
     fn decoder(&mut self) -> Result<&mut dyn Decoder, EngineError> {

@@ -11,7 +11,8 @@ use candle_core::quantized::k_quants::GgmlType;
 use memmap2::Mmap;
 
 use super::config::Config;
-use crate::model::gguf::{GgufError, GgufFile, regular_file_len};
+use super::iq4_nl;
+use crate::model::gguf::{GgufError, GgufFile, StoredType, regular_file_len};
 use crate::protocol::{EngineError, ErrorKind};
 
 /// An error about the file, with its name.
@@ -22,7 +23,7 @@ pub fn bad_model(path: &str, what: impl std::fmt::Display) -> EngineError {
 /// What is wrong with the file, as an engine says it.
 pub fn refused(error: GgufError) -> EngineError {
     let kind = match error {
-        GgufError::UnknownType { .. } => ErrorKind::UnsupportedQuant,
+        GgufError::UnknownType { .. } | GgufError::NotCandles { .. } => ErrorKind::UnsupportedQuant,
         _ => ErrorKind::BadModel,
     };
     EngineError::new(kind, error.to_string())
@@ -67,7 +68,7 @@ impl Gguf {
         &self,
         name: &str,
         shape: &[usize],
-    ) -> Result<(GgmlDType, Range<usize>), EngineError> {
+    ) -> Result<(StoredType, Range<usize>), EngineError> {
         match self.header.tensor(name) {
             Some((dtype, found, range)) if found == shape => {
                 Ok((dtype, range.start as usize..range.end as usize))
@@ -85,8 +86,9 @@ impl Gguf {
         let (dtype, range) = self.locate(name, &[rows, columns])?;
         let encoding = Encoding::of(dtype).ok_or_else(|| {
             let message = format!(
-                "{}: tensor {name} is {dtype:?}; this engine multiplies {}",
+                "{}: tensor {name} is {}; this engine multiplies {}",
                 self.path,
+                dtype.label(),
                 Encoding::NAMES.join(", ")
             );
             EngineError::new(ErrorKind::UnsupportedQuant, message)
@@ -108,10 +110,18 @@ impl Gguf {
         let (dtype, range) = self.locate(name, &[len])?;
         // Vectors are a few kilobytes: candle copies and widens them.
         // The copy is aligned, because the system allocator aligns to 16.
-        let values = dtype.from_data(self.map[range].to_vec().into()).dequantize(len);
+        let values = match dtype {
+            StoredType::Candle(dtype) => {
+                dtype.from_data(self.map[range].to_vec().into()).dequantize(len).ok()
+            }
+            StoredType::Iq4Nl => None,
+        };
         match values {
-            Ok(candle_core::CpuStorage::F32(values)) => Ok(values),
-            _ => Err(bad_model(&self.path, format_args!("tensor {name} is unreadable {dtype:?}"))),
+            Some(candle_core::CpuStorage::F32(values)) => Ok(values),
+            _ => {
+                let what = format!("tensor {name} is a vector of type {}", dtype.label());
+                Err(bad_model(&self.path, what + ": expected floats"))
+            }
         }
     }
 }
@@ -132,6 +142,7 @@ pub enum Encoding {
     Q4K,
     Q5K,
     Q6K,
+    Iq4Nl,
 }
 
 /// Runs `$body` with `$T` as candle's block type of an encoding.
@@ -159,18 +170,20 @@ macro_rules! with_block {
             Encoding::Q4K => block!(BlockQ4K),
             Encoding::Q5K => block!(BlockQ5K),
             Encoding::Q6K => block!(BlockQ6K),
+            Encoding::Iq4Nl => unreachable!("candle has no such blocks: they are widened"),
         }
     }};
 }
 pub(crate) use with_block;
 
 impl Encoding {
-    pub const NAMES: [&str; 13] = [
+    pub const NAMES: [&str; 14] = [
         "f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k",
-        "q5_k", "q6_k",
+        "q5_k", "q6_k", "iq4_nl",
     ];
 
-    fn of(dtype: GgmlDType) -> Option<Self> {
+    fn of(dtype: StoredType) -> Option<Self> {
+        let StoredType::Candle(dtype) = dtype else { return Some(Self::Iq4Nl) };
         Some(match dtype {
             GgmlDType::F32 => Self::F32,
             GgmlDType::F16 => Self::F16,
@@ -265,7 +278,10 @@ impl Matrix {
     /// Widens row `r` to f32: `out` has `columns` values.
     pub fn dequantize_row(&self, r: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.columns);
-        with_block!(self.encoding, T => T::to_float(blocks::<T>(self.row(r)), out));
+        match self.encoding {
+            Encoding::Iq4Nl => iq4_nl::dequantize(self.row(r), out),
+            encoding => with_block!(encoding, T => T::to_float(blocks::<T>(self.row(r)), out)),
+        }
     }
 }
 
@@ -273,6 +289,9 @@ impl Matrix {
     /// Widens columns `first..` of row `r` to f32; `first` begins a block, and `out` ends one.
     pub fn dequantize_columns(&self, r: usize, first: usize, out: &mut [f32]) {
         assert!(first + out.len() <= self.columns);
+        if self.encoding == Encoding::Iq4Nl {
+            return iq4_nl::dequantize_columns(self.row(r), first, out);
+        }
         with_block!(self.encoding, T => {
             let size = <T as GgmlType>::BLCK_SIZE;
             assert!(first.is_multiple_of(size) && out.len().is_multiple_of(size));

@@ -32,6 +32,7 @@ def hello():
     pid = 1 if MODE == "wrong-pid" else os.getpid()
     send(type="hello", protocol=1, engine="fake", pid=pid, t_entry_ns=ENTRY)
     more = {"features": ["stream", "stop", "cancel"]} if MODE.startswith("streams") else {}
+    more |= {"features": ["context"]} if MODE.startswith("context") else {}
     send(type="ready", versions={"fake": "1"}, threads=1, t_ns=time.monotonic_ns(), **more)
 
 
@@ -57,6 +58,14 @@ def load(path):
         precision={"weights": "none", "compute": "none", "kv": "none"},
         memory={},
     )
+
+
+def context(request):
+    begin, positions = time.monotonic_ns(), len(request["tokens"])
+    if MODE == "context-short":
+        positions -= 1
+    end = time.monotonic_ns() + (3_600_000_000_000 if MODE == "context-future" else 0)
+    send(type="context", id=request["id"], positions=positions, t_begin_ns=begin, t_end_ns=end)
 
 
 def stream(request):
@@ -104,7 +113,8 @@ def generate(request):
     for _ in range(n):
         time.sleep(0.002)
         times.append(time.monotonic_ns())
-    tokens = [i % 100 for i in range(n)]
+    depth = request.get("depth", 0)
+    tokens = [(depth + i) % 100 for i in range(n)]
     if MODE == "short-count":
         tokens, times = tokens[1:], times[1:]
     if MODE == "foreign-token":
@@ -122,6 +132,7 @@ def generate(request):
         t_begin_ns=begin,
         t_prefill_end_ns=min(times, default=begin),
         t_tokens_ns=times,
+        **({"depth": depth} if depth and MODE != "context-shallow" else {}),
     )
 
 
@@ -132,6 +143,8 @@ for line in sys.stdin:
         hello()
     elif kind == "load":
         load(request["path"])
+    elif kind == "context":
+        context(request)
     elif kind == "generate":
         generate(request)
     elif kind == "memory":
