@@ -14,6 +14,9 @@ static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/scripts/engines");
 /// The environment variable with extra engine folders, separated like PATH.
 pub const ENGINE_PATH: &str = "LLM_BENCH_ENGINES";
 
+/// The file that describes an engine folder.
+pub const MANIFEST: &str = "engine.toml";
+
 /// One engine in one variant: what a column of the table measures.
 #[derive(Debug, Clone)]
 pub struct EngineSpec {
@@ -146,6 +149,9 @@ pub struct Variant {
     /// The variant compiles at run time, so that the state of the compile cache matters.
     #[serde(default)]
     pub compiles: bool,
+    /// Beside those of the whole folder.
+    #[serde(default)]
+    pub known_differences: Vec<KnownDifference>,
 }
 
 fn cpu_only() -> Vec<String> {
@@ -273,7 +279,7 @@ impl Registry {
             }
         }
         for dir in EMBEDDED.dirs() {
-            let Some(file) = dir.get_file(dir.path().join("engine.toml")) else {
+            let Some(file) = dir.get_file(dir.path().join(MANIFEST)) else {
                 continue;
             };
             let text = file.contents_utf8().context("engine.toml is not UTF-8")?;
@@ -288,7 +294,7 @@ impl Registry {
     }
 
     fn folder_on_disk(folder: &Path) -> Result<EngineFolder> {
-        let path = folder.join("engine.toml");
+        let path = folder.join(MANIFEST);
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("{ENGINE_PATH}: cannot read {}", path.display()))?;
         EngineFolder::parse(&text, Files::OnDisk(folder.to_path_buf()), &path.display().to_string())
@@ -307,7 +313,7 @@ impl Registry {
                 options: variant.options.clone(),
                 quants: m.quants.clone(),
                 devices: m.devices.clone(),
-                known_differences: m.known_differences.clone(),
+                known_differences: [&m.known_differences[..], &variant.known_differences].concat(),
                 launcher: Launcher::Folder(Box::new(folder.clone())),
             });
         }

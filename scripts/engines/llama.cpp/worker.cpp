@@ -114,7 +114,7 @@ struct Free {
 struct Options {
     bool mmap = true;               // weights straight from the mapped file
     bool repack = true;             // weights reordered for this processor's kernels
-    std::string flash_attn = "on";  // on, off or auto
+    std::string flash_attn = "auto"; // on, off, or what llama.cpp takes
     uint32_t poll = 50;             // how hard a waiting thread polls: 0 sleeps at once, 100 never
     uint32_t ubatch = 512;          // prompt tokens of one graph
 };
@@ -284,6 +284,7 @@ private:
                 { "n_batch", llama_n_batch(ctx.get()) },
                 { "n_ubatch", llama_n_ubatch(ctx.get()) },
                 { "n_ctx", llama_n_ctx(ctx.get()) },
+                { "argmax", "over the logits, in the worker" },
                 { "kernels", isa(features) } } },
             { "notes", json::array({ repacked ? "llama.cpp reorders weights for this processor while it loads; they lie in "
                                                 "private memory beside the mapped file"

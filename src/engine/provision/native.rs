@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::step::run_step;
 use super::{Provisioner, make_venv, short_hash};
-use crate::engine::registry::{EngineFolder, Native};
+use crate::engine::registry::{EngineFolder, MANIFEST, Native};
 
 impl Provisioner {
     /// The program of a native engine, built if it is not there.
@@ -21,9 +21,10 @@ impl Provisioner {
     ) -> Result<PathBuf> {
         let name = &folder.manifest.name;
         let sources = folder.sources()?;
-        let processor = processor();
-        let mut parts = vec![processor.as_bytes()];
-        for (file, bytes) in &sources {
+        // Of the manifest, only this table makes the program.
+        let recipe = format!("{native:?} {}", processor());
+        let mut parts = vec![recipe.as_bytes()];
+        for (file, bytes) in sources.iter().filter(|(file, _)| file != MANIFEST) {
             parts.extend([file.as_bytes(), bytes]);
         }
         let program = Path::new(&native.program).file_name().unwrap_or_default();
