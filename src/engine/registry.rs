@@ -422,6 +422,20 @@ mod tests {
     }
 
     #[test]
+    fn a_known_difference_holds_for_its_file_types_and_its_variant() {
+        let registry = Registry::load().unwrap();
+        let most = |name: &str, quant: &str| {
+            registry.find(name).unwrap().known_difference(quant).map(|known| known.nmse)
+        };
+        assert_eq!(most("llama.cpp", "Q4_K_M"), Some(Some(2e-3)));
+        assert_eq!(most("llama.cpp", "Q8_0"), None);
+        assert_eq!(most("llama.cpp", "F16"), None);
+        assert_eq!(most("llama.cpp-flash", "f16"), Some(Some(5e-5)));
+        assert_eq!(most("candle-stock", "Q8_0"), Some(None), "another function, with every file");
+        assert_eq!(most("pytorch", "Q4_K_M"), None);
+    }
+
+    #[test]
     fn a_misspelt_engine_gets_the_nearest_name() {
         let error = Registry::load().unwrap().find("candel").unwrap_err().to_string();
         assert!(error.contains("did you mean \"candle\""), "{error}");

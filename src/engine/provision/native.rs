@@ -21,8 +21,9 @@ impl Provisioner {
     ) -> Result<PathBuf> {
         let name = &folder.manifest.name;
         let sources = folder.sources()?;
-        // Of the manifest, only this table makes the program.
-        let recipe = format!("{native:?} {}", processor());
+        // Of the manifest, only these make the program.
+        let commands: Vec<_> = native.steps.iter().map(|step| &step.run).collect();
+        let recipe = format!("{} {commands:?} {}", native.program, processor());
         let mut parts = vec![recipe.as_bytes()];
         for (file, bytes) in sources.iter().filter(|(file, _)| file != MANIFEST) {
             parts.extend([file.as_bytes(), bytes]);
