@@ -203,10 +203,15 @@ const BF16_NMSE: f64 = 1e-3;
 const F16_NMSE: f64 = 1e-5;
 const F32_NMSE: f64 = 1e-9;
 
+/// The NMSE that is held against the limit: the largest of all positions, the decoded ones, and
+/// the last ones.
+pub fn worst(d: &Divergence) -> f64 {
+    [Some(d.nmse), d.nmse_decoded, Some(d.nmse_late)].into_iter().flatten().fold(0.0, f64::max)
+}
+
 /// The verdict and, where it is a failure, its reason in words.
 pub fn judge(d: &Divergence, limit: &Limit) -> (Verdict, Option<String>) {
-    let parts = [Some(d.nmse), d.nmse_decoded, Some(d.nmse_late)];
-    let worst = parts.into_iter().flatten().fold(0.0, f64::max);
+    let worst = worst(d);
     let flips = f64::from(d.flipped) > FLIPPED * f64::from(d.decided);
     if worst <= limit.nmse && !flips {
         return (Verdict::Pass, None);

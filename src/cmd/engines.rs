@@ -26,11 +26,14 @@ pub fn run(command: &EnginesCommand) -> Result<()> {
 fn list(registry: &Registry) -> Result<()> {
     let looking = Provisioner::new(CacheDir::from_env().path().into(), false)?;
     for engine in registry.all() {
-        let state = match looking.provide(engine, "tiny", &|_| {}) {
-            Ok(_) => "ready",
-            Err(_) => "not installed",
+        let (state, needs) = match looking.provide(engine, "tiny", &|_| {}) {
+            Ok(_) => ("ready", String::new()),
+            Err(_) => (
+                "not installed",
+                engine.needs().map_or_else(String::new, |n| format!("; needs {n}")),
+            ),
         };
-        writeln!(stdout(), "{:<16} {:<14} {}", engine.name, state, engine.summary)?;
+        writeln!(stdout(), "{:<16} {state:<14} {}{needs}", engine.name, engine.summary)?;
     }
     Ok(())
 }
@@ -55,18 +58,18 @@ fn check(registry: &Registry, names: &[String]) -> Result<()> {
         false => names.iter().map(|n| registry.find(n)).collect::<Result<_>>()?,
     };
     let found = find_model("tiny", None, WeightsPolicy::Auto, 0)?;
+    let quant = &found.model.quant;
     let mut failed = Vec::new();
     for engine in engines {
         let verdict = looking.provide(engine, "tiny", &|_| {}).and_then(|installed| {
             converse(engine, installed.command(1), &found.path, found.model.n_vocab)
         });
-        match verdict {
-            Ok(told) => writeln!(stdout(), "{:<16} ok      {told}", engine.name)?,
-            Err(e) if engine.known_difference.is_some() => {
-                let why = engine.known_difference.unwrap_or_default();
-                writeln!(stdout(), "{:<16} differs {e:#}: {why}", engine.name)?;
+        match (verdict, engine.known_difference(quant)) {
+            (Ok(told), _) => writeln!(stdout(), "{:<16} ok      {told}", engine.name)?,
+            (Err(e), Some(known)) if known.nmse.is_none() => {
+                writeln!(stdout(), "{:<16} differs {e:#}: {}", engine.name, known.why)?;
             }
-            Err(e) => {
+            (Err(e), _) => {
                 writeln!(stdout(), "{:<16} FAILED  {e:#}", engine.name)?;
                 failed.push(engine.name.as_str());
             }

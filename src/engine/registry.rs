@@ -14,6 +14,9 @@ static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/scripts/engines");
 /// The environment variable with extra engine folders, separated like PATH.
 pub const ENGINE_PATH: &str = "LLM_BENCH_ENGINES";
 
+/// The file that describes an engine folder.
+pub const MANIFEST: &str = "engine.toml";
+
 /// One engine in one variant: what a column of the table measures.
 #[derive(Debug, Clone)]
 pub struct EngineSpec {
@@ -26,8 +29,8 @@ pub struct EngineSpec {
     pub options: serde_json::Map<String, serde_json::Value>,
     pub quants: Vec<String>,
     pub devices: Vec<String>,
-    /// Why this engine is known to compute another function than the file describes, if it does.
-    pub known_difference: Option<&'static str>,
+    /// In what it is known to differ from the function that the file describes.
+    pub known_differences: Vec<KnownDifference>,
     pub launcher: Launcher,
 }
 
@@ -60,8 +63,10 @@ pub enum Files {
 pub struct Manifest {
     pub name: String,
     pub summary: String,
-    /// The Python script that speaks the protocol.
-    pub script: String,
+    /// The Python script that speaks the protocol; in its place, `[native]`.
+    pub script: Option<String>,
+    /// A program that is built on this machine, in place of a script.
+    pub native: Option<Native>,
     /// Pinned requirements; without them the system's Python runs the script as it is.
     pub requirements: Option<String>,
     /// The oldest Python that will do, as `>=3.11`.
@@ -79,6 +84,60 @@ pub struct Manifest {
     pub compile_cache_env: Vec<String>,
     /// One arm each: name → what differs.
     pub variants: BTreeMap<String, Variant>,
+    #[serde(default)]
+    pub known_differences: Vec<KnownDifference>,
+}
+
+/// `[native]`: a program that is built from the folder on the machine where it runs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Native {
+    /// The program that speaks the protocol: a path in the folder where the steps run.
+    pub program: String,
+    /// Pinned requirements of a venv for the steps, which is gone after the build.
+    pub requirements: Option<String>,
+    /// What the build needs on PATH: what it is → programs of which one will do. `$NAME` is a
+    /// variable that names one, and then that one is meant.
+    #[serde(default)]
+    pub needs: BTreeMap<String, Vec<String>>,
+    /// How to get what is missing.
+    #[serde(default)]
+    pub advice: String,
+    /// The commands that make the program, in an empty folder.
+    pub steps: Vec<BuildStep>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuildStep {
+    /// What it does, for the line of progress.
+    pub what: String,
+    /// The command and its arguments. `{folder}` is replaced by the engine's folder, `{build}` by
+    /// the one where the steps run.
+    pub run: Vec<String>,
+    /// What to do when it fails.
+    #[serde(default)]
+    pub advice: String,
+}
+
+/// A difference from float32 on the same file that is no secret.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownDifference {
+    pub why: String,
+    /// The file types that it shows with; empty for all.
+    #[serde(default)]
+    pub quants: Vec<String>,
+    /// It is coarser rounding, up to this NMSE; without it the function is another one.
+    pub nmse: Option<f64>,
+}
+
+/// What an engine folder runs.
+#[derive(Debug, Clone, Copy)]
+pub enum Code<'a> {
+    /// A Python script of the folder.
+    Script(&'a str),
+    Native(&'a Native),
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -90,6 +149,9 @@ pub struct Variant {
     /// The variant compiles at run time, so that the state of the compile cache matters.
     #[serde(default)]
     pub compiles: bool,
+    /// Beside those of the whole folder.
+    #[serde(default)]
+    pub known_differences: Vec<KnownDifference>,
 }
 
 fn cpu_only() -> Vec<String> {
@@ -106,11 +168,20 @@ impl EngineFolder {
                 bail!("{whence}: name {name:?}: expected letters, digits, '-', '_' and '.'");
             }
         }
-        for file in std::iter::once(&manifest.script).chain(&manifest.requirements) {
+        if manifest.script.is_some() == manifest.native.is_some() {
+            bail!("{whence}: expected either script = … or a [native] table");
+        }
+        let native = manifest.native.as_ref();
+        let of_build = native.and_then(|n| n.requirements.as_ref());
+        let named = manifest.script.iter().chain(&manifest.requirements).chain(of_build);
+        for file in named.chain(native.map(|n| &n.program)) {
             let mut parts = Path::new(file).components();
             if file.is_empty() || !parts.all(|part| matches!(part, Component::Normal(_))) {
                 bail!("{whence}: {file:?}: expected a file inside the engine's folder");
             }
+        }
+        if native.is_some_and(|n| n.steps.iter().any(|s| s.run.is_empty())) {
+            bail!("{whence}: a step of [native] has no command");
         }
         if manifest.variants.is_empty() {
             bail!("{whence}: expected at least one [variants.NAME] table, found none");
@@ -128,6 +199,14 @@ impl EngineFolder {
         self.manifest.python.as_deref().and_then(parse_python_bound).unwrap_or((3, 11))
     }
 
+    /// What the folder runs.
+    pub fn code(&self) -> Code<'_> {
+        match (&self.manifest.script, &self.manifest.native) {
+            (_, Some(native)) => Code::Native(native),
+            (script, None) => Code::Script(script.as_deref().unwrap_or_default()),
+        }
+    }
+
     /// The contents of one file of the folder.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         match &self.files {
@@ -141,6 +220,41 @@ impl EngineFolder {
             }
         }
     }
+
+    /// The folder's files by name, without its tests.
+    pub fn sources(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        self.files.sources()
+    }
+}
+
+impl Files {
+    /// All files by name, without the engine's tests.
+    pub fn sources(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut found = Vec::new();
+        match self {
+            Files::Embedded(dir) => {
+                found.extend(dir.files().map(|f| (name_of(f.path()), f.contents().to_vec())));
+            }
+            Files::OnDisk(folder) => {
+                let told = || format!("cannot read {}", folder.display());
+                for entry in std::fs::read_dir(folder).with_context(told)? {
+                    let path = entry.with_context(told)?.path();
+                    if path.is_file() {
+                        found.push((name_of(&path), std::fs::read(&path).with_context(told)?));
+                    }
+                }
+            }
+        }
+        found.retain(|(name, _)| {
+            !name.starts_with("test_") && !name.starts_with("conftest") && !name.ends_with(".pyc")
+        });
+        found.sort();
+        Ok(found)
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn parse_python_bound(bound: &str) -> Option<(u32, u32)> {
@@ -165,7 +279,7 @@ impl Registry {
             }
         }
         for dir in EMBEDDED.dirs() {
-            let Some(file) = dir.get_file(dir.path().join("engine.toml")) else {
+            let Some(file) = dir.get_file(dir.path().join(MANIFEST)) else {
                 continue;
             };
             let text = file.contents_utf8().context("engine.toml is not UTF-8")?;
@@ -180,7 +294,7 @@ impl Registry {
     }
 
     fn folder_on_disk(folder: &Path) -> Result<EngineFolder> {
-        let path = folder.join("engine.toml");
+        let path = folder.join(MANIFEST);
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("{ENGINE_PATH}: cannot read {}", path.display()))?;
         EngineFolder::parse(&text, Files::OnDisk(folder.to_path_buf()), &path.display().to_string())
@@ -199,7 +313,7 @@ impl Registry {
                 options: variant.options.clone(),
                 quants: m.quants.clone(),
                 devices: m.devices.clone(),
-                known_difference: None,
+                known_differences: [&m.known_differences[..], &variant.known_differences].concat(),
                 launcher: Launcher::Folder(Box::new(folder.clone())),
             });
         }
@@ -229,6 +343,31 @@ impl Registry {
 }
 
 impl EngineSpec {
+    /// In what it is known to differ with files of this type, if in anything.
+    pub fn known_difference(&self, quant: &str) -> Option<&KnownDifference> {
+        let with = |d: &&KnownDifference| {
+            d.quants.is_empty() || d.quants.iter().any(|q| q.eq_ignore_ascii_case(quant))
+        };
+        self.known_differences.iter().find(with)
+    }
+
+    /// What its installation needs on this machine, in words; none for a built-in engine.
+    pub fn needs(&self) -> Option<String> {
+        let Launcher::Folder(folder) = &self.launcher else { return None };
+        let (major, minor) = folder.python_bound();
+        let python = format!("Python {major}.{minor}");
+        let Some(native) = &folder.manifest.native else { return Some(python) };
+        let mut needs: Vec<String> = native.needs.keys().cloned().collect();
+        needs.extend(native.requirements.iter().map(|_| python.clone()));
+        Some(format!("{} to build it", needs.join(", ")))
+    }
+
+    /// Whether it takes minutes to install what only its users want: it is installed when it is
+    /// named, not because every engine was asked for.
+    pub fn is_native(&self) -> bool {
+        matches!(&self.launcher, Launcher::Folder(f) if f.manifest.native.is_some())
+    }
+
     /// Whether this variant compiles at run time.
     pub fn compiles(&self) -> bool {
         match &self.launcher {
@@ -249,14 +388,17 @@ fn builtin() -> Vec<EngineSpec> {
             Some("it ignores rope_freqs.weight, LLaMA 3's rope scaling"),
         ),
     ]
-    .map(|(name, summary, switch, known_difference)| EngineSpec {
+    .map(|(name, summary, switch, differs): (_, _, _, Option<&str>)| EngineSpec {
         name: name.into(),
         family: "builtin".into(),
         summary: summary.into(),
         options: [switch].into_iter().filter(|s| !s.is_empty()).map(on).collect(),
         quants: Vec::new(),
         devices: cpu_only(),
-        known_difference,
+        known_differences: differs
+            .map(|why| KnownDifference { why: why.into(), quants: Vec::new(), nmse: None })
+            .into_iter()
+            .collect(),
         launcher: Launcher::Builtin,
     })
     .to_vec()
@@ -277,6 +419,20 @@ mod tests {
         for name in ["candle", "candle-stock", "pytorch", "pytorch-eager", "pytorch-f32"] {
             assert_eq!(registry.find(name).unwrap().name, name);
         }
+    }
+
+    #[test]
+    fn a_known_difference_holds_for_its_file_types_and_its_variant() {
+        let registry = Registry::load().unwrap();
+        let most = |name: &str, quant: &str| {
+            registry.find(name).unwrap().known_difference(quant).map(|known| known.nmse)
+        };
+        assert_eq!(most("llama.cpp", "Q4_K_M"), Some(Some(2e-3)));
+        assert_eq!(most("llama.cpp", "Q8_0"), None);
+        assert_eq!(most("llama.cpp", "F16"), None);
+        assert_eq!(most("llama.cpp-flash", "f16"), Some(Some(5e-5)));
+        assert_eq!(most("candle-stock", "Q8_0"), Some(None), "another function, with every file");
+        assert_eq!(most("pytorch", "Q4_K_M"), None);
     }
 
     #[test]

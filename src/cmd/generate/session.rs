@@ -90,8 +90,8 @@ impl<'a> Session<'a> {
                 found.path.display()
             ));
         }
-        if let Some(difference) = engine.known_difference {
-            say(&format!("note: {} computes another function: {difference}", engine.name));
+        if let Some(known) = engine.known_difference(&model.quant).filter(|k| k.nmse.is_none()) {
+            say(&format!("note: {} computes another function: {}", engine.name, known.why));
         }
         let threads = args
             .threads

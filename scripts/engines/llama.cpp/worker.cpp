@@ -1,0 +1,588 @@
+// The llama.cpp engine's side of the llm-bench engine protocol (docs/PROTOCOL.md): JSON lines on stdin and on what was
+// stdout. The model runs in llama.cpp as it is; this file asks it, takes the times, and says how it was set up.
+
+#include "resident.h"
+#include "sampling.h"
+#include "wire.h"
+
+#include "llama-ext.h"
+#include "llama.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <memory>
+#include <set>
+#include <utility>
+
+#include <fcntl.h>
+
+namespace {
+
+constexpr int PROTOCOL = 1;
+// Rows of logits that `score` computes at once: 64 MB at a vocabulary of 128,256.
+constexpr uint32_t SCORE_ROWS = 128;
+
+// Nanoseconds of CLOCK_MONOTONIC.
+uint64_t now_ns() {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return uint64_t(t.tv_sec) * 1000000000u + uint64_t(t.tv_nsec);
+}
+
+const uint64_t T_ENTRY_NS = now_ns();
+
+// ---- llama.cpp's own words ----
+
+std::string g_errors; // what it said at level ERROR since the last call that failed
+
+void on_log(ggml_log_level level, const char * text, void *) {
+    if (level == GGML_LOG_LEVEL_ERROR) {
+        g_errors += text;
+    }
+    if (level == GGML_LOG_LEVEL_ERROR || level == GGML_LOG_LEVEL_WARN) {
+        fputs(text, stderr);
+    }
+}
+
+// The protocol's kind for what llama.cpp said when it gave up.
+Failure refused(const std::string & what) {
+    std::string said = std::exchange(g_errors, "");
+    said.erase(said.find_last_not_of(" \n") + 1);
+    std::replace(said.begin(), said.end(), '\n', ' ');
+    const auto any = [&](std::initializer_list<const char *> words) {
+        return std::any_of(words.begin(), words.end(), [&](auto w) { return said.find(w) != std::string::npos; });
+    };
+    if (any({ "failed to allocate", "unable to allocate", "out of memory", "Cannot allocate memory" })) {
+        return { "oom", what + ": out of memory; try fewer positions (n_ctx) or a smaller quantization: " + said };
+    }
+    if (any({ "invalid ggml type", "unsupported type", "unknown type" })) {
+        return { "unsupported_quant", what + ": " + said };
+    }
+    return { "bad_model", what + ": " + (said.empty() ? "llama.cpp gave no reason" : said) };
+}
+
+// The widest instruction set among the features that ggml was compiled with and found.
+std::string isa(const std::set<std::string> & features) {
+    for (const char * name : { "AMX_INT8", "AVX512_BF16", "AVX512_VNNI", "AVX512", "AVX_VNNI", "AVX2", "AVX", "SSE3", "SME",
+                               "SVE", "MATMUL_INT8", "DOTPROD", "NEON", "RISCV_V", "VSX", "VXE" }) {
+        if (features.count(name)) {
+            std::string lower = name;
+            std::transform(lower.begin(), lower.end(), lower.begin(), ::tolower);
+            return lower;
+        }
+    }
+    return "generic";
+}
+
+// What the CPU backend was compiled with and found at run time, such as AVX512_VNNI.
+std::set<std::string> cpu_features() {
+    std::set<std::string> found;
+    ggml_backend_reg_t cpu = ggml_backend_cpu_reg();
+    const auto get = (ggml_backend_get_features_t) ggml_backend_reg_get_proc_address(cpu, "ggml_backend_get_features");
+    for (auto * f = get ? get(cpu) : nullptr; f && f->name; f++) {
+        if (std::string(f->value) != "0") {
+            found.insert(f->name);
+        }
+    }
+    return found;
+}
+
+// llama.cpp's name of a file type as the protocol writes it: "Q4_K - Medium" is q4_k_m.
+std::string type_name(llama_ftype type) {
+    std::string name = llama_ftype_name(type);
+    if (name.rfind("all ", 0) == 0) {
+        name = name.substr(4);
+    }
+    const size_t dash = name.find(" - ");
+    if (dash != std::string::npos) {
+        name = name.substr(0, dash) + "_" + name.substr(dash + 3, 1);
+    }
+    name = name.substr(0, name.find(' '));
+    std::transform(name.begin(), name.end(), name.begin(), ::tolower);
+    return name;
+}
+
+// ---- the engine ----
+
+struct Free {
+    void operator()(llama_model * m) const { llama_model_free(m); }
+    void operator()(llama_context * c) const { llama_free(c); }
+    void operator()(ggml_threadpool * p) const { ggml_threadpool_free(p); }
+};
+
+struct Options {
+    bool mmap = true;               // weights straight from the mapped file
+    bool repack = true;             // weights reordered for this processor's kernels
+    std::string flash_attn = "auto"; // on, off, or what llama.cpp takes
+    uint32_t poll = 50;             // how hard a waiting thread polls: 0 sleeps at once, 100 never
+    uint32_t ubatch = 512;          // prompt tokens of one graph
+};
+
+class Engine {
+public:
+    Engine(Wire & wire, Requests & requests) : wire(wire), requests(requests) {
+        llama_log_set(on_log, nullptr);
+        llama_backend_init();
+        features = cpu_features();
+        free_at_ready = allocator_free();
+    }
+
+    json ready() const {
+        const char * threads = getenv("OMP_NUM_THREADS");
+        json answer = {
+            { "type", "ready" },
+            { "versions", { { "llama.cpp", std::string(llama_version()) + " (" LLAMA_COMMIT ")" },
+                            { "ggml", ggml_version() },
+                            { "compiler", COMPILER } } },
+            { "isa", isa(features) },
+            { "features", { "score", "stream", "stop", "sampling", "reuse", "cancel" } },
+        };
+        if (threads && atoi(threads) > 0) {
+            answer["threads"] = atoi(threads);
+        }
+        answer["t_ns"] = now_ns();
+        return answer;
+    }
+
+    json answer(const json & request) {
+        const std::string type = request.at("type");
+        if (type == "load") {
+            return load(request);
+        }
+        if (!ctx) {
+            throw Failure{ "internal", "expected a load before '" + type + "'" };
+        }
+        if (type == "generate") {
+            return generate(request);
+        }
+        if (type == "score") {
+            return score(request);
+        }
+        if (type == "memory") {
+            return memory();
+        }
+        throw Failure{ "internal", "expected load, generate, score, memory or bye, found '" + type + "'" };
+    }
+
+private:
+    Wire & wire;
+    Requests & requests;
+    std::set<std::string> features;
+    uint64_t free_at_ready;
+    Options options;
+    uint32_t threads = 1, n_ctx = 0;
+    int n_vocab = 0;
+    // Freed in the reverse order.
+    std::unique_ptr<llama_model, Free> model;
+    std::unique_ptr<ggml_threadpool, Free> pool;
+    std::unique_ptr<llama_context, Free> ctx;
+    std::vector<llama_token> held; // whose keys and values the cache holds, if a reader's generation left them
+
+    static Options parse(const json & given) {
+        Options o;
+        for (const auto & [name, value] : given.items()) {
+            if (name == "mmap") {
+                o.mmap = value;
+            } else if (name == "repack") {
+                o.repack = value;
+            } else if (name == "flash_attn") {
+                o.flash_attn = value;
+            } else if (name == "poll") {
+                o.poll = value;
+            } else if (name == "ubatch") {
+                o.ubatch = value;
+            } else {
+                throw Failure{ "internal", "option '" + name + "': expected mmap, repack, flash_attn, poll or ubatch" };
+            }
+        }
+        if (o.ubatch == 0 || o.poll > 100 || (o.flash_attn != "on" && o.flash_attn != "off" && o.flash_attn != "auto")) {
+            throw Failure{ "internal", "expected ubatch of at least 1, poll of at most 100 and flash_attn on, off or auto" };
+        }
+        return o;
+    }
+
+    std::unique_ptr<llama_context, Free> context(uint32_t rows) {
+        llama_context_params p = llama_context_default_params();
+        p.n_ctx = n_ctx;
+        p.n_batch = p.n_ubatch = std::min(options.ubatch, n_ctx);
+        p.n_seq_max = 1;
+        p.n_outputs_max = std::min(rows, p.n_batch);
+        p.n_threads = p.n_threads_batch = int32_t(threads);
+        p.flash_attn_type = options.flash_attn == "on"    ? LLAMA_FLASH_ATTN_TYPE_ENABLED
+                            : options.flash_attn == "off" ? LLAMA_FLASH_ATTN_TYPE_DISABLED
+                                                          : LLAMA_FLASH_ATTN_TYPE_AUTO;
+        p.type_k = p.type_v = GGML_TYPE_F16;
+        p.no_perf = true;
+        std::unique_ptr<llama_context, Free> made(llama_init_from_model(model.get(), p));
+        if (!made) {
+            throw refused("a context of " + std::to_string(n_ctx) + " positions");
+        }
+        llama_attach_threadpool(made.get(), pool.get(), nullptr);
+        return made;
+    }
+
+    json load(const json & request) {
+        const std::string path = request.at("path"), device = request.at("device");
+        options = parse(request.value("options", json::object()));
+        if (device != "cpu") {
+            throw Failure{ "internal", "expected device cpu, found '" + device + "'" };
+        }
+        threads = request.at("threads");
+        n_ctx = request.at("n_ctx");
+        if (threads == 0 || n_ctx == 0) {
+            throw Failure{ "internal", "expected at least one thread and one position" };
+        }
+        ctx.reset();
+        pool.reset();
+        model.reset();
+        held.clear();
+        g_errors.clear();
+
+        const uint64_t begin = now_ns();
+        uint64_t parsed = 0;
+        ggml_threadpool_params pp = ggml_threadpool_params_default(int(threads));
+        pp.poll = options.poll;
+        pool.reset(ggml_threadpool_new(&pp));
+        llama_model_params p = llama_model_default_params();
+        p.load_mode = options.mmap ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
+        p.use_extra_bufts = options.repack;
+        // Called before each tensor's data is read: the first call ends the parsing of the header.
+        p.progress_callback = [](float, void * at) {
+            auto & t = *static_cast<uint64_t *>(at);
+            t = t ? t : now_ns();
+            return true;
+        };
+        p.progress_callback_user_data = &parsed;
+        model.reset(llama_model_load_from_file(path.c_str(), p));
+        if (!model) {
+            throw refused("cannot load " + path);
+        }
+        const uint64_t weights = now_ns();
+        n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model.get()));
+        ctx = context(1);
+        llama_synchronize(ctx.get());
+        const uint64_t end = now_ns();
+        parsed = parsed ? parsed : weights;
+
+        const json book = memory();
+        const bool repacked = book.at("repacked") > 0;
+        return {
+            { "type", "loaded" },
+            { "t_begin_ns", begin },
+            { "t_end_ns", end },
+            { "stages", { { "parse", parsed - begin }, { "weights", weights - parsed }, { "context", end - weights } } },
+            { "precision", precision() },
+            { "memory", book },
+            { "settings",
+              { { "threads", threads },
+                { "thread_pool", "ggml's own" },
+                { "poll", options.poll },
+                { "flash_attn", options.flash_attn },
+                { "mmap", options.mmap },
+                { "repack", repacked },
+                { "n_batch", llama_n_batch(ctx.get()) },
+                { "n_ubatch", llama_n_ubatch(ctx.get()) },
+                { "n_ctx", llama_n_ctx(ctx.get()) },
+                { "argmax", "over the logits, in the worker" },
+                { "kernels", isa(features) } } },
+            { "notes", json::array({ repacked ? "llama.cpp reorders weights for this processor while it loads; they lie in "
+                                                "private memory beside the mapped file"
+                                              : "llama.cpp multiplies the weights as they lie in the mapped file" }) },
+        };
+    }
+
+    // What llama.cpp's CPU backend computes in: activations take the type that the weights' dot product wants.
+    json precision() const {
+        const std::string weights = type_name(llama_model_ftype(model.get()));
+        const std::string compute = weights == "f32" || weights == "f16" || weights == "bf16" ? weights : "int8";
+        return { { "weights", weights }, { "compute", compute }, { "kv", "f16" } };
+    }
+
+    // ---- running tokens ----
+
+    std::vector<llama_token> ids(const json & list, size_t more) const {
+        std::vector<llama_token> tokens = list;
+        if (tokens.empty() || tokens.size() + more > n_ctx) {
+            throw Failure{ "internal", "expected 1 to " + std::to_string(n_ctx) + " positions (n_ctx), found " +
+                                           std::to_string(tokens.size() + more) };
+        }
+        for (llama_token t : tokens) {
+            if (t < 0 || t >= n_vocab) {
+                throw Failure{ "internal", "token id " + std::to_string(t) + " is outside the vocabulary of " +
+                                               std::to_string(n_vocab) };
+            }
+        }
+        return tokens;
+    }
+
+    // Runs tokens behind what the cache holds, and computes the logits of all of them, or of the last, or of none.
+    enum class Logits { NONE, LAST, ALL };
+    static void run(llama_context * c, llama_token * tokens, int32_t n, Logits logits) {
+        std::vector<int8_t> wanted(n, logits == Logits::ALL);
+        wanted.back() = logits != Logits::NONE;
+        llama_batch batch = llama_batch_get_one(tokens, n);
+        batch.logits = wanted.data();
+        const int32_t status = llama_decode(c, batch);
+        if (status != 0) {
+            const std::string what = "llama_decode returned " + std::to_string(status);
+            throw status == -2 ? Failure{ "oom", what + ": out of memory" } : Failure{ "internal", what };
+        }
+    }
+
+    // The prompt, in batches; logits of its last token only. False if it was cancelled before its end.
+    template <typename Cancelled> bool prefill(std::vector<llama_token> & prompt, size_t from, Cancelled cancelled) {
+        const size_t most = llama_n_batch(ctx.get());
+        while (from < prompt.size()) {
+            if (cancelled()) {
+                return false;
+            }
+            const size_t n = std::min(most, prompt.size() - from);
+            run(ctx.get(), &prompt[from], int32_t(n), from + n == prompt.size() ? Logits::LAST : Logits::NONE);
+            from += n;
+        }
+        llama_synchronize(ctx.get());
+        return true;
+    }
+
+    const float * logits() const { return llama_get_logits_ith(ctx.get(), -1); }
+
+    json generate(const json & request) {
+        const uint64_t begin = now_ns();
+        const size_t n = request.at("n");
+        const bool measured = !request.contains("stream") && !request.contains("stop") && !request.contains("sampling") &&
+                              !request.contains("reuse");
+        if (request.value("logits", "none") != "none") {
+            throw Failure{ "internal", "expected logits none; use score" };
+        }
+        if (n == 0 || !(request.value("ignore_eos", true) || request.contains("stop"))) {
+            throw Failure{ "internal", "expected n of at least 1, and ignore_eos true or the ids in 'stop'" };
+        }
+        std::vector<llama_token> prompt = ids(request.at("prompt"), n - 1), tokens;
+        std::vector<uint64_t> times;
+        tokens.reserve(n);
+        times.reserve(n);
+        if (!measured) {
+            return watched(request, begin, prompt, n);
+        }
+        held.clear();
+        llama_memory_clear(llama_get_memory(ctx.get()), false);
+        prefill(prompt, 0, [] { return false; });
+        const uint64_t prefill_end = now_ns();
+        while (true) {
+            tokens.push_back(argmax(logits(), n_vocab));
+            times.push_back(now_ns());
+            if (tokens.size() == n) {
+                break;
+            }
+            run(ctx.get(), &tokens.back(), 1, Logits::LAST);
+        }
+        return generated(request, tokens, begin, prefill_end, times);
+    }
+
+    static json generated(const json & request, const std::vector<llama_token> & tokens, uint64_t begin, uint64_t prefill_end,
+                          const std::vector<uint64_t> & times) {
+        return { { "type", "generated" }, { "id", request.at("id") },           { "tokens", tokens },
+                 { "t_begin_ns", begin }, { "t_prefill_end_ns", prefill_end }, { "t_tokens_ns", times } };
+    }
+
+    // A generation that someone reads: streamed, sampled, stopped, or on top of what the cache holds.
+    json watched(const json & request, uint64_t begin, std::vector<llama_token> & prompt, size_t n) {
+        const uint64_t id = request.at("id");
+        const std::vector<llama_token> stop = request.value("stop", std::vector<llama_token>());
+        const bool stream = request.value("stream", false);
+        std::unique_ptr<Sampling> sampling;
+        if (request.contains("sampling")) {
+            sampling = std::make_unique<Sampling>(request.at("sampling"));
+        }
+        const auto cancelled = [&] { return requests.cancelled(id); };
+        size_t reused = 0;
+        if (request.value("reuse", false)) {
+            const auto [a, b] = std::mismatch(held.begin(), held.end(), prompt.begin(), prompt.end());
+            reused = std::min(size_t(a - held.begin()), prompt.size() - 1);
+        }
+        llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, llama_pos(reused), -1);
+        held.clear();
+        const bool whole = prefill(prompt, reused, cancelled);
+        const uint64_t prefill_end = now_ns();
+        std::vector<llama_token> tokens;
+        std::vector<uint64_t> times;
+        std::vector<llama_token> kept(whole ? prompt : std::vector<llama_token>());
+        while (whole && tokens.size() < n && !cancelled()) {
+            if (!tokens.empty()) {
+                run(ctx.get(), &tokens.back(), 1, Logits::LAST);
+                kept.push_back(tokens.back());
+            }
+            tokens.push_back(sampling ? sampling->draw(logits(), n_vocab, tokens.size()) : argmax(logits(), n_vocab));
+            times.push_back(now_ns());
+            if (stream) {
+                wire.send({ { "type", "token" }, { "id", id }, { "token", tokens.back() }, { "t_ns", times.back() } });
+            }
+            if (std::find(stop.begin(), stop.end(), tokens.back()) != stop.end()) {
+                break;
+            }
+        }
+        held = kept; // a prompt that was cancelled half-way leaves nothing to build on
+        if (!whole) {
+            llama_memory_clear(llama_get_memory(ctx.get()), false);
+        }
+        json answer = generated(request, tokens, begin, prefill_end, times);
+        answer["reused"] = reused;
+        return answer;
+    }
+
+    // Teacher-forced logits, float32 row by row, into the file that the harness names. In a context of its own: a
+    // measured one holds a single row of logits.
+    json score(const json & request) {
+        const uint64_t begin = now_ns();
+        std::vector<llama_token> tokens = ids(request.at("tokens"), 0);
+        const std::string path = request.at("logits_path");
+        const size_t first = request.value("first", size_t(0));
+        const size_t together = std::min(request.value("decode_from", tokens.size()), tokens.size());
+        held.clear();
+        std::unique_ptr<FILE, int (*)(FILE *)> file(fopen(path.c_str(), "wb"), fclose);
+        if (!file) {
+            throw Failure{ "internal", "cannot write " + path + ": " + strerror(errno) };
+        }
+        std::unique_ptr<llama_context, Free> c = context(SCORE_ROWS);
+        size_t rows = 0;
+        for (size_t at = 0; at < tokens.size();) {
+            const size_t n = at < together ? std::min<size_t>(SCORE_ROWS, together - at) : 1;
+            const size_t batch = std::min<size_t>(n, llama_n_batch(c.get()));
+            run(c.get(), &tokens[at], int32_t(batch), Logits::ALL);
+            for (size_t i = 0; i < batch; i++) {
+                if (at + i < first) {
+                    continue;
+                }
+                const float * row = llama_get_logits_ith(c.get(), int32_t(i));
+                if (fwrite(row, sizeof(float), n_vocab, file.get()) != size_t(n_vocab)) {
+                    throw Failure{ "internal", "cannot write " + path + ": " + strerror(errno) };
+                }
+                rows++;
+            }
+            at += batch;
+        }
+        if (fflush(file.get()) != 0) {
+            throw Failure{ "internal", "cannot write " + path + ": " + strerror(errno) };
+        }
+        return { { "type", "scored" },   { "id", request.value("id", 0) },
+                 { "positions", rows },  { "vocab", n_vocab },
+                 { "decoded", tokens.size() - std::min(std::max(together, first), tokens.size()) },
+                 { "t_begin_ns", begin }, { "t_end_ns", now_ns() } };
+    }
+
+    // Bytes by llama.cpp's own book, and what of its buffers lies in memory.
+    json memory() {
+        uint64_t mapped = 0, priv = 0, repacked = 0, kv = 0, compute = 0;
+        for (const auto & [type, size] : llama_get_memory_breakdown(ctx.get())) {
+            const std::string name = ggml_backend_buft_name(type);
+            (name.find("Mapped") != std::string::npos ? mapped : priv) += size.model;
+            repacked += name.find("REPACK") != std::string::npos ? size.model : 0;
+            kv += size.context;
+            compute += size.compute;
+        }
+        json book = {
+            { "type", "memory" },
+            { "weights_mapped_bytes", mapped },
+            { "weights_private_bytes", priv },
+            { "kv_bytes", kv },
+            { "activation_bytes", compute },
+            { "repacked", repacked },
+        };
+        residents(book);
+        const uint64_t free = allocator_free();
+        book["allocator_free_bytes"] = free > free_at_ready ? free - free_at_ready : 0;
+        return book;
+    }
+
+    // The graph of a decode step names the buffers of weights and cache. Those of activations are not in it yet.
+    void residents(json & book) {
+        ggml_cgraph * graph = llama_graph_reserve(ctx.get(), 1, 1, 1);
+        std::set<ggml_backend_buffer_t> buffers;
+        const auto add = [&](const ggml_tensor * t) {
+            if (t && t->buffer) {
+                buffers.insert(t->buffer);
+            }
+        };
+        for (int i = 0; graph && i < ggml_graph_n_nodes(graph); i++) {
+            const ggml_tensor * node = ggml_graph_node(graph, i);
+            add(node);
+            add(node->view_src);
+            for (const ggml_tensor * source : node->src) {
+                add(source);
+                add(source ? source->view_src : nullptr);
+            }
+        }
+        uint64_t weights = 0, kv = 0;
+        bool told = graph != nullptr;
+        for (ggml_backend_buffer_t b : buffers) {
+            const std::string name = ggml_backend_buft_name(ggml_backend_buffer_get_type(b));
+            const ggml_backend_buffer_usage usage = ggml_backend_buffer_get_usage(b);
+            const bool is_weights = usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
+            if (usage == GGML_BACKEND_BUFFER_USAGE_COMPUTE || (is_weights && name.find("Mapped") != std::string::npos)) {
+                continue; // the harness counts the file's pages itself
+            }
+            uint64_t & part = is_weights ? weights : kv;
+            told = told && in_memory(ggml_backend_buffer_get_base(b), ggml_backend_buffer_get_size(b), part);
+        }
+        if (told) {
+            book["weights_private_resident_bytes"] = weights;
+            book["kv_resident_bytes"] = kv;
+        }
+    }
+};
+
+// One message; `internal` when it is not a JSON object with a type.
+json parse(const std::string & line) {
+    json message = json::parse(line, nullptr, false);
+    if (!message.is_object() || !message.contains("type") || !message.at("type").is_string()) {
+        throw Failure{ "internal", "expected a JSON object with a 'type' a line, found " + line.substr(0, 200) };
+    }
+    return message;
+}
+
+int serve(Wire & wire) {
+    Requests requests;
+    std::string line;
+    if (!requests.next(line)) {
+        return 0;
+    }
+    const json hello = parse(line);
+    if (hello.at("type") != "hello" || hello.value("protocol", 0) != PROTOCOL) {
+        throw Failure{ "internal", "expected hello of protocol 1, found " + line.substr(0, 200) };
+    }
+    wire.send({ { "type", "hello" }, { "protocol", PROTOCOL }, { "engine", "llama.cpp" }, { "pid", getpid() },
+                { "t_entry_ns", T_ENTRY_NS } });
+    Engine engine(wire, requests);
+    wire.send(engine.ready());
+    while (requests.next(line)) {
+        const json request = parse(line);
+        if (request.at("type") == "bye") {
+            return 0;
+        }
+        if (request.at("type") != "cancel") { // what was to be cancelled is done
+            wire.send(engine.answer(request));
+        }
+    }
+    return 0;
+}
+
+} // namespace
+
+int main() {
+    // Whatever a library prints goes to stderr: the protocol keeps its own descriptor.
+    Wire wire(fcntl(1, F_DUPFD_CLOEXEC, 3));
+    dup2(2, 1);
+    Failure failure;
+    try {
+        return serve(wire);
+    } catch (const Failure & f) {
+        failure = f;
+    } catch (const std::bad_alloc &) {
+        failure = { "oom", "out of memory; try fewer positions (n_ctx) or a smaller quantization" };
+    } catch (const std::exception & e) {
+        failure = { "internal", e.what() };
+    }
+    wire.send({ { "type", "error" }, { "kind", failure.kind }, { "message", failure.message } });
+    return 1;
+}

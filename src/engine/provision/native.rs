@@ -1,0 +1,127 @@
+//! Builds a native engine from its folder, once per folder and kind of processor: what the build
+//! needs is looked for first, its steps run in a folder of their own with a venv of pinned tools,
+//! and only the program stays.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::step::run_step;
+use super::{Provisioner, make_venv, short_hash};
+use crate::engine::registry::{EngineFolder, MANIFEST, Native};
+
+impl Provisioner {
+    /// The program of a native engine, built if it is not there.
+    pub(super) fn native(
+        &self,
+        folder: &EngineFolder,
+        native: &Native,
+        say: &dyn Fn(&str),
+    ) -> Result<PathBuf> {
+        let name = &folder.manifest.name;
+        let sources = folder.sources()?;
+        // Of the manifest, only these make the program.
+        let commands: Vec<_> = native.steps.iter().map(|step| &step.run).collect();
+        let recipe = format!("{} {commands:?} {}", native.program, processor());
+        let mut parts = vec![recipe.as_bytes()];
+        for (file, bytes) in sources.iter().filter(|(file, _)| file != MANIFEST) {
+            parts.extend([file.as_bytes(), bytes]);
+        }
+        let program = Path::new(&native.program).file_name().unwrap_or_default();
+        let program = program.to_string_lossy().into_owned();
+        let home = self.once(name, &short_hash(&parts), &program, say, |home| {
+            check_needs(name, native)?;
+            let source = std::path::absolute(self.unpacked(folder)?)?;
+            let made = build(folder, native, &source, home, say);
+            // Hundreds of megabytes that nobody needs, whether the build succeeded or not.
+            let build = home.join("build");
+            if build.exists() {
+                std::fs::remove_dir_all(&build)
+                    .with_context(|| format!("cannot remove {}", build.display()))?;
+            }
+            made
+        })?;
+        Ok(home.join(program))
+    }
+}
+
+/// Runs the steps in `home/build` and moves the program to `home`.
+fn build(
+    folder: &EngineFolder,
+    native: &Native,
+    source: &Path,
+    home: &Path,
+    say: &dyn Fn(&str),
+) -> Result<()> {
+    let dir = home.join("build");
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(requirements) = &native.requirements {
+        let venv = home.join("build").join("venv");
+        make_venv(folder, requirements, &venv, say)?;
+        let tools = std::iter::once(venv.join("bin")).chain(std::env::split_paths(&path));
+        path = std::env::join_paths(tools).context("PATH cannot be extended")?;
+    }
+    for step in &native.steps {
+        let filled = |word: &String| {
+            let word = word.replace("{folder}", &source.to_string_lossy());
+            word.replace("{build}", &dir.to_string_lossy())
+        };
+        let words: Vec<String> = step.run.iter().map(filled).collect();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).current_dir(&dir).env("PATH", &path);
+        run_step(&mut command, &step.what, &step.advice, say)?;
+    }
+    let made = dir.join(&native.program);
+    let target = home.join(made.file_name().unwrap_or_default());
+    std::fs::rename(&made, &target)
+        .with_context(|| format!("the build left no {} in {}", native.program, dir.display()))
+}
+
+/// Everything that the build needs is there, or the error says what is missing and how to get it.
+fn check_needs(name: &str, native: &Native) -> Result<()> {
+    for (what, programs) in &native.needs {
+        let named = programs.iter().filter_map(|p| {
+            let variable = p.strip_prefix('$')?;
+            let value = std::env::var(variable).ok().filter(|v| !v.trim().is_empty())?;
+            Some((format!("{variable}={value}"), value.split_whitespace().next()?.to_string()))
+        });
+        let looked_for: Vec<(String, String)> = match named.collect::<Vec<_>>() {
+            named if !named.is_empty() => named,
+            _ => {
+                let programs = programs.iter().filter(|p| !p.starts_with('$'));
+                programs.map(|p| (p.clone(), p.clone())).collect()
+            }
+        };
+        if !looked_for.iter().any(|(_, program)| is_on_path(program)) {
+            let names: Vec<&str> = looked_for.iter().map(|(told, _)| told.as_str()).collect();
+            bail!(
+                "building {name} needs {what}: found none on PATH (looked for {}); {}",
+                names.join(", "),
+                native.advice
+            );
+        }
+    }
+    Ok(())
+}
+
+fn is_on_path(program: &str) -> bool {
+    let runs = |path: &Path| {
+        use std::os::unix::fs::PermissionsExt;
+        path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    };
+    if program.contains('/') {
+        return runs(Path::new(program));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| runs(&dir.join(program)))
+}
+
+/// What the compiler may build for: instruction sets of the first processor, as the kernel names
+/// them. A cache that two machines share holds a program for each kind.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let sets = text.lines().find(|l| l.starts_with("flags") || l.starts_with("Features"));
+    format!("{} {}", std::env::consts::ARCH, sets.unwrap_or_default())
+}
