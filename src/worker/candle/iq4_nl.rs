@@ -4,10 +4,10 @@
 use half::f16;
 
 /// Weights in a block.
-const BLOCK: usize = 32;
+pub const BLOCK: usize = 32;
 /// A scale as f16, then the places in the table: weight `i` in the low half of byte `i`, weight
 /// `16 + i` in the high half.
-const BYTES: usize = 2 + BLOCK / 2;
+pub const BYTES: usize = 2 + BLOCK / 2;
 
 /// The values that the four bits choose from.
 const TABLE: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];

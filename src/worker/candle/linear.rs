@@ -340,16 +340,15 @@ impl Multiplier {
             });
         }
         pool.run(n, PIECE, |range| {
-            let mut values = [[[0.0f32; PIECE]; MANY]; 2];
+            let mut values = [[[0.0f32; PIECE]; 2]; MANY];
             let n = range.len();
-            self.pairs(cpu, both, range.clone(), x, |t, row, pair| {
-                values[0][t][row - range.start] = pair[0];
-                values[1][t][row - range.start] = pair[1];
+            self.pairs(cpu, both, range.clone(), x, |t, row, [gate, up]| {
+                values[t][0][row - range.start] = gate;
+                values[t][1][row - range.start] = up;
             });
-            for t in 0..m {
+            for (t, [gate, up]) in values.iter().enumerate().take(m) {
                 let mut gated = [0.0; PIECE];
-                let (gate, up) = (&values[0][t][..n], &values[1][t][..n]);
-                cpu.run(|| silu_times(cpu, gate, up, &mut gated[..n]));
+                cpu.run(|| silu_times(cpu, &gate[..n], &up[..n], &mut gated[..n]));
                 out.put(t, range.start, &gated[..n]);
             }
         });

@@ -216,6 +216,7 @@ impl Encoding {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::Iq4Nl,
     ];
 
     pub fn name(self) -> &'static str {
@@ -224,7 +225,12 @@ impl Encoding {
 
     /// Bytes of a row of `columns` values, a multiple of the block.
     pub fn row_bytes(self, columns: usize) -> usize {
-        with_block!(self, T => columns / <T as GgmlType>::BLCK_SIZE * size_of::<T>())
+        match self {
+            Self::Iq4Nl => columns / iq4_nl::BLOCK * iq4_nl::BYTES,
+            encoding => with_block!(encoding, T => {
+                columns / <T as GgmlType>::BLCK_SIZE * size_of::<T>()
+            }),
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Every kernel of every instruction set against a plain f64 sum over candle's own
 //! dequantization: rows as they occur and awkward ones, all remainders, every code of a block.
 
+// Tiles are small constant loops over several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
 use candle_core::quantized::k_quants::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
