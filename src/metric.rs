@@ -113,7 +113,7 @@ metrics! {
         "of the peak: what no reading explains; negative where parts overlap";
     "peak_gpu_bytes" "Peak GPU memory" Bytes Lower Primary "NVML, this process";
     "mbu" "MBU" Share Higher Shown
-        "(weight bytes read per token + mean KV bytes read) / TPOT / measured read bandwidth";
+        "(weight bytes read per token + mean KV bytes read) / TPOT / read bandwidth around the launch";
     "tps_per_gb" "Decode per GB" TokensPerSecondPerGb Higher Shown
         "decode_tps / peak memory in GB (1e9 bytes)";
     "joules_per_token" "Energy" JoulesPerToken Lower Shown

@@ -403,6 +403,10 @@ pub struct Environment {
     /// `empty` or `populated`: the engine's compile cache before the spawn; absent if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compile_cache: Option<String>,
+    /// What plain reading of memory reached just before and just after the launch, bytes per
+    /// second: the ceiling that `mbu` is a share of is their mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_bandwidth_bytes_per_s: Option<[f64; 2]>,
     /// By the rule stated before the run; shown, not excluded.
     #[serde(default)]
     pub disturbed: bool,

@@ -1,7 +1,7 @@
 //! The result in a few sentences that claim no more than the numbers do.
 
 use super::{baseline, failure, kind_name, ok_launches, tokens};
-use crate::record::{Arm, Comparison, Record};
+use crate::record::{Arm, Comparison, Launch, Record};
 use crate::units::{Bytes, BytesPerSecond, Seconds, three_digits};
 
 /// What the record says, in plain sentences, each of which can be quoted alone. Expects summaries
@@ -111,19 +111,27 @@ fn memory_compared(arm: &Arm, base: &Arm) -> Option<String> {
     Some(format!("{} peaks at {ours} of memory, {} at {theirs}.", arm.label, base.label))
 }
 
-/// "At 24.1 tok/s candle uses 78 % of the measured read bandwidth of 33.4 GB/s; …"
+/// "At 24.1 tok/s candle uses 78 % of the read bandwidth of 33.4 GB/s around its launches; …"
 fn bandwidth(record: &Record, arm: &Arm) -> Option<String> {
     let rate = arm.metrics.get("decode_tps")?.mean;
     let mbu = arm.metrics.get("mbu")?.mean;
-    let measured = BytesPerSecond(record.host.measured_read_bandwidth_bytes_per_s?);
+    let around = |launch: &Launch| launch.environment.read_bandwidth_bytes_per_s;
+    let mut rates: Vec<f64> = arm.launches.iter().filter_map(around).flatten().collect();
+    rates.sort_by(f64::total_cmp);
+    // Records from before bandwidth was read around each launch have that of the session.
+    let (measured, when) = match rates.get(rates.len() / 2) {
+        Some(rate) => (*rate, " around its launches"),
+        None => (record.host.measured_read_bandwidth_bytes_per_s?, ""),
+    };
     let ceiling = rate / mbu;
     ceiling.is_finite().then(|| {
         format!(
-            "At {} tok/s {} uses {:.0} % of the measured read bandwidth of {measured}; the \
-             ceiling for this file and these contexts is {} tok/s.",
+            "At {} tok/s {} uses {:.0} % of the read bandwidth of {}{when}; the ceiling for this \
+             file and these contexts is {} tok/s.",
             three_digits(rate),
             arm.label,
             mbu * 100.0,
+            BytesPerSecond(measured),
             three_digits(ceiling)
         )
     })

@@ -227,6 +227,7 @@ fn launch(engine: &Engine, index: u32) -> Launch {
             page_cache_resident: Some(1.0),
             busy_before: Some(0.01),
             steal: Some(0.0),
+            read_bandwidth_bytes_per_s: Some([33.4e9; 2]),
             ..Environment::default()
         },
     }

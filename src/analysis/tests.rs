@@ -234,8 +234,8 @@ fn the_reading_tells_faster_slower_and_failed() {
             "candle loads 118 times as fast; its cold start to the first token is 45.5 times as \
              fast.",
             "candle peaks at 1.02 GB of memory, pytorch-f32 at 5.61 GB.",
-            "At 38.4 tok/s candle uses 92 % of the measured read bandwidth of 33.4 GB/s; the \
-             ceiling for this file and these contexts is 41.6 tok/s.",
+            "At 38.4 tok/s candle uses 92 % of the read bandwidth of 33.4 GB/s around its \
+             launches; the ceiling for this file and these contexts is 41.6 tok/s.",
             "pytorch failed (compile_failed): InductorError: g++ was not found.",
         ]
     );

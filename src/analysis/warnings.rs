@@ -17,7 +17,7 @@ const BUSY: f64 = 0.10;
 /// Load per processor at the start, where the share itself is not known.
 const LOADED: f64 = 0.25;
 const STEAL: f64 = 0.02;
-/// Bytes per second over the measured read bandwidth.
+/// Bytes per second over the read bandwidth around the launch.
 const MBU_LIMIT: f64 = 1.10;
 /// Share of the model file in the page cache.
 const RESIDENT: f64 = 0.99;

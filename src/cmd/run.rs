@@ -23,7 +23,7 @@ use crate::measure::{host, page_cache};
 use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
 use crate::record::{
-    Build, FailureKind, Host, Model, Record, Run, SCHEMA, Status, Verification, WeightsSource,
+    Build, FailureKind, Model, Record, Run, SCHEMA, Status, Verification, WeightsSource,
 };
 use crate::report::{Format, Sections, Style, render_with};
 use crate::units::{Bytes, BytesPerSecond};
@@ -152,7 +152,7 @@ pub(super) fn one_session(
             (record, output_base(&args.output_dir)?)
         }
     };
-    let settings = settings(args, &found.path, n_ctx, threads, &record.host);
+    let settings = settings(args, &found.path, n_ctx, threads);
     announce(&record, &workload, threads);
     page_cache::bring(&settings.model_path, args.page_cache)?;
 
@@ -335,7 +335,7 @@ pub(super) fn build() -> Build {
     Build { executable_sha256: sha256.ok(), ..host::build() }
 }
 
-fn settings(args: &RunArgs, path: &Path, n_ctx: u32, threads: u32, host: &Host) -> Settings {
+fn settings(args: &RunArgs, path: &Path, n_ctx: u32, threads: u32) -> Settings {
     Settings {
         model_path: path.to_path_buf(),
         device: args.device.clone(),
@@ -346,7 +346,7 @@ fn settings(args: &RunArgs, path: &Path, n_ctx: u32, threads: u32, host: &Host) 
         page_cache: args.page_cache,
         deadlines: deadlines(args),
         idle_window: Duration::from_millis(200),
-        bandwidth: host.measured_read_bandwidth_bytes_per_s.map(BytesPerSecond),
+        read_bandwidth: true,
         profile: args.profile,
     }
 }

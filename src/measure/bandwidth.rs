@@ -42,6 +42,25 @@ pub fn measure(threads: u32, size: Bytes) -> Result<Bandwidth> {
     })
 }
 
+/// What memory delivers just now, for as long as a generation takes and not only in its best
+/// moment: read around each launch, since on a shared machine it moves by half within minutes.
+/// Takes a tenth of a second.
+pub fn sustained(threads: u32) -> Result<BytesPerSecond> {
+    const ENOUGH: u64 = 128 << 20;
+    let size = last_level_cache().map_or(ENOUGH, |cache| ENOUGH.max(4 * cache));
+    Ok(Reader::new(threads, Bytes(size))?.sustained(5))
+}
+
+/// Bytes of the largest cache of the first processor, where the system tells.
+fn last_level_cache() -> Option<u64> {
+    let size = |index: u32| {
+        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
+        let text = std::fs::read_to_string(path).ok()?;
+        Some(text.trim().strip_suffix('K')?.parse::<u64>().ok()? << 10)
+    };
+    (0..8).filter_map(size).max()
+}
+
 /// A buffer and the threads that read it.
 pub struct Reader {
     buffer: MmapMut,
@@ -79,8 +98,7 @@ impl Reader {
         BytesPerSecond(self.buffer.len() as f64 / seconds)
     }
 
-    /// What memory delivers for as long as a generation takes, and not only in its best moment:
-    /// the median pass in the number of streams that is fastest by it. `passes` of each.
+    /// The median of `passes`, in the number of streams that is fastest by it.
     pub fn sustained(&self, passes: usize) -> BytesPerSecond {
         let medians = STREAMS.iter().map(|&streams| {
             let mut seconds = self.passes(streams, passes);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::bandwidth;
 use super::memory;
 use super::metrics::{self, ReadsPerToken};
 use super::page_cache::{self, PageCache};
@@ -45,7 +46,9 @@ pub struct Settings {
     pub deadlines: Deadlines,
     /// How long the machine is watched before each launch.
     pub idle_window: Duration,
-    pub bandwidth: Option<BytesPerSecond>,
+    /// Whether to read the memory's bandwidth before and after each launch; without it there is
+    /// no MBU.
+    pub read_bandwidth: bool,
     /// One more generation of each prompt, with the time of each stage taken.
     pub profile: bool,
 }
@@ -90,15 +93,22 @@ pub fn launch(
         temperature_c: sensors::temperature_c(),
         ..Environment::default()
     };
+    let read_bandwidth = || {
+        let read = || bandwidth::sustained(settings.threads).ok();
+        settings.read_bandwidth.then(read).flatten()
+    };
+    let before = read_bandwidth();
     let started_at = now();
     let cpu_before = sensors::CpuTimes::now();
 
-    let mut converse = Conversation::new(engine, workload, model, settings);
+    let mut converse = Conversation::new(engine, workload, model, settings, before);
     let result = converse.run(installed);
 
     environment.steal = cpu_before
         .and_then(|before| sensors::CpuTimes::now()?.shares_since(before))
         .map(|shares| shares.steal);
+    environment.read_bandwidth_bytes_per_s =
+        before.zip(read_bandwidth()).map(|(before, after)| [before.0, after.0]);
     environment.disturbed = environment.busy_before.is_some_and(|b| b > BUSY_LIMIT)
         || environment.steal.is_some_and(|s| s > STEAL_LIMIT);
 
@@ -111,7 +121,7 @@ pub fn launch(
     if error.is_some() {
         metrics.clear(); // half a launch has no value of a launch; its raw times stay
     }
-    let launch = Launch {
+    let mut launch = Launch {
         index,
         order,
         started_at,
@@ -124,6 +134,9 @@ pub fn launch(
         load_stages_ns: load_stages,
         environment,
     };
+    if let Some([before, after]) = launch.environment.read_bandwidth_bytes_per_s {
+        metrics::move_ceiling(&mut launch, before, 0.5 * (before + after));
+    }
     Ok(Outcome { launch, identity })
 }
 
@@ -156,6 +169,8 @@ struct Conversation<'a> {
     workload: &'a Workload,
     model: &'a Model,
     settings: &'a Settings,
+    /// Of memory, just before the launch.
+    bandwidth: Option<BytesPerSecond>,
     next_id: u64,
     /// Whether the engine fills a context apart from the generation behind it.
     holds_context: bool,
@@ -175,12 +190,14 @@ impl<'a> Conversation<'a> {
         workload: &'a Workload,
         model: &'a Model,
         settings: &'a Settings,
+        bandwidth: Option<BytesPerSecond>,
     ) -> Self {
         Self {
             engine,
             workload,
             model,
             settings,
+            bandwidth,
             next_id: 1,
             holds_context: false,
             filled: None,
@@ -288,7 +305,7 @@ impl<'a> Conversation<'a> {
         let reads = ReadsPerToken {
             weight_bytes: l.weight_bytes_per_token.unwrap_or(self.model.weight_bytes_per_token),
             kv_bytes_per_position: self.model.kv_values_per_position * kv_bytes,
-            bandwidth: self.settings.bandwidth,
+            bandwidth: self.bandwidth,
         };
         self.identity.precision = Some(l.precision);
         self.identity.settings = l.settings;

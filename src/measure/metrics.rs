@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::record::{MemoryPart, Part, PromptRun, Role};
+use crate::record::{Launch, MemoryPart, Part, PromptRun, Role};
 use crate::stats::Sample;
 use crate::units::{BytesPerSecond, Seconds};
 
@@ -58,6 +58,16 @@ pub fn of_launch(runs: &[PromptRun], reads: &ReadsPerToken) -> Values {
         values.insert("warmup_gain".into(), first / steady);
     }
     values
+}
+
+/// Restates every MBU of a launch, a share of `from`, as one of `to` (bytes per second).
+pub fn move_ceiling(launch: &mut Launch, from: f64, to: f64) {
+    let of_generations = launch.prompts.iter_mut().map(|run| &mut run.metrics);
+    for metrics in of_generations.chain([&mut launch.metrics]) {
+        if let Some(mbu) = metrics.get_mut("mbu") {
+            *mbu *= from / to;
+        }
+    }
 }
 
 /// The peak in five parts that add up to it; none where there is no breakdown.

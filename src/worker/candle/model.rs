@@ -147,12 +147,10 @@ pub struct Model {
 struct Buffers {
     /// The residual stream, `[BATCH, hidden]`.
     x: Vec<f32>,
-    /// After a norm, `[BATCH, hidden]`.
+    /// After a norm, `[BATCH, hidden]`; then attention's result, `[BATCH, q_dim]`.
     h: Vec<f32>,
     /// `[BATCH, q | k | v]`.
     qkv: Vec<f32>,
-    /// Attention's result, `[BATCH, q_dim]`.
-    attended: Vec<f32>,
     /// `[BATCH, rope pairs]`.
     angles: Vec<(f32, f32)>,
     /// `[n_vocab]`.
@@ -190,9 +188,8 @@ impl Model {
         let rope = Rope::new(c.rope_base, c.head_dim, weights.rope_factors.as_deref());
         let buffers = Buffers {
             x: vec![0.0; batch * c.hidden],
-            h: vec![0.0; batch * c.hidden],
+            h: vec![0.0; batch * c.hidden.max(c.q_dim())],
             qkv: vec![0.0; batch * (c.q_dim() + 2 * c.kv_dim())],
-            attended: vec![0.0; batch * c.q_dim()],
             angles: vec![(1.0, 0.0); batch * rope.pairs()],
             logits: vec![0.0; c.n_vocab],
         };
@@ -227,7 +224,7 @@ impl Model {
     /// Bytes of the activation buffers that lie in memory now.
     pub fn activation_bytes_in_memory(&self) -> Option<u64> {
         let b = &self.buffers;
-        let floats = [&b.x, &b.h, &b.qkv, &b.attended, &b.logits];
+        let floats = [&b.x, &b.h, &b.qkv, &b.logits];
         let floats = floats.into_iter().map(|v| bytes_in_memory(v)).sum::<Option<u64>>()?;
         Some(floats + bytes_in_memory(&b.angles)? + self.multiplier.bytes_in_memory()?)
     }
@@ -235,7 +232,7 @@ impl Model {
     /// Bytes of the activation buffers.
     pub fn activation_bytes(&self) -> usize {
         let b = &self.buffers;
-        let floats = [&b.x, &b.h, &b.qkv, &b.attended, &b.logits];
+        let floats = [&b.x, &b.h, &b.qkv, &b.logits];
         floats.iter().map(|v| size_of_val(&v[..])).sum::<usize>()
             + size_of_val(&b.angles[..])
             + self.multiplier.bytes()
@@ -254,9 +251,8 @@ impl Model {
         let (isa, spans) = (self.isa, &mut self.spans);
         let b = &mut self.buffers;
         let x = &mut b.x[..m * hidden];
-        let h = &mut b.h[..m * hidden];
+        let shared = &mut b.h;
         let qkv = &mut b.qkv[..m * width];
-        let attended = &mut b.attended[..m * q_dim];
         let angles = &mut b.angles[..m * pairs];
 
         spans.resume();
@@ -267,10 +263,12 @@ impl Model {
         }
         spans.end(Stage::Embedding);
         for (i, layer) in self.weights.layers.iter().enumerate() {
+            let h = &mut shared[..m * hidden];
             norm_rows(isa, pool, x, &layer.attn_norm, c.norm_eps, h);
             spans.end(Stage::Norm);
             multiplier.multiply(pool, &[&layer.q, &layer.k, &layer.v], h, qkv, false);
             spans.end(Stage::Projections);
+            let attended = &mut shared[..m * q_dim];
             let place = Place { layer: i, first, angles };
             let projected = Projected { values: qkv, stride: width, n_heads: c.n_heads };
             self.cache.attend(isa, pool, place, projected, attended);
@@ -278,6 +276,7 @@ impl Model {
             multiplier.multiply(pool, &[&layer.o], attended, x, true);
             spans.end(Stage::Projections);
 
+            let h = &mut shared[..m * hidden];
             norm_rows(isa, pool, x, &layer.ffn_norm, c.norm_eps, h);
             spans.end(Stage::Norm);
             multiplier.mlp(pool, [&layer.gate, &layer.up, &layer.down], h, x);
