@@ -193,7 +193,7 @@ fn the_shipped_model_is_the_one_that_the_golden_values_belong_to() {
     assert_eq!(record["model"]["sha256"].as_str().unwrap(), golden);
     let check = llm_bench(dir.path(), &["engines", "check", "candle"]);
     assert!(check.status.success(), "{}", text(&check.stdout));
-    assert!(text(&check.stdout).contains("192 of 192 golden tokens"));
+    assert!(text(&check.stdout).contains("384 of 384 golden tokens"));
 }
 
 #[test]

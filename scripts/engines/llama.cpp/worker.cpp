@@ -1,6 +1,7 @@
 // The llama.cpp engine's side of the llm-bench engine protocol (docs/PROTOCOL.md): JSON lines on stdin and on what was
 // stdout. The model runs in llama.cpp as it is; this file asks it, takes the times, and says how it was set up.
 
+#include "names.h"
 #include "resident.h"
 #include "sampling.h"
 #include "wire.h"
@@ -62,47 +63,6 @@ Failure refused(const std::string & what) {
     return { "bad_model", what + ": " + (said.empty() ? "llama.cpp gave no reason" : said) };
 }
 
-// The widest instruction set among the features that ggml was compiled with and found.
-std::string isa(const std::set<std::string> & features) {
-    for (const char * name : { "AMX_INT8", "AVX512_BF16", "AVX512_VNNI", "AVX512", "AVX_VNNI", "AVX2", "AVX", "SSE3", "SME",
-                               "SVE", "MATMUL_INT8", "DOTPROD", "NEON", "RISCV_V", "VSX", "VXE" }) {
-        if (features.count(name)) {
-            std::string lower = name;
-            std::transform(lower.begin(), lower.end(), lower.begin(), ::tolower);
-            return lower;
-        }
-    }
-    return "generic";
-}
-
-// What the CPU backend was compiled with and found at run time, such as AVX512_VNNI.
-std::set<std::string> cpu_features() {
-    std::set<std::string> found;
-    ggml_backend_reg_t cpu = ggml_backend_cpu_reg();
-    const auto get = (ggml_backend_get_features_t) ggml_backend_reg_get_proc_address(cpu, "ggml_backend_get_features");
-    for (auto * f = get ? get(cpu) : nullptr; f && f->name; f++) {
-        if (std::string(f->value) != "0") {
-            found.insert(f->name);
-        }
-    }
-    return found;
-}
-
-// llama.cpp's name of a file type as the protocol writes it: "Q4_K - Medium" is q4_k_m.
-std::string type_name(llama_ftype type) {
-    std::string name = llama_ftype_name(type);
-    if (name.rfind("all ", 0) == 0) {
-        name = name.substr(4);
-    }
-    const size_t dash = name.find(" - ");
-    if (dash != std::string::npos) {
-        name = name.substr(0, dash) + "_" + name.substr(dash + 3, 1);
-    }
-    name = name.substr(0, name.find(' '));
-    std::transform(name.begin(), name.end(), name.begin(), ::tolower);
-    return name;
-}
-
 // ---- the engine ----
 
 struct Free {
@@ -136,7 +96,7 @@ public:
                             { "ggml", ggml_version() },
                             { "compiler", COMPILER } } },
             { "isa", isa(features) },
-            { "features", { "score", "stream", "stop", "sampling", "reuse", "cancel" } },
+            { "features", { "score", "stream", "stop", "sampling", "reuse", "cancel", "context" } },
         };
         if (threads && atoi(threads) > 0) {
             answer["threads"] = atoi(threads);
@@ -153,6 +113,9 @@ public:
         if (!ctx) {
             throw Failure{ "internal", "expected a load before '" + type + "'" };
         }
+        if (type == "context") {
+            return fill(request);
+        }
         if (type == "generate") {
             return generate(request);
         }
@@ -162,7 +125,7 @@ public:
         if (type == "memory") {
             return memory();
         }
-        throw Failure{ "internal", "expected load, generate, score, memory or bye, found '" + type + "'" };
+        throw Failure{ "internal", "expected load, context, generate, score, memory or bye, found '" + type + "'" };
     }
 
 private:
@@ -178,6 +141,7 @@ private:
     std::unique_ptr<ggml_threadpool, Free> pool;
     std::unique_ptr<llama_context, Free> ctx;
     std::vector<llama_token> held; // whose keys and values the cache holds, if a reader's generation left them
+    size_t depth = 0; // positions of the context that `context` filled and nothing has ended
 
     static Options parse(const json & given) {
         Options o;
@@ -236,7 +200,7 @@ private:
         ctx.reset();
         pool.reset();
         model.reset();
-        held.clear();
+        forget();
         g_errors.clear();
 
         const uint64_t begin = now_ns();
@@ -267,6 +231,28 @@ private:
 
         const json book = memory();
         const bool repacked = book.at("repacked") > 0;
+        const char * note = repacked       ? "llama.cpp reorders weights for this processor while it loads; they lie in private "
+                                             "memory, beside the mapped file where there is one"
+                            : options.mmap ? "llama.cpp multiplies the weights as they lie in the mapped file"
+                                           : "llama.cpp reads the weights into private memory";
+        json settings = {
+            { "threads", threads },
+            { "flash_attn", options.flash_attn },
+            { "mmap", options.mmap },
+            { "repack", repacked },
+            { "n_batch", llama_n_batch(ctx.get()) },
+            { "n_ubatch", llama_n_ubatch(ctx.get()) },
+            { "n_ctx", llama_n_ctx(ctx.get()) },
+            { "argmax", "over the logits, in the worker" },
+            { "kernels", isa(features) },
+        };
+        // ggml built with OpenMP takes its threads from there, and nothing of the pool but their number.
+        if (features.count("OPENMP")) {
+            settings["thread_pool"] = "OpenMP";
+        } else {
+            settings["thread_pool"] = "ggml's own";
+            settings["poll"] = options.poll;
+        }
         return {
             { "type", "loaded" },
             { "t_begin_ns", begin },
@@ -274,21 +260,8 @@ private:
             { "stages", { { "parse", parsed - begin }, { "weights", weights - parsed }, { "context", end - weights } } },
             { "precision", precision() },
             { "memory", book },
-            { "settings",
-              { { "threads", threads },
-                { "thread_pool", "ggml's own" },
-                { "poll", options.poll },
-                { "flash_attn", options.flash_attn },
-                { "mmap", options.mmap },
-                { "repack", repacked },
-                { "n_batch", llama_n_batch(ctx.get()) },
-                { "n_ubatch", llama_n_ubatch(ctx.get()) },
-                { "n_ctx", llama_n_ctx(ctx.get()) },
-                { "argmax", "over the logits, in the worker" },
-                { "kernels", isa(features) } } },
-            { "notes", json::array({ repacked ? "llama.cpp reorders weights for this processor while it loads; they lie in "
-                                                "private memory beside the mapped file"
-                                              : "llama.cpp multiplies the weights as they lie in the mapped file" }) },
+            { "settings", settings },
+            { "notes", json::array({ note }) },
         };
     }
 
@@ -347,6 +320,24 @@ private:
 
     const float * logits() const { return llama_get_logits_ith(ctx.get(), -1); }
 
+    // From now on nothing is built on what the cache holds.
+    void forget() {
+        held.clear();
+        depth = 0;
+    }
+
+    // Fills the empty cache with a context, for generations at that depth.
+    json fill(const json & request) {
+        const uint64_t begin = now_ns();
+        std::vector<llama_token> tokens = ids(request.at("tokens"), 0);
+        forget();
+        llama_memory_clear(llama_get_memory(ctx.get()), false);
+        prefill(tokens, 0, [] { return false; });
+        depth = tokens.size();
+        return { { "type", "context" }, { "id", request.at("id") }, { "positions", depth },
+                 { "t_begin_ns", begin }, { "t_end_ns", now_ns() } };
+    }
+
     json generate(const json & request) {
         const uint64_t begin = now_ns();
         const size_t n = request.at("n");
@@ -358,15 +349,25 @@ private:
         if (n == 0 || !(request.value("ignore_eos", true) || request.contains("stop"))) {
             throw Failure{ "internal", "expected n of at least 1, and ignore_eos true or the ids in 'stop'" };
         }
-        std::vector<llama_token> prompt = ids(request.at("prompt"), n - 1), tokens;
+        const size_t behind = request.value("depth", size_t(0));
+        if (behind != 0 && (!measured || behind != depth)) {
+            throw Failure{ "internal", "depth " + std::to_string(behind) + ": the context holds " + std::to_string(depth) +
+                                           " positions, for measured generations only" };
+        }
+        std::vector<llama_token> prompt = ids(request.at("prompt"), behind + n - 1), tokens;
         std::vector<uint64_t> times;
         tokens.reserve(n);
         times.reserve(n);
         if (!measured) {
             return watched(request, begin, prompt, n);
         }
-        held.clear();
-        llama_memory_clear(llama_get_memory(ctx.get()), false);
+        if (behind == 0) {
+            forget();
+            llama_memory_clear(llama_get_memory(ctx.get()), false);
+        } else {
+            // What the last generation wrote behind the context.
+            llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, llama_pos(behind), -1);
+        }
         prefill(prompt, 0, [] { return false; });
         const uint64_t prefill_end = now_ns();
         while (true) {
@@ -377,7 +378,11 @@ private:
             }
             run(ctx.get(), &tokens.back(), 1, Logits::LAST);
         }
-        return generated(request, tokens, begin, prefill_end, times);
+        json answer = generated(request, tokens, begin, prefill_end, times);
+        if (behind != 0) {
+            answer["depth"] = behind;
+        }
+        return answer;
     }
 
     static json generated(const json & request, const std::vector<llama_token> & tokens, uint64_t begin, uint64_t prefill_end,
@@ -402,7 +407,7 @@ private:
             reused = std::min(size_t(a - held.begin()), prompt.size() - 1);
         }
         llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, llama_pos(reused), -1);
-        held.clear();
+        forget();
         const bool whole = prefill(prompt, reused, cancelled);
         const uint64_t prefill_end = now_ns();
         std::vector<llama_token> tokens;
@@ -439,7 +444,7 @@ private:
         const std::string path = request.at("logits_path");
         const size_t first = request.value("first", size_t(0));
         const size_t together = std::min(request.value("decode_from", tokens.size()), tokens.size());
-        held.clear();
+        forget();
         std::unique_ptr<FILE, int (*)(FILE *)> file(fopen(path.c_str(), "wb"), fclose);
         if (!file) {
             throw Failure{ "internal", "cannot write " + path + ": " + strerror(errno) };
