@@ -11,11 +11,6 @@ use super::portable::Portable;
 use super::{Cpu, Isa, SPAN, with_cpu};
 use crate::worker::candle::weights::blocks;
 
-/// Every instruction set that this machine has.
-fn all() -> Vec<Isa> {
-    vec![Isa::Portable(Portable), Isa::detect()]
-}
-
 /// A stored row and the values that it stands for. The bytes are aligned as blocks are.
 struct Stored {
     buffer: Vec<u64>,
@@ -218,7 +213,7 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
 
 #[test]
 fn products_of_float_weights_agree_with_a_plain_sum() {
-    for isa in all() {
+    for isa in Isa::all() {
         with_cpu!(isa, cpu => {
             check_float::<_, format::F32, f32>(cpu);
             check_float::<_, format::F16, half::f16>(cpu);
@@ -229,7 +224,7 @@ fn products_of_float_weights_agree_with_a_plain_sum() {
 
 #[test]
 fn products_of_quantized_weights_agree_with_a_plain_sum() {
-    for isa in all() {
+    for isa in Isa::all() {
         with_cpu!(isa, cpu => {
             check_int8::<_, format::Q4_0, BlockQ4_0>(cpu, &[0]);
             check_int8::<_, format::Q8_0, BlockQ8_0>(cpu, &[0]);
@@ -242,7 +237,7 @@ fn products_of_quantized_weights_agree_with_a_plain_sum() {
 #[test]
 fn extreme_activations_keep_their_sign_and_nothing_overflows() {
     // ±127 everywhere against the largest codes: the largest integer sums that can occur.
-    for isa in all() {
+    for isa in Isa::all() {
         with_cpu!(isa, cpu => {
             for (sign, code) in [(1.0, 0xFFu8), (-1.0, 0xFF), (1.0, 0x00), (-1.0, 0x80)] {
                 let k = 64;
@@ -280,7 +275,7 @@ fn every_instruction_set_rounds_activations_alike() {
     };
     let want = round(Isa::Portable(Portable));
     assert!(want.1[3].is_nan() && want.1[6].is_nan());
-    for isa in all() {
+    for isa in Isa::all() {
         let got = round(isa);
         for b in 0..k / BLOCK {
             let scales = (got.1[b], want.1[b]);
@@ -299,7 +294,7 @@ fn every_instruction_set_rounds_activations_alike() {
 #[test]
 fn attention_kernels_agree_with_a_plain_sum() {
     let mut rng = StdRng::seed_from_u64(4);
-    for isa in all() {
+    for isa in Isa::all() {
         for dim in [2, 16, 32, 40, 64, 80, 128, 256] {
             for n in [1, 3, 16] {
                 let keys = row(&mut rng, dim * SPAN, 0);
@@ -334,7 +329,7 @@ fn attention_kernels_agree_with_a_plain_sum() {
 #[test]
 fn every_half_goes_into_the_cache_and_back() {
     let halves: Vec<u16> = (0..=u16::MAX).filter(|h| h & 0x7C00 != 0x7C00).collect();
-    for isa in all() {
+    for isa in Isa::all() {
         with_cpu!(isa, cpu => {
             let (mut wide, mut back) = (vec![0.0; halves.len()], vec![0; halves.len()]);
             cpu.widen(&halves, &mut wide);
