@@ -347,3 +347,186 @@ fn every_half_goes_into_the_cache_and_back() {
         });
     }
 }
+
+// ---- reads and writes at the edges of memory ----
+
+/// Numbers directly behind or before memory that nobody may touch: a kernel that reads or writes
+/// beyond a slice dies of it.
+struct Guarded<T> {
+    map: *mut u8,
+    map_len: usize,
+    first: *mut T,
+    len: usize,
+}
+
+/// On which side of the numbers the forbidden page lies.
+#[derive(Debug, Clone, Copy)]
+enum Edge {
+    Before,
+    Behind,
+}
+
+impl<T: Copy> Guarded<T> {
+    fn new(values: &[T], edge: Edge) -> Self {
+        use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
+        let page = rustix::param::page_size();
+        let bytes = size_of_val(values);
+        let inside = bytes.next_multiple_of(page).max(page);
+        let map_len = inside + 2 * page;
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping that nothing else knows; the numbers lie between its first and
+        // its last page, which become forbidden, and both ends of those are aligned for them.
+        unsafe {
+            let map = mmap_anonymous(std::ptr::null_mut(), map_len, prot, MapFlags::PRIVATE);
+            let map: *mut u8 = map.unwrap().cast();
+            for guard in [map, map.add(page + inside)] {
+                mprotect(guard.cast(), page, MprotectFlags::empty()).unwrap();
+            }
+            let first: *mut T = match edge {
+                Edge::Before => map.add(page).cast(),
+                Edge::Behind => map.add(page + inside - bytes).cast(),
+            };
+            first.copy_from_nonoverlapping(values.as_ptr(), values.len());
+            Self { map, map_len, first, len: values.len() }
+        }
+    }
+}
+
+impl<T> std::ops::Deref for Guarded<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `new` wrote them.
+        unsafe { std::slice::from_raw_parts(self.first, self.len) }
+    }
+}
+
+impl<T> std::ops::DerefMut for Guarded<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: `new` wrote them.
+        unsafe { std::slice::from_raw_parts_mut(self.first, self.len) }
+    }
+}
+
+impl<T> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this one's, and no slice outlives it.
+        unsafe { rustix::mm::munmap(self.map.cast(), self.map_len).unwrap() };
+    }
+}
+
+/// Every kernel that reads `row`, stored as `F`; the row may be anywhere.
+fn int8_results<C: Cpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> Vec<f32> {
+    let mut results = vec![cpu.int8_dot::<F, 1, 1>([row], x, 0)[0][0]];
+    results.extend(cpu.int8_dot::<F, 2, 1>([row, row], x, 1).as_flattened());
+    results.extend(cpu.int8_dot::<F, 1, 4>([row], x, 0).as_flattened());
+    let blocks = row.len() / F::SIZE * F::VALUES / BLOCK;
+    for n_rows in [1, ROWS - 1, ROWS] {
+        let (mut panel, mut out) = (Int8Panel::new(), [[0.0; ROWS]; 4]);
+        for first in (0..blocks).step_by(BLOCKS) {
+            let n = BLOCKS.min(blocks - first);
+            cpu.pack_int8::<F>(&mut panel, &vec![row; n_rows], first, n);
+            cpu.int8_tiles::<F>(&panel, first, n, &x.rows, &mut out);
+        }
+        results.extend(out.iter().flat_map(|out| &out[..n_rows]));
+    }
+    results
+}
+
+fn float_results<C: Cpu, F: FloatFormat>(cpu: C, row: &[u8], x: &[f32]) -> Vec<f32> {
+    let mut results = vec![cpu.float_dot::<F, 1, 1>([row], [x])[0][0]];
+    results.extend(cpu.float_dot::<F, 2, 1>([row, row], [x]).as_flattened());
+    results.extend(cpu.float_dot::<F, 1, 4>([row], [x; 4]).as_flattened());
+    for n_rows in [1, ROWS] {
+        let (mut panel, mut out) = (FloatPanel::new(), [[0.0; ROWS]]);
+        cpu.pack_float::<F>(&mut panel, &vec![row; n_rows], 0, x.len());
+        cpu.float_tiles(&panel, 0, x.len(), x, x.len(), &mut out);
+        results.extend(&out[0][..n_rows]);
+    }
+    results
+}
+
+/// Small bytes: whatever they stand for is finite.
+fn finite_bytes(n: usize) -> Vec<u8> {
+    (0..n).map(|i| (i * 37 % 0x38) as u8).collect()
+}
+
+#[test]
+fn no_kernel_reads_beyond_a_row_of_weights() {
+    fn int8<C: Cpu, F: BlockFormat>(cpu: C, edge: Edge) {
+        for n in [1, 2, 3, 4, 5, 8, 17] {
+            let (stored, k) = (finite_bytes(n * F::SIZE), n * F::VALUES);
+            let x: Vec<f32> = (0..4 * k).map(|i| (i * 31 % 17) as f32 - 8.0).collect();
+            let x = rounded(cpu, &x, 4, k);
+            let got = int8_results::<C, F>(cpu, &Guarded::new(&stored, edge), &x);
+            assert_eq!(got, int8_results::<C, F>(cpu, &stored, &x), "{} {n}", cpu.name());
+        }
+    }
+    fn float<C: Cpu, F: FloatFormat>(cpu: C, edge: Edge) {
+        for k in [1, 7, 8, 9, 15, 16, 17, 31, 33, 100, 128] {
+            let stored = finite_bytes(k * F::SIZE);
+            let x: Vec<f32> = (0..k).map(|i| (i * 31 % 17) as f32 - 8.0).collect();
+            let (row, tokens) = (Guarded::new(&stored, edge), Guarded::new(&x, edge));
+            let got = float_results::<C, F>(cpu, &row, &tokens);
+            assert_eq!(got, float_results::<C, F>(cpu, &stored, &x), "{} {k}", cpu.name());
+        }
+    }
+    for isa in Isa::all() {
+        for edge in [Edge::Before, Edge::Behind] {
+            with_cpu!(isa, cpu => {
+                int8::<_, format::Q4_0>(cpu, edge);
+                int8::<_, format::Q8_0>(cpu, edge);
+                int8::<_, format::Q4K>(cpu, edge);
+                int8::<_, format::Q6K>(cpu, edge);
+                float::<_, format::F32>(cpu, edge);
+                float::<_, format::F16>(cpu, edge);
+                float::<_, format::Bf16>(cpu, edge);
+            });
+        }
+    }
+}
+
+#[test]
+fn no_kernel_leaves_the_slices_of_activations_and_of_the_cache() {
+    let numbers = |n: usize| (0..n).map(|i| (i * 31 % 17) as f32 - 8.0).collect::<Vec<f32>>();
+    for isa in Isa::all() {
+        for edge in [Edge::Before, Edge::Behind] {
+            let floats = |n: usize| Guarded::new(&numbers(n), edge);
+            for dim in [2, 8, 15, 16, 17, 40, 64, 80, 128] {
+                let (keys, query) = (floats(dim * SPAN), floats(dim));
+                with_cpu!(isa, cpu => {
+                    let four = cpu.scores::<4>(&keys, [&*query; 4]);
+                    let [one] = cpu.scores::<1>(&keys, [&*query]);
+                    assert_eq!(four, [one; 4], "{}", isa.name());
+                });
+                for n in [1, 3, 16] {
+                    let (values, weights) = (floats(n * dim), floats(n));
+                    let mut sums: [Guarded<f32>; 4] = std::array::from_fn(|_| floats(dim));
+                    let mut alone = floats(dim);
+                    with_cpu!(isa, cpu => {
+                        let sums = sums.each_mut().map(|sum| &mut **sum);
+                        cpu.weigh::<4>(&values, [&*weights; 4], sums);
+                        cpu.weigh::<1>(&values, [&*weights], [&mut alone]);
+                    });
+                    assert!(sums.iter().all(|sum| **sum == *alone), "{}", isa.name());
+                }
+            }
+            for n in [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 33] {
+                let (values, mut wide) = (floats(n), floats(n));
+                let mut halves = Guarded::new(&vec![0u16; n], edge);
+                with_cpu!(isa, cpu => {
+                    cpu.narrow(&values, &mut halves);
+                    cpu.widen(&halves, &mut wide);
+                });
+                assert_eq!(*wide, *values, "{}", isa.name());
+                let x = floats(n * BLOCK);
+                let mut bytes = Guarded::new(&vec![0i8; n * BLOCK], edge);
+                let mut scales = Guarded::new(&vec![0.0; n], edge);
+                let mut sums = Guarded::new(&vec![[0; 2]; n], edge);
+                with_cpu!(isa, cpu => cpu.round(&x, &mut bytes, &mut scales, &mut sums));
+                let total: i32 = bytes.iter().map(|&byte| byte as i32).sum();
+                assert_eq!(total, sums.as_flattened().iter().sum::<i32>(), "{}", isa.name());
+            }
+        }
+    }
+}
