@@ -5,13 +5,14 @@
 //!     cargo bench --bench kernels                      everything, some minutes
 //!     cargo bench --bench kernels -- decode q4_0       what matches both words
 //!     THREADS=1 ROUNDS=5 cargo bench --bench kernels
+//!     ISA=avx2 cargo bench --bench kernels             other kernels than the best
 
 use std::time::Instant;
 
 use llm_bench::measure::arithmetic;
 use llm_bench::measure::bandwidth::Reader;
 use llm_bench::units::Bytes;
-use llm_bench::worker::candle::bench::{Attention, Products, isa};
+use llm_bench::worker::candle::bench::{Attention, Kernels, Products};
 
 /// Larger than any last-level cache that this is meant for.
 const WEIGHTS: usize = 256 << 20;
@@ -26,15 +27,23 @@ fn main() {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let (threads, rounds) = (number("THREADS", cores), number("ROUNDS", 9));
     let wanted = |name: &str| words.iter().all(|word| name.contains(word.as_str()));
-    println!("kernels {} · {threads} threads · median of {rounds} rounds", isa());
+    let isa = std::env::var("ISA").ok();
+    let kernels = match Kernels::named(isa.as_deref()) {
+        Ok(kernels) => kernels,
+        Err(message) => {
+            eprintln!("ISA: {message}");
+            std::process::exit(2);
+        }
+    };
+    println!("kernels {} · {threads} threads · median of {rounds} rounds", kernels.name());
 
     let encodings = ["q4_0", "q4_k", "q6_k", "q8_0", "f16", "bf16"];
     for encoding in encodings {
         let name = format!("decode {encoding}");
         if wanted(&name) {
-            let mut one = Products::new(encoding, [ROWS, COLUMNS], 1, 1, threads);
+            let mut one = Products::new(kernels, encoding, [ROWS, COLUMNS], 1, 1, threads);
             let n = (WEIGHTS / one.bytes()).max(1);
-            one = Products::new(encoding, [ROWS, COLUMNS], n, 1, threads);
+            one = Products::new(kernels, encoding, [ROWS, COLUMNS], n, 1, threads);
             let bytes = one.bytes() as f64;
             memory(&name, threads, rounds, bytes, || one.run());
         }
@@ -42,7 +51,7 @@ fn main() {
     for depth in [512, 2048, 8192] {
         let name = format!("decode attention {depth}");
         if wanted(&name) {
-            let mut attention = Attention::new(depth, 1, threads);
+            let mut attention = Attention::new(kernels, depth, 1, threads);
             let bytes = attention.bytes() as f64;
             memory(&name, threads, rounds, bytes, || attention.run());
         }
@@ -65,12 +74,12 @@ fn main() {
         found.map_or(f64::NAN, |p| p.rate.0)
     };
     for (name, encoding, tokens) in prefill {
-        let mut products = Products::new(encoding, [2048, COLUMNS], 4, tokens, threads);
+        let mut products = Products::new(kernels, encoding, [2048, COLUMNS], 4, tokens, threads);
         let format = if encoding.ends_with("16") { "f32" } else { "int8" };
         arithmetic_share(&name, rounds, products.macs(), format, peak(format), || products.run());
     }
     for depth in attention {
-        let mut attention = Attention::new(depth, 256, threads);
+        let mut attention = Attention::new(kernels, depth, 256, threads);
         let name = format!("prefill attention {depth}");
         arithmetic_share(&name, rounds, attention.macs(), "f32", peak("f32"), || attention.run());
     }

@@ -7,6 +7,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use llm_bench::protocol::{EngineError, ErrorKind, Generate, Load, Loaded, Score};
+use llm_bench::worker::candle::bench::Kernels;
 use llm_bench::worker::{Engine, engine};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -298,19 +299,35 @@ fn logits_agree_with_the_reference_for_every_encoding() {
 }
 
 #[test]
-fn the_portable_path_agrees_with_the_reference() {
-    for (dtype, limit) in [(GgmlDType::F16, 1e-5), (GgmlDType::Q4_0, 1e-3), (GgmlDType::Q4K, 1e-3)]
-    {
+fn every_set_of_kernels_agrees_with_the_reference() {
+    let limits = [
+        (GgmlDType::F16, 1e-5),
+        (GgmlDType::BF16, 1e-5),
+        (GgmlDType::Q8_0, 1e-3),
+        (GgmlDType::Q4_0, 1e-3),
+        (GgmlDType::Q4K, 1e-3),
+        (GgmlDType::Q6K, 1e-3),
+    ];
+    for (dtype, limit) in limits {
         in_folder(|path| {
             let tensors = write_model(path, SHAPE, dtype);
-            let mut engine = engine("candle").unwrap();
-            let mut request = load_request(path, 64);
-            request.options.insert("portable".into(), true.into());
-            engine.load(&request).unwrap();
             let tokens = tokens(20);
             let want = reference(SHAPE, &tensors, &tokens);
-            let error = nmse(&score(engine.as_mut(), &tokens, 0), &want);
-            assert!(error <= limit, "{dtype:?}: NMSE {error:.2e}");
+            for kernels in Kernels::names() {
+                let mut engine = engine("candle").unwrap();
+                let mut request = load_request(path, 64);
+                request.options.insert("kernels".into(), kernels.into());
+                let loaded = engine.load(&request).unwrap();
+                assert_eq!(loaded.settings["kernels"], kernels);
+                let error = nmse(&score(engine.as_mut(), &tokens, 0), &want);
+                assert!(error <= limit, "{kernels}, {dtype:?}: NMSE {error:.2e}");
+                // Few tokens are multiplied by other kernels.
+                for n in [1, 5] {
+                    let last = score(engine.as_mut(), &tokens[..n], n as u32 - 1);
+                    let error = nmse(&last, &want[n - 1..n]);
+                    assert!(error <= limit, "{kernels}, {dtype:?}, {n} tokens: {error:.2e}");
+                }
+            }
         });
     }
 }
@@ -526,6 +543,12 @@ fn requests_that_cannot_be_met_are_refused() {
         let unknown = error_of("candle", &request);
         assert_eq!(unknown.kind, ErrorKind::Internal);
         assert!(unknown.message.contains("option speed"), "{unknown}");
+
+        let mut request = load_request(path, 64);
+        request.options.insert("kernels".into(), "mmx".into());
+        let unknown = error_of("candle", &request);
+        assert!(unknown.message.contains("kernels mmx: this CPU has "), "{unknown}");
+        assert!(unknown.message.contains("portable"), "{unknown}");
 
         let mut request = load_request(path, 64);
         request.device = "cuda:0".into();

@@ -12,9 +12,25 @@ use super::linear::{Arithmetic, Multiplier};
 use super::pool::Pool;
 use super::weights::{Encoding, Matrix};
 
-/// The name of the kernels that this machine gets.
-pub fn isa() -> &'static str {
-    Isa::detect().name()
+/// A set of kernels that this machine can run.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernels(Isa);
+
+impl Kernels {
+    /// The set of this name; none: the best one. An error says which there are.
+    pub fn named(name: Option<&str>) -> Result<Self, String> {
+        name.map_or_else(|| Ok(Isa::detect()), Isa::named).map(Self)
+    }
+
+    /// The names of all sets, the best first.
+    pub fn names() -> Vec<&'static str> {
+        Isa::all().into_iter().map(Isa::name).collect()
+    }
+
+    /// As `llm-bench` names it.
+    pub fn name(self) -> &'static str {
+        self.0.name()
+    }
 }
 
 /// Products of `tokens` activations with several equal matrices, one after the other.
@@ -32,6 +48,7 @@ impl Products {
     /// # Panics
     /// If the encoding is not known or memory is short.
     pub fn new(
+        kernels: Kernels,
         encoding: &str,
         [rows, columns]: [usize; 2],
         n: usize,
@@ -51,7 +68,7 @@ impl Products {
             .collect();
         Self {
             pool: Pool::new(threads).expect("threads"),
-            multiplier: Multiplier::new(Arithmetic::new(Isa::detect())),
+            multiplier: Multiplier::new(Arithmetic::new(kernels.0)),
             matrices,
             x: (0..tokens * columns).map(|_| rng.random_range(-1.0..1.0)).collect(),
             out: vec![0.0; tokens * rows],
@@ -78,6 +95,7 @@ impl Products {
 
 /// Attention of LLaMA 3.2 1B's shape, 32 heads of 64 over 8 key/value heads, in 16 layers.
 pub struct Attention {
+    kernels: Kernels,
     pool: Pool,
     cache: KvCache,
     rows: Vec<f32>,
@@ -94,8 +112,9 @@ const STRIDE: usize = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
 
 impl Attention {
     /// `tokens` that follow `depth` others.
-    pub fn new(depth: usize, tokens: usize, threads: usize) -> Self {
+    pub fn new(kernels: Kernels, depth: usize, tokens: usize, threads: usize) -> Self {
         let mut new = Self {
+            kernels,
             pool: Pool::new(threads).expect("threads"),
             cache: KvCache::new(KvType::F16, LAYERS, KV_HEADS, HEAD_DIM, depth + tokens),
             rows: (0..tokens * STRIDE).map(|i| (i * 37 % 101) as f32 * 0.01 - 0.5).collect(),
@@ -113,7 +132,7 @@ impl Attention {
         for layer in 0..LAYERS {
             let place = Place { layer, first, angles: &self.angles };
             let projected = Projected { values: &mut self.rows, stride: STRIDE, n_heads: HEADS };
-            self.cache.attend(Isa::detect(), &mut self.pool, place, projected, &mut self.out);
+            self.cache.attend(self.kernels.0, &mut self.pool, place, projected, &mut self.out);
         }
     }
 

@@ -19,7 +19,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use self::kernels::Isa;
-use self::kernels::portable::Portable;
 use self::linear::Arithmetic;
 pub use self::math::argmax;
 use self::model::{BATCH, Model, Weights};
@@ -53,15 +52,15 @@ struct Options {
     /// `slow_down`: each token takes this many times as long. For checks of the instrument: does
     /// it find a slow-down of known size?
     slow_down: f64,
-    /// `portable`: leave this crate's SIMD kernels out.
-    portable: bool,
+    /// `kernels`: those of this name, instead of the best that the CPU has.
+    kernels: Isa,
     /// `float32`: widen the weights to float32 and round nothing. Slow: a reference.
     float32: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { slow_down: 1.0, portable: false, float32: false }
+        Self { slow_down: 1.0, kernels: Isa::detect(), float32: false }
     }
 }
 
@@ -69,14 +68,17 @@ impl Options {
     fn read(map: &serde_json::Map<String, serde_json::Value>) -> Result<Self, EngineError> {
         let mut options = Self::default();
         for (key, value) in map {
+            if let ("kernels", Some(name)) = (key.as_str(), value.as_str()) {
+                options.kernels = Isa::named(name).map_err(internal)?;
+                continue;
+            }
             match (key.as_str(), value.as_f64(), value.as_bool()) {
                 ("slow_down", Some(x), _) if (1.0..=100.0).contains(&x) => options.slow_down = x,
-                ("portable", _, Some(on)) => options.portable = on,
                 ("float32", _, Some(on)) => options.float32 = on,
                 _ => {
                     return Err(internal(format!(
                         "option {key} = {value}: the engine candle knows slow_down (1 to 100), \
-                         portable and float32 (true or false)"
+                         float32 (true or false) and kernels (a name such as \"portable\")"
                     )));
                 }
             }
@@ -128,7 +130,7 @@ impl Engine for Candle {
         let parsed = MonoNs::now();
         let weights = Weights::find(&gguf, &config)?;
         drop(gguf); // the header with its vocabulary; the matrices keep the mapping
-        let isa = if self.options.portable { Isa::Portable(Portable) } else { Isa::detect() };
+        let isa = self.options.kernels;
         let arithmetic = match self.options.float32 {
             true => Arithmetic::plain_f32(isa),
             false => Arithmetic::new(isa),

@@ -105,7 +105,6 @@ impl Int8Batch {
                     let four = four.map(|byte| byte as u8);
                     self.groups[at].0[16 * j + 4 * i..][..4].copy_from_slice(&four);
                 }
-                let halves = halves.map(i32::from);
                 let sum = halves[0] + halves[1];
                 (self.scales[at][i], self.sums[at][i]) = (scale, scale * sum as f32);
                 let counts = &mut self.counts[at];
@@ -124,8 +123,7 @@ pub struct Rounded {
 
 /// Σ weight · byte of one block.
 #[inline(always)]
-pub fn int8_value<F: BlockFormat>(w: &Unpacked, bytes: &[i8], sums: [i16; 2]) -> f32 {
-    let sums = sums.map(i32::from);
+pub fn int8_value<F: BlockFormat>(w: &Unpacked, bytes: &[i8], sums: [i32; 2]) -> f32 {
     let dot = |half: usize| -> i32 {
         let range = 16 * half..16 * half + 16;
         let products = w.bytes[range.clone()].iter().zip(&bytes[range]);

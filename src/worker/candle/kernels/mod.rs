@@ -9,8 +9,12 @@
 
 pub mod activations;
 #[cfg(target_arch = "x86_64")]
+pub mod avx2;
+#[cfg(target_arch = "x86_64")]
 pub mod avx512;
 pub mod format;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
 pub mod panel;
 pub mod portable;
 #[cfg(target_arch = "x86_64")]
@@ -43,7 +47,7 @@ pub trait Cpu: Copy + Send + Sync + 'static {
 
     /// Rounds `x`, whole blocks, to int8: see `panel::round_block`. `bytes` has the length of `x`,
     /// `scales` and `sums` an entry for each block.
-    fn round(self, x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i16; 2]]) {
+    fn round(self, x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) {
         let blocks = x.as_chunks::<BLOCK>().0.iter().zip(bytes.as_chunks_mut::<BLOCK>().0);
         for ((x, bytes), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums)) {
             (*scale, *sums) = self.run(|| round_block(x, bytes));
@@ -153,7 +157,15 @@ pub trait Cpu: Copy + Send + Sync + 'static {
 pub enum Isa {
     Portable(portable::Portable),
     #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2<false>),
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(avx2::Avx2<true>),
+    #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon<false>),
+    #[cfg(target_arch = "aarch64")]
+    NeonDot(neon::Neon<true>),
 }
 
 /// Runs `$body` with `$cpu` as the `Cpu` of an `Isa`.
@@ -163,7 +175,15 @@ macro_rules! with_cpu {
         match $isa {
             Isa::Portable($cpu) => $body,
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx2($cpu) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni($cpu) => $body,
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512($cpu) => $body,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon($cpu) => $body,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot($cpu) => $body,
         }
     }};
 }
@@ -172,11 +192,33 @@ pub(crate) use with_cpu;
 impl Isa {
     /// The best that this CPU has.
     pub fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(cpu) = avx512::Avx512::detect() {
-            return Self::Avx512(cpu);
-        }
-        Self::Portable(portable::Portable)
+        Self::all()[0]
+    }
+
+    /// All that this CPU has, the best first; the last one runs anywhere.
+    pub fn all() -> Vec<Self> {
+        let found = [
+            #[cfg(target_arch = "x86_64")]
+            avx512::Avx512::detect().map(Self::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            avx2::Avx2::detect().map(Self::AvxVnni),
+            #[cfg(target_arch = "x86_64")]
+            avx2::Avx2::detect().map(Self::Avx2),
+            #[cfg(target_arch = "aarch64")]
+            neon::Neon::detect().map(Self::NeonDot),
+            #[cfg(target_arch = "aarch64")]
+            neon::Neon::detect().map(Self::Neon),
+            Some(Self::Portable(portable::Portable)),
+        ];
+        found.into_iter().flatten().collect()
+    }
+
+    /// The one of this name, or what this CPU has instead.
+    pub fn named(name: &str) -> Result<Self, String> {
+        let all = Self::all();
+        let names = || all.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ");
+        let found = all.iter().find(|isa| isa.name() == name).copied();
+        found.ok_or_else(|| format!("kernels {name}: this CPU has {}", names()))
     }
 
     /// As `llm-bench` names it.

@@ -120,7 +120,7 @@ pub struct Int8Rows {
     bytes: Vec<i8>,
     scales: Vec<f32>,
     /// Of each half of a block: the sum of its bytes.
-    sums: Vec<[i16; 2]>,
+    sums: Vec<[i32; 2]>,
 }
 
 /// One token of `Int8Rows`.
@@ -128,7 +128,7 @@ pub struct Int8Rows {
 pub struct Int8Token<'a> {
     pub bytes: &'a [i8],
     pub scales: &'a [f32],
-    pub sums: &'a [[i16; 2]],
+    pub sums: &'a [[i32; 2]],
 }
 
 impl Int8Rows {
@@ -145,7 +145,7 @@ impl Int8Rows {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.bytes.len() + self.scales.len() * (size_of::<f32>() + size_of::<[i16; 2]>())
+        self.bytes.len() + self.scales.len() * (size_of::<f32>() + size_of::<[i32; 2]>())
     }
 
     /// Of those, what lies in memory now.
@@ -169,7 +169,7 @@ impl Int8Rows {
     }
 
     /// The rows' parts, to be written by several threads.
-    pub fn parts(&mut self) -> (&mut [i8], &mut [f32], &mut [[i16; 2]]) {
+    pub fn parts(&mut self) -> (&mut [i8], &mut [f32], &mut [[i32; 2]]) {
         (&mut self.bytes, &mut self.scales, &mut self.sums)
     }
 }
@@ -177,7 +177,7 @@ impl Int8Rows {
 /// Rounds one block to int8 with `scale = max |x| / 127`; returns the scale and the sums of its
 /// halves. A NaN or an infinity gives a NaN scale: it is not hidden.
 #[inline(always)]
-pub fn round_block(x: &[f32; BLOCK], bytes: &mut [i8; BLOCK]) -> (f32, [i16; 2]) {
+pub fn round_block(x: &[f32; BLOCK], bytes: &mut [i8; BLOCK]) -> (f32, [i32; 2]) {
     // Without their sign, the bits of floats are ordered as integers, NaN last, and a maximum of
     // integers may be taken in any order: it vectorizes.
     let largest = x.iter().fold(0, |a: u32, x| a.max(x.to_bits() & 0x7FFF_FFFF));
@@ -190,7 +190,7 @@ pub fn round_block(x: &[f32; BLOCK], bytes: &mut [i8; BLOCK]) -> (f32, [i16; 2])
         *byte = (x * inverse + ROUND).to_bits() as i8;
     }
     // Of the bytes as stored: a NaN leaves arbitrary ones beside its NaN scale.
-    let sum = |bytes: &[i8]| bytes.iter().map(|&q| q as i16).sum();
+    let sum = |bytes: &[i8]| bytes.iter().map(|&q| q as i32).sum();
     // An infinity times zero is NaN.
     (largest / 127.0 + largest * 0.0, [sum(&bytes[..16]), sum(&bytes[16..])])
 }

@@ -84,7 +84,7 @@ pub fn int8_tiles<F: BlockFormat>(
         let token = x.token(t);
         for slot in 0..n {
             let b = first + slot;
-            let (bytes, sums) = (&token.bytes[b * BLOCK..][..BLOCK], token.sums[b].map(i32::from));
+            let (bytes, sums) = (&token.bytes[b * BLOCK..][..BLOCK], token.sums[b]);
             let halves = if F::HALVES { 2 } else { 1 };
             let per_half = BLOCK / 4 / halves;
             for h in 0..halves {

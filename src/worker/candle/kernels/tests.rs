@@ -14,9 +14,9 @@ use super::portable::Portable;
 use super::{Cpu, Isa, SPAN, with_cpu};
 use crate::worker::candle::weights::blocks;
 
-/// Every instruction set that this machine has.
-fn all() -> Vec<Isa> {
-    vec![Isa::Portable(Portable), Isa::detect()]
+/// Whether a product of so many multiplications is too long for Miri, which interprets each.
+fn too_long(n: usize) -> bool {
+    cfg!(miri) && n > 100_000
 }
 
 /// A stored row and the values that it stands for. The bytes are aligned as blocks are.
@@ -130,6 +130,9 @@ fn check_float<C: Cpu, F: FloatFormat, T: GgmlType>(cpu: C) {
     let name = cpu.name();
     let mut rng = StdRng::seed_from_u64(1);
     for (n, k) in [1, 7, 15, 16, 17, 32, 100, 256, 2048, 8192].into_iter().enumerate() {
+        if too_long(4 * 6 * k) {
+            continue;
+        }
         let w: [Stored; 4] = std::array::from_fn(|r| Stored::of::<T>(&row(&mut rng, k, n + r)));
         let x: [Vec<f32>; 6] = std::array::from_fn(|t| row(&mut rng, k, n + 2 * t));
         let rows = std::array::from_fn(|r| w[r].bytes());
@@ -145,6 +148,9 @@ fn check_float<C: Cpu, F: FloatFormat, T: GgmlType>(cpu: C) {
         assert_close(one, &w[2].values, &x[3], 0.0, &format!("{name} {:?} k={k}", F::KIND));
     }
     for (n_rows, m, k) in [(64, 13, 200), (50, 6, 128), (16, 1, 16), (5, 7, 33), (64, 8, 300)] {
+        if too_long(n_rows * m * k) {
+            continue;
+        }
         let w: Vec<Stored> = (0..n_rows).map(|r| Stored::of::<T>(&row(&mut rng, k, r))).collect();
         let x: Vec<f32> = (0..m).flat_map(|t| row(&mut rng, k, t)).collect();
         let rows: Vec<&[u8]> = w.iter().map(Stored::bytes).collect();
@@ -170,6 +176,9 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
     for n in 1..60 {
         // All remainders of a group, and then larger rows.
         let k = T::BLCK_SIZE * if n < 12 { n } else { n % 7 + 8192 / T::BLCK_SIZE / (n % 3 + 1) };
+        if too_long(50 * k) {
+            continue;
+        }
         let quantized = n % 2 == 0;
         let w: [Stored; 2] = std::array::from_fn(|r| match quantized {
             true => Stored::of::<T>(&row(&mut rng, k, n / 2 + r)),
@@ -194,6 +203,9 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
         [(64, 13), (64, 3), (50, 8), (16, 1), (5, 7), (33, 2)].iter().enumerate()
     {
         let k = T::BLCK_SIZE * [3, 17, 9, 4, 1, 32][n];
+        if too_long(n_rows * m * k) {
+            continue;
+        }
         let quantized = n % 2 == 0;
         let w: Vec<Stored> = (0..*n_rows)
             .map(|r| match quantized {
@@ -223,7 +235,7 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
 
 #[test]
 fn products_of_float_weights_agree_with_a_plain_sum() {
-    for isa in all() {
+    for isa in Isa::all() {
         with_cpu!(isa, cpu => {
             check_float::<_, format::F32, f32>(cpu);
             check_float::<_, format::F16, half::f16>(cpu);
@@ -234,7 +246,7 @@ fn products_of_float_weights_agree_with_a_plain_sum() {
 
 #[test]
 fn products_of_quantized_weights_agree_with_a_plain_sum() {
-    for isa in all() {
+    for isa in Isa::all() {
         with_cpu!(isa, cpu => {
             check_int8::<_, format::Q4_0, BlockQ4_0>(cpu, &[0]);
             check_int8::<_, format::Q8_0, BlockQ8_0>(cpu, &[0]);
@@ -247,7 +259,7 @@ fn products_of_quantized_weights_agree_with_a_plain_sum() {
 #[test]
 fn extreme_activations_keep_their_sign_and_nothing_overflows() {
     // ±127 everywhere against the largest codes: the largest integer sums that can occur.
-    for isa in all() {
+    for isa in Isa::all() {
         with_cpu!(isa, cpu => {
             for (sign, code) in [(1.0, 0xFFu8), (-1.0, 0xFF), (1.0, 0x00), (-1.0, 0x80)] {
                 let k = 64;
@@ -285,7 +297,7 @@ fn every_instruction_set_rounds_activations_alike() {
     };
     let want = round(Isa::Portable(Portable));
     assert!(want.1[3].is_nan() && want.1[6].is_nan());
-    for isa in all() {
+    for isa in Isa::all() {
         let got = round(isa);
         for b in 0..k / BLOCK {
             let scales = (got.1[b], want.1[b]);
@@ -304,7 +316,7 @@ fn every_instruction_set_rounds_activations_alike() {
 #[test]
 fn attention_kernels_agree_with_a_plain_sum() {
     let mut rng = StdRng::seed_from_u64(4);
-    for isa in all() {
+    for isa in Isa::all() {
         for dim in [2, 16, 32, 40, 64, 80, 128, 256] {
             for n in [1, 3, 16] {
                 let keys = row(&mut rng, dim * SPAN, 0);
@@ -338,8 +350,10 @@ fn attention_kernels_agree_with_a_plain_sum() {
 
 #[test]
 fn every_half_goes_into_the_cache_and_back() {
-    let halves: Vec<u16> = (0..=u16::MAX).filter(|h| h & 0x7C00 != 0x7C00).collect();
-    for isa in all() {
+    let step = if cfg!(miri) { 61 } else { 1 };
+    let halves = (0..=u16::MAX).step_by(step).filter(|h| h & 0x7C00 != 0x7C00);
+    let halves: Vec<u16> = halves.collect();
+    for isa in Isa::all() {
         with_cpu!(isa, cpu => {
             let (mut wide, mut back) = (vec![0.0; halves.len()], vec![0; halves.len()]);
             cpu.widen(&halves, &mut wide);
@@ -355,5 +369,190 @@ fn every_half_goes_into_the_cache_and_back() {
                 }
             }
         });
+    }
+}
+
+// ---- reads and writes at the edges of memory ----
+
+/// Numbers directly behind or before memory that nobody may touch: a kernel that reads or writes
+/// beyond a slice dies of it.
+struct Guarded<T> {
+    map: *mut u8,
+    map_len: usize,
+    first: *mut T,
+    len: usize,
+}
+
+/// On which side of the numbers the forbidden page lies.
+#[derive(Debug, Clone, Copy)]
+enum Edge {
+    Before,
+    Behind,
+}
+
+impl<T: Copy> Guarded<T> {
+    fn new(values: &[T], edge: Edge) -> Self {
+        use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
+        let page = rustix::param::page_size();
+        let bytes = size_of_val(values);
+        let inside = bytes.next_multiple_of(page).max(page);
+        let map_len = inside + 2 * page;
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping that nothing else knows; the numbers lie between its first and
+        // its last page, which become forbidden, and both ends of those are aligned for them.
+        unsafe {
+            let map = mmap_anonymous(std::ptr::null_mut(), map_len, prot, MapFlags::PRIVATE);
+            let map: *mut u8 = map.unwrap().cast();
+            for guard in [map, map.add(page + inside)] {
+                mprotect(guard.cast(), page, MprotectFlags::empty()).unwrap();
+            }
+            let first: *mut T = match edge {
+                Edge::Before => map.add(page).cast(),
+                Edge::Behind => map.add(page + inside - bytes).cast(),
+            };
+            first.copy_from_nonoverlapping(values.as_ptr(), values.len());
+            Self { map, map_len, first, len: values.len() }
+        }
+    }
+}
+
+impl<T> std::ops::Deref for Guarded<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `new` wrote them.
+        unsafe { std::slice::from_raw_parts(self.first, self.len) }
+    }
+}
+
+impl<T> std::ops::DerefMut for Guarded<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: `new` wrote them.
+        unsafe { std::slice::from_raw_parts_mut(self.first, self.len) }
+    }
+}
+
+impl<T> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this one's, and no slice outlives it.
+        unsafe { rustix::mm::munmap(self.map.cast(), self.map_len).unwrap() };
+    }
+}
+
+/// Every kernel that reads `row`, stored as `F`; the row may be anywhere.
+fn int8_results<C: Cpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> Vec<f32> {
+    let mut results = vec![cpu.int8_dot::<F, 1, 1>([row], x, 0)[0][0]];
+    results.extend(cpu.int8_dot::<F, 2, 1>([row, row], x, 1).as_flattened());
+    results.extend(cpu.int8_dot::<F, 1, 4>([row], x, 0).as_flattened());
+    let blocks = row.len() / F::SIZE * F::VALUES / BLOCK;
+    for n_rows in [1, ROWS - 1, ROWS] {
+        let (mut panel, mut out) = (Int8Panel::new(), [[0.0; ROWS]; 4]);
+        for first in (0..blocks).step_by(BLOCKS) {
+            let n = BLOCKS.min(blocks - first);
+            cpu.pack_int8::<F>(&mut panel, &vec![row; n_rows], first, n);
+            cpu.int8_tiles::<F>(&panel, first, n, &x.rows, &mut out);
+        }
+        results.extend(out.iter().flat_map(|out| &out[..n_rows]));
+    }
+    results
+}
+
+fn float_results<C: Cpu, F: FloatFormat>(cpu: C, row: &[u8], x: &[f32]) -> Vec<f32> {
+    let mut results = vec![cpu.float_dot::<F, 1, 1>([row], [x])[0][0]];
+    results.extend(cpu.float_dot::<F, 2, 1>([row, row], [x]).as_flattened());
+    results.extend(cpu.float_dot::<F, 1, 4>([row], [x; 4]).as_flattened());
+    for n_rows in [1, ROWS] {
+        let (mut panel, mut out) = (FloatPanel::new(), [[0.0; ROWS]]);
+        cpu.pack_float::<F>(&mut panel, &vec![row; n_rows], 0, x.len());
+        cpu.float_tiles(&panel, 0, x.len(), x, x.len(), &mut out);
+        results.extend(&out[0][..n_rows]);
+    }
+    results
+}
+
+/// Small bytes: whatever they stand for is finite.
+fn finite_bytes(n: usize) -> Vec<u8> {
+    (0..n).map(|i| (i * 37 % 0x38) as u8).collect()
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri knows no forbidden pages, and looks at every access itself")]
+fn no_kernel_reads_beyond_a_row_of_weights() {
+    fn int8<C: Cpu, F: BlockFormat>(cpu: C, edge: Edge) {
+        for n in [1, 2, 3, 4, 5, 8, 17] {
+            let (stored, k) = (finite_bytes(n * F::SIZE), n * F::VALUES);
+            let x: Vec<f32> = (0..4 * k).map(|i| (i * 31 % 17) as f32 - 8.0).collect();
+            let x = rounded(cpu, &x, 4, k);
+            let got = int8_results::<C, F>(cpu, &Guarded::new(&stored, edge), &x);
+            assert_eq!(got, int8_results::<C, F>(cpu, &stored, &x), "{} {n}", cpu.name());
+        }
+    }
+    fn float<C: Cpu, F: FloatFormat>(cpu: C, edge: Edge) {
+        for k in [1, 7, 8, 9, 15, 16, 17, 31, 33, 100, 128] {
+            let stored = finite_bytes(k * F::SIZE);
+            let x: Vec<f32> = (0..k).map(|i| (i * 31 % 17) as f32 - 8.0).collect();
+            let (row, tokens) = (Guarded::new(&stored, edge), Guarded::new(&x, edge));
+            let got = float_results::<C, F>(cpu, &row, &tokens);
+            assert_eq!(got, float_results::<C, F>(cpu, &stored, &x), "{} {k}", cpu.name());
+        }
+    }
+    for isa in Isa::all() {
+        for edge in [Edge::Before, Edge::Behind] {
+            with_cpu!(isa, cpu => {
+                int8::<_, format::Q4_0>(cpu, edge);
+                int8::<_, format::Q8_0>(cpu, edge);
+                int8::<_, format::Q4K>(cpu, edge);
+                int8::<_, format::Q6K>(cpu, edge);
+                float::<_, format::F32>(cpu, edge);
+                float::<_, format::F16>(cpu, edge);
+                float::<_, format::Bf16>(cpu, edge);
+            });
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri knows no forbidden pages, and looks at every access itself")]
+fn no_kernel_leaves_the_slices_of_activations_and_of_the_cache() {
+    let numbers = |n: usize| (0..n).map(|i| (i * 31 % 17) as f32 - 8.0).collect::<Vec<f32>>();
+    for isa in Isa::all() {
+        for edge in [Edge::Before, Edge::Behind] {
+            let floats = |n: usize| Guarded::new(&numbers(n), edge);
+            for dim in [2, 8, 15, 16, 17, 40, 64, 80, 128] {
+                let (keys, query) = (floats(dim * SPAN), floats(dim));
+                with_cpu!(isa, cpu => {
+                    let four = cpu.scores::<4>(&keys, [&*query; 4]);
+                    let [one] = cpu.scores::<1>(&keys, [&*query]);
+                    assert_eq!(four, [one; 4], "{}", isa.name());
+                });
+                for n in [1, 3, 16] {
+                    let (values, weights) = (floats(n * dim), floats(n));
+                    let mut sums: [Guarded<f32>; 4] = std::array::from_fn(|_| floats(dim));
+                    let mut alone = floats(dim);
+                    with_cpu!(isa, cpu => {
+                        let sums = sums.each_mut().map(|sum| &mut **sum);
+                        cpu.weigh::<4>(&values, [&*weights; 4], sums);
+                        cpu.weigh::<1>(&values, [&*weights], [&mut alone]);
+                    });
+                    assert!(sums.iter().all(|sum| **sum == *alone), "{}", isa.name());
+                }
+            }
+            for n in [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 33] {
+                let (values, mut wide) = (floats(n), floats(n));
+                let mut halves = Guarded::new(&vec![0u16; n], edge);
+                with_cpu!(isa, cpu => {
+                    cpu.narrow(&values, &mut halves);
+                    cpu.widen(&halves, &mut wide);
+                });
+                assert_eq!(*wide, *values, "{}", isa.name());
+                let x = floats(n * BLOCK);
+                let mut bytes = Guarded::new(&vec![0i8; n * BLOCK], edge);
+                let mut scales = Guarded::new(&vec![0.0; n], edge);
+                let mut sums = Guarded::new(&vec![[0; 2]; n], edge);
+                with_cpu!(isa, cpu => cpu.round(&x, &mut bytes, &mut scales, &mut sums));
+                let total: i32 = bytes.iter().map(|&byte| byte as i32).sum();
+                assert_eq!(total, sums.as_flattened().iter().sum::<i32>(), "{}", isa.name());
+            }
+        }
     }
 }

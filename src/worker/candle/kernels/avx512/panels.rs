@@ -9,8 +9,8 @@ use std::array::from_fn;
 
 use super::super::format::{BLOCK, BlockFormat, FloatFormat, FloatKind, Kind};
 use super::super::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS};
-use super::{Step, load_bf16, load_f16, load_f32, q4k_scales};
-use super::{unpack_q4_0, unpack_q4k, unpack_q6k, unpack_q8_0};
+use super::blocks::{Step, q4k_scales, unpack_q4_0, unpack_q4k, unpack_q6k, unpack_q8_0};
+use super::{load_bf16, load_f16, load_f32};
 
 /// Lanes of a register, and registers of a panel's row.
 const LANES: usize = 16;
@@ -20,7 +20,7 @@ const WIDTH: usize = ROWS / LANES;
 
 /// See `Cpu::round`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
-pub fn round(x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i16; 2]]) {
+pub fn round(x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) {
     let blocks = x.as_chunks::<BLOCK>().0.iter().zip(bytes.as_chunks_mut::<BLOCK>().0);
     for ((x, bytes), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums)) {
         // SAFETY: this function has the features; a block has 32 values and 32 bytes.
@@ -36,7 +36,7 @@ pub fn round(x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i16; 
             let inverse = _mm512_set1_ps(inverse);
             let a = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse));
             let b = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
-            *sums = [_mm512_reduce_add_epi32(a) as i16, _mm512_reduce_add_epi32(b) as i16];
+            *sums = [_mm512_reduce_add_epi32(a), _mm512_reduce_add_epi32(b)];
             let both = bytes.as_mut_ptr().cast::<__m128i>();
             _mm_storeu_si128(both, _mm512_cvtepi32_epi8(a));
             _mm_storeu_si128(both.add(1), _mm512_cvtepi32_epi8(b));
@@ -95,7 +95,7 @@ fn int8_tile<F: BlockFormat, const T: usize>(
         }
         for slot in 0..n {
             let b = first + slot;
-            let counts: [[i32; 2]; T] = from_fn(|i| x[i].sums.get_unchecked(b).map(i32::from));
+            let counts: [[i32; 2]; T] = from_fn(|i| *x[i].sums.get_unchecked(b));
             let scales: [f32; T] = from_fn(|i| *x[i].scales.get_unchecked(b));
             for h in 0..halves {
                 let mut dots = [[_mm512_setzero_si512(); WIDTH]; T];

@@ -1,0 +1,148 @@
+//! Scores and weighted values of attention for AVX2, and the cache's half-precision numbers.
+
+// Tiles are small constant loops over several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
+use std::arch::x86_64::*;
+use std::array::from_fn;
+
+use super::super::SPAN;
+use super::super::format;
+
+const LANES: usize = 8;
+
+/// See `Cpu::scores`.
+#[target_feature(enable = "avx2,f16c,fma")]
+pub fn scores<const Q: usize>(keys: &[f32], queries: [&[f32]; Q]) -> [[f32; SPAN]; Q] {
+    let mut out = [[0.0; SPAN]; Q];
+    // Four queries: eight registers of sums.
+    let ((fours, few), (sums, rest)) = (queries.as_chunks::<4>(), out.as_chunks_mut::<4>());
+    for (queries, sums) in fours.iter().zip(sums) {
+        *sums = scores_part(keys, queries);
+    }
+    for (query, sums) in few.iter().zip(rest) {
+        [*sums] = scores_part(keys, &[query]);
+    }
+    out
+}
+
+#[target_feature(enable = "avx2,f16c,fma")]
+#[inline]
+fn scores_part<const Q: usize>(keys: &[f32], queries: &[&[f32]; Q]) -> [[f32; SPAN]; Q] {
+    const WIDTH: usize = SPAN / LANES;
+    let dim = keys.len() / SPAN;
+    assert!(queries.iter().all(|q| q.len() == dim));
+    let mut sums = [[_mm256_setzero_ps(); WIDTH]; Q];
+    let mut out = [[0.0; SPAN]; Q];
+    // SAFETY: this function has the features; `d < dim` is inside the keys and each query.
+    unsafe {
+        for d in 0..dim {
+            let at = keys.as_ptr().add(SPAN * d);
+            let key: [__m256; WIDTH] = from_fn(|v| _mm256_loadu_ps(at.add(LANES * v)));
+            for i in 0..Q {
+                let q = _mm256_set1_ps(*queries[i].get_unchecked(d));
+                for v in 0..WIDTH {
+                    sums[i][v] = _mm256_fmadd_ps(key[v], q, sums[i][v]);
+                }
+            }
+        }
+        for i in 0..Q {
+            for v in 0..WIDTH {
+                _mm256_storeu_ps(out[i].as_mut_ptr().add(LANES * v), sums[i][v]);
+            }
+        }
+    }
+    out
+}
+
+/// See `Cpu::weigh`.
+#[target_feature(enable = "avx2,f16c,fma")]
+pub fn weigh<const Q: usize>(values: &[f32], weights: [&[f32]; Q], mut sums: [&mut [f32]; Q]) {
+    let (dim, n) = (sums[0].len(), weights[0].len());
+    assert!(values.len() == n * dim);
+    assert!(sums.iter().all(|s| s.len() == dim) && weights.iter().all(|w| w.len() == n));
+    let mut start = 0;
+    while start + 2 * LANES <= dim {
+        weigh_part::<Q, 2>(values, &weights, &mut sums, start, dim);
+        start += 2 * LANES;
+    }
+    while start + LANES <= dim {
+        weigh_part::<Q, 1>(values, &weights, &mut sums, start, dim);
+        start += LANES;
+    }
+    for (sum, weights) in sums.iter_mut().zip(weights) {
+        for (value, w) in values.chunks_exact(dim).zip(weights) {
+            for (sum, v) in sum[start..].iter_mut().zip(&value[start..]) {
+                *sum = w.mul_add(*v, *sum);
+            }
+        }
+    }
+}
+
+/// `V` registers of each sum.
+#[target_feature(enable = "avx2,f16c,fma")]
+#[inline]
+fn weigh_part<const Q: usize, const V: usize>(
+    values: &[f32],
+    weights: &[&[f32]; Q],
+    sums: &mut [&mut [f32]; Q],
+    start: usize,
+    dim: usize,
+) {
+    // SAFETY: this function has the features; `weigh` checked the lengths, and `start + 8 V` is
+    // at most `dim`.
+    unsafe {
+        let mut acc = [[_mm256_setzero_ps(); V]; Q];
+        for i in 0..Q {
+            acc[i] = from_fn(|v| _mm256_loadu_ps(sums[i].as_ptr().add(start + LANES * v)));
+        }
+        for j in 0..weights[0].len() {
+            let at = values.as_ptr().add(j * dim + start);
+            let value: [__m256; V] = from_fn(|v| _mm256_loadu_ps(at.add(LANES * v)));
+            for i in 0..Q {
+                let w = _mm256_set1_ps(*weights[i].get_unchecked(j));
+                for v in 0..V {
+                    acc[i][v] = _mm256_fmadd_ps(w, value[v], acc[i][v]);
+                }
+            }
+        }
+        for i in 0..Q {
+            for v in 0..V {
+                _mm256_storeu_ps(sums[i].as_mut_ptr().add(start + LANES * v), acc[i][v]);
+            }
+        }
+    }
+}
+
+/// See `Cpu::widen`.
+#[target_feature(enable = "avx2,f16c,fma")]
+pub fn widen(halves: &[u16], out: &mut [f32]) {
+    let ((halves, few), (out, rest)) = (halves.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
+    for (halves, out) in halves.iter().zip(out) {
+        // SAFETY: this function has the features; both are 8 long.
+        unsafe {
+            let halves = _mm_loadu_si128(halves.as_ptr().cast());
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(halves));
+        }
+    }
+    for (&bits, out) in few.iter().zip(rest) {
+        *out = format::widen(bits);
+    }
+}
+
+/// See `Cpu::narrow`.
+#[target_feature(enable = "avx2,f16c,fma")]
+pub fn narrow(values: &[f32], out: &mut [u16]) {
+    let ((values, few), (out, rest)) = (values.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
+    for (values, out) in values.iter().zip(out) {
+        // SAFETY: this function has the features; both are 8 long.
+        unsafe {
+            let values = _mm256_loadu_ps(values.as_ptr());
+            let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values);
+            _mm_storeu_si128(out.as_mut_ptr().cast(), halves);
+        }
+    }
+    for (&value, out) in few.iter().zip(rest) {
+        *out = half::f16::from_f32_const(value).to_bits();
+    }
+}

@@ -1,0 +1,408 @@
+//! Products of block-quantized weights with one or few tokens' int8 activations, for AVX-512 with
+//! VNNI: each reads the file's blocks as they are.
+
+// Tiles are small constant loops over several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
+use std::arch::x86_64::*;
+
+use super::super::activations::{BLOCK, GROUP, Int8Row};
+use super::super::tables::{scale_words, words};
+use super::{prefetch, reduce};
+
+/// 128 unsigned weights: the first and second halves of four blocks.
+pub type Step = [__m512i; 2];
+
+/// Four integers times 2^`SHIFT` in the lowest lanes.
+///
+/// # Safety
+/// AVX-512 F is there.
+#[inline(always)]
+unsafe fn start<const SHIFT: i32>(counts: &[i32; 4]) -> __m512i {
+    // SAFETY: the caller's promise; four i32 are 16 readable bytes.
+    unsafe {
+        let counts = _mm_loadu_si128(counts.as_ptr().cast());
+        _mm512_zextsi128_si512(_mm_slli_epi32::<SHIFT>(counts))
+    }
+}
+
+/// Group `g` of a token: its bytes, and its four scales repeated over the lanes.
+///
+/// # Safety
+/// AVX-512 F is there, and the row has a group `g`.
+#[inline(always)]
+unsafe fn load_group(x: &Int8Row<'_>, g: usize) -> ([__m512i; 2], __m512) {
+    // SAFETY: the caller's promise; a group is 128 bytes long, and has four scales.
+    unsafe {
+        let bytes = x.groups.as_ptr().add(g).cast::<u8>();
+        let scales = _mm_loadu_ps(x.scales.as_ptr().add(g).cast());
+        (
+            [_mm512_load_si512(bytes.cast()), _mm512_load_si512(bytes.add(64).cast())],
+            _mm512_broadcast_f32x4(scales),
+        )
+    }
+}
+
+/// Checks that `rows` are `blocks` blocks of `size` bytes, and that `x` covers them.
+fn check<const R: usize, const T: usize>(
+    rows: &[&[u8]; R],
+    x: &[Int8Row<'_>; T],
+    size: usize,
+    block: usize,
+) -> usize {
+    let n = rows[0].len() / size;
+    let groups = (n * block).div_ceil(GROUP);
+    assert!(rows.iter().all(|row| row.len() == n * size), "rows of unequal length");
+    for x in x {
+        assert!(x.groups.len() >= groups && x.scales.len() >= groups);
+        assert!(x.sums.len() >= groups && x.counts.len() >= groups);
+    }
+    n
+}
+
+/// Generates the kernel of a format with blocks of 32, an f16 scale, and no minimum.
+macro_rules! block32_kernel {
+    ($name:ident, $size:literal, $unpack:ident, $shift:literal) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+        pub fn $name<const R: usize, const T: usize>(
+            rows: [&[u8]; R],
+            x: [Int8Row<'_>; T],
+        ) -> [[f32; T]; R] {
+            let n = check(&rows, &x, $size, BLOCK);
+            // The last one to three blocks, beside empty ones with a scale of zero.
+            let mut last = [[0u8; 4 * $size]; R];
+            if n % 4 != 0 {
+                for r in 0..R {
+                    last[r][..(n % 4) * $size].copy_from_slice(&rows[r][n / 4 * 4 * $size..]);
+                }
+            }
+            let mut sums = [[_mm512_setzero_ps(); T]; R];
+            for g in 0..n.div_ceil(4) {
+                // SAFETY: this function has the features; group `g` is inside the rows (or copied
+                // to `last`), and inside the activations (see `check`).
+                unsafe {
+                    let mut steps = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
+                    for r in 0..R {
+                        let blocks = match g < n / 4 {
+                            true => rows[r].as_ptr().add(g * 4 * $size),
+                            false => last[r].as_ptr(),
+                        };
+                        steps[r] = $unpack(blocks);
+                        if T == 1 {
+                            prefetch(blocks);
+                        }
+                    }
+                    for t in 0..T {
+                        let start = start::<$shift>(&x[t].counts.get_unchecked(g).blocks);
+                        let (halves, x_scale) = load_group(&x[t], g);
+                        for r in 0..R {
+                            let (w, w_scale) = &steps[r];
+                            let scale = _mm512_mul_ps(*w_scale, x_scale);
+                            sums[r][t] = add_step(sums[r][t], start, halves, w, scale);
+                        }
+                    }
+                }
+            }
+            // SAFETY: this function has the features.
+            unsafe { reduce(&sums) }
+        }
+    };
+}
+
+block32_kernel!(q4_0_dot, 18, unpack_q4_0, 3); // offset 8
+block32_kernel!(q8_0_dot, 34, unpack_q8_0, 7); // offset 128
+
+/// `sum + scale · (start + x · w)`, lane by lane.
+///
+/// # Safety
+/// AVX-512 VNNI is there.
+#[inline(always)]
+unsafe fn add_step(
+    sum: __m512,
+    start: __m512i,
+    x: [__m512i; 2],
+    w: &Step,
+    scale: __m512,
+) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let dot = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, w[0], x[0]), w[1], x[1]);
+        _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sum)
+    }
+}
+
+/// # Safety
+/// AVX-512 F is there.
+#[inline(always)]
+unsafe fn table16(table: &'static [i16; 32]) -> __m512i {
+    // SAFETY: the caller's promise; 64 readable bytes.
+    unsafe { _mm512_loadu_si512(table.as_ptr().cast()) }
+}
+
+/// # Safety
+/// AVX-512 F is there.
+#[inline(always)]
+unsafe fn table32(table: &'static [i32; 16]) -> __m512i {
+    // SAFETY: the caller's promise; 64 readable bytes.
+    unsafe { _mm512_loadu_si512(table.as_ptr().cast()) }
+}
+
+/// Four Q4_0 blocks: `{ f16 d; u8 qs[16] }`, weight = d · (nibble − 8), low nibbles first.
+///
+/// # Safety
+/// AVX-512 BW and VNNI are there, and 72 bytes are readable at `p`.
+#[inline(always)]
+pub unsafe fn unpack_q4_0(p: *const u8) -> (Step, __m512) {
+    static NIBBLES: [i16; 32] = words(9, 1, 2, 32, 4);
+    static SCALES: [i16; 32] = scale_words(9, 32, 0);
+    // SAFETY: the caller's promise; the second load ends at byte 72.
+    unsafe {
+        let (a, b) = (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(8).cast()));
+        let packed = _mm512_permutex2var_epi16(a, table16(&NIBBLES), b);
+        let mask = _mm512_set1_epi8(0x0F);
+        let low = _mm512_and_si512(packed, mask);
+        let high = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), mask);
+        let d = _mm512_permutexvar_epi16(table16(&SCALES), a);
+        ([low, high], _mm512_cvtph_ps(_mm512_castsi512_si256(d)))
+    }
+}
+
+/// Four Q8_0 blocks: `{ f16 d; i8 qs[32] }`, weight = d · q.
+///
+/// # Safety
+/// AVX-512 BW and VNNI are there, and 136 bytes are readable at `p`.
+#[inline(always)]
+pub unsafe fn unpack_q8_0(p: *const u8) -> (Step, __m512) {
+    static FIRST: [i16; 32] = words(17, 1, 2, 32, 32);
+    // From sources that begin at words 4 and 36.
+    static SECOND: [i16; 32] = words(17, 9 - 4, 2, 32, 32);
+    static SCALES: [i16; 32] = scale_words(17, 32, 32);
+    // SAFETY: the caller's promise; the last load ends at byte 136.
+    unsafe {
+        let (a0, a1) = (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(64).cast()));
+        let (b0, b1) = (_mm512_loadu_si512(p.add(8).cast()), _mm512_loadu_si512(p.add(72).cast()));
+        let first = _mm512_permutex2var_epi16(a0, table16(&FIRST), a1);
+        let second = _mm512_permutex2var_epi16(b0, table16(&SECOND), b1);
+        let d = _mm512_permutex2var_epi16(a0, table16(&SCALES), a1);
+        // q + 128 is q with its sign bit turned.
+        let sign = _mm512_set1_epi8(-128);
+        let step = [_mm512_xor_si512(first, sign), _mm512_xor_si512(second, sign)];
+        (step, _mm512_cvtph_ps(_mm512_castsi512_si256(d)))
+    }
+}
+
+/// Q4_K: `{ f16 d, dmin; u8 scales[12]; u8 qs[128] }`, weight = d·sc·nibble − dmin·m, with 6-bit
+/// sc and m for each 32 weights.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+pub fn q4k_dot<const R: usize, const T: usize>(
+    rows: [&[u8]; R],
+    x: [Int8Row<'_>; T],
+) -> [[f32; T]; R] {
+    const SIZE: usize = 144;
+    let n = check(&rows, &x, SIZE, 256);
+    let mut sums = [[_mm512_setzero_ps(); T]; R];
+    let mut minima = [[_mm_setzero_ps(); T]; R];
+    for b in 0..n {
+        // SAFETY: this function has the features; block `b` is inside the rows, and its two
+        // groups inside the activations (see `check`).
+        unsafe {
+            let mut scales = [([_mm_setzero_ps(); 2], [_mm_setzero_ps(); 2]); R];
+            for r in 0..R {
+                scales[r] = q4k_scales(rows[r].as_ptr().add(b * SIZE));
+            }
+            for half in 0..2 {
+                let g = 2 * b + half;
+                let mut steps = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
+                for r in 0..R {
+                    let nibbles = rows[r].as_ptr().add(b * SIZE + 16 + 64 * half);
+                    let step = unpack_q4k(nibbles);
+                    if T == 1 {
+                        prefetch(nibbles);
+                    }
+                    steps[r] = (step, _mm512_broadcast_f32x4(scales[r].0[half]));
+                }
+                for t in 0..T {
+                    let x_sums = _mm_loadu_ps(x[t].sums.as_ptr().add(g).cast());
+                    let (halves, x_scale) = load_group(&x[t], g);
+                    for r in 0..R {
+                        let (w, w_scale) = &steps[r];
+                        let scale = _mm512_mul_ps(*w_scale, x_scale);
+                        let start = _mm512_setzero_si512();
+                        sums[r][t] = add_step(sums[r][t], start, halves, w, scale);
+                        minima[r][t] = _mm_fmadd_ps(scales[r].1[half], x_sums, minima[r][t]);
+                    }
+                }
+            }
+        }
+    }
+    for r in 0..R {
+        for t in 0..T {
+            sums[r][t] = _mm512_sub_ps(sums[r][t], _mm512_zextps128_ps512(minima[r][t]));
+        }
+    }
+    // SAFETY: this function has the features.
+    unsafe { reduce(&sums) }
+}
+
+/// The scales d·sc and minima dmin·m of a Q4_K block, four and four.
+///
+/// # Safety
+/// F16C and SSE4.1 are there, and 16 bytes are readable at `p`.
+#[inline(always)]
+pub unsafe fn q4k_scales(p: *const u8) -> ([__m128; 2], [__m128; 2]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let word = |at: usize| p.add(at).cast::<u32>().read_unaligned();
+        let (low_sc, low_m, high) = (word(4), word(8), word(12));
+        // Blocks 0–3 have their six bits in one byte; 4–7 have four bits in the last word and two
+        // at the top of the others'.
+        let sc = [low_sc & 0x3F3F3F3F, high & 0x0F0F0F0F | (low_sc >> 2) & 0x30303030];
+        let m = [low_m & 0x3F3F3F3F, (high >> 4) & 0x0F0F0F0F | (low_m >> 2) & 0x30303030];
+        let both = _mm_cvtph_ps(_mm_cvtsi32_si128(word(0) as i32));
+        let d = _mm_shuffle_ps::<0b00_00_00_00>(both, both);
+        let dmin = _mm_shuffle_ps::<0b01_01_01_01>(both, both);
+        (
+            [_mm_mul_ps(d, widen_bytes(sc[0])), _mm_mul_ps(d, widen_bytes(sc[1]))],
+            [_mm_mul_ps(dmin, widen_bytes(m[0])), _mm_mul_ps(dmin, widen_bytes(m[1]))],
+        )
+    }
+}
+
+/// Four unsigned bytes as floats.
+///
+/// # Safety
+/// SSE4.1 is there.
+#[inline(always)]
+unsafe fn widen_bytes(bytes: u32) -> __m128 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm_cvtepi32_ps(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes as i32))) }
+}
+
+/// Four blocks of 32 nibbles: bytes 0–31 hold block 0 (low) and 1 (high), 32–63 blocks 2 and 3.
+///
+/// # Safety
+/// AVX-512 VNNI is there, and 64 bytes are readable at `p`.
+#[inline(always)]
+pub unsafe fn unpack_q4k(p: *const u8) -> Step {
+    // Dword 4j + i comes from the half that holds block i, its dword j, and for the second
+    // register four further on.
+    static FIRST: [i32; 16] = [0, 0, 8, 8, 1, 1, 9, 9, 2, 2, 10, 10, 3, 3, 11, 11];
+    static SECOND: [i32; 16] = [4, 4, 12, 12, 5, 5, 13, 13, 6, 6, 14, 14, 7, 7, 15, 15];
+    static SHIFT: [i32; 16] = [0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4];
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (packed, mask) = (_mm512_loadu_si512(p.cast()), _mm512_set1_epi8(0x0F));
+        let first = _mm512_permutexvar_epi32(table32(&FIRST), packed);
+        let second = _mm512_permutexvar_epi32(table32(&SECOND), packed);
+        let shift = table32(&SHIFT);
+        [
+            _mm512_and_si512(_mm512_srlv_epi32(first, shift), mask),
+            _mm512_and_si512(_mm512_srlv_epi32(second, shift), mask),
+        ]
+    }
+}
+
+/// Q6_K: `{ u8 ql[128], qh[64]; i8 scales[16]; f16 d }`, weight = d·sc·(q − 32), a scale for each
+/// 16 weights.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+pub fn q6k_dot<const R: usize, const T: usize>(
+    rows: [&[u8]; R],
+    x: [Int8Row<'_>; T],
+) -> [[f32; T]; R] {
+    const SIZE: usize = 210;
+    // Scale 8·half + 2i + part belongs to lanes 4j + i of register `part`.
+    static SCALES: [[i32; 16]; 4] = [
+        [0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6],
+        [1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7],
+        [8, 10, 12, 14, 8, 10, 12, 14, 8, 10, 12, 14, 8, 10, 12, 14],
+        [9, 11, 13, 15, 9, 11, 13, 15, 9, 11, 13, 15, 9, 11, 13, 15],
+    ];
+    let n = check(&rows, &x, SIZE, 256);
+    let zero = _mm512_setzero_ps();
+    let mut sums = [[zero; T]; R];
+    for b in 0..n {
+        // SAFETY: this function has the features; block `b` is inside the rows, and its two
+        // groups inside the activations (see `check`).
+        unsafe {
+            let mut scales = [zero; R];
+            for r in 0..R {
+                let p = rows[r].as_ptr().add(b * SIZE + 192);
+                let sc = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()));
+                let bits = p.add(16).cast::<u16>().read_unaligned();
+                let d = _mm_cvtph_ps(_mm_cvtsi32_si128(bits as i32));
+                scales[r] = _mm512_mul_ps(_mm512_broadcastss_ps(d), _mm512_cvtepi32_ps(sc));
+            }
+            for half in 0..2 {
+                let mut steps = [([_mm512_setzero_si512(); 2], [zero; 2]); R];
+                for r in 0..R {
+                    if T == 1 {
+                        prefetch(rows[r].as_ptr().add(b * SIZE + SIZE / 2 * half));
+                    }
+                    let first = table32(&SCALES[2 * half]);
+                    let second = table32(&SCALES[2 * half + 1]);
+                    steps[r] = (
+                        unpack_q6k(rows[r].as_ptr().add(b * SIZE), half),
+                        [
+                            _mm512_permutexvar_ps(first, scales[r]),
+                            _mm512_permutexvar_ps(second, scales[r]),
+                        ],
+                    );
+                }
+                for t in 0..T {
+                    let g = 2 * b + half;
+                    let (halves, x_scale) = load_group(&x[t], g);
+                    let counts = x[t].counts.get_unchecked(g);
+                    // Offset 32.
+                    let start = [start::<5>(&counts.halves[0]), start::<5>(&counts.halves[1])];
+                    for r in 0..R {
+                        let (w, scale) = &steps[r];
+                        let first = _mm512_dpbusd_epi32(start[0], w[0], halves[0]);
+                        let second = _mm512_dpbusd_epi32(start[1], w[1], halves[1]);
+                        let dot = _mm512_mul_ps(_mm512_cvtepi32_ps(first), scale[0]);
+                        let dot = _mm512_fmadd_ps(_mm512_cvtepi32_ps(second), scale[1], dot);
+                        sums[r][t] = _mm512_fmadd_ps(dot, x_scale, sums[r][t]);
+                    }
+                }
+            }
+        }
+    }
+    // SAFETY: this function has the features.
+    unsafe { reduce(&sums) }
+}
+
+/// Blocks `4·half..` of a Q6_K block: low four bits in `ql` (blocks 0 and 1 in the low nibbles, 2
+/// and 3 in the high ones), high two bits of block i at bit 2i of `qh`.
+///
+/// # Safety
+/// AVX-512 VNNI is there, 210 bytes are readable at `p`, and `half` is 0 or 1.
+#[inline(always)]
+pub unsafe fn unpack_q6k(p: *const u8, half: usize) -> Step {
+    static LOW: [[i32; 16]; 2] = [
+        [0, 8, 0, 8, 1, 9, 1, 9, 2, 10, 2, 10, 3, 11, 3, 11],
+        [4, 12, 4, 12, 5, 13, 5, 13, 6, 14, 6, 14, 7, 15, 7, 15],
+    ];
+    static LOW_SHIFT: [i32; 16] = [0, 0, 4, 4, 0, 0, 4, 4, 0, 0, 4, 4, 0, 0, 4, 4];
+    static HIGH: [[i32; 16]; 2] = [
+        [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3],
+        [4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7],
+    ];
+    // Rotations that bring bits 2i and 2i + 1 of each byte to bits 4 and 5.
+    static HIGH_TURN: [i32; 16] = [4, 2, 0, 30, 4, 2, 0, 30, 4, 2, 0, 30, 4, 2, 0, 30];
+    // SAFETY: the caller's promise: ql ends at byte 128, qh at 192.
+    unsafe {
+        let low = _mm512_loadu_si512(p.add(64 * half).cast());
+        let high = _mm512_broadcast_i64x4(_mm256_loadu_si256(p.add(128 + 32 * half).cast()));
+        let mut halves = [_mm512_setzero_si512(); 2];
+        for part in 0..2 {
+            let l = _mm512_permutexvar_epi32(table32(&LOW[part]), low);
+            let l = _mm512_srlv_epi32(l, table32(&LOW_SHIFT));
+            let h = _mm512_permutexvar_epi32(table32(&HIGH[part]), high);
+            let h = _mm512_rolv_epi32(h, table32(&HIGH_TURN));
+            // Low four bits from `l`, the others from `h`; of those two count.
+            const SELECT: i32 = 0xCA;
+            let q = _mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi8(0x0F), l, h);
+            halves[part] = _mm512_and_si512(q, _mm512_set1_epi8(0x3F));
+        }
+        halves
+    }
+}
