@@ -1,28 +1,27 @@
 //! Matrix products with the file's own blocks: chooses the kernel for each encoding and number
 //! of tokens, brings the activations into its form, and spreads the rows over the threads.
 
-use std::array::from_fn;
-use std::cell::RefCell;
-use std::ops::Range;
-
 use candle_core::quantized::k_quants::{BlockQ8_0, BlockQ8_1, BlockQ8K, GgmlType};
 
 use super::attention::KvType;
 use super::kernels::activations::{Int8Batch, Rounded};
-use super::kernels::format::{self, BLOCK, FloatKind, Kind};
-use super::kernels::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS};
+use super::kernels::format::{BLOCK, FloatKind, Kind};
+use super::kernels::panel::{Int8Rows, ROWS};
 use super::kernels::{Cpu, Isa, with_cpu};
 use super::math::silu_times;
 use super::pool::{Pool, Scatter};
-use super::weights::{Encoding, Matrix, blocks, f32_bytes, with_block};
+use super::weights::{Encoding, Matrix};
 use crate::worker::resident::bytes_in_memory;
+
+mod few;
+mod many;
+
+use many::Segment;
 
 /// From so many tokens on, rows are unpacked into panels; fewer are multiplied one by one.
 const MANY: usize = 8;
 /// Rows of one piece of work for few tokens.
 const PIECE: usize = 32;
-/// Columns widened to f32 at once; every block format divides it.
-const WIDEN_COLUMNS: usize = 256;
 
 /// What a model is computed with.
 #[derive(Debug, Clone, Copy)]
@@ -137,6 +136,8 @@ macro_rules! with_float {
     }};
 }
 
+use {with_float, with_format};
+
 /// Multiplies activations with matrices. Holds the rounded forms of the activations.
 pub struct Multiplier {
     arithmetic: Arithmetic,
@@ -158,31 +159,6 @@ struct X<'a> {
     int8: &'a Int8Rows,
     /// Tokens.
     m: usize,
-}
-
-/// Rows of a matrix, side by side with others in a panel.
-struct Segment<'a> {
-    matrix: &'a Matrix,
-    rows: Range<usize>,
-}
-
-/// A thread's buffers.
-struct Scratch {
-    int8: Box<Int8Panel>,
-    float: Box<FloatPanel>,
-    /// `[tokens][rows of the panel]`.
-    out: Vec<[f32; ROWS]>,
-    /// `[rows of the panel, WIDEN_COLUMNS]`.
-    wide: Vec<f32>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        int8: Int8Panel::new(),
-        float: FloatPanel::new(),
-        out: Vec::new(),
-        wide: Vec::new(),
-    });
 }
 
 impl Multiplier {
@@ -432,206 +408,6 @@ impl Multiplier {
             BlockQ8K::from_float(x, &mut self.q8k);
         }
     }
-
-    // ---- few tokens ----
-
-    /// Rows `rows` of `matrix` times each of few tokens: calls `put(token, row, value)`.
-    #[inline]
-    fn rows<C: Cpu>(
-        &self,
-        cpu: C,
-        matrix: &Matrix,
-        rows: Range<usize>,
-        x: X<'_>,
-        mut put: impl FnMut(usize, usize, f32),
-    ) {
-        let k = matrix.columns();
-        let X { floats: x, m, .. } = x;
-        match self.arithmetic.method(matrix.encoding(), m) {
-            Method::Block(kind) => with_format!(kind, F => {
-                for_tokens::<4>(m, |t, n| for r in rows.clone() {
-                    let row = matrix.row(r);
-                    match n {
-                        4 => {
-                            let [got] = cpu.int8_dot::<F, 1, 4>([row], &self.rounded, t);
-                            got.into_iter().enumerate().for_each(|(i, v)| put(t + i, r, v));
-                        }
-                        _ => put(t, r, cpu.int8_dot::<F, 1, 1>([row], &self.rounded, t)[0][0]),
-                    }
-                })
-            }),
-            Method::Float(kind) => with_float!(kind, F => {
-                for_tokens::<4>(m, |t, n| for r in rows.clone() {
-                    let row = matrix.row(r);
-                    match n {
-                        4 => {
-                            let x: [&[f32]; 4] = from_fn(|i| &x[(t + i) * k..][..k]);
-                            let [got] = cpu.float_dot::<F, 1, 4>([row], x);
-                            got.into_iter().enumerate().for_each(|(i, v)| put(t + i, r, v));
-                        }
-                        _ => put(t, r, cpu.float_dot::<F, 1, 1>([row], [&x[t * k..][..k]])[0][0]),
-                    }
-                })
-            }),
-            Method::Candle(form) => with_block!(matrix.encoding(), T => {
-                let x: &[<T as GgmlType>::VecDotType] = match form {
-                    Activations::Q8_0 => same_type(&self.q8_0),
-                    Activations::Q8_1 => same_type(&self.q8_1),
-                    Activations::Q8K => same_type(&self.q8k),
-                };
-                let blocks_per_row = k / <T as GgmlType>::VecDotType::BLCK_SIZE;
-                for r in rows {
-                    let row = blocks::<T>(matrix.row(r));
-                    for (t, x) in x.chunks_exact(blocks_per_row).take(m).enumerate() {
-                        put(t, r, T::vec_dot(k, row, x));
-                    }
-                }
-            }),
-            Method::Widen => SCRATCH.with_borrow_mut(|scratch| {
-                scratch.wide.resize(k, 0.0);
-                for r in rows {
-                    matrix.dequantize_row(r, &mut scratch.wide[..k]);
-                    let row = f32_bytes(&scratch.wide[..k]);
-                    for (t, x) in x.chunks_exact(k).enumerate() {
-                        let [[value]] = cpu.float_dot::<format::F32, 1, 1>([row], [x]);
-                        put(t, r, value);
-                    }
-                }
-            }),
-        }
-    }
-
-    /// The same rows of two matrices, as `rows`: one token reads both at once, in two streams.
-    #[inline]
-    fn pairs<C: Cpu>(
-        &self,
-        cpu: C,
-        [a, b]: [&Matrix; 2],
-        rows: Range<usize>,
-        x: X<'_>,
-        mut put: impl FnMut(usize, usize, [f32; 2]),
-    ) {
-        let m = x.m;
-        let method = self.arithmetic.method(a.encoding(), m);
-        let same = method == self.arithmetic.method(b.encoding(), m);
-        match method {
-            Method::Block(kind) if same && m == 1 => with_format!(kind, F => for r in rows {
-                let pair = [a.row(r), b.row(r)];
-                put(0, r, cpu.int8_dot::<F, 2, 1>(pair, &self.rounded, 0).map(|[v]| v));
-            }),
-            Method::Float(kind) if same && m == 1 => with_float!(kind, F => for r in rows {
-                put(0, r, cpu.float_dot::<F, 2, 1>([a.row(r), b.row(r)], [x.floats]).map(|[v]| v));
-            }),
-            _ => {
-                let mut firsts = [[0.0f32; PIECE]; MANY];
-                let start = rows.start;
-                self.rows(cpu, a, rows.clone(), x, |t, r, v| firsts[t][r - start] = v);
-                self.rows(cpu, b, rows, x, |t, r, v| put(t, r, [firsts[t][r - start], v]));
-            }
-        }
-    }
-
-    // ---- many tokens ----
-
-    /// The rows of `segments` (at most `ROWS`) times all tokens: calls `put(token, values)` with
-    /// the products in the rows' order.
-    #[inline]
-    fn panel<C: Cpu>(
-        &self,
-        cpu: C,
-        segments: &[Segment<'_>],
-        x: X<'_>,
-        mut put: impl FnMut(usize, &[f32; ROWS]),
-    ) {
-        let m = x.m;
-        SCRATCH.with_borrow_mut(|scratch| {
-            if scratch.out.len() < m {
-                scratch.out.resize(m, [0.0; ROWS]);
-            }
-            scratch.out[..m].fill([0.0; ROWS]);
-            let method = |s: &Segment<'_>| self.arithmetic.method(s.matrix.encoding(), m);
-            let first = method(&segments[0]);
-            if segments.iter().all(|s| method(s) == first) {
-                self.add_panel(cpu, scratch, segments, 0, x);
-            } else {
-                let mut lane = 0;
-                for segment in segments {
-                    self.add_panel(cpu, scratch, std::slice::from_ref(segment), lane, x);
-                    lane += segment.rows.len();
-                }
-            }
-            cpu.run(|| {
-                for (t, values) in scratch.out[..m].iter().enumerate() {
-                    put(t, values);
-                }
-            });
-        });
-    }
-
-    /// Adds to `scratch.out` the products of `segments`, all of one method, whose rows begin at
-    /// `lane`.
-    fn add_panel<C: Cpu>(
-        &self,
-        cpu: C,
-        scratch: &mut Scratch,
-        segments: &[Segment<'_>],
-        lane: usize,
-        x: X<'_>,
-    ) {
-        let X { floats: x, int8: int8_rows, m } = x;
-        let matrix = segments[0].matrix;
-        let k = matrix.columns();
-        let lanes = || segments.iter().flat_map(|s| s.rows.clone().map(|r| (s.matrix, r)));
-        let n = lane + lanes().count();
-        // Lanes before the first one repeat a row, and are silenced.
-        let before = || std::iter::repeat_n((matrix, segments[0].rows.start), lane);
-        let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
-        for (slot, (matrix, r)) in rows.iter_mut().zip(before().chain(lanes())) {
-            *slot = matrix.row(r);
-        }
-        let rows = &rows[..n];
-        let Scratch { int8, float, out, wide } = scratch;
-        let out = &mut out[..m];
-        match self.arithmetic.method(matrix.encoding(), m) {
-            Method::Block(kind) => with_format!(kind, F => {
-                for first in (0..k / BLOCK).step_by(BLOCKS) {
-                    let n = BLOCKS.min(k / BLOCK - first);
-                    cpu.pack_int8::<F>(int8, rows, first, n);
-                    int8.silence(0..lane, rows.len()..ROWS);
-                    cpu.int8_tiles::<F>(int8, first, n, int8_rows, out);
-                }
-            }),
-            Method::Float(kind) => with_float!(kind, F => {
-                for first in (0..k).step_by(COLUMNS) {
-                    let n = COLUMNS.min(k - first);
-                    cpu.pack_float::<F>(float, rows, first, n);
-                    float.silence(0..lane, rows.len()..ROWS);
-                    cpu.float_tiles(float, first, n, x, k, out);
-                }
-            }),
-            Method::Widen | Method::Candle(_) => {
-                wide.resize((ROWS * WIDEN_COLUMNS).max(wide.len()), 0.0);
-                for first in (0..k).step_by(WIDEN_COLUMNS) {
-                    let width = WIDEN_COLUMNS.min(k - first);
-                    for ((matrix, r), wide) in
-                        before().chain(lanes()).zip(wide.chunks_exact_mut(WIDEN_COLUMNS))
-                    {
-                        matrix.dequantize_columns(r, first, &mut wide[..width]);
-                    }
-                    let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
-                    for (row, wide) in rows.iter_mut().zip(wide.chunks_exact(WIDEN_COLUMNS)) {
-                        *row = f32_bytes(&wide[..width]);
-                    }
-                    for start in (0..width).step_by(COLUMNS) {
-                        let columns = COLUMNS.min(width - start);
-                        cpu.pack_float::<format::F32>(float, &rows[..n], start, columns);
-                        float.silence(0..lane, n..ROWS);
-                        cpu.float_tiles(float, first + start, columns, x, k, out);
-                    }
-                }
-            }
-        }
-    }
 }
 
 /// Rounds `m` rows of `k` values to int8 in the form that the kernels for so many tokens read.
@@ -660,24 +436,6 @@ fn round_own<C: Cpu>(
         groups.reserve(m, k);
         cpu.run(|| groups.arrange(rows, m, k));
     }
-}
-
-/// Calls `each(first token, T or 1)` until `0..m` is covered.
-#[inline(always)]
-fn for_tokens<const T: usize>(m: usize, mut each: impl FnMut(usize, usize)) {
-    let mut t = 0;
-    while t < m {
-        let n = if t + T <= m { T } else { 1 };
-        each(t, n);
-        t += n;
-    }
-}
-
-/// The same slice under the name of its own type; used where generic code has just matched it.
-fn same_type<A: 'static, B: 'static>(slice: &[A]) -> &[B] {
-    assert_eq!(std::any::TypeId::of::<A>(), std::any::TypeId::of::<B>());
-    // SAFETY: A and B are one type.
-    unsafe { std::slice::from_raw_parts(slice.as_ptr().cast(), slice.len()) }
 }
 
 /// Where products go: `values[t * stride + column]`.

@@ -1,10 +1,9 @@
-//! Dot-product kernels for AVX-512 with VNNI: float weights with FMA, block-quantized weights
-//! times int8 activations. Each reads the file's blocks as they are.
+//! Kernels for AVX-512 with VNNI: float weights with FMA here, block-quantized ones times int8
+//! activations in `blocks`, panels for many tokens in `panels`.
 //!
 //! The int8 kernels take 128 weights per step as two registers of unsigned bytes in the order of
 //! `activations::Group`: `vpdpbusd` multiplies unsigned with signed. Where a format's weights are
 //! the stored bytes less an offset, the integer sum starts from −offset · Σ activations.
-
 //!
 //! The helpers are `#[inline(always)]` without the features of their callers, because the two
 //! attributes exclude each other: each must be called from a function that has the features.
