@@ -521,7 +521,7 @@ fn an_unknown_quantization_is_named_as_such() {
         // The type follows name, rank and two dimensions.
         let name = b"token_embd.weight";
         let at = bytes.windows(name.len()).position(|w| w == name).unwrap() + name.len() + 4 + 16;
-        bytes[at..at + 4].copy_from_slice(&20u32.to_le_bytes()); // IQ4_NL
+        bytes[at..at + 4].copy_from_slice(&21u32.to_le_bytes()); // IQ3_S
         std::fs::write(path, bytes).unwrap();
         for name in ["candle", "candle-stock"] {
             let mut request = load_request(path, 64);
