@@ -288,7 +288,7 @@ pub fn pack_int8<F: BlockFormat>(panel: &mut Int8Panel, rows: &[&[u8]], first: u
     assert!(n <= BLOCKS && rows.len() <= ROWS);
     assert!(rows.iter().all(|row| row.len() >= (first + n) * BLOCK / F::VALUES * F::SIZE));
     // Groups are counted from a row's beginning.
-    let grouped = if first % 4 == 0 { n / 4 * 4 } else { 0 };
+    let grouped = if first.is_multiple_of(4) { n / 4 * 4 } else { 0 };
     let (lanes, few) = rows.as_chunks::<LANES>();
     for (v, rows) in lanes.iter().enumerate() {
         for slot in (0..grouped).step_by(4) {
