@@ -8,7 +8,8 @@
 //! that the largest pair is 2 · 128 · 127 = 32512.
 //!
 //! The helpers are `#[inline(always)]` without the features of their callers, because the two
-//! attributes exclude each other: each must be called from a function that has the features.
+//! attributes exclude each other: each must be called from a function that has the features, and
+//! not through the standard library (`array::from_fn`), which has none and so inlines none.
 
 // Tiles are small constant loops over several arrays at once.
 #![allow(clippy::needless_range_loop)]
@@ -306,6 +307,7 @@ const fn parts<F: BlockFormat>() -> usize {
 }
 
 /// Four blocks of weights.
+#[derive(Clone, Copy)]
 struct Four {
     /// Unsigned bytes in their natural order, a register for each block.
     weights: [__m256i; 4],
@@ -313,6 +315,19 @@ struct Four {
     scales: __m256,
     /// The same twice, where the format has them.
     minima: __m256,
+}
+
+impl Four {
+    /// # Safety
+    /// AVX is there.
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (bytes, floats) = (_mm256_setzero_si256(), _mm256_setzero_ps());
+            Self { weights: [bytes; 4], scales: floats, minima: floats }
+        }
+    }
 }
 
 /// See `Cpu::int8_dot`.
@@ -341,13 +356,14 @@ unsafe fn int8_dot<F: BlockFormat, const VNNI: bool, const R: usize, const T: us
         for step in 0..steps {
             for part in 0..parts::<F>() {
                 let g = step * parts::<F>() + part;
-                let w: [Four; R] = std::array::from_fn(|r| {
+                let mut w = [Four::zero(); R];
+                for r in 0..R {
                     let p = rows[r].as_ptr().add(step * stride);
                     if T == 1 {
                         prefetch(p.add(stride / parts::<F>() * part));
                     }
-                    unpack::<F>(p, part)
-                });
+                    w[r] = unpack::<F>(p, part);
+                }
                 for i in 0..T {
                     let bytes = x[i].bytes.as_ptr().add(4 * BLOCK * g);
                     let scale = _mm_loadu_ps(x[i].scales.as_ptr().add(4 * g));

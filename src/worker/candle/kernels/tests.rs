@@ -188,11 +188,10 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
         let x: Vec<f32> = (0..4).flat_map(|t| row(&mut rng, k, n + 3 * t)).collect();
         let x = rounded(cpu, &x, 4, k);
         let got = cpu.int8_dot::<F, 2, 4>(std::array::from_fn(|r| w[r].bytes()), &x, 0);
-        for r in 0..2 {
-            for t in 0..4 {
+        for (w, got) in w.iter().zip(got) {
+            for (t, got) in got.into_iter().enumerate() {
                 let x = activations(x.groups.row(t, k), k);
-                let what = format!("{name} k={k} {r},{t}");
-                assert_close(got[r][t], &w[r].values, &x, room, &what);
+                assert_close(got, &w.values, &x, room, &format!("{name} k={k} token {t}"));
             }
         }
         let [[one]] = cpu.int8_dot::<F, 1, 1>([w[1].bytes()], &x, 2);

@@ -315,7 +315,10 @@ fn pack_group<F: BlockFormat>(
     // SAFETY: this function has the features; `pack_int8` checked that group `g` is inside the
     // rows and slots `slot..slot + 4` inside the panel.
     unsafe {
-        let fours: [Four; LANES] = from_fn(|r| unpack::<F>(rows[r].as_ptr().add(at), g % parts));
+        let mut fours = [Four::zero(); LANES];
+        for r in 0..LANES {
+            fours[r] = unpack::<F>(rows[r].as_ptr().add(at), g % parts);
+        }
         for i in 0..4 {
             let columns = transpose(from_fn(|r| _mm256_castsi256_ps(fours[r].weights[i])));
             for (j, column) in columns.into_iter().enumerate() {
