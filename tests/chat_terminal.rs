@@ -4,9 +4,14 @@
 use std::io::{Read, Write};
 use std::num::NonZero;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+
+/// Silence after which a chat is taken to be stuck: the test then fails with its screen, instead
+/// of standing still for ever. No speed is judged by it.
+const STUCK: Duration = Duration::from_secs(300);
 
 const ROWS: u16 = 40;
 const COLUMNS: u16 = 100;
@@ -76,17 +81,32 @@ impl Terminal {
     /// Waits until the screen is as wanted; the end of the program is the end of waiting.
     fn until(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
         while !wanted(&self.text()) {
-            match self.output.recv() {
-                Ok(bytes) => self.screen.process(&bytes),
-                Err(_) => panic!("it ended before {what}:\n{}", self.text()),
+            if !self.more(what) {
+                panic!("it ended before {what}:\n{}", self.text());
             }
         }
     }
 
+    /// Takes the next output to the screen; false at the end of the program.
+    fn more(&mut self, what: &str) -> bool {
+        match self.output.recv_timeout(STUCK) {
+            Ok(bytes) => self.screen.process(&bytes),
+            Err(RecvTimeoutError::Disconnected) => return false,
+            Err(RecvTimeoutError::Timeout) => panic!("stuck before {what}:\n{}", self.text()),
+        }
+        true
+    }
+
+    /// Waits for something on the screen and the prompt after it: before the prompt stands, keys
+    /// are the terminal's, and a Ctrl-C throws away what was typed.
+    fn until_prompt(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
+        self.until(what, |screen| wanted(screen) && screen.trim_end().ends_with("\n>"));
+    }
+
     /// An answer is there when its figures are, and the prompt after them.
     fn until_answers(&mut self, n: usize) {
-        self.until(&format!("{n} answers"), |screen| {
-            screen.matches(" tokens · ").count() >= n && screen.trim_end().ends_with('>')
+        self.until_prompt(&format!("{n} answers"), |screen| {
+            screen.matches(" tokens · ").count() >= n
         });
     }
 
@@ -103,9 +123,7 @@ impl Terminal {
 
     /// The exit status, and what was on the screen last.
     fn end(mut self) -> (bool, String, tempfile::TempDir) {
-        while let Ok(bytes) = self.output.recv() {
-            self.screen.process(&bytes);
-        }
+        while self.more("its end") {}
         let status = self.child.wait().unwrap();
         (status.success(), self.screen.screen().contents(), self.folder)
     }
@@ -116,7 +134,7 @@ const I_AM: &str = "I am a very small model.";
 #[test]
 fn a_chat_is_typed_edited_recalled_reset_and_ended() {
     let mut t = Terminal::open(&[], &[]);
-    t.until("the prompt", |screen| screen.trim_end().ends_with('>'));
+    t.until_prompt("the first key", |_| true);
     assert!(t.text().contains("tiny F16 on candle, context 512"), "{}", t.text());
 
     // A letter is missing; the arrow keys go back and put it in.
@@ -131,15 +149,17 @@ fn a_chat_is_typed_edited_recalled_reset_and_ended() {
 
     // The first question again, from the history.
     t.keys(&["/reset", ENTER]);
-    t.until("the reset", |screen| screen.contains("begins anew"));
+    t.until_prompt("the reset", |screen| screen.contains("begins anew"));
     t.keys(&[UP, UP, UP, ENTER]);
     t.until_answers(3);
     assert_eq!((t.lines("> Who are you?"), t.lines(I_AM)), (2, 2), "{}", t.text());
 
     t.keys(&["/help", ENTER]);
-    t.until("the help", |screen| screen.contains("Ctrl-C stops an answer"));
+    t.until_prompt("the help", |screen| screen.contains("Ctrl-C stops an answer"));
     t.keys(&["half a line", CTRL_C]);
-    t.until("what Ctrl-C says here", |screen| screen.contains("Ctrl-D or /exit ends the chat"));
+    t.until_prompt("what Ctrl-C says here", |screen| {
+        screen.contains("Ctrl-D or /exit ends the chat")
+    });
     t.keys(&[CTRL_D]);
     assert!(t.has_dim_text(), "the figures step back behind the text");
     let (success, screen, folder) = t.end();
@@ -148,7 +168,7 @@ fn a_chat_is_typed_edited_recalled_reset_and_ended() {
 
     // The input is remembered by the next chat.
     let mut t = Terminal::open_in(folder, &[], &[("NO_COLOR", "1")]);
-    t.until("the prompt", |screen| screen.trim_end().ends_with('>'));
+    t.until_prompt("the first key", |_| true);
     t.keys(&[UP]);
     t.until("the last input", |screen| screen.contains("> /help"));
     t.keys(&[UP, ENTER]);
@@ -163,7 +183,7 @@ fn a_chat_is_typed_edited_recalled_reset_and_ended() {
 #[test]
 fn ctrl_c_stops_the_answer_and_keeps_the_conversation() {
     let mut t = Terminal::open(&["--engine", "fake-streams"], &[]);
-    t.until("the prompt", |screen| screen.trim_end().ends_with('>'));
+    t.until_prompt("the first key", |_| true);
     t.keys(&["go on", ENTER]);
     t.until("some text", |screen| screen.contains("IJKLM"));
     t.keys(&[CTRL_C]);
@@ -183,7 +203,7 @@ fn ctrl_c_stops_the_answer_and_keeps_the_conversation() {
 #[test]
 fn an_engine_that_does_not_listen_is_killed_by_the_second_ctrl_c_and_started_again() {
     let mut t = Terminal::open(&["--engine", "fake-streams-deaf"], &[]);
-    t.until("the prompt", |screen| screen.trim_end().ends_with('>'));
+    t.until_prompt("the first key", |_| true);
     t.keys(&["go on", ENTER]);
     t.until("some text", |screen| screen.contains("IJKLM"));
     t.keys(&[CTRL_C]);

@@ -253,6 +253,10 @@ impl Input {
     }
 
     fn line(&mut self) -> Result<Line> {
+        // A Ctrl-C that came while nobody read keys was a signal: it means the same here.
+        if self.terminal && crate::interrupt::take() {
+            return Ok(Line::Interrupted);
+        }
         match self.editor.readline("> ") {
             Ok(text) => Ok(Line::Text(text.replace("\\\n", "\n"))),
             Err(ReadlineError::Interrupted) => Ok(Line::Interrupted),
