@@ -201,35 +201,42 @@ pub fn q4k_dot<const R: usize, const T: usize>(
     const SIZE: usize = 144;
     let n = check(&rows, &x, SIZE, 256);
     let mut sums = [[_mm512_setzero_ps(); T]; R];
-    let mut minima = [[_mm_setzero_ps(); T]; R];
+    let mut minima = [[_mm256_setzero_ps(); T]; R];
     for b in 0..n {
         // SAFETY: this function has the features; block `b` is inside the rows, and its two
         // groups inside the activations (see `check`).
         unsafe {
-            let mut scales = [([_mm_setzero_ps(); 2], [_mm_setzero_ps(); 2]); R];
+            let mut scales = [_mm512_setzero_ps(); R];
             for r in 0..R {
                 scales[r] = q4k_scales(rows[r].as_ptr().add(b * SIZE));
+                let minimum = _mm512_extractf32x8_ps::<1>(scales[r]);
+                for t in 0..T {
+                    let x_sums = _mm256_loadu_ps(x[t].sums.as_ptr().add(2 * b).cast());
+                    minima[r][t] = _mm256_fmadd_ps(minimum, x_sums, minima[r][t]);
+                }
+                scales[r] = _mm512_mul_ps(scales[r], nibble_places());
             }
             for half in 0..2 {
                 let g = 2 * b + half;
                 let mut steps = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
                 for r in 0..R {
                     let nibbles = rows[r].as_ptr().add(b * SIZE + 16 + 64 * half);
-                    let step = unpack_q4k(nibbles);
                     if T == 1 {
                         prefetch(nibbles);
                     }
-                    steps[r] = (step, _mm512_broadcast_f32x4(scales[r].0[half]));
+                    let scale = match half {
+                        0 => _mm512_shuffle_f32x4::<0b00_00_00_00>(scales[r], scales[r]),
+                        _ => _mm512_shuffle_f32x4::<0b01_01_01_01>(scales[r], scales[r]),
+                    };
+                    steps[r] = (in_place_q4k(nibbles), scale);
                 }
                 for t in 0..T {
-                    let x_sums = _mm_loadu_ps(x[t].sums.as_ptr().add(g).cast());
                     let (halves, x_scale) = load_group(&x[t], g);
                     for r in 0..R {
                         let (w, w_scale) = &steps[r];
                         let scale = _mm512_mul_ps(*w_scale, x_scale);
                         let start = _mm512_setzero_si512();
                         sums[r][t] = add_step(sums[r][t], start, halves, w, scale);
-                        minima[r][t] = _mm_fmadd_ps(scales[r].1[half], x_sums, minima[r][t]);
                     }
                 }
             }
@@ -237,46 +244,41 @@ pub fn q4k_dot<const R: usize, const T: usize>(
     }
     for r in 0..R {
         for t in 0..T {
-            sums[r][t] = _mm512_sub_ps(sums[r][t], _mm512_zextps128_ps512(minima[r][t]));
+            sums[r][t] = _mm512_sub_ps(sums[r][t], _mm512_zextps256_ps512(minima[r][t]));
         }
     }
     // SAFETY: this function has the features.
     unsafe { reduce(&sums) }
 }
 
-/// The scales d·sc and minima dmin·m of a Q4_K block, four and four.
+/// The scales d·sc of a Q4_K block's eight blocks of 32, then their minima dmin·m.
 ///
 /// # Safety
-/// F16C and SSE4.1 are there, and 16 bytes are readable at `p`.
+/// AVX-512 F and VL, and F16C are there, and 16 bytes are readable at `p`.
 #[inline(always)]
-pub unsafe fn q4k_scales(p: *const u8) -> ([__m128; 2], [__m128; 2]) {
+pub unsafe fn q4k_scales(p: *const u8) -> __m512 {
     // SAFETY: the caller's promise.
     unsafe {
-        let word = |at: usize| p.add(at).cast::<u32>().read_unaligned();
-        let (low_sc, low_m, high) = (word(4), word(8), word(12));
-        // Blocks 0–3 have their six bits in one byte; 4–7 have four bits in the last word and two
-        // at the top of the others'.
-        let sc = [low_sc & 0x3F3F3F3F, high & 0x0F0F0F0F | (low_sc >> 2) & 0x30303030];
-        let m = [low_m & 0x3F3F3F3F, (high >> 4) & 0x0F0F0F0F | (low_m >> 2) & 0x30303030];
-        let both = _mm_cvtph_ps(_mm_cvtsi32_si128(word(0) as i32));
-        let d = _mm_shuffle_ps::<0b00_00_00_00>(both, both);
-        let dmin = _mm_shuffle_ps::<0b01_01_01_01>(both, both);
-        (
-            [_mm_mul_ps(d, widen_bytes(sc[0])), _mm_mul_ps(d, widen_bytes(sc[1]))],
-            [_mm_mul_ps(dmin, widen_bytes(m[0])), _mm_mul_ps(dmin, widen_bytes(m[1]))],
-        )
+        // Words: d and dmin; sc 0–3; m 0–3; low bits of sc and m 4–7. Blocks 0–3 have their six
+        // bits in one byte; 4–7 have four in the last word and two at the top of the others'.
+        let block = _mm_loadu_si128(p.cast());
+        let low = _mm_shuffle_epi32::<0b11_10_11_01>(block);
+        let low = _mm_srlv_epi32(low, _mm_set_epi32(4, 0, 0, 0));
+        let mask = _mm_set_epi32(0x0F0F0F0F, 0x3F3F3F3F, 0x0F0F0F0F, 0x3F3F3F3F);
+        let top = _mm_srli_epi32::<2>(_mm_maskz_shuffle_epi32::<0b10_00_01_00>(0b1010, block));
+        let top = _mm_and_si128(top, _mm_set1_epi32(0x30303030));
+        let bytes = _mm_or_si128(_mm_and_si128(low, mask), top);
+        let both = _mm512_castps128_ps512(_mm_cvtph_ps(block));
+        let which = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+        let factors = _mm512_permutexvar_ps(which, both);
+        _mm512_mul_ps(factors, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)))
     }
 }
 
-/// Four unsigned bytes as floats.
-///
-/// # Safety
-/// SSE4.1 is there.
-#[inline(always)]
-unsafe fn widen_bytes(bytes: u32) -> __m128 {
-    // SAFETY: the caller's promise.
-    unsafe { _mm_cvtepi32_ps(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes as i32))) }
-}
+// Dword 4j + i comes from the half that holds block i of four, its dword j, and for the second
+// register four further on.
+static Q4K_FIRST: [i32; 16] = [0, 0, 8, 8, 1, 1, 9, 9, 2, 2, 10, 10, 3, 3, 11, 11];
+static Q4K_SECOND: [i32; 16] = [4, 4, 12, 12, 5, 5, 13, 13, 6, 6, 14, 14, 7, 7, 15, 15];
 
 /// Four blocks of 32 nibbles: bytes 0–31 hold block 0 (low) and 1 (high), 32–63 blocks 2 and 3.
 ///
@@ -284,21 +286,38 @@ unsafe fn widen_bytes(bytes: u32) -> __m128 {
 /// AVX-512 VNNI is there, and 64 bytes are readable at `p`.
 #[inline(always)]
 pub unsafe fn unpack_q4k(p: *const u8) -> Step {
-    // Dword 4j + i comes from the half that holds block i, its dword j, and for the second
-    // register four further on.
-    static FIRST: [i32; 16] = [0, 0, 8, 8, 1, 1, 9, 9, 2, 2, 10, 10, 3, 3, 11, 11];
-    static SECOND: [i32; 16] = [4, 4, 12, 12, 5, 5, 13, 13, 6, 6, 14, 14, 7, 7, 15, 15];
     static SHIFT: [i32; 16] = [0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4];
     // SAFETY: the caller's promise.
+    unsafe { in_place_q4k(p).map(|w| _mm512_srlv_epi32(w, table32(&SHIFT))) }
+}
+
+/// `unpack_q4k` without the shift: the weights of blocks 1 and 3 are 16 times what they should be,
+/// which `nibble_places` puts right in their scales.
+///
+/// # Safety
+/// AVX-512 VNNI is there, and 64 bytes are readable at `p`.
+#[inline(always)]
+unsafe fn in_place_q4k(p: *const u8) -> Step {
+    // SAFETY: the caller's promise.
     unsafe {
-        let (packed, mask) = (_mm512_loadu_si512(p.cast()), _mm512_set1_epi8(0x0F));
-        let first = _mm512_permutexvar_epi32(table32(&FIRST), packed);
-        let second = _mm512_permutexvar_epi32(table32(&SECOND), packed);
-        let shift = table32(&SHIFT);
-        [
-            _mm512_and_si512(_mm512_srlv_epi32(first, shift), mask),
-            _mm512_and_si512(_mm512_srlv_epi32(second, shift), mask),
-        ]
+        let packed = _mm512_loadu_si512(p.cast());
+        let mask = _mm512_set1_epi64(0xF0F0F0F0_0F0F0F0Fu64 as i64);
+        let first = _mm512_permutexvar_epi32(table32(&Q4K_FIRST), packed);
+        let second = _mm512_permutexvar_epi32(table32(&Q4K_SECOND), packed);
+        [_mm512_and_si512(first, mask), _mm512_and_si512(second, mask)]
+    }
+}
+
+/// What the scales of `in_place_q4k` are multiplied by: 1 and 1/16 in turn.
+///
+/// # Safety
+/// AVX-512 F is there.
+#[inline(always)]
+unsafe fn nibble_places() -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let pair = _mm512_set1_epi64(0x3D80_0000_3F80_0000);
+        _mm512_castsi512_ps(pair)
     }
 }
 
