@@ -1,5 +1,4 @@
-//! Products with few tokens: row by row, as memory delivers them. One token takes four rows at a
-//! time, which share the loads of its activations and hide each other's latency.
+//! Products with few tokens: row by row, as memory delivers them.
 
 use std::array::from_fn;
 use std::cell::RefCell;
@@ -8,7 +7,7 @@ use std::ops::Range;
 use super::super::kernels::Cpu;
 use super::super::kernels::format::{self, FloatKind, Kind};
 use super::super::weights::{Matrix, blocks, f32_bytes, with_block};
-use super::{Activations, MANY, Method, Multiplier, PIECE, X, with_float, with_format};
+use super::{Activations, Method, Multiplier, PIECE, X, with_float, with_format};
 
 thread_local! {
     /// A widened row.
@@ -16,7 +15,8 @@ thread_local! {
 }
 
 impl Multiplier {
-    /// Rows `rows` of `matrix` times each of few tokens: calls `put(token, row, value)`.
+    /// Rows `rows` of `matrix`, at most `PIECE`, times each of few tokens: calls
+    /// `put(token, row, value)`.
     #[inline]
     pub(super) fn rows<C: Cpu>(
         &self,
@@ -30,26 +30,19 @@ impl Multiplier {
         let X { floats: x, m, .. } = x;
         match self.arithmetic.method(matrix.encoding(), m) {
             Method::Block(kind) if m == 1 => {
-                with_format!(kind, F => steps::<4>(rows, |r, n| match n {
-                    4 => {
-                        let four = from_fn(|i| matrix.row(r + i));
-                        let got = cpu.int8_dot::<F, 4, 1>(four, &self.rounded, 0);
-                        got.into_iter().enumerate().for_each(|(i, [v])| put(0, r + i, v));
-                    }
-                    _ => put(0, r, cpu.int8_dot::<F, 1, 1>([matrix.row(r)], &self.rounded, 0)[0][0]),
-                }))
+                let out = &mut [0.0; PIECE][..rows.len()];
+                let bytes = matrix.some_rows(rows.clone());
+                with_format!(kind, F => cpu.int8_rows::<F>(bytes, &self.rounded, out));
+                rows.zip(out).for_each(|(r, v)| put(0, r, *v));
             }
             Method::Float(kind) if m == 1 => {
-                with_float!(kind, F => steps::<4>(rows, |r, n| match n {
-                    4 => {
-                        let got = cpu.float_dot::<F, 4, 1>(from_fn(|i| matrix.row(r + i)), [x]);
-                        got.into_iter().enumerate().for_each(|(i, [v])| put(0, r + i, v));
-                    }
-                    _ => put(0, r, cpu.float_dot::<F, 1, 1>([matrix.row(r)], [x])[0][0]),
-                }))
+                let out = &mut [0.0; PIECE][..rows.len()];
+                let bytes = matrix.some_rows(rows.clone());
+                with_float!(kind, F => cpu.float_rows::<F>(bytes, x, out));
+                rows.zip(out).for_each(|(r, v)| put(0, r, *v));
             }
             Method::Block(kind) => with_format!(kind, F => {
-                steps::<4>(0..m, |t, n| for r in rows.clone() {
+                for_tokens::<4>(m, |t, n| for r in rows.clone() {
                     let row = matrix.row(r);
                     match n {
                         4 => {
@@ -61,7 +54,7 @@ impl Multiplier {
                 })
             }),
             Method::Float(kind) => with_float!(kind, F => {
-                steps::<4>(0..m, |t, n| for r in rows.clone() {
+                for_tokens::<4>(m, |t, n| for r in rows.clone() {
                     let row = matrix.row(r);
                     match n {
                         4 => {
@@ -100,61 +93,16 @@ impl Multiplier {
             }),
         }
     }
-
-    /// The same rows of two matrices, as `rows`: one token reads two rows of both at once.
-    #[inline]
-    pub(super) fn pairs<C: Cpu>(
-        &self,
-        cpu: C,
-        [a, b]: [&Matrix; 2],
-        rows: Range<usize>,
-        x: X<'_>,
-        mut put: impl FnMut(usize, usize, [f32; 2]),
-    ) {
-        let m = x.m;
-        let method = self.arithmetic.method(a.encoding(), m);
-        let same = method == self.arithmetic.method(b.encoding(), m);
-        match method {
-            Method::Block(kind) if same && m == 1 => {
-                with_format!(kind, F => steps::<2>(rows, |r, n| match n {
-                    2 => {
-                        let four = [a.row(r), b.row(r), a.row(r + 1), b.row(r + 1)];
-                        let [[a0], [b0], [a1], [b1]] = cpu.int8_dot::<F, 4, 1>(four, &self.rounded, 0);
-                        put(0, r, [a0, b0]);
-                        put(0, r + 1, [a1, b1]);
-                    }
-                    _ => put(0, r, cpu.int8_dot::<F, 2, 1>([a.row(r), b.row(r)], &self.rounded, 0).map(|[v]| v)),
-                }))
-            }
-            Method::Float(kind) if same && m == 1 => {
-                with_float!(kind, F => steps::<2>(rows, |r, n| match n {
-                    2 => {
-                        let four = [a.row(r), b.row(r), a.row(r + 1), b.row(r + 1)];
-                        let [[a0], [b0], [a1], [b1]] = cpu.float_dot::<F, 4, 1>(four, [x.floats]);
-                        put(0, r, [a0, b0]);
-                        put(0, r + 1, [a1, b1]);
-                    }
-                    _ => put(0, r, cpu.float_dot::<F, 2, 1>([a.row(r), b.row(r)], [x.floats]).map(|[v]| v)),
-                }))
-            }
-            _ => {
-                let mut firsts = [[0.0f32; PIECE]; MANY];
-                let start = rows.start;
-                self.rows(cpu, a, rows.clone(), x, |t, r, v| firsts[t][r - start] = v);
-                self.rows(cpu, b, rows, x, |t, r, v| put(t, r, [firsts[t][r - start], v]));
-            }
-        }
-    }
 }
 
-/// Calls `each(first, N or 1)` until `range` is covered.
+/// Calls `each(first token, T or 1)` until `0..m` is covered.
 #[inline(always)]
-fn steps<const N: usize>(range: Range<usize>, mut each: impl FnMut(usize, usize)) {
-    let mut first = range.start;
-    while first < range.end {
-        let n = if first + N <= range.end { N } else { 1 };
-        each(first, n);
-        first += n;
+fn for_tokens<const T: usize>(m: usize, mut each: impl FnMut(usize, usize)) {
+    let mut t = 0;
+    while t < m {
+        let n = if t + T <= m { T } else { 1 };
+        each(t, n);
+        t += n;
     }
 }
 

@@ -43,7 +43,8 @@ unsafe fn load_group(x: &Int8Row<'_>, g: usize) -> ([__m512i; 2], __m512) {
     }
 }
 
-/// Checks that `rows` are `blocks` blocks of `size` bytes, and that `x` covers them.
+/// Checks that `rows` are whole blocks of `size` bytes and equally many, and that `x` covers
+/// them; returns how many.
 fn check<const R: usize, const T: usize>(
     rows: &[&[u8]; R],
     x: &[Int8Row<'_>; T],
@@ -60,57 +61,89 @@ fn check<const R: usize, const T: usize>(
     n
 }
 
-/// Generates the kernel of a format with blocks of 32, an f16 scale, and no minimum.
-macro_rules! block32_kernel {
-    ($name:ident, $size:literal, $unpack:ident, $shift:literal) => {
+/// Generates two functions around `$sums`, which adds up `n` blocks of rows that were checked:
+/// products of some rows with some tokens, and of many rows that follow each other with one.
+macro_rules! products {
+    ($dot:ident, $rows:ident, $sums:ident, $size:expr, $block:expr) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-        pub fn $name<const R: usize, const T: usize>(
+        pub fn $dot<const R: usize, const T: usize>(
             rows: [&[u8]; R],
             x: [Int8Row<'_>; T],
         ) -> [[f32; T]; R] {
-            let n = check(&rows, &x, $size, BLOCK);
-            // The last one to three blocks, beside empty ones with a scale of zero.
-            let mut last = [[0u8; 4 * $size]; R];
-            if n % 4 != 0 {
-                for r in 0..R {
-                    last[r][..(n % 4) * $size].copy_from_slice(&rows[r][n / 4 * 4 * $size..]);
-                }
+            let n = check(&rows, &x, $size, $block);
+            // SAFETY: this function has the features, and the rows and activations were checked.
+            unsafe { reduce(&$sums(rows.map(<[u8]>::as_ptr), n, &x)) }
+        }
+
+        /// See `Cpu::int8_rows`.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+        pub fn $rows(rows: &[u8], x: Int8Row<'_>, out: &mut [f32]) {
+            let bytes = rows.len() / out.len().max(1);
+            let rows = rows.chunks_exact(bytes.max(1)).zip(out);
+            let mut n = None;
+            for (row, out) in rows {
+                // All rows have the length of the first.
+                let n = *n.get_or_insert_with(|| check(&[row], &[x], $size, $block));
+                // SAFETY: as above.
+                [[*out]] = unsafe { reduce(&$sums([row.as_ptr()], n, &[x])) };
             }
-            let mut sums = [[_mm512_setzero_ps(); T]; R];
-            for g in 0..n.div_ceil(4) {
-                // SAFETY: this function has the features; group `g` is inside the rows (or copied
-                // to `last`), and inside the activations (see `check`).
-                unsafe {
-                    let mut steps = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
-                    for r in 0..R {
-                        let blocks = match g < n / 4 {
-                            true => rows[r].as_ptr().add(g * 4 * $size),
-                            false => last[r].as_ptr(),
-                        };
-                        steps[r] = $unpack(blocks);
-                        if T == 1 {
-                            prefetch(blocks);
-                        }
-                    }
-                    for t in 0..T {
-                        let start = start::<$shift>(&x[t].counts.get_unchecked(g).blocks);
-                        let (halves, x_scale) = load_group(&x[t], g);
-                        for r in 0..R {
-                            let (w, w_scale) = &steps[r];
-                            let scale = _mm512_mul_ps(*w_scale, x_scale);
-                            sums[r][t] = add_step(sums[r][t], start, halves, w, scale);
-                        }
-                    }
-                }
-            }
-            // SAFETY: this function has the features.
-            unsafe { reduce(&sums) }
         }
     };
 }
 
-block32_kernel!(q4_0_dot, 18, unpack_q4_0, 3); // offset 8
-block32_kernel!(q8_0_dot, 34, unpack_q8_0, 7); // offset 128
+/// Generates the kernels of a format with blocks of 32, an f16 scale, and no minimum.
+macro_rules! block32_kernel {
+    ($dot:ident, $rows:ident, $sums:ident, $size:literal, $unpack:ident, $shift:literal) => {
+        products!($dot, $rows, $sums, $size, BLOCK);
+
+        /// # Safety
+        /// AVX-512 VNNI is there, and `check` has seen the rows and activations.
+        #[inline(always)]
+        unsafe fn $sums<const R: usize, const T: usize>(
+            rows: [*const u8; R],
+            n: usize,
+            x: &[Int8Row<'_>; T],
+        ) -> [[__m512; T]; R] {
+            // SAFETY: the caller's promise; every group is inside the rows, or copied to `last`.
+            unsafe {
+                let mut sums = [[_mm512_setzero_ps(); T]; R];
+                let mut step = |g: usize, blocks: [*const u8; R]| {
+                    let weights = blocks.map(|p| {
+                        if T == 1 {
+                            prefetch(p);
+                        }
+                        $unpack(p)
+                    });
+                    for t in 0..T {
+                        let start = start::<$shift>(&x[t].counts.get_unchecked(g).blocks);
+                        let (halves, x_scale) = load_group(&x[t], g);
+                        for r in 0..R {
+                            let (w, w_scale) = &weights[r];
+                            let scale = _mm512_mul_ps(*w_scale, x_scale);
+                            sums[r][t] = add_step(sums[r][t], start, halves, w, scale);
+                        }
+                    }
+                };
+                for g in 0..n / 4 {
+                    step(g, rows.map(|row| row.add(g * 4 * $size)));
+                }
+                if n % 4 != 0 {
+                    // The last one to three blocks, beside empty ones with a scale of zero.
+                    let mut last = [[0u8; 4 * $size]; R];
+                    for r in 0..R {
+                        let rest = rows[r].add(n / 4 * 4 * $size);
+                        rest.copy_to_nonoverlapping(last[r].as_mut_ptr(), n % 4 * $size);
+                    }
+                    step(n / 4, last.each_ref().map(|block| block.as_ptr()));
+                }
+                sums
+            }
+        }
+    };
+}
+
+block32_kernel!(q4_0_dot, q4_0_rows, q4_0_sums, 18, unpack_q4_0, 3); // offset 8
+block32_kernel!(q8_0_dot, q8_0_rows, q8_0_sums, 34, unpack_q8_0, 7); // offset 128
 
 /// `sum + scale · (start + x · w)`, lane by lane.
 ///
@@ -193,22 +226,24 @@ pub unsafe fn unpack_q8_0(p: *const u8) -> (Step, __m512) {
 
 /// Q4_K: `{ f16 d, dmin; u8 scales[12]; u8 qs[128] }`, weight = d·sc·nibble − dmin·m, with 6-bit
 /// sc and m for each 32 weights.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-pub fn q4k_dot<const R: usize, const T: usize>(
-    rows: [&[u8]; R],
-    x: [Int8Row<'_>; T],
-) -> [[f32; T]; R] {
-    const SIZE: usize = 144;
-    let n = check(&rows, &x, SIZE, 256);
-    let mut sums = [[_mm512_setzero_ps(); T]; R];
-    let mut minima = [[_mm256_setzero_ps(); T]; R];
-    for b in 0..n {
-        // SAFETY: this function has the features; block `b` is inside the rows, and its two
-        // groups inside the activations (see `check`).
-        unsafe {
+///
+/// # Safety
+/// AVX-512 VNNI is there, and `check` has seen the rows and activations.
+#[inline(always)]
+unsafe fn q4k_sums<const R: usize, const T: usize>(
+    rows: [*const u8; R],
+    n: usize,
+    x: &[Int8Row<'_>; T],
+) -> [[__m512; T]; R] {
+    // SAFETY: the caller's promise; each block is inside the rows, and its two groups inside the
+    // activations.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); T]; R];
+        let mut minima = [[_mm256_setzero_ps(); T]; R];
+        for b in 0..n {
             let mut scales = [_mm512_setzero_ps(); R];
             for r in 0..R {
-                scales[r] = q4k_scales(rows[r].as_ptr().add(b * SIZE));
+                scales[r] = q4k_scales(rows[r].add(b * Q4K_SIZE));
                 let minimum = _mm512_extractf32x8_ps::<1>(scales[r]);
                 for t in 0..T {
                     let x_sums = _mm256_loadu_ps(x[t].sums.as_ptr().add(2 * b).cast());
@@ -220,7 +255,7 @@ pub fn q4k_dot<const R: usize, const T: usize>(
                 let g = 2 * b + half;
                 let mut steps = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
                 for r in 0..R {
-                    let nibbles = rows[r].as_ptr().add(b * SIZE + 16 + 64 * half);
+                    let nibbles = rows[r].add(b * Q4K_SIZE + 16 + 64 * half);
                     if T == 1 {
                         prefetch(nibbles);
                     }
@@ -241,15 +276,19 @@ pub fn q4k_dot<const R: usize, const T: usize>(
                 }
             }
         }
-    }
-    for r in 0..R {
-        for t in 0..T {
-            sums[r][t] = _mm512_sub_ps(sums[r][t], _mm512_zextps256_ps512(minima[r][t]));
+        for r in 0..R {
+            for t in 0..T {
+                sums[r][t] = _mm512_sub_ps(sums[r][t], _mm512_zextps256_ps512(minima[r][t]));
+            }
         }
+        sums
     }
-    // SAFETY: this function has the features.
-    unsafe { reduce(&sums) }
 }
+
+products!(q4k_dot, q4k_rows, q4k_sums, Q4K_SIZE, 256);
+
+/// Bytes of a block.
+const Q4K_SIZE: usize = 144;
 
 /// The scales d·sc of a Q4_K block's eight blocks of 32, then their minima dmin·m.
 ///
@@ -323,29 +362,31 @@ unsafe fn nibble_places() -> __m512 {
 
 /// Q6_K: `{ u8 ql[128], qh[64]; i8 scales[16]; f16 d }`, weight = d·sc·(q − 32), a scale for each
 /// 16 weights.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-pub fn q6k_dot<const R: usize, const T: usize>(
-    rows: [&[u8]; R],
-    x: [Int8Row<'_>; T],
-) -> [[f32; T]; R] {
-    const SIZE: usize = 210;
-    // Scale 8·half + 2i + part belongs to lanes 4j + i of register `part`.
-    static SCALES: [[i32; 16]; 4] = [
-        [0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6],
-        [1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7],
-        [8, 10, 12, 14, 8, 10, 12, 14, 8, 10, 12, 14, 8, 10, 12, 14],
-        [9, 11, 13, 15, 9, 11, 13, 15, 9, 11, 13, 15, 9, 11, 13, 15],
-    ];
-    let n = check(&rows, &x, SIZE, 256);
-    let zero = _mm512_setzero_ps();
-    let mut sums = [[zero; T]; R];
-    for b in 0..n {
-        // SAFETY: this function has the features; block `b` is inside the rows, and its two
-        // groups inside the activations (see `check`).
-        unsafe {
+///
+/// # Safety
+/// AVX-512 VNNI is there, and `check` has seen the rows and activations.
+#[inline(always)]
+unsafe fn q6k_sums<const R: usize, const T: usize>(
+    rows: [*const u8; R],
+    n: usize,
+    x: &[Int8Row<'_>; T],
+) -> [[__m512; T]; R] {
+    // SAFETY: the caller's promise; each block is inside the rows, and its two groups inside the
+    // activations.
+    unsafe {
+        // Scale 8·half + 2i + part belongs to lanes 4j + i of register `part`.
+        static SCALES: [[i32; 16]; 4] = [
+            [0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6],
+            [1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7],
+            [8, 10, 12, 14, 8, 10, 12, 14, 8, 10, 12, 14, 8, 10, 12, 14],
+            [9, 11, 13, 15, 9, 11, 13, 15, 9, 11, 13, 15, 9, 11, 13, 15],
+        ];
+        let zero = _mm512_setzero_ps();
+        let mut sums = [[zero; T]; R];
+        for b in 0..n {
             let mut scales = [zero; R];
             for r in 0..R {
-                let p = rows[r].as_ptr().add(b * SIZE + 192);
+                let p = rows[r].add(b * Q6K_SIZE + 192);
                 let sc = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()));
                 let bits = p.add(16).cast::<u16>().read_unaligned();
                 let d = _mm_cvtph_ps(_mm_cvtsi32_si128(bits as i32));
@@ -355,12 +396,12 @@ pub fn q6k_dot<const R: usize, const T: usize>(
                 let mut steps = [([_mm512_setzero_si512(); 2], [zero; 2]); R];
                 for r in 0..R {
                     if T == 1 {
-                        prefetch(rows[r].as_ptr().add(b * SIZE + SIZE / 2 * half));
+                        prefetch(rows[r].add(b * Q6K_SIZE + Q6K_SIZE / 2 * half));
                     }
                     let first = table32(&SCALES[2 * half]);
                     let second = table32(&SCALES[2 * half + 1]);
                     steps[r] = (
-                        unpack_q6k(rows[r].as_ptr().add(b * SIZE), half),
+                        unpack_q6k(rows[r].add(b * Q6K_SIZE), half),
                         [
                             _mm512_permutexvar_ps(first, scales[r]),
                             _mm512_permutexvar_ps(second, scales[r]),
@@ -384,10 +425,14 @@ pub fn q6k_dot<const R: usize, const T: usize>(
                 }
             }
         }
+        sums
     }
-    // SAFETY: this function has the features.
-    unsafe { reduce(&sums) }
 }
+
+products!(q6k_dot, q6k_rows, q6k_sums, Q6K_SIZE, 256);
+
+/// Bytes of a block.
+const Q6K_SIZE: usize = 210;
 
 /// Blocks `4·half..` of a Q6_K block: low four bits in `ql` (blocks 0 and 1 in the low nibbles, 2
 /// and 3 in the high ones), high two bits of block i at bit 2i of `qh`.
