@@ -137,7 +137,7 @@ fn file(against: &Against<'_>, several: bool) -> File {
     let mut remarks: Vec<Remark> = against.differences.iter().map(difference).collect();
     remarks.extend(against.warnings.iter().map(|w| Remark {
         weight: match w.code.as_str() {
-            "machine_unknown" | "resumed" => Weight::Tells,
+            "machine_unknown" | "one_program" | "resumed" => Weight::Tells,
             _ => Weight::Warns,
         },
         text: clean(&w.message),
@@ -289,9 +289,7 @@ fn legend(compared: &Compared<'_>) -> Vec<String> {
     vec![
         format!("Margin {}{margins}; α {}; {rule}", share(rules.margin), rules.alpha),
         "change: ratio of geometric means; p, t (df): plain Welch on the raw values".into(),
-        "g: Hedges; MDE: the least change that these launches would see four times in five; \
-         beneath it, the launches a side with which that is the margin"
-            .into(),
+        "g: Hedges; MDE: the least change that these launches would see four times in five".into(),
     ]
 }
 
