@@ -332,8 +332,18 @@ fn margin_alpha_rule_and_primary_metrics_are_heard() {
     );
     // A metric that neither file has cannot pass.
     run(&["--primary", "peak_gpu_bytes"], 3);
+    bench.write(
+        "llm-bench.toml",
+        "[compare]\nmargin = [\"5%\", \"decode_tps=20%\"]\nexit-code = true",
+    );
+    bench.prints(&["base.json", "head.json"], 0);
+    bench.prints(&["base.json", "head.json", "--margin", "5%"], 1);
+    std::fs::remove_file(bench.path("llm-bench.toml")).unwrap();
     bench.refuses(&["base.json", "head.json", "--margin", "5"], &["--margin", "such as 5%"]);
-    bench.refuses(&["base.json", "head.json", "--primary", "decode_tsp"], &["--primary", "decode_tps"]);
+    bench.refuses(
+        &["base.json", "head.json", "--primary", "decode_tsp"],
+        &["--primary", "decode_tps"],
+    );
     bench.refuses(&["base.json"], &["FILE"]);
 }
 

@@ -295,11 +295,17 @@ fn legend(compared: &Compared<'_>) -> Vec<String> {
 
 /// A change, signed: `-6.03 %`, `+12.3 %`, `+240 %`.
 fn change(x: f64) -> String {
+    if x == 0.0 {
+        return "0 %".into();
+    }
     format!("{:+.*} %", places(x), 100.0 * x)
 }
 
-/// `-7.12 … -4.90 %`, both ends with as many digits.
+/// `-7.12 … -4.90 %`, both ends with as many digits; one number where nothing varies.
 fn interval([low, high]: [f64; 2]) -> String {
+    if low == high {
+        return change(low);
+    }
     let places = places(low.abs().max(high.abs()));
     format!("{:+.places$} … {:+.places$} %", 100.0 * low, 100.0 * high)
 }
