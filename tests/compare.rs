@@ -126,6 +126,22 @@ fn a_single_sample_is_inconclusive_and_says_how_many_are_needed() {
 }
 
 #[test]
+fn the_widest_samples_that_can_be_read_give_numbers_in_every_form() {
+    let bench = Bench::new();
+    bench.hyperfine("wild.json", "a", &[1e-15, 1e18, 1e-15]);
+    bench.hyperfine("calm.json", "a", &[9e17, 1e18]);
+    bench.hyperfine("tiny.json", "a", &[1e-15, 1.1e-15]);
+    for (a, b) in [("wild", "calm"), ("calm", "wild"), ("tiny", "calm"), ("calm", "tiny")] {
+        let files = [format!("{a}.json"), format!("{b}.json")];
+        let files = files.each_ref().map(String::as_str);
+        assert!(!bench.prints(&[files[0], files[1], "-o", "json"], 0).contains("null"));
+        let table = bench.prints(&files, 0);
+        let row = table.lines().find(|l| l.starts_with("Time")).unwrap();
+        assert!(row.chars().count() < 120 && !row.contains("inf"), "{row}");
+    }
+}
+
+#[test]
 fn the_order_of_arms_and_tests_does_not_matter_and_that_of_files_does() {
     let bench = two_records();
     let mut turned = bench.read("head.json");

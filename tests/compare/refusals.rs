@@ -69,6 +69,11 @@ fn what_no_tool_writes_is_refused_with_place_field_expected_and_found() {
     hyperfine(json!({"command": "a", "times": "1.0"}), &["times", "a list of times", "\"1.0\""]);
     hyperfine(json!({"command": "a", "times": []}), &["times", "found 0"]);
     hyperfine(json!({"command": "a", "times": [1.0, -2.0]}), &["at place 2", "above 0", "-2"]);
+    hyperfine(
+        json!({"command": "a", "times": [1.0, 1e300]}),
+        &["at place 2", "up to 1e18", "1e300"],
+    );
+    hyperfine(json!({"command": "a", "times": [1.0, 1e-300]}), &["at place 2", "1e-300"]);
     hyperfine(json!({"command": "a", "times": [1.0, "x"]}), &["at place 2", "the text \"x\""]);
     hyperfine(json!({"command": 7, "times": [1.0]}), &["command: expected a text, found 7"]);
     hyperfine(json!([1]), &["expected an object, found a list of 1"]);
