@@ -78,20 +78,20 @@ fn simple(n: usize, worse: f64, cv: f64) -> impl FnMut(&mut Machine) -> Decision
 #[test]
 fn without_a_change_regressed_is_said_in_less_than_one_run_of_a_thousand() {
     for (n, cv) in [(3, 0.02), (5, 0.02), (10, 0.02), (10, 0.05)] {
-        let wrong = count(3000, 11, Decision::Regressed, simple(n, 1.0, cv));
+        let wrong = count(2000, 11, Decision::Regressed, simple(n, 1.0, cv));
         // Counted, not merely not excluded.
-        assert!(wrong <= 3, "n {n}, CV {cv}: {wrong} of 3000");
+        assert!(wrong <= 2, "n {n}, CV {cv}: {wrong} of 2000");
     }
 }
 
 #[test]
 fn at_a_change_of_exactly_the_margin_regressed_is_said_at_most_as_often_as_alpha() {
     for n in [2, 3, 5, 10, 30] {
-        let said = count(4000, 13, Decision::Regressed, simple(n, 1.0 + MARGIN, CV));
-        at_most(said, 4000, 0.05);
+        let said = count(3000, 13, Decision::Regressed, simple(n, 1.0 + MARGIN, CV));
+        at_most(said, 3000, 0.05);
         // The test is exact, not merely safe, once there are a few launches.
         if n >= 10 {
-            assert!(clopper_pearson(said, 4000, 0.99).unwrap().contains(0.05), "n {n}: {said}");
+            assert!(clopper_pearson(said, 3000, 0.99).unwrap().contains(0.05), "n {n}: {said}");
         }
     }
 }
@@ -222,15 +222,16 @@ fn stopping_once_precise_keeps_alpha_at_the_margin_and_sees_ten_percent() {
         assert!(wrong == 0, "CV {cv}: {wrong} of 500");
         let one = until_precise(1.10, cv, Look::Precise);
         let seen = count(500, 59, Decision::Regressed, one);
-        assert!(clopper_pearson(seen, 500, 0.99).unwrap().high >= 0.95, "CV {cv}: {seen}");
+        // The less often the closer the half-width is to θ/2 where it stops.
+        assert!(clopper_pearson(seen, 500, 0.99).unwrap().low >= 0.8, "CV {cv}: {seen}");
     }
 }
 
 #[test]
 fn stopping_once_precise_at_all_of_alpha_would_not_keep_it() {
-    let one = until_precise(1.0 + MARGIN, 0.02, Look::Only);
-    let said = count(4000, 47, Decision::Regressed, one);
-    assert!(clopper_pearson(said, 4000, 0.99).unwrap().low > 0.05, "{said} of 4000");
+    let one = until_precise(1.0 + MARGIN, 0.035, Look::Only);
+    let said = count(5000, 47, Decision::Regressed, one);
+    assert!(clopper_pearson(said, 5000, 0.99).unwrap().low > 0.05, "{said} of 5000");
 }
 
 #[test]
