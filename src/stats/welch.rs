@@ -125,6 +125,81 @@ mod tests {
     }
 
     #[test]
+    fn awkward_samples_agree_with_sixty_digits() {
+        // scipy.stats.ttest_ind(a, b, equal_var=False), computed with 60 digits (mpmath), since
+        // scipy's own squares vanish for "tiny" and overflow for "huge".
+        type Case = (&'static str, &'static [f64], &'static [f64], [f64; 4]);
+        let cases: &[Case] = &[
+            (
+                "two values a side",
+                &[1.0, 2.0],
+                &[1.5, 4.0],
+                [-1.25, -0.9284766908852593, 1.31201248049922, 0.49188526844981434],
+            ),
+            (
+                "ties",
+                &[3.0, 3.0, 3.0, 4.0],
+                &[3.0, 4.0, 4.0, 4.0, 4.0],
+                [-0.55, -1.7179113807746667, 6.172582619339045, 0.13523205557263343],
+            ),
+            (
+                "a large offset",
+                &[1000000001.0, 1000000002.0, 1000000003.0],
+                &[1000000002.0, 1000000004.0, 1000000006.0, 1000000009.0],
+                [-3.25, -2.030258904551879, 3.8356291726527507, 0.11518332270648292],
+            ),
+            (
+                "tiny",
+                &[1.1e-200, 1.3e-200, 1.2e-200],
+                &[2.1e-200, 2.4e-200],
+                [-1.05e-200, -6.532795676801677, 1.3039348710990497, 0.05928371397212852],
+            ),
+            (
+                "huge",
+                &[1.1e+200, 1.3e+200, 1.2e+200],
+                &[2.1e+200, 2.4e+200],
+                [-1.05e+200, -6.532795676801677, 1.3039348710990502, 0.05928371397212847],
+            ),
+            (
+                "spreads a million times apart",
+                &[1.0, 1.000001, 0.999999, 1.0000005],
+                &[2.0, 3.0, 1.0],
+                [-0.999999875, -1.7320505910620527, 2.0000000000021876, 0.2254033694883025],
+            ),
+            (
+                "a p of 1e-76",
+                &[
+                    10.0, 10.1, 9.9, 10.05, 9.95, 10.02, 9.98, 10.03, 9.97, 10.01, 10.0, 10.1, 9.9,
+                    10.05, 9.95, 10.02, 9.98, 10.03, 9.97, 10.01,
+                ],
+                &[
+                    20.0, 20.1, 19.9, 20.05, 19.95, 20.02, 19.98, 20.03, 19.97, 20.01, 20.0, 20.1,
+                    19.9, 20.05, 19.95, 20.02, 19.98, 20.03, 19.97, 20.01,
+                ],
+                [-10.0, -585.7338524458381, 38.0, 8.944917467870165e-77],
+            ),
+            (
+                "one side does not vary",
+                &[5.0, 5.0, 5.0],
+                &[5.5, 6.0, 5.2, 5.9],
+                [-0.6500000000000001, -3.5165115752029865, 3.0, 0.039014854493563685],
+            ),
+        ];
+        for (name, a, b, [difference, t, df, p]) in cases {
+            let w = welch(&Sample::new(a).unwrap(), &Sample::new(b).unwrap(), 0.95).unwrap();
+            let test = w.test.unwrap();
+            let near = |got: f64, expected: f64, relative: f64| {
+                assert!((got / expected - 1.0).abs() < relative, "{name}: {got}, {expected}");
+            };
+            near(w.difference, *difference, 1e-12);
+            near(test.t, *t, 1e-12);
+            near(test.df, *df, 1e-12);
+            near(test.p, *p, 1e-10);
+            near(test.p_less, p / 2.0, 1e-10);
+        }
+    }
+
+    #[test]
     fn ratios_agree_with_scipy_on_logarithms() {
         for case in known_answers("gate") {
             // The file's difference is "worse by", candidate against base.
