@@ -1,6 +1,8 @@
 //! The command line: clap types and nothing else. `config` lays `llm-bench.toml` beneath it.
 
+pub mod compare;
 pub mod config;
+pub mod rules;
 
 use std::path::PathBuf;
 
@@ -18,7 +20,8 @@ use crate::model::locate::WeightsPolicy;
   llm-bench run --model llama3-1b --engine candle     without Python, about a minute
 
 Exit codes: 0 done, 2 usage or tool error (also when nothing could be measured), 4 not
-comparable (verify: an engine computes something else).")]
+comparable (verify: an engine computes something else); compare --exit-code also 1 regressed,
+3 inconclusive.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -42,6 +45,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Write on from a prompt, or chat: text as it comes, from any engine
     Generate(Box<GenerateArgs>),
+    /// What changed between result files, and is it real? llama-bench's and hyperfine's too
+    Compare(Box<compare::CompareArgs>),
     /// Show result files again, as a table, Markdown, CSV or JSON
     Report(ReportArgs),
     /// List, download, make and look into models

@@ -5,7 +5,10 @@ mod comparison;
 pub mod divergence;
 pub mod estimate;
 mod finding;
+pub mod foreign;
+pub mod identity;
 mod memory;
+pub mod pairing;
 mod profile;
 mod reading;
 mod summary;
@@ -13,6 +16,7 @@ mod summary;
 pub(crate) mod testing;
 mod timing;
 mod tokens;
+pub mod verdict;
 mod warnings;
 
 use crate::record::{Arm, FailureKind, Launch, LaunchError, Record, Status};

@@ -6,6 +6,8 @@ use super::{Interval, Sample, student};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Welch {
     pub difference: f64,
+    /// Of the difference; zero where neither sample varies.
+    pub standard_error: f64,
     /// Of the difference. Of no width where neither sample varies.
     pub interval: Interval,
     /// Absent where neither sample varies: then the difference is exact and t has no meaning.
@@ -22,6 +24,8 @@ pub struct TTest {
     pub p: f64,
     /// One-sided: small where a is greater.
     pub p_greater: f64,
+    /// One-sided: small where a is less.
+    pub p_less: f64,
 }
 
 /// How many times b a is: the ratio of the geometric means.
@@ -35,30 +39,35 @@ pub struct Ratio {
 }
 
 /// Compares two means without assuming equal variances (Welch 1947). Absent where a sample has
-/// fewer than two values or `confidence` does not lie between 0 and 1.
+/// fewer than two values, where `confidence` does not lie between 0 and 1, and where t or an end of
+/// the interval is beyond what a number can hold.
 pub fn welch(a: &Sample, b: &Sample, confidence: f64) -> Option<Welch> {
-    let share_a = a.variance()? / a.n() as f64;
-    let share_b = b.variance()? / b.n() as f64;
+    let error_a = a.sd()? / (a.n() as f64).sqrt();
+    let error_b = b.sd()? / (b.n() as f64).sqrt();
     let difference = a.mean() - b.mean();
-    let squared_error = share_a + share_b;
-    if squared_error == 0.0 {
+    let error = error_a.hypot(error_b);
+    if error == 0.0 {
         let interval = Interval { low: difference, high: difference };
-        return Some(Welch { difference, interval, test: None });
+        return Some(Welch { difference, standard_error: 0.0, interval, test: None });
     }
-    // In shares of the whole, so that tiny variances do not underflow when squared.
-    let part = share_a / squared_error;
-    let df = 1.0 / (part.powi(2) / (a.n() - 1) as f64 + (1.0 - part).powi(2) / (b.n() - 1) as f64);
-    let error = squared_error.sqrt();
+    // In shares of the whole, so that neither tiny nor huge variances are ever squared.
+    let (part_a, part_b) = ((error_a / error).powi(2), (error_b / error).powi(2));
+    let df = 1.0 / (part_a.powi(2) / (a.n() - 1) as f64 + part_b.powi(2) / (b.n() - 1) as f64);
     let t = difference / error;
     let reach = student::two_sided_quantile(confidence, df)? * error;
+    if !(t.is_finite() && (difference.abs() + reach).is_finite()) {
+        return None;
+    }
     Some(Welch {
         difference,
+        standard_error: error,
         interval: Interval { low: difference - reach, high: difference + reach },
         test: Some(TTest {
             t,
             df,
             p: student::two_sided_p(t, df)?,
             p_greater: student::upper_tail(t, df)?,
+            p_less: student::upper_tail(-t, df)?,
         }),
     })
 }
@@ -112,6 +121,81 @@ mod tests {
             close(test.p_greater, &case["p_a_greater"], 1e-10);
             close(w.interval.low, &case["ci"][0], 1e-9);
             close(w.interval.high, &case["ci"][1], 1e-9);
+        }
+    }
+
+    #[test]
+    fn awkward_samples_agree_with_sixty_digits() {
+        // scipy.stats.ttest_ind(a, b, equal_var=False), computed with 60 digits (mpmath), since
+        // scipy's own squares vanish for "tiny" and overflow for "huge".
+        type Case = (&'static str, &'static [f64], &'static [f64], [f64; 4]);
+        let cases: &[Case] = &[
+            (
+                "two values a side",
+                &[1.0, 2.0],
+                &[1.5, 4.0],
+                [-1.25, -0.9284766908852593, 1.31201248049922, 0.49188526844981434],
+            ),
+            (
+                "ties",
+                &[3.0, 3.0, 3.0, 4.0],
+                &[3.0, 4.0, 4.0, 4.0, 4.0],
+                [-0.55, -1.7179113807746667, 6.172582619339045, 0.13523205557263343],
+            ),
+            (
+                "a large offset",
+                &[1000000001.0, 1000000002.0, 1000000003.0],
+                &[1000000002.0, 1000000004.0, 1000000006.0, 1000000009.0],
+                [-3.25, -2.030258904551879, 3.8356291726527507, 0.11518332270648292],
+            ),
+            (
+                "tiny",
+                &[1.1e-200, 1.3e-200, 1.2e-200],
+                &[2.1e-200, 2.4e-200],
+                [-1.05e-200, -6.532795676801677, 1.3039348710990497, 0.05928371397212852],
+            ),
+            (
+                "huge",
+                &[1.1e+200, 1.3e+200, 1.2e+200],
+                &[2.1e+200, 2.4e+200],
+                [-1.05e+200, -6.532795676801677, 1.3039348710990502, 0.05928371397212847],
+            ),
+            (
+                "spreads a million times apart",
+                &[1.0, 1.000001, 0.999999, 1.0000005],
+                &[2.0, 3.0, 1.0],
+                [-0.999999875, -1.7320505910620527, 2.0000000000021876, 0.2254033694883025],
+            ),
+            (
+                "a p of 1e-76",
+                &[
+                    10.0, 10.1, 9.9, 10.05, 9.95, 10.02, 9.98, 10.03, 9.97, 10.01, 10.0, 10.1, 9.9,
+                    10.05, 9.95, 10.02, 9.98, 10.03, 9.97, 10.01,
+                ],
+                &[
+                    20.0, 20.1, 19.9, 20.05, 19.95, 20.02, 19.98, 20.03, 19.97, 20.01, 20.0, 20.1,
+                    19.9, 20.05, 19.95, 20.02, 19.98, 20.03, 19.97, 20.01,
+                ],
+                [-10.0, -585.7338524458381, 38.0, 8.944917467870165e-77],
+            ),
+            (
+                "one side does not vary",
+                &[5.0, 5.0, 5.0],
+                &[5.5, 6.0, 5.2, 5.9],
+                [-0.6500000000000001, -3.5165115752029865, 3.0, 0.039014854493563685],
+            ),
+        ];
+        for (name, a, b, [difference, t, df, p]) in cases {
+            let w = welch(&Sample::new(a).unwrap(), &Sample::new(b).unwrap(), 0.95).unwrap();
+            let test = w.test.unwrap();
+            let near = |got: f64, expected: f64, relative: f64| {
+                assert!((got / expected - 1.0).abs() < relative, "{name}: {got}, {expected}");
+            };
+            near(w.difference, *difference, 1e-12);
+            near(test.t, *t, 1e-12);
+            near(test.df, *df, 1e-12);
+            near(test.p, *p, 1e-10);
+            near(test.p_less, p / 2.0, 1e-10);
         }
     }
 
