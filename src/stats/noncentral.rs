@@ -31,10 +31,10 @@ pub(super) fn upper_tail(t: f64, df: f64, delta: f64) -> Option<f64> {
     if steps > MOST_STEPS {
         let limit = delta / t;
         let log = limit.ln();
-        let w = MOST_STEPS;
         let sum = |from: f64, to: f64| {
-            let h = (to - from) / w;
-            (0..=MOST_STEPS as usize).map(|i| weight(from + i as f64 * h).exp()).sum::<f64>() * h
+            let h = (to - from) / MOST_STEPS;
+            let inner = (1..MOST_STEPS as usize).map(|i| weight(from + i as f64 * h).exp());
+            (inner.sum::<f64>() + 0.5 * (weight(from).exp() + weight(to).exp())) * h
         };
         let below = if limit > 0.0 && log > low { sum(low, log.min(high)) } else { 0.0 };
         let share = below / sum(low, high);
