@@ -1,6 +1,7 @@
 //! The command line: clap types and nothing else. `config` lays `llm-bench.toml` beneath it.
 
 pub mod config;
+pub mod rules;
 
 use std::path::PathBuf;
 
