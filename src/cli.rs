@@ -1,6 +1,7 @@
 //! The command line: clap types and nothing else. `config` lays `llm-bench.toml` beneath it.
 
 pub mod config;
+pub mod history;
 pub mod rules;
 
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ pub enum Command {
     Generate(Box<GenerateArgs>),
     /// Show result files again, as a table, Markdown, CSV or JSON
     Report(ReportArgs),
+    /// Results over commits: store, list, plot, find where they changed
+    History(history::HistoryArgs),
     /// List, download, make and look into models
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -55,6 +58,8 @@ pub enum Command {
     Completions { shell: clap_complete::Shell },
     /// Is this machine fit to measure on? Settings, limits, load, measured ceilings
     Doctor(DoctorArgs),
+    /// `run`, and add the result to the history
+    Track(Box<history::TrackArgs>),
     /// Serve the engine protocol (started by `run`)
     #[command(hide = true)]
     Worker { engine: String },

@@ -80,7 +80,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
     }
     refuse_what_is_no_file(path)?;
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
-    let db = db.and_then(|db| settle(&db).map(|()| db)).map_err(|e| told(path, e))?;
+    let db = db.and_then(settle).map_err(|e| told(path, e))?;
     match version(&db, path)? {
         VERSION => Ok(db),
         0 => bail!("{}: expected a history, found an empty file", path.display()),
@@ -103,7 +103,7 @@ pub(super) fn open_to_write(path: &Path) -> Result<Connection> {
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
     );
-    let mut db = db.and_then(|db| settle(&db).map(|()| db)).map_err(|e| told(path, e))?;
+    let mut db = db.and_then(settle).map_err(|e| told(path, e))?;
     let found = version(&db, path)?;
     if found < VERSION {
         migrate(&mut db).map_err(|e| told(path, e))?;
@@ -119,8 +119,7 @@ pub(super) fn open_to_write(path: &Path) -> Result<Connection> {
 
 /// An empty history in memory.
 pub(super) fn in_memory() -> rusqlite::Result<Connection> {
-    let mut db = Connection::open_in_memory()?;
-    settle(&db)?;
+    let mut db = settle(Connection::open_in_memory()?)?;
     migrate(&mut db)?;
     Ok(db)
 }
@@ -132,8 +131,8 @@ pub(super) fn tables() -> String {
     format!("PRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {VERSION};{tables}")
 }
 
-fn settle(db: &Connection) -> rusqlite::Result<()> {
-    db.busy_handler(Some(|tries| {
+fn settle(mut db: Connection) -> rusqlite::Result<Connection> {
+    db.busy_handler(Some(|tries: i32| {
         std::thread::sleep(PAUSE);
         PAUSE * tries.unsigned_abs() < PATIENCE && !interrupt::requested()
     }))?;
@@ -141,7 +140,8 @@ fn settle(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(
         "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA foreign_keys = ON;
          PRAGMA synchronous = EXTRA; PRAGMA cache_size = -65536;",
-    )
+    )?;
+    Ok(db)
 }
 
 /// The version of the tables; 0 for a file without any. Refuses other programs' databases and

@@ -68,7 +68,7 @@ impl Broken {
 
 fn insert(out: &mut dyn Write, table: &str, row: &rusqlite::Row) -> Result<(), Broken> {
     use rusqlite::types::ValueRef;
-    let names = row.as_ref().column_names();
+    let names: Vec<&str> = row.as_ref().column_names().collect();
     let mut values = Vec::with_capacity(names.len());
     for i in 0..names.len() {
         values.push(match row.get_ref(i).map_err(Broken::Read)? {
