@@ -12,6 +12,6 @@ mod store;
 pub use exchange::{Form, import, write_out};
 pub use filter::{BadSince, Filter, since};
 pub use identity::Identity;
-pub use series::{Change, Group, Point, Revision, Series, groups};
+pub use series::{Course, Group, Point, Revision, Series};
 pub use session::{Session, sessions};
 pub use store::{Added, Line, Store};

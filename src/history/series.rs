@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::{Filter, Identity, Store};
 use crate::metric::{Better, Metric};
-use crate::stats::{self, Interval};
+use crate::stats::{self, ChangePoint, Interval, Search, change_points};
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -121,7 +121,7 @@ impl Store {
 }
 
 /// Neighbouring sessions of one commit as one; sessions without a commit stand alone.
-pub fn groups(series: &Series) -> Vec<Group> {
+fn groups(series: &Series) -> Vec<Group> {
     let mut groups = Vec::new();
     let mut start = 0;
     for end in 1..=series.points.len() {
@@ -153,25 +153,40 @@ fn group(points: &[Point], range: std::ops::Range<usize>) -> Group {
     }
 }
 
-/// A place where a line changed its level for longer than one session.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Change {
-    /// Index of the first point at the new level.
-    pub at: usize,
-    /// Geometric means of the levels before and after, up to the neighbouring changes.
-    pub before: f64,
-    pub after: f64,
-    /// How often chance alone splits a line as clearly as this.
-    pub p: f64,
+/// A line with what is to be said about it.
+#[derive(Debug, Clone)]
+pub struct Course {
+    pub series: Series,
+    /// Neighbouring sessions of one commit.
+    pub groups: Vec<Group>,
+    /// Where the level of the session means changed by more than a margin; absent where a mean is
+    /// not above zero, since a share of it would mean nothing.
+    pub changes: Option<Vec<ChangePoint>>,
 }
 
-impl Change {
-    /// As a share of the level before, signed as the metric itself.
-    pub fn share(&self) -> f64 {
-        self.after / self.before - 1.0
+impl Course {
+    /// Looks for change points of at least `margin`, a share. They are advice: chance is held to
+    /// 1 % for each split that is tried, not over all lines together.
+    pub fn new(series: Series, margin: f64) -> Self {
+        let means: Vec<f64> = series.points.iter().map(|p| p.mean).collect();
+        let search = Search { least_change: margin, ..Search::default() };
+        let changes = change_points(&means, &search);
+        Self { groups: groups(&series), changes, series }
     }
 
-    pub fn is_better(&self, better: Better) -> bool {
-        (self.after > self.before) == (better == Better::Higher)
+    /// The change points, none where none could be looked for.
+    pub fn changes(&self) -> &[ChangePoint] {
+        self.changes.as_deref().unwrap_or_default()
+    }
+
+    /// Whether a change was an improvement.
+    pub fn is_better(&self, change: &ChangePoint) -> bool {
+        (change.change > 0.0) == (self.series.metric.better == Better::Higher)
+    }
+
+    /// What was measured last at the old level and first at the new one.
+    pub fn around(&self, change: &ChangePoint) -> [&Revision; 2] {
+        let at = change.index;
+        [at - 1, at].map(|i| self.series.revision(&self.series.points[i]))
     }
 }

@@ -260,7 +260,7 @@ fn table(
 }
 
 /// A table with a line under its header and nothing else.
-fn ruled(style: Style) -> Table {
+pub(super) fn ruled(style: Style) -> Table {
     let rule = NOTHING.header_separator(LineStyle::none().fill('─'));
     let mut table = bare(style);
     table.load_style(rule).set_content_arrangement(ContentArrangement::Disabled);
@@ -395,6 +395,11 @@ fn paragraphs(items: &[(&str, String)], style: Style, color: Option<Color>) -> S
         column.set_padding((0, 1));
     }
     table.trim_fmt() + "\n"
+}
+
+/// A heading on a line of its own.
+pub(super) fn bold(text: &str, style: Style) -> String {
+    paint(text, style, &[Attribute::Bold], None)
 }
 
 /// One text in bold or in colour.
