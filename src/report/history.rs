@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::grid::{decimals, unit_for};
 use super::rows::{Rows, as_csv, as_json};
 use super::text::clean;
-use super::{Format, Style};
+use super::{Format, Style, table};
 use crate::history::{Course, Group, Identity, Line};
 use crate::metric::Better;
 use crate::record::WeightsSource;
@@ -15,6 +15,8 @@ use crate::units::Bytes;
 
 /// Columns of a sparkline.
 const SPARK: usize = 48;
+/// The least share that its heights span.
+const LEAST_SPAN: f64 = 0.05;
 
 /// A line of the history, for other programs.
 #[derive(Serialize)]
@@ -67,16 +69,17 @@ pub fn list(lines: &[Line], format: Format, style: Style) -> String {
         Format::Csv => return as_csv(lines.iter().map(line_row)),
         Format::Table | Format::Markdown => {}
     }
-    let mut rows = Rows::new(&["line", "engine", "model", "prompts", "machine", "sessions", "from", "to"]);
+    let mut rows =
+        Rows::new(&["line", "engine", "model", "prompts", "machine", "sessions", "from", "to"]);
     rows.right(&[0, 5]);
     for line in lines {
         let i = &line.identity;
         rows.push(vec![
             line.id.to_string(),
             clean(&i.label),
-            model(i),
+            bare_model(i),
             clean(&i.prompt_set),
-            machine(i),
+            short_machine(i),
             line.sessions.to_string(),
             date(line.first.as_millisecond()),
             date(line.last.as_millisecond()),
@@ -85,14 +88,32 @@ pub fn list(lines: &[Line], format: Format, style: Style) -> String {
     if lines.is_empty() {
         return "No session fits.\n".into();
     }
-    rows.set(format, style) + &apart(lines).iter().map(|r| rows_remark(format, r)).collect::<String>()
+    let synthetic = lines.iter().map(|line| (line.id, &line.identity));
+    let remarks = apart(lines).into_iter().chain(synthetic_lines(synthetic));
+    rows.set(format, style) + &remarks.map(|r| remark(format, style, &r)).collect::<String>()
+}
+
+/// `Lines 1 and 3 have SYNTHETIC weights: …`, where some have.
+fn synthetic_lines<'a>(lines: impl Iterator<Item = (i64, &'a Identity)>) -> Option<String> {
+    let synthetic = lines.filter(|(_, i)| i.weights == WeightsSource::Synthetic);
+    let mut ids: Vec<i64> = synthetic.map(|(id, _)| id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let names: Vec<String> = ids.iter().map(i64::to_string).collect();
+    let (noun, verb) = if ids.len() == 1 { ("Line", "has") } else { ("Lines", "have") };
+    (!ids.is_empty()).then(|| {
+        format!(
+            "{noun} {} {verb} SYNTHETIC weights: speed and memory hold, the text means nothing.",
+            names.join(", ")
+        )
+    })
 }
 
 /// Why lines that look alike are not one: `line 2 is not line 1: governor, target_cpu`.
 fn apart(lines: &[Line]) -> Vec<String> {
     let shown = |line: &Line| {
         let i = &line.identity;
-        [i.label.clone(), model(i), i.prompt_set.clone(), machine(i)]
+        [i.label.clone(), bare_model(i), i.prompt_set.clone(), short_machine(i)]
     };
     let twin = |(at, line): (usize, &Line)| {
         let twin = lines[..at].iter().rfind(|other| shown(other) == shown(line))?;
@@ -102,10 +123,11 @@ fn apart(lines: &[Line]) -> Vec<String> {
     lines.iter().enumerate().filter_map(twin).collect()
 }
 
-fn rows_remark(format: Format, text: &str) -> String {
+/// A sentence beneath a table.
+fn remark(format: Format, style: Style, text: &str) -> String {
     match format {
-        Format::Markdown => format!("\n{text}\n"),
-        _ => format!("{text}\n"),
+        Format::Markdown => format!("\n{}\n", super::text::escape_markdown(text)),
+        _ => table::paragraphs(&[("", text.to_string())], style, None),
     }
 }
 
@@ -216,7 +238,7 @@ fn commits(course: &Course, last: usize, format: Format, style: Style) -> String
     let mut out = rows.set(format, style);
     if skipped > 0 {
         let more = format!("{skipped} earlier commits are not shown; --last 0 shows all.");
-        out += &rows_remark(format, &more);
+        out += &remark(format, style, &more);
     }
     out
 }
@@ -251,7 +273,7 @@ fn heading(course: &Course, format: Format, style: Style) -> String {
             let escape = super::text::escape_markdown;
             format!("### {}\n\n{}\n\n`{spark}`\n\n", escape(&title), escape(&facts))
         }
-        _ => format!("{}\n{facts}\n{spark}\n", super::table::bold(&title, style)),
+        _ => format!("{}\n{facts}\n{spark}\n", table::bold(&title, style)),
     }
 }
 
@@ -287,12 +309,16 @@ pub(super) fn facts(course: &Course) -> String {
     )
 }
 
+fn bare_model(identity: &Identity) -> String {
+    format!("{} {}", clean(&identity.model), clean(&identity.quant))
+}
+
 fn model(identity: &Identity) -> String {
     let synthetic = match identity.weights {
         WeightsSource::Synthetic => ", SYNTHETIC weights",
         WeightsSource::Hub | WeightsSource::File => "",
     };
-    format!("{} {}{synthetic}", clean(&identity.model), clean(&identity.quant))
+    format!("{}{synthetic}", bare_model(identity))
 }
 
 fn weights(identity: &Identity) -> &'static str {
@@ -303,16 +329,18 @@ fn weights(identity: &Identity) -> &'static str {
     }
 }
 
-fn machine(identity: &Identity) -> String {
+fn short_machine(identity: &Identity) -> String {
     let threads = identity.threads.unwrap_or(identity.processors);
-    let gpus = identity.gpus.iter().map(|gpu| clean(&gpu.name));
+    let cpu = clean(&identity.cpu_model);
+    let cpu = format!("{cpu}, {threads} thread{}", if threads == 1 { "" } else { "s" });
     let device = identity.device.as_deref().filter(|d| *d != "cpu").map(clean);
-    let parts = [
-        clean(&identity.cpu_model),
-        format!("{threads} thread{}", if threads == 1 { "" } else { "s" }),
-        Bytes(identity.ram_bytes).to_string(),
-    ];
-    parts.into_iter().chain(gpus).chain(device).collect::<Vec<_>>().join(", ")
+    [cpu].into_iter().chain(device).collect::<Vec<_>>().join(", ")
+}
+
+fn machine(identity: &Identity) -> String {
+    let parts = [short_machine(identity), Bytes(identity.ram_bytes).to_string()];
+    let gpus = identity.gpus.iter().map(|gpu| clean(&gpu.name));
+    parts.into_iter().chain(gpus).collect::<Vec<_>>().join(", ")
 }
 
 /// A change of level, for other programs.
@@ -355,7 +383,12 @@ pub fn changes(courses: &[Course], format: Format, style: Style) -> String {
         rows.push(vec![
             date(series.points[change.index].place),
             series.metric.name.into(),
-            format!("{} {} {}", series.id, clean(&series.identity.label), model(&series.identity)),
+            format!(
+                "{} {}, {}",
+                series.id,
+                clean(&series.identity.label),
+                bare_model(&series.identity)
+            ),
             scale.set(change.before, None),
             format!("{} {}", scale.set(change.after, None), scale.unit),
             format!("{} {word}", percent(change.change)),
@@ -374,7 +407,9 @@ pub fn changes(courses: &[Course], format: Format, style: Style) -> String {
         courses.len(),
         if courses.len() == 1 { "" } else { "s" }
     );
-    out += &rows_remark(format, &said);
+    out += &remark(format, style, &said);
+    let changed = all.iter().map(|(course, _)| (course.series.id, &course.series.identity));
+    out.extend(synthetic_lines(changed).map(|said| remark(format, style, &said)));
     let short: Vec<String> = courses
         .iter()
         .filter(|c| c.changes.is_none())
@@ -382,7 +417,7 @@ pub fn changes(courses: &[Course], format: Format, style: Style) -> String {
         .collect();
     if !short.is_empty() {
         let said = format!("Not searched, since a value is not above zero: {}.", short.join(", "));
-        out += &rows_remark(format, &said);
+        out += &remark(format, style, &said);
     }
     out
 }
@@ -467,8 +502,8 @@ impl Scale {
     }
 }
 
-/// Eight heights from the least to the greatest value; neighbours are averaged where there are
-/// more values than columns.
+/// Eight heights from the least to the greatest value, neighbours averaged where there are more
+/// values than columns. A line that moves by less than 5 % does not fill them: noise is no hills.
 pub fn sparkline(values: impl ExactSizeIterator<Item = f64>, columns: usize) -> String {
     const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let width = values.len().div_ceil(columns.max(1)).max(1);
@@ -477,8 +512,10 @@ pub fn sparkline(values: impl ExactSizeIterator<Item = f64>, columns: usize) -> 
         values.chunks(width).map(|bin| bin.iter().sum::<f64>() / bin.len() as f64).collect();
     let least = bins.iter().copied().fold(f64::INFINITY, f64::min);
     let most = bins.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let height = |x: &f64| match most > least {
-        true => HEIGHTS[((x - least) / (most - least) * 7.0).round() as usize],
+    let span = (most - least).max(LEAST_SPAN * most.abs());
+    let foot = (most + least - span) / 2.0;
+    let height = |x: &f64| match span > 0.0 {
+        true => HEIGHTS[((x - foot) / span * 7.0).round().clamp(0.0, 7.0) as usize],
         false => HEIGHTS[3],
     };
     bins.iter().map(height).collect()

@@ -376,7 +376,7 @@ fn heading(title: &str, style: Style) -> String {
 }
 
 /// Texts wrapped to the width, each beside its bullet.
-fn paragraphs(items: &[(&str, String)], style: Style, color: Option<Color>) -> String {
+pub(super) fn paragraphs(items: &[(&str, String)], style: Style, color: Option<Color>) -> String {
     let mut table = bare(style);
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     let bullets = items.iter().any(|(bullet, _)| !bullet.is_empty());

@@ -1,19 +1,32 @@
 //! Pure numbers: samples, intervals, tests. Knows nothing of engines, metrics or records.
 
+mod beta;
+mod bootstrap;
+mod change_points;
 mod effect;
 mod margin;
 mod multiplicity;
 mod noncentral;
 mod power;
+mod proportion;
 mod sample;
+mod sequential;
 mod student;
 mod trend;
 mod welch;
 
+pub use bootstrap::{Bootstrap, Method, bootstrap_mean, bootstrap_median};
+pub use change_points::{ChangePoint, Search, change_points};
 pub use effect::hedges_g;
 pub use margin::{MarginP, MarginTest, margin_test};
 pub use multiplicity::{benjamini_hochberg, holm};
 pub use power::{Design, launches_needed, minimum_detectable_effect, power};
+<<<<<<< HEAD
 pub use sample::{BadSample, Interval, Sample, Summary, describe, mean_interval};
+=======
+pub use proportion::clopper_pearson;
+pub use sample::{BadSample, Interval, Sample, Summary, describe, mean_interval};
+pub use sequential::pocock;
+>>>>>>> stats
 pub use trend::{autocorrelation, drift};
 pub use welch::{Ratio, TTest, Welch, ratio_of_geometric_means, welch};
