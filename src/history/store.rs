@@ -10,7 +10,8 @@ use rusqlite::{Connection, OptionalExtension, Statement, Transaction, Transactio
 use super::schema::{self, told};
 use super::session::FORM;
 use super::{Filter, Identity, Session};
-use crate::{interrupt, stats};
+use crate::interrupt;
+use crate::stats;
 
 /// A history that is open.
 pub struct Store {

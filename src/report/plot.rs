@@ -15,13 +15,13 @@ const HEAD: f64 = 48.0;
 const PLOT: f64 = 168.0;
 const FOOT: f64 = 54.0;
 const LEFT: f64 = 70.0;
-const RIGHT: f64 = 22.0;
+const RIGHT: f64 = 44.0;
 /// More points than this are drawn as stretches: mean, least and greatest.
 const MOST_POINTS: usize = 300;
 /// Texts beneath the plot.
 const LABELS: usize = 9;
 /// A line that hardly moves is not blown up: the axis spans at least this share of it.
-const LEAST_SPAN: f64 = 0.02;
+const LEAST_SPAN: f64 = 0.05;
 
 const STYLE: &str = "<style>\
 .hist{--ink:#1f2328;--soft:#656d76;--grid:#d8dee4;--line:#0969da;--good:#1a7f37;--bad:#cf222e;\
@@ -174,7 +174,7 @@ impl<'a> Panel<'a> {
     /// Lines across at round values.
     fn axis(&self) -> String {
         let factor = self.scale.factor;
-        let step = round_step((self.high - self.low) * factor / 4.0);
+        let step = round_step((self.high - self.low) * factor / 5.0);
         let digits = (-step.log10().floor()).clamp(0.0, 12.0) as usize;
         let mut out = String::new();
         let first = (self.low * factor / step).ceil() as i64;

@@ -21,12 +21,8 @@ pub use effect::hedges_g;
 pub use margin::{MarginP, MarginTest, margin_test};
 pub use multiplicity::{benjamini_hochberg, holm};
 pub use power::{Design, launches_needed, minimum_detectable_effect, power};
-<<<<<<< HEAD
-pub use sample::{BadSample, Interval, Sample, Summary, describe, mean_interval};
-=======
 pub use proportion::clopper_pearson;
 pub use sample::{BadSample, Interval, Sample, Summary, describe, mean_interval};
 pub use sequential::pocock;
->>>>>>> stats
 pub use trend::{autocorrelation, drift};
 pub use welch::{Ratio, TTest, Welch, ratio_of_geometric_means, welch};
