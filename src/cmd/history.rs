@@ -61,6 +61,12 @@ pub(super) fn add_records(
 fn of_file(file: &Path, commit: Option<&str>, incomplete: bool) -> Result<Vec<Session>> {
     let shown = file.display();
     let record = Record::read(file)?;
+    if record.run.config.get("gate").is_some() {
+        bail!(
+            "{shown}: expected the result of one build, found a gate's, which has two under one \
+             name; measure the build alone with `llm-bench track`"
+        );
+    }
     if !record.run.complete && !incomplete {
         bail!(
             "{shown}: the run was cut off, and the mean of a part of its plan is not that of the \

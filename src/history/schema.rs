@@ -69,7 +69,7 @@ CREATE TABLE result (
 CREATE INDEX result_by_metric ON result (metric, session, n, mean, sd);
 ";
 
-/// Opens what is there; makes nothing, writes nothing.
+/// Opens what is there; makes nothing, changes nothing.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
     if !path.exists() {
         bail!(
@@ -79,8 +79,11 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
         );
     }
     refuse_what_is_no_file(path)?;
-    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
+    // For writing, so that what a killed writer left half-done is taken back; where the file cannot
+    // be written, SQLite opens it for reading.
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE);
     let db = db.and_then(settle).map_err(|e| told(path, e))?;
+    db.pragma_update(None, "query_only", true).map_err(|e| told(path, e))?;
     match version(&db, path)? {
         VERSION => Ok(db),
         0 => bail!("{}: expected a history, found an empty file", path.display()),
@@ -211,7 +214,8 @@ pub(super) fn told(path: &Path, error: rusqlite::Error) -> anyhow::Error {
         ),
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
             anyhow!(
-                "cannot open {shown} for this: {why}; choose a place that can be written with --db"
+                "cannot write {shown}: {why}; choose a place that can be written with --db (a \
+                 history whose writer was killed must be read once where it can be written)"
             )
         }
         _ => anyhow!("{shown}: {why}"),

@@ -30,6 +30,8 @@ pub struct Point {
     pub n: u32,
     pub mean: f64,
     pub sd: Option<f64>,
+    /// Every planned launch is in it.
+    pub complete: bool,
 }
 
 /// One metric of one identity, in order.
@@ -109,6 +111,7 @@ impl Store {
                 n: row.get(4)?,
                 mean: row.get(5)?,
                 sd: row.get(6)?,
+                complete: row.get(10)?,
             });
             Ok(())
         })?;

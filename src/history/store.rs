@@ -160,7 +160,7 @@ impl Store {
     }
 
     /// Hands a row for each session that has the metric to `take`: identity, place, measured,
-    /// session, n, mean, sd, commit, dirty, executable; in no order.
+    /// session, n, mean, sd, commit, dirty, executable, complete; in no order.
     pub(super) fn points(
         &self,
         metric: &str,
@@ -169,7 +169,7 @@ impl Store {
     ) -> Result<()> {
         // The cross join keeps this order: the metric's part of the index, then each session.
         let select = "SELECT s.identity, s.place, s.measured, s.id, r.n, r.mean, r.sd, s.commit_sha,
-                             s.dirty, s.executable_sha256
+                             s.dirty, s.executable_sha256, s.complete
                       FROM result r CROSS JOIN session s ON s.id = r.session
                       WHERE r.metric = ?1 AND s.place >= ?2";
         let mut run = || {

@@ -146,6 +146,8 @@ struct GroupRow<'a> {
     dirty: bool,
     sessions: usize,
     launches: u32,
+    /// No session of it was cut off.
+    complete: bool,
     mean: f64,
     ci95_lo: Option<f64>,
     ci95_hi: Option<f64>,
@@ -193,6 +195,7 @@ fn group_row<'a>(course: &'a Course, group: &Group) -> GroupRow<'a> {
         dirty: revision.changed.is_some(),
         sessions: group.points.len(),
         launches: group.launches,
+        complete: series.points[group.points.clone()].iter().all(|p| p.complete),
         mean: group.mean,
         ci95_lo: group.interval.map(|i| i.low),
         ci95_hi: group.interval.map(|i| i.high),
@@ -220,6 +223,8 @@ fn commits(course: &Course, last: usize, format: Format, style: Style) -> String
             1 => String::new(),
             sessions => format!(" in {sessions} sessions"),
         };
+        let of = &series.points[group.points.clone()];
+        let cut = if of.iter().all(|p| p.complete) { "" } else { ", cut off" };
         let against = before.filter(|b| *b > 0.0).map(|b| percent(group.mean / b - 1.0));
         let change = change_in(course, group).map(|c| {
             let word = if course.is_better(c) { "better" } else { "worse" };
@@ -229,7 +234,7 @@ fn commits(course: &Course, last: usize, format: Format, style: Style) -> String
             date(series.points[group.points.start].place),
             revision.label().unwrap_or_else(|| "–".into()),
             scale.set(group.mean, group.interval.map(|i| (i.high - i.low) / 2.0)),
-            format!("{}{several}", group.launches),
+            format!("{}{several}{cut}", group.launches),
             against.unwrap_or_default(),
             change.unwrap_or_default(),
         ]);

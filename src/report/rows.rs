@@ -66,9 +66,13 @@ impl Rows {
     }
 }
 
-/// Rows as one JSON array.
+/// Rows as one JSON array; what a row does not have is absent.
 pub(super) fn as_json(rows: &[impl Serialize]) -> String {
-    serde_json::to_string_pretty(rows).expect("texts and finite numbers") + "\n"
+    let mut rows = serde_json::to_value(rows).expect("texts and finite numbers");
+    for row in rows.as_array_mut().into_iter().flatten() {
+        row.as_object_mut().into_iter().for_each(|row| row.retain(|_, value| !value.is_null()));
+    }
+    format!("{rows:#}\n")
 }
 
 /// Rows as CSV, with the names of their fields; nothing at all for no rows.
