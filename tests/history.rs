@@ -58,7 +58,8 @@ fn record(day: usize, engine: &str, level: f64, launches: usize) -> Value {
             "prompts": [], "memory": {}, "environment": {},
         })
     };
-    let day_of = |day: usize| format!("2026-{:02}-{:02}T10:15:30+01:00", 1 + day / 28, 1 + day % 28);
+    let day_of =
+        |day: usize| format!("2026-{:02}-{:02}T10:15:30+01:00", 1 + day / 28, 1 + day % 28);
     json!({
         "schema": "llm-bench/1",
         "run": {"id": format!("run-{day}-{engine}"), "started_at": day_of(day), "command": "x",
@@ -287,6 +288,21 @@ fn numbers_that_are_none_are_refused_with_the_file() {
     let failed = write(dir.path(), "failed.json", &failed);
     refused(add(dir.path(), &[failed]), &["failed.json", "nothing to add"]);
     assert!(!dir.path().join("h.sqlite").exists(), "a refused file makes no history");
+}
+
+#[test]
+fn files_that_cannot_be_added_are_left_out_on_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut part = record(0, "candle", 38.0, 2);
+    part["run"]["complete"] = json!(false);
+    let part = write(dir.path(), "part.json", &part);
+    let good = write(dir.path(), "good.json", &record(1, "candle", 38.0, 5));
+    refused(add(dir.path(), &[good.clone(), part.clone()]), &["nothing was added", "--skip"]);
+    let output = history(dir.path(), &["add", "--skip", &part, &good]);
+    assert!(text(&output.stderr).contains("left out: "), "{}", text(&output.stderr));
+    done(output);
+    assert_eq!(sessions(dir.path()), 1);
+    refused(history(dir.path(), &["add", "--skip", &part]), &["none of the 1 files"]);
 }
 
 #[test]
@@ -543,7 +559,8 @@ fn a_full_disk_adds_nothing_keeps_all_and_says_so() {
     let dir = twelve_days_added();
     let before = export(dir.path(), "h.sqlite", "jsonl");
     let line = before.lines().next().unwrap();
-    let many: String = (0..2000).map(|i| line.replacen("run-0", &format!("bulk-{i}"), 1) + "\n").collect();
+    let many: String =
+        (0..2000).map(|i| line.replacen("run-0", &format!("bulk-{i}"), 1) + "\n").collect();
     std::fs::write(dir.path().join("many.jsonl"), many).unwrap();
     // Files of this process can grow to 300 KiB; a longer write fails, as on a full disk.
     let output = Command::new("bash")

@@ -12,12 +12,7 @@ use crate::history::{self, Filter, Form};
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
     /// The database
-    #[arg(
-        long,
-        global = true,
-        default_value = "results/history.sqlite",
-        value_name = "FILE"
-    )]
+    #[arg(long, global = true, default_value = "results/history.sqlite", value_name = "FILE")]
     pub db: PathBuf,
     #[command(subcommand)]
     pub command: HistoryCommand,
@@ -97,6 +92,9 @@ pub struct AddArgs {
     /// Also runs that were cut off; they are marked, and the whole run takes their place later
     #[arg(long)]
     pub incomplete: bool,
+    /// Leave out files that cannot be added, and say which and why
+    #[arg(long)]
+    pub skip: bool,
 }
 
 #[derive(Debug, Args)]

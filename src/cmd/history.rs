@@ -39,20 +39,30 @@ pub fn run(args: &HistoryArgs) -> Result<()> {
 }
 
 fn add(db: &Path, args: &AddArgs) -> Result<()> {
-    add_records(db, &args.files, args.commit.as_deref(), args.incomplete)
+    let mut sessions = Vec::new();
+    for file in &args.files {
+        match of_file(file, args.commit.as_deref(), args.incomplete) {
+            Ok(found) => sessions.extend(found),
+            Err(e) if args.skip => say(&format!("left out: {e:#}")),
+            Err(e) if args.files.len() > 1 => {
+                return Err(e.context("nothing was added (--skip leaves such files out)"));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    if sessions.is_empty() {
+        bail!("none of the {} files could be added", args.files.len());
+    }
+    add_sessions(db, sessions)
 }
 
-/// Adds result files, all of them or, after any error, none.
-pub(super) fn add_records(
-    db: &Path,
-    files: &[PathBuf],
-    commit: Option<&str>,
-    incomplete: bool,
-) -> Result<()> {
-    let mut sessions = Vec::new();
-    for file in files {
-        sessions.extend(of_file(file, commit, incomplete)?);
-    }
+/// Adds the result of one run.
+pub(super) fn add_record(db: &Path, file: &Path, commit: Option<&str>) -> Result<()> {
+    add_sessions(db, of_file(file, commit, false)?)
+}
+
+/// All of them or, after any error, none.
+fn add_sessions(db: &Path, sessions: Vec<Session>) -> Result<()> {
     let added = Store::open_to_write(db)?.add(sessions.into_iter().map(Ok))?;
     told(db, added);
     Ok(())

@@ -14,8 +14,7 @@ pub fn run(args: &TrackArgs) -> Result<()> {
         drop(crate::history::Store::open_to_write(db)?);
     }
     run::each(&args.run, &mut |record: &Path| {
-        let files = [record.to_path_buf()];
-        history::add_records(db, &files, args.commit.as_deref(), false).with_context(|| {
+        history::add_record(db, record, args.commit.as_deref()).with_context(|| {
             let record = record.display();
             format!(
                 "the result is kept in {record} but not in the history; add it with `llm-bench \

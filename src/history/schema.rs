@@ -74,7 +74,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
     if !path.exists() {
         bail!(
             "{}: there is no history yet; make one with `llm-bench track` or `llm-bench history \
-             add results/*.json`",
+             add --skip results/*.json`",
             path.display()
         );
     }
@@ -111,9 +111,8 @@ pub(super) fn open_to_write(path: &Path) -> Result<Connection> {
     if found < VERSION {
         migrate(&mut db).map_err(|e| told(path, e))?;
     }
-    let whole: String = db
-        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-        .map_err(|e| told(path, e))?;
+    let whole: String =
+        db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|e| told(path, e))?;
     if whole != "ok" {
         return Err(damaged(path, &whole));
     }
@@ -226,7 +225,7 @@ fn damaged(path: &Path, why: &str) -> anyhow::Error {
     let shown = path.display();
     anyhow!(
         "{shown} is damaged or no history: {why}; it was left as it is. Make a new one from the \
-         result files (`llm-bench history --db NEW.sqlite add results/*.json`), or save what can be \
+         result files (`llm-bench history --db NEW.sqlite add --skip results/*.json`), or save what can be \
          read with `sqlite3 {shown} .recover`"
     )
 }

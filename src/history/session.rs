@@ -61,9 +61,8 @@ pub fn sessions(record: &Record) -> Result<Vec<Session>> {
     let (run, build) = (&record.run, &record.build);
     let mut sessions = Vec::new();
     for arm in record.arms.iter().filter(|arm| analysis::ok_launches(arm).next().is_some()) {
-        let values = |(name, s): (&String, &crate::record::MetricSummary)| {
-            (name.clone(), s.values.clone())
-        };
+        let values =
+            |(name, s): (&String, &crate::record::MetricSummary)| (name.clone(), s.values.clone());
         let session = Session {
             form: FORM.into(),
             run_id: run.id.clone(),
@@ -155,7 +154,8 @@ impl Session {
     /// is the commit's time, so that an old commit that is measured today stands where it belongs.
     pub(super) fn place(&self) -> Result<(i64, i64)> {
         let measured = time("started_at", &self.started_at)?;
-        let committed = self.committed_at.as_deref().map(|t| time("committed_at", t)).transpose()?;
+        let committed =
+            self.committed_at.as_deref().map(|t| time("committed_at", t)).transpose()?;
         Ok((committed.unwrap_or(measured), measured))
     }
 }

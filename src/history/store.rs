@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Statement, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    Connection, OptionalExtension, Statement, Transaction, TransactionBehavior, params,
+};
 
 use super::schema::{self, told};
 use super::session::FORM;
@@ -168,7 +170,8 @@ impl Store {
         mut take: impl FnMut(&rusqlite::Row) -> rusqlite::Result<()>,
     ) -> Result<()> {
         // The cross join keeps this order: the metric's part of the index, then each session.
-        let select = "SELECT s.identity, s.place, s.measured, s.id, r.n, r.mean, r.sd, s.commit_sha,
+        let select =
+            "SELECT s.identity, s.place, s.measured, s.id, r.n, r.mean, r.sd, s.commit_sha,
                              s.dirty, s.executable_sha256, s.complete
                       FROM result r CROSS JOIN session s ON s.id = r.session
                       WHERE r.metric = ?1 AND s.place >= ?2";
@@ -242,9 +245,7 @@ impl<'t> Adder<'t> {
                 "INSERT INTO result (session, metric, n, mean, sd, launches)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?,
-            values: db.prepare(
-                "SELECT metric, n, launches FROM result WHERE session = ?1",
-            )?,
+            values: db.prepare("SELECT metric, n, launches FROM result WHERE session = ?1")?,
             known: HashMap::new(),
         })
     }

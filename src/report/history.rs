@@ -167,8 +167,10 @@ pub fn show(courses: &[Course], last: usize, format: Format, style: Style) -> St
     if courses.is_empty() {
         return "No session fits.\n".into();
     }
-    let blocks: Vec<String> =
-        courses.iter().map(|c| heading(c, format, style) + &commits(c, last, format, style)).collect();
+    let blocks: Vec<String> = courses
+        .iter()
+        .map(|c| heading(c, format, style) + &commits(c, last, format, style))
+        .collect();
     blocks.join("\n")
 }
 
@@ -285,7 +287,8 @@ fn heading(course: &Course, format: Format, style: Style) -> String {
 /// `Decode · candle · llama3-1b Q4_0, SYNTHETIC weights · quick`.
 pub(super) fn title(course: &Course) -> String {
     let i = &course.series.identity;
-    let parts = [course.series.metric.title.to_string(), clean(&i.label), model(i), clean(&i.prompt_set)];
+    let parts =
+        [course.series.metric.title.to_string(), clean(&i.label), model(i), clean(&i.prompt_set)];
     parts.join(" · ")
 }
 
@@ -379,7 +382,8 @@ pub fn changes(courses: &[Course], format: Format, style: Style) -> String {
         Format::Csv => return as_csv(rows),
         Format::Table | Format::Markdown => {}
     }
-    let mut rows = Rows::new(&["date", "metric", "line", "before", "after", "change", "p", "look at"]);
+    let mut rows =
+        Rows::new(&["date", "metric", "line", "before", "after", "change", "p", "look at"]);
     rows.right(&[3, 4, 5, 6]);
     for (course, change) in &all {
         let series = &course.series;

@@ -204,7 +204,7 @@ impl<'a> Panel<'a> {
         let mut out = String::new();
         let mut before = None;
         for i in 0..=shown {
-            let index = if shown == 0 { 0 } else { i * last / shown };
+            let index = (i * last).checked_div(shown).unwrap_or(0);
             let point = &series.points[index];
             let label = series.revision(point).label().unwrap_or_else(|| "–".into());
             if before == Some((point.revision, date(point.place))) {

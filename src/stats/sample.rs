@@ -66,7 +66,7 @@ pub fn describe(values: &[f64]) -> Result<Summary, BadSample> {
 pub fn mean_interval(n: usize, mean: f64, sd: f64, confidence: f64) -> Option<Interval> {
     let df = n.checked_sub(1)? as f64;
     let reach = student::two_sided_quantile(confidence, df)? * sd / (n as f64).sqrt();
-    reach.is_finite().then(|| Interval { low: mean - reach, high: mean + reach })
+    reach.is_finite().then_some(Interval { low: mean - reach, high: mean + reach })
 }
 
 impl Sample {

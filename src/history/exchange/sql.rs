@@ -174,5 +174,5 @@ fn kind(statement: &str) -> Kind {
 
 /// A statement ends with a semicolon that stands in no text.
 fn is_whole(statement: &str) -> bool {
-    statement.trim_end().ends_with(';') && statement.matches('\'').count() % 2 == 0
+    statement.trim_end().ends_with(';') && statement.matches('\'').count().is_multiple_of(2)
 }
