@@ -38,10 +38,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
 }
 
 /// Hands the result file of every run that was completed to `completed`.
-pub(super) fn each(
-    args: &RunArgs,
-    completed: &mut dyn FnMut(&Path) -> Result<()>,
-) -> Result<()> {
+pub(super) fn each(args: &RunArgs, completed: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
     if let Some(file) = &args.resume {
         resume::run(file, args)?;
         return completed(file);
