@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
 
 use super::progress::say;
 use super::report::format_of;
@@ -218,14 +219,12 @@ fn courses(
     let of_metric = margin.margin.iter().rfind(|m| m.metric.as_deref() == Some(metric.name));
     let margin = of_metric.or(margin.margin.iter().rfind(|m| m.metric.is_none()));
     let margin = margin.map_or(MARGIN, |m| m.share);
-    let mut courses = Vec::new();
-    for series in Store::open_to_read(db)?.series(metric, filter)? {
-        if interrupt::requested() {
-            bail!("stopped");
-        }
-        courses.push(Course::new(series, margin));
-    }
-    Ok(courses)
+    let series = Store::open_to_read(db)?.series(metric, filter)?;
+    let courses = series.into_par_iter().map(|series| match interrupt::requested() {
+        true => bail!("stopped"),
+        false => Ok(Course::new(series, margin)),
+    });
+    courses.collect()
 }
 
 fn metric(name: &str) -> Result<&'static Metric> {

@@ -65,6 +65,10 @@ impl Point {
 }
 
 impl Revision {
+    fn is(&self, commit: Option<&str>, changed: Option<&str>) -> bool {
+        self.commit.as_deref() == commit && self.changed.as_deref() == changed
+    }
+
     /// `3fa9c21d0b`, with a plus sign for a build with changes; nothing where it is not known.
     pub fn label(&self) -> Option<String> {
         let commit: String = self.commit.as_ref()?.chars().take(10).collect();
@@ -83,25 +87,32 @@ impl Store {
     pub fn series(&self, metric: &'static Metric, filter: &Filter) -> Result<Vec<Series>> {
         let mut all: Vec<Series> = Vec::new();
         let mut by_id: HashMap<i64, usize> = HashMap::new();
-        for line in self.lines(filter)? {
-            by_id.insert(line.id, all.len());
+        for (id, identity) in self.identities(filter)? {
+            by_id.insert(id, all.len());
             let (points, revisions) = (Vec::new(), Vec::new());
-            all.push(Series { id: line.id, identity: line.identity, metric, points, revisions });
+            all.push(Series { id, identity, metric, points, revisions });
         }
         let mut known: Vec<HashMap<Revision, u32>> = vec![HashMap::new(); all.len()];
         self.points(metric.name, filter.since, |row| {
             let Some(&at) = by_id.get(&row.get(0)?) else { return Ok(()) };
-            let text = |i| row.get::<_, Option<String>>(i);
+            let series = &mut all[at];
+            let text = |i| row.get_ref(i)?.as_str_or_null().map_err(rusqlite::Error::from);
             let changed = match row.get::<_, Option<bool>>(8)? {
                 Some(true) => Some(text(9)?.unwrap_or_default()),
                 _ => None,
             };
-            let revision = Revision { commit: text(7)?, changed };
-            let series = &mut all[at];
-            let next = series.revisions.len() as u32;
-            let revision = *known[at].entry(revision).or_insert_with_key(|revision| {
-                series.revisions.push(revision.clone());
-                next
+            let commit = text(7)?;
+            // Neighbours are mostly of one commit: nothing to look up then.
+            let last = series.points.last().map(|p| p.revision);
+            let is_last = |r: &u32| series.revisions[*r as usize].is(commit, changed);
+            let revision = last.filter(is_last).unwrap_or_else(|| {
+                let [commit, changed] = [commit, changed].map(|t| t.map(str::to_string));
+                let next = series.revisions.len() as u32;
+                let revisions = &mut series.revisions;
+                *known[at].entry(Revision { commit, changed }).or_insert_with_key(|revision| {
+                    revisions.push(revision.clone());
+                    next
+                })
             });
             series.points.push(Point {
                 place: row.get(1)?,
@@ -123,7 +134,6 @@ impl Store {
     }
 }
 
-/// Neighbouring sessions of one commit as one; sessions without a commit stand alone.
 fn groups(series: &Series) -> Vec<Group> {
     let mut groups = Vec::new();
     let mut start = 0;
@@ -160,8 +170,6 @@ fn group(points: &[Point], range: std::ops::Range<usize>) -> Group {
 #[derive(Debug, Clone)]
 pub struct Course {
     pub series: Series,
-    /// Neighbouring sessions of one commit.
-    pub groups: Vec<Group>,
     /// Where the level of the session means changed by more than a margin; absent where a mean is
     /// not above zero, since a share of it would mean nothing.
     pub changes: Option<Vec<ChangePoint>>,
@@ -174,7 +182,12 @@ impl Course {
         let means: Vec<f64> = series.points.iter().map(|p| p.mean).collect();
         let search = Search { least_change: margin, ..Search::default() };
         let changes = change_points(&means, &search);
-        Self { groups: groups(&series), changes, series }
+        Self { series, changes }
+    }
+
+    /// Neighbouring sessions of one commit as one; sessions without a commit stand alone.
+    pub fn groups(&self) -> Vec<Group> {
+        groups(&self.series)
     }
 
     /// The change points, none where none could be looked for.

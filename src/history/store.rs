@@ -128,6 +128,25 @@ impl Store {
         Ok(lines)
     }
 
+    /// The identities that the filter takes, in the order of [`Store::lines`], whether they have
+    /// sessions or not.
+    pub(super) fn identities(&self, filter: &Filter) -> Result<Vec<(i64, Identity)>> {
+        let read = || -> rusqlite::Result<Vec<(i64, String)>> {
+            let mut select = self.db.prepare(
+                "SELECT id, fields FROM identity ORDER BY model, quant, engine, label, id",
+            )?;
+            select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        };
+        let mut identities = Vec::new();
+        for (id, fields) in read().map_err(|e| told(&self.path, e))? {
+            let identity = self.identity(id, &fields)?;
+            if filter.takes(id, &identity) {
+                identities.push((id, identity));
+            }
+        }
+        Ok(identities)
+    }
+
     fn identity(&self, id: i64, fields: &str) -> Result<Identity> {
         serde_json::from_str(fields)
             .with_context(|| format!("{}: identity {id} is not readable", self.path.display()))

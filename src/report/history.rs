@@ -158,7 +158,11 @@ struct GroupRow<'a> {
 
 /// One metric over the commits: the last `last` of each line, all for 0.
 pub fn show(courses: &[Course], last: usize, format: Format, style: Style) -> String {
-    let all = courses.iter().flat_map(|c| tail(c, last).iter().map(move |g| group_row(c, g)));
+    let all = courses.iter().flat_map(|c| {
+        let groups = c.groups();
+        let skipped = skipped(&groups, last);
+        groups.into_iter().skip(skipped).map(move |g| group_row(c, &g))
+    });
     match format {
         Format::Json => return as_json(&all.collect::<Vec<_>>()),
         Format::Csv => return as_csv(all),
@@ -174,10 +178,9 @@ pub fn show(courses: &[Course], last: usize, format: Format, style: Style) -> St
     blocks.join("\n")
 }
 
-fn tail(course: &Course, last: usize) -> &[Group] {
-    let groups = &course.groups;
-    let skipped = if last == 0 { 0 } else { groups.len().saturating_sub(last) };
-    &groups[skipped..]
+/// How many groups come before the last ones; none where all are wanted.
+fn skipped(groups: &[Group], last: usize) -> usize {
+    if last == 0 { 0 } else { groups.len().saturating_sub(last) }
 }
 
 fn group_row<'a>(course: &'a Course, group: &Group) -> GroupRow<'a> {
@@ -215,10 +218,10 @@ fn commits(course: &Course, last: usize, format: Format, style: Style) -> String
     let scale = Scale::of(course);
     let mut rows = Rows::new(&["date", "commit", scale.unit, "n", "change", ""]);
     rows.right(&[2, 3, 4]);
-    let shown = tail(course, last);
-    let skipped = course.groups.len() - shown.len();
-    let before = course.groups.iter().take(skipped).next_back();
-    let mut before = before.map(|g| g.mean);
+    let groups = course.groups();
+    let skipped = skipped(&groups, last);
+    let (earlier, shown) = groups.split_at(skipped);
+    let mut before = earlier.last().map(|g| g.mean);
     for group in shown {
         let revision = &series.revisions[group.revision as usize];
         let several = match group.points.len() {
