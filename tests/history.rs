@@ -249,7 +249,10 @@ fn an_interrupted_run_is_refused_or_marked_and_its_whole_takes_its_place() {
     let mut part = record(0, "candle", 38.0, 2);
     part["run"]["complete"] = json!(false);
     let part = write(dir.path(), "part.json", &part);
-    refused(add(dir.path(), &[part.clone()]), &["part.json", "--resume", "--incomplete"]);
+    refused(
+        add(dir.path(), std::slice::from_ref(&part)),
+        &["part.json", "--resume", "--incomplete"],
+    );
     done(history(dir.path(), &["add", "--incomplete", &part]));
     assert!(export(dir.path(), "h.sqlite", "jsonl").contains("\"complete\":false"));
     assert!(done(history(dir.path(), &["show", "decode_tps"])).contains("2, cut off"));
@@ -465,7 +468,7 @@ fn a_damaged_or_foreign_database_is_refused_and_left_as_it_is() {
     let file = write(dir.path(), "new.json", &record(20, "candle", 38.0, 5));
     let refuses = |bytes: &[u8], words: &[&str]| {
         std::fs::write(&db, bytes).unwrap();
-        refused(add(dir.path(), &[file.clone()]), &[&["h.sqlite"], words].concat());
+        refused(add(dir.path(), std::slice::from_ref(&file)), &[&["h.sqlite"], words].concat());
         assert_eq!(std::fs::read(&db).unwrap(), bytes, "the file was touched");
     };
     refuses(b"this is no database at all, but a text of some length", &["damaged", "--db NEW"]);
