@@ -90,7 +90,7 @@ pub fn run(file: &Path, given: &RunArgs) -> Result<()> {
         .with_context(|| format!("--resume {shown}: run.config"))?;
     let engines = engines(&record).with_context(|| format!("--resume {shown}"))?;
     let earlier = Interrupted { path: file.into(), record, _claim: claim };
-    run::one_session(&args, quant, &engines, Some(earlier))
+    run::one_session(&args, quant, &engines, Some(earlier)).map(drop)
 }
 
 /// The command line that the record's settings amount to.
