@@ -161,7 +161,7 @@ pub(super) fn one_session(
             (record, output_base(&args.output_dir)?)
         }
     };
-    let settings = settings(args, &found.path, n_ctx, threads);
+    let settings = settings(args, &found.path, &record, n_ctx, threads);
     announce(&record, &workload, threads);
     page_cache::bring(&settings.model_path, args.page_cache)?;
 
@@ -345,7 +345,10 @@ pub(super) fn build() -> Build {
     Build { executable_sha256: sha256.ok(), ..host::build() }
 }
 
-fn settings(args: &RunArgs, path: &Path, n_ctx: u32, threads: u32) -> Settings {
+fn settings(args: &RunArgs, path: &Path, record: &Record, n_ctx: u32, threads: u32) -> Settings {
+    /// Weights of fewer bytes stay in the caches of many machines: the rate of the memory around
+    /// a launch says nothing of it then, and the session's own does.
+    const IN_MEMORY: u64 = 64 << 20;
     Settings {
         model_path: path.to_path_buf(),
         device: args.device.clone(),
@@ -356,7 +359,8 @@ fn settings(args: &RunArgs, path: &Path, n_ctx: u32, threads: u32) -> Settings {
         page_cache: args.page_cache,
         deadlines: deadlines(args),
         idle_window: Duration::from_millis(200),
-        read_bandwidth: true,
+        read_bandwidth: record.model.weight_bytes_per_token >= IN_MEMORY,
+        known_bandwidth: record.host.measured_read_bandwidth_bytes_per_s.map(BytesPerSecond),
         profile: args.profile,
     }
 }

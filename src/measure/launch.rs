@@ -46,9 +46,10 @@ pub struct Settings {
     pub deadlines: Deadlines,
     /// How long the machine is watched before each launch.
     pub idle_window: Duration,
-    /// Whether to read the memory's bandwidth before and after each launch; without it there is
-    /// no MBU.
+    /// Whether to read the memory's bandwidth before and after each launch, for MBU.
     pub read_bandwidth: bool,
+    /// What MBU is a share of where it is not; without both there is no MBU.
+    pub known_bandwidth: Option<BytesPerSecond>,
     /// One more generation of each prompt, with the time of each stage taken.
     pub profile: bool,
 }
@@ -98,10 +99,11 @@ pub fn launch(
         settings.read_bandwidth.then(read).flatten()
     };
     let before = read_bandwidth();
+    let ceiling = before.or(settings.known_bandwidth);
     let started_at = now();
     let cpu_before = sensors::CpuTimes::now();
 
-    let mut converse = Conversation::new(engine, workload, model, settings, before);
+    let mut converse = Conversation::new(engine, workload, model, settings, ceiling);
     let result = converse.run(installed);
 
     environment.steal = cpu_before
