@@ -8,6 +8,7 @@ mod finding;
 mod memory;
 mod profile;
 mod reading;
+pub mod requirement;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
