@@ -14,6 +14,7 @@ mod summary;
 pub(crate) mod testing;
 mod timing;
 mod tokens;
+pub mod verdict;
 mod warnings;
 
 use crate::record::{Arm, FailureKind, Launch, LaunchError, Record, Status};

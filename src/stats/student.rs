@@ -26,6 +26,17 @@ pub(super) fn two_sided_quantile(confidence: f64, df: f64) -> Option<f64> {
     polished.is_finite().then_some(polished)
 }
 
+/// The t with P(T > t) = `tail`; absent unless `tail` lies between 0 and 1 and `df` is positive.
+pub(super) fn upper_quantile(tail: f64, df: f64) -> Option<f64> {
+    if !(tail > 0.0 && tail < 1.0) {
+        return None;
+    }
+    let d = distribution(df)?;
+    let t = -d.inverse_cdf(tail);
+    let polished = if df > 1000.0 { t + (d.sf(t) - tail) / d.pdf(t) } else { t };
+    polished.is_finite().then_some(polished)
+}
+
 fn distribution(df: f64) -> Option<StudentsT> {
     df.is_finite().then(|| StudentsT::new(0.0, 1.0, df).ok())?
 }

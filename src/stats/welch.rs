@@ -6,6 +6,8 @@ use super::{Interval, Sample, student};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Welch {
     pub difference: f64,
+    /// Of the difference; zero where neither sample varies.
+    pub standard_error: f64,
     /// Of the difference. Of no width where neither sample varies.
     pub interval: Interval,
     /// Absent where neither sample varies: then the difference is exact and t has no meaning.
@@ -43,7 +45,7 @@ pub fn welch(a: &Sample, b: &Sample, confidence: f64) -> Option<Welch> {
     let squared_error = share_a + share_b;
     if squared_error == 0.0 {
         let interval = Interval { low: difference, high: difference };
-        return Some(Welch { difference, interval, test: None });
+        return Some(Welch { difference, standard_error: 0.0, interval, test: None });
     }
     // In shares of the whole, so that tiny variances do not underflow when squared.
     let part = share_a / squared_error;
@@ -53,6 +55,7 @@ pub fn welch(a: &Sample, b: &Sample, confidence: f64) -> Option<Welch> {
     let reach = student::two_sided_quantile(confidence, df)? * error;
     Some(Welch {
         difference,
+        standard_error: error,
         interval: Interval { low: difference - reach, high: difference + reach },
         test: Some(TTest {
             t,

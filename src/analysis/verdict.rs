@@ -1,0 +1,422 @@
+//! The verdict over two sets of launches: worse by more than a margin, not worse by as much,
+//! better, or not known. Pure: values in, decisions out, no records and no files.
+
+mod explain;
+mod looks;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::metric::{Better, METRICS, Rank};
+use crate::stats::{
+    BadSample, Design, MarginP, Sample, hedges_g, holm, launches_needed, margin_test,
+    minimum_detectable_effect, welch,
+};
+
+pub use looks::{Look, precision_reached};
+
+/// The margin where none is set: 5 %.
+pub const MARGIN: f64 = 0.05;
+/// The level of every one-sided test where none is set.
+pub const ALPHA: f64 = 0.05;
+/// The power for which the minimum detectable effect and the launches needed are given.
+pub const POWER: f64 = 0.8;
+
+/// A difference under this share is the rounding of one division, not a change: where nothing
+/// varies, a candidate that is worse by exactly the margin is not worse by more.
+const ROUNDING: f64 = 1e-12;
+
+/// Which rule makes the decision. The other one is computed beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// One-sided Welch tests against the margin, on the log scale.
+    #[default]
+    Welch,
+    /// The point estimate lies beyond the margin and the two-sided p is below alpha.
+    Point,
+}
+
+/// What is asked of the numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    /// As a share: 0.05 is 5 %. For every metric that `margins` does not name.
+    pub margin: f64,
+    pub margins: BTreeMap<String, f64>,
+    /// Level of each one-sided test.
+    pub alpha: f64,
+    pub rule: Rule,
+    /// The metrics that decide; the others are judged beside them.
+    pub primary: Vec<String>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        let primary = METRICS.iter().filter(|m| m.rank == Rank::Primary);
+        Self {
+            margin: MARGIN,
+            margins: BTreeMap::new(),
+            alpha: ALPHA,
+            rule: Rule::default(),
+            primary: primary.map(|m| m.name.to_string()).collect(),
+        }
+    }
+}
+
+impl Rules {
+    /// The margin of a metric, as a share.
+    pub fn margin_of(&self, metric: &str) -> f64 {
+        self.margins.get(metric).copied().unwrap_or(self.margin)
+    }
+
+    /// The margin of a metric on the log scale: ln(1 + margin).
+    pub fn theta_of(&self, metric: &str) -> f64 {
+        self.margin_of(metric).ln_1p()
+    }
+}
+
+/// One metric on both sides, one value per launch, each above zero.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair<'a> {
+    pub metric: &'a str,
+    pub better: Better,
+    pub baseline: &'a [f64],
+    pub candidate: &'a [f64],
+}
+
+/// What is known about a metric, or about all primary metrics together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// Worse by more than the margin.
+    Regressed,
+    /// Not worse by as much as the margin.
+    NotRegressed,
+    /// Better by more than the margin.
+    Improved,
+    /// The launches could not tell.
+    Inconclusive,
+}
+
+impl Decision {
+    /// Exit code of a gate: 0 passed, 1 regressed, 3 inconclusive.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Decision::NotRegressed | Decision::Improved => 0,
+            Decision::Regressed => 1,
+            Decision::Inconclusive => 3,
+        }
+    }
+
+    /// In words, as reports write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Decision::Regressed => "regressed",
+            Decision::NotRegressed => "not regressed",
+            Decision::Improved => "improved",
+            Decision::Inconclusive => "inconclusive",
+        }
+    }
+}
+
+/// The launches of one side, in the unit of the metric.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Side {
+    pub n: usize,
+    pub mean: f64,
+    /// Absent for one launch, as is `cv`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sd: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cv: Option<f64>,
+    pub median: f64,
+}
+
+/// One metric, judged. Parts that do not exist (with one launch, or where nothing varies) are
+/// absent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    pub metric: String,
+    pub better: Better,
+    /// Whether it counts for the decision over all.
+    pub primary: bool,
+    /// As a share.
+    pub margin: f64,
+    pub baseline: Side,
+    pub candidate: Side,
+    /// Ratio of the geometric means, candidate / baseline, less one: signed as the metric is.
+    pub change: f64,
+    /// |ln(candidate / baseline)|, positive where the candidate is worse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worse_by: Option<f64>,
+    /// Of `change`, two-sided, Welch on logarithms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci90: Option<[f64; 2]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci95: Option<[f64; 2]>,
+    /// Two-sided, of no change, on the log scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p: Option<f64>,
+    /// Plain two-sided Welch on the raw scale, of candidate − baseline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p_raw: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub t_raw: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub df_raw: Option<f64>,
+    /// One-sided: worse by more than the margin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p_reg: Option<f64>,
+    /// The same, adjusted over the primary metrics (Holm); absent for the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p_reg_holm: Option<f64>,
+    /// One-sided: not worse by as much as the margin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p_ok: Option<f64>,
+    /// One-sided: better by more than the margin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p_improved: Option<f64>,
+    /// The same, adjusted over the primary metrics (Holm); absent for the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p_improved_holm: Option<f64>,
+    /// Of candidate − baseline on the raw scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedges_g: Option<f64>,
+    /// Minimum detectable effect as a share: the least true change that a one-sided test of these
+    /// launches would see four times in five.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mde: Option<f64>,
+    /// Launches on each side with which that effect would be the margin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launches_needed: Option<u32>,
+    /// There is a change, and it is smaller than the margin.
+    pub real_but_small: bool,
+    /// Neither side varies: compared without a test.
+    pub exact: bool,
+    /// By the rule that was asked for.
+    pub decision: Decision,
+    /// By the tests against the margin, whatever was asked for.
+    pub margin_rule: Decision,
+    /// By the point estimate, whatever was asked for.
+    pub point_rule: Decision,
+    /// The decision in one sentence.
+    pub why: String,
+}
+
+/// Every metric judged, and the decision over the primary ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Judgement {
+    pub decision: Decision,
+    pub rule: Rule,
+    pub alpha: f64,
+    /// How many primary metrics Holm adjusted over.
+    pub primaries: usize,
+    /// The decision in one sentence.
+    pub why: String,
+    pub metrics: Vec<Judged>,
+}
+
+/// Why numbers or rules cannot be judged.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum BadPair {
+    #[error("{metric}, {side}: {source}")]
+    Sample { metric: String, side: &'static str, source: BadSample },
+    #[error(
+        "{metric}, {side}: value {value} is not above zero; a change in percent needs values above zero"
+    )]
+    NotPositive { metric: String, side: &'static str, value: f64 },
+    #[error("the margin of {metric} is {margin}; expected a share of zero or more, such as 0.05")]
+    Margin { metric: String, margin: f64 },
+    #[error("alpha is {0}; expected a level above 0 and below 0.5, such as 0.05")]
+    Alpha(f64),
+}
+
+/// Judges every pair.
+///
+/// # Errors
+/// A side without values; NaN, infinities, and values that are not above zero, with the metric's
+/// name; a margin below zero; an alpha that is no level.
+pub fn judge(pairs: &[Pair<'_>], rules: &Rules) -> Result<Judgement, BadPair> {
+    if !(rules.alpha > 0.0 && rules.alpha < 0.5) {
+        return Err(BadPair::Alpha(rules.alpha));
+    }
+    let mut metrics = Vec::with_capacity(pairs.len());
+    for pair in pairs {
+        metrics.push(measure(pair, rules)?);
+    }
+    adjust(&mut metrics);
+    for judged in &mut metrics {
+        decide(judged, rules);
+        judged.why = explain::metric(judged, rules);
+    }
+    let (decision, primaries) = overall(&metrics);
+    let why = explain::all(decision, &metrics);
+    Ok(Judgement { decision, rule: rules.rule, alpha: rules.alpha, primaries, why, metrics })
+}
+
+/// Everything but the decisions, which need the other metrics too.
+fn measure(pair: &Pair<'_>, rules: &Rules) -> Result<Judged, BadPair> {
+    let metric = pair.metric.to_string();
+    let margin = rules.margin_of(pair.metric);
+    if !(margin >= 0.0 && margin.is_finite()) {
+        return Err(BadPair::Margin { metric, margin });
+    }
+    let theta = margin.ln_1p();
+    let (base, base_logs) = positive(pair, "baseline", pair.baseline)?;
+    let (cand, cand_logs) = positive(pair, "candidate", pair.candidate)?;
+    let rise = cand_logs.mean() - base_logs.mean();
+    let sign = match pair.better {
+        Better::Lower => 1.0,
+        Better::Higher => -1.0,
+    };
+    let test = match pair.better {
+        Better::Lower => margin_test(&cand, &base, theta),
+        Better::Higher => margin_test(&base, &cand, theta),
+    };
+    let p: Option<MarginP> = test.as_ref().and_then(|t| t.tests);
+    let raw = welch(&cand, &base, 0.95).and_then(|w| w.test);
+    // A side with one launch is taken to scatter as the other does.
+    let sds = [base_logs.sd(), cand_logs.sd()];
+    let either = sds[0].or(sds[1]).unwrap_or(0.0);
+    let sd = sds.map(|sd| sd.unwrap_or(either));
+    let n = [base.n() as u32, cand.n() as u32];
+    let mde = minimum_detectable_effect(Design { n, sd }, rules.alpha, POWER).map(f64::exp_m1);
+    Ok(Judged {
+        metric,
+        better: pair.better,
+        primary: rules.primary.iter().any(|name| name == pair.metric),
+        margin,
+        baseline: side(&base),
+        candidate: side(&cand),
+        change: rise.exp_m1(),
+        worse_by: Some(sign * rise),
+        ci90: test.as_ref().and_then(|t| change_interval(t.interval90, sign)),
+        ci95: test.as_ref().and_then(|t| change_interval(t.interval95, sign)),
+        p: p.map(|p| p.p),
+        p_raw: raw.map(|t| t.p),
+        t_raw: raw.map(|t| t.t),
+        df_raw: raw.map(|t| t.df),
+        p_reg: p.map(|p| p.p_reg),
+        p_reg_holm: None,
+        p_ok: p.map(|p| p.p_ok),
+        p_improved: p.map(|p| p.p_improved),
+        p_improved_holm: None,
+        hedges_g: hedges_g(&cand, &base),
+        mde: mde.filter(|m| m.is_finite()),
+        launches_needed: launches_needed(sd, theta, rules.alpha, POWER),
+        real_but_small: false,
+        exact: test.is_some_and(|t| t.tests.is_none()),
+        decision: Decision::Inconclusive,
+        margin_rule: Decision::Inconclusive,
+        point_rule: Decision::Inconclusive,
+        why: String::new(),
+    })
+}
+
+/// The values of a side and their logarithms.
+fn positive(
+    pair: &Pair<'_>,
+    side: &'static str,
+    values: &[f64],
+) -> Result<(Sample, Sample), BadPair> {
+    let metric = || pair.metric.to_string();
+    let sample =
+        Sample::new(values).map_err(|source| BadPair::Sample { metric: metric(), side, source })?;
+    let logs = sample.ln().ok_or_else(|| BadPair::NotPositive {
+        metric: metric(),
+        side,
+        value: sample.min(),
+    })?;
+    Ok((sample, logs))
+}
+
+fn side(sample: &Sample) -> Side {
+    Side {
+        n: sample.n(),
+        mean: sample.mean(),
+        sd: sample.sd(),
+        cv: sample.cv(),
+        median: sample.median(),
+    }
+}
+
+/// From "worse by" on the log scale to a change of the metric. Absent where it has no bounds that
+/// a number can hold.
+fn change_interval(worse: crate::stats::Interval, sign: f64) -> Option<[f64; 2]> {
+    let ends = [(sign * worse.low).exp_m1(), (sign * worse.high).exp_m1()];
+    let [low, high] = if sign > 0.0 { ends } else { [ends[1], ends[0]] };
+    high.is_finite().then_some([low, high])
+}
+
+/// Holm over the primary metrics that have a test.
+fn adjust(metrics: &mut [Judged]) {
+    let primary: Vec<usize> =
+        (0..metrics.len()).filter(|&i| metrics[i].primary && metrics[i].p_reg.is_some()).collect();
+    let of = |p: fn(&Judged) -> Option<f64>, metrics: &[Judged]| {
+        holm(&primary.iter().filter_map(|&i| p(&metrics[i])).collect::<Vec<_>>())
+    };
+    let regressed = of(|m| m.p_reg, metrics);
+    let improved = of(|m| m.p_improved, metrics);
+    for (rank, &i) in primary.iter().enumerate() {
+        metrics[i].p_reg_holm = Some(regressed[rank]);
+        metrics[i].p_improved_holm = Some(improved[rank]);
+    }
+}
+
+fn decide(judged: &mut Judged, rules: &Rules) {
+    let theta = judged.margin.ln_1p();
+    let worse_by = judged.worse_by.unwrap_or(0.0);
+    let beyond = |by: f64| by > theta + ROUNDING;
+    let by_estimate = if beyond(worse_by) {
+        Decision::Regressed
+    } else if beyond(-worse_by) {
+        Decision::Improved
+    } else {
+        Decision::NotRegressed
+    };
+    if judged.exact {
+        (judged.margin_rule, judged.point_rule) = (by_estimate, by_estimate);
+    }
+    if let (Some(p), Some(p_reg), Some(p_ok), Some(p_improved)) =
+        (judged.p, judged.p_reg, judged.p_ok, judged.p_improved)
+    {
+        let below = |p: f64| p < rules.alpha;
+        judged.margin_rule = if below(judged.p_reg_holm.unwrap_or(p_reg)) {
+            Decision::Regressed
+        } else if below(judged.p_improved_holm.unwrap_or(p_improved)) {
+            Decision::Improved
+        } else if below(p_ok) {
+            Decision::NotRegressed
+        } else {
+            Decision::Inconclusive
+        };
+        judged.point_rule = if below(p) { by_estimate } else { Decision::NotRegressed };
+        judged.real_but_small =
+            below(p) && below(p_ok) && judged.margin_rule == Decision::NotRegressed;
+    }
+    judged.decision = match rules.rule {
+        Rule::Welch => judged.margin_rule,
+        Rule::Point => judged.point_rule,
+    };
+}
+
+/// Over the primary metrics: regressed if any is; inconclusive if any is, or if there is none;
+/// improved if any is; else not regressed.
+fn overall(metrics: &[Judged]) -> (Decision, usize) {
+    let primary: Vec<Decision> = metrics.iter().filter(|m| m.primary).map(|m| m.decision).collect();
+    let any = |decision| primary.contains(&decision);
+    let decision = if any(Decision::Regressed) {
+        Decision::Regressed
+    } else if any(Decision::Inconclusive) || primary.is_empty() {
+        Decision::Inconclusive
+    } else if any(Decision::Improved) {
+        Decision::Improved
+    } else {
+        Decision::NotRegressed
+    };
+    (decision, primary.len())
+}
+
+#[cfg(test)]
+mod tests;
