@@ -1,6 +1,7 @@
 //! The command line: clap types and nothing else. `config` lays `llm-bench.toml` beneath it.
 
 pub mod config;
+pub mod gate;
 pub mod rules;
 
 use std::path::PathBuf;
@@ -18,8 +19,9 @@ use crate::model::locate::WeightsPolicy;
   llm-bench run --model llama3-1b         the comparison with PyTorch (about ten minutes)
   llm-bench run --model llama3-1b --engine candle     without Python, about a minute
 
-Exit codes: 0 done, 2 usage or tool error (also when nothing could be measured), 4 not
-comparable (verify: an engine computes something else).")]
+Exit codes: 0 done or passed, 1 regressed, 2 usage or tool error (also when nothing could be
+measured), 3 inconclusive, 4 not comparable (verify: an engine computes something else) or baseline
+missing.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -43,6 +45,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Write on from a prompt, or chat: text as it comes, from any engine
     Generate(Box<GenerateArgs>),
+    /// A verdict for CI: is the candidate slower than the baseline by more than a margin?
+    Gate(Box<gate::GateArgs>),
     /// Show result files again, as a table, Markdown, CSV or JSON
     Report(ReportArgs),
     /// List, download, make and look into models

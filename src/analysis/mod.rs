@@ -5,10 +5,12 @@ mod comparison;
 pub mod divergence;
 pub mod estimate;
 mod finding;
+pub mod gate;
 mod memory;
 mod profile;
 mod reading;
 pub mod requirement;
+pub mod self_check;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -3,6 +3,7 @@
 pub mod completions;
 pub mod doctor;
 pub mod engines;
+pub mod gate;
 pub mod generate;
 mod list;
 pub mod models;

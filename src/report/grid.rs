@@ -65,7 +65,7 @@ fn ratio(c: &Comparison) -> String {
 }
 
 /// Decimals for three significant digits; none from 100 on, and two where the first is a tenth.
-fn decimals(x: f64) -> usize {
+pub(super) fn decimals(x: f64) -> usize {
     if x == 0.0 || !x.is_finite() {
         return 0;
     }
@@ -80,7 +80,7 @@ fn decimals(x: f64) -> usize {
 }
 
 /// The unit in which the least and the greatest value of a row both read well.
-fn unit_for(unit: Unit, least: f64, greatest: f64) -> (&'static str, f64) {
+pub(super) fn unit_for(unit: Unit, least: f64, greatest: f64) -> (&'static str, f64) {
     match unit {
         Unit::Seconds if greatest < 0.9995e-3 => ("µs", 1e6),
         Unit::Seconds if greatest < 0.9995 => ("ms", 1e3),

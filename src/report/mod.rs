@@ -3,6 +3,7 @@
 
 mod csv;
 mod document;
+pub mod gate;
 mod grid;
 mod markdown;
 mod sections;

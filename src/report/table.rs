@@ -260,7 +260,7 @@ fn table(
 }
 
 /// A table with a line under its header and nothing else.
-fn ruled(style: Style) -> Table {
+pub(super) fn ruled(style: Style) -> Table {
     let rule = NOTHING.header_separator(LineStyle::none().fill('─'));
     let mut table = bare(style);
     table.load_style(rule).set_content_arrangement(ContentArrangement::Disabled);
@@ -371,12 +371,12 @@ fn section(title: &str, bullet: &str, texts: &[String], style: Style) -> String 
     heading(title, style) + &paragraphs(&items, style, None)
 }
 
-fn heading(title: &str, style: Style) -> String {
+pub(super) fn heading(title: &str, style: Style) -> String {
     format!("\n{}\n", paint(title, style, &[Attribute::Bold], None))
 }
 
 /// Texts wrapped to the width, each beside its bullet.
-fn paragraphs(items: &[(&str, String)], style: Style, color: Option<Color>) -> String {
+pub(super) fn paragraphs(items: &[(&str, String)], style: Style, color: Option<Color>) -> String {
     let mut table = bare(style);
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     let bullets = items.iter().any(|(bullet, _)| !bullet.is_empty());
@@ -398,7 +398,7 @@ fn paragraphs(items: &[(&str, String)], style: Style, color: Option<Color>) -> S
 }
 
 /// One text in bold or in colour.
-fn paint(text: &str, style: Style, attributes: &[Attribute], color: Option<Color>) -> String {
+pub(super) fn paint(text: &str, style: Style, attributes: &[Attribute], color: Option<Color>) -> String {
     let mut table = bare(style);
     table.load_style(NOTHING);
     let mut cell = Painted::new(text).add_attributes(attributes.to_vec());
