@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn a_metric_that_the_candidate_no_longer_has_is_not_passed_over() {
         let (a, mut b) = arms(1.0);
-        b.launches.iter_mut().for_each(|l| drop(l.metrics.remove("prefill_tps")));
+        b.launches.iter_mut().for_each(|l| _ = l.metrics.remove("prefill_tps"));
         let found = gate(&a, &b).conclude(None);
         assert_eq!(found.outcome, Outcome::NotComparable);
         assert!(found.why.contains("has no prefill_tps"), "{}", found.why);

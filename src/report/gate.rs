@@ -13,7 +13,7 @@ use crate::analysis::gate::{Gate, Outcome, Side};
 use crate::analysis::identity::{Difference, Severity};
 use crate::analysis::is_information;
 use crate::analysis::requirement::{Checked, State};
-use crate::analysis::verdict::{Decision, Judged};
+use crate::analysis::verdict::{Decision, Judged, Judgement};
 use crate::metric::{self, Rank};
 use crate::record::WeightsSource;
 use crate::units::three_digits;
@@ -175,11 +175,27 @@ fn facts(gate: &Gate) -> Vec<(&'static str, String)> {
     facts.extend(gate.baseline.as_ref().map(|b| ("baseline ", side(b))));
     facts.extend(gate.candidate.as_ref().map(|c| ("candidate", side(c))));
     facts.extend(gate.ended.as_ref().map(|e| ("ended    ", clean(e))));
-    if let Some(j) = &gate.judgement {
-        facts.push(("level    ", format!("α {} over {} deciding metrics", j.alpha, j.primaries)));
-    }
+    facts.extend(gate.judgement.as_ref().map(|j| ("rule     ", rule(j))));
     facts.extend(gate.records.iter().map(|r| ("record   ", clean(r))));
     facts
+}
+
+/// `margin 5 % (model_load_s 25 %), α 0.05 over 5 deciding metrics`.
+fn rule(judgement: &Judgement) -> String {
+    let primary = || judgement.metrics.iter().filter(|m| m.primary);
+    let share = |x: f64| format!("{} %", three_digits(x * 100.0).trim_end_matches('0').trim_end_matches('.'));
+    let as_many = |margin: f64| primary().filter(|m| m.margin == margin).count();
+    let Some(common) = primary().map(|m| m.margin).max_by_key(|m| as_many(*m)) else {
+        return format!("α {}", judgement.alpha);
+    };
+    let others = primary().filter(|m| m.margin != common);
+    let others: Vec<String> = others.map(|m| format!("{} {}", m.metric, share(m.margin))).collect();
+    let others = match others.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", others.join(", ")),
+    };
+    let (alpha, n) = (judgement.alpha, judgement.primaries);
+    format!("margin {}{others}, α {alpha} over {n} deciding metrics", share(common))
 }
 
 /// One row of the table, and how it was decided.

@@ -66,7 +66,8 @@ impl Provisioner {
     /// The program of a revision, built (`cargo build --release --locked`) if it is not there.
     pub fn revision(&self, revision: &Revision, say: &dyn Fn(&str)) -> Result<PathBuf> {
         let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-        let recipe = [revision.commit.as_str(), &processor(), &flags].map(str::as_bytes);
+        let processor = processor();
+        let recipe = [revision.commit.as_str(), &processor, &flags].map(str::as_bytes);
         let hash = format!("{}-{}", revision.short(), short_hash(&recipe));
         let root = std::path::absolute(&self.cache)?;
         let home = self.once(NAME, &hash, NAME, say, |home| {
