@@ -1,5 +1,6 @@
 //! The command line: clap types and nothing else. `config` lays `llm-bench.toml` beneath it.
 
+pub mod compare;
 pub mod config;
 pub mod gate;
 pub mod rules;
@@ -21,7 +22,7 @@ use crate::model::locate::WeightsPolicy;
 
 Exit codes: 0 done or passed, 1 regressed, 2 usage or tool error (also when nothing could be
 measured), 3 inconclusive, 4 not comparable (verify: an engine computes something else) or baseline
-missing.")]
+missing. compare has its own with --exit-code alone.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -45,6 +46,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Write on from a prompt, or chat: text as it comes, from any engine
     Generate(Box<GenerateArgs>),
+    /// What changed between result files, and is it real? llama-bench's and hyperfine's too
+    Compare(Box<compare::CompareArgs>),
     /// A verdict for CI: is the candidate slower than the baseline by more than a margin?
     Gate(Box<gate::GateArgs>),
     /// Show result files again, as a table, Markdown, CSV or JSON

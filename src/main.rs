@@ -59,6 +59,7 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         Command::Generate(args) => cmd::generate::run(args)?,
         Command::Verify(args) if !cmd::verify::run(args)? => return Ok(NOT_COMPARABLE.into()),
         Command::Verify(_) => {}
+        Command::Compare(args) => return cmd::compare::run(args),
         Command::Gate(args) => return Ok(cmd::gate::run(args)?.into()),
         Command::Report(args) => cmd::report::run(args)?,
         Command::Models(command) => cmd::models::run(command)?,

@@ -122,6 +122,31 @@ metrics! {
         "sample sd / mean of decode_tps over launches; under 5 % is good, over 10 % warns";
 }
 
+/// What other tools' files hold; llm-bench itself measures none of these.
+pub const FOREIGN: &[Metric] = &[
+    Metric {
+        name: "time_s",
+        title: "Time",
+        unit: Unit::Seconds,
+        better: Better::Lower,
+        rank: Rank::Primary,
+        meaning: "hyperfine: one run of the command, from start to exit",
+    },
+    Metric {
+        name: "total_tps",
+        title: "Prompt and decode",
+        unit: Unit::TokensPerSecond,
+        better: Better::Higher,
+        rank: Rank::Primary,
+        meaning: "llama-bench -pg: prompt and generated tokens divided by the time of both",
+    },
+];
+
+/// Looks a metric up by its name, those of other tools included.
+pub fn find_any(name: &str) -> Option<&'static Metric> {
+    find(name).or_else(|| FOREIGN.iter().find(|m| m.name == name))
+}
+
 /// Looks a metric up by its name.
 pub fn find(name: &str) -> Option<&'static Metric> {
     METRICS.iter().find(|m| m.name == name)

@@ -1,11 +1,11 @@
 //! The options of a verdict, shared by `compare` and `gate`: margins, α, the rule, and which
 //! metrics decide.
 
-use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
+use crate::analysis::verdict::{MARGIN, Rule, Rules};
 use crate::metric;
 
 /// What a change has to be, and how sure, before it counts.
@@ -67,12 +67,21 @@ impl FromStr for Margin {
 }
 
 impl RulesArgs {
-    /// The margin of metrics that have none of their own, and those that have one. Of two margins
-    /// for the same thing the last one holds.
-    pub fn margins(&self) -> (Option<f64>, BTreeMap<String, f64>) {
+    /// As the verdict takes them. Of two margins for the same thing the last one holds.
+    pub fn rules(&self) -> Rules {
         let general = self.margin.iter().rfind(|m| m.metric.is_none()).map(|m| m.share);
         let own = self.margin.iter().filter_map(|m| Some((m.metric.clone()?, m.share)));
-        (general, own.collect())
+        let default = Rules::default();
+        Rules {
+            margin: general.unwrap_or(MARGIN),
+            margins: own.collect(),
+            alpha: self.alpha,
+            rule: match self.rule {
+                RuleArg::Welch => Rule::Welch,
+                RuleArg::Point => Rule::Point,
+            },
+            primary: if self.primary.is_empty() { default.primary } else { self.primary.clone() },
+        }
     }
 }
 
@@ -85,10 +94,10 @@ fn alpha(text: &str) -> Result<f64, String> {
 
 /// A name of the catalogue, with the nearest one where it is none.
 fn metric_name(name: &str) -> Result<String, String> {
-    if metric::find(name).is_some() {
+    if metric::find_any(name).is_some() {
         return Ok(name.to_string());
     }
-    let names = || metric::METRICS.iter().map(|m| m.name);
+    let names = || metric::METRICS.iter().chain(metric::FOREIGN).map(|m| m.name);
     let nearest = names()
         .map(|known| (strsim::jaro_winkler(known, name), known))
         .filter(|(score, _)| *score > 0.75)
@@ -120,11 +129,9 @@ mod tests {
 
     #[test]
     fn margins_are_read_in_percent_or_as_shares_and_the_last_one_holds() {
-        let rules = rules(&["--margin", "5%,decode_tps=3 %", "--margin", "0.1"]).unwrap();
-        let (general, own) = rules.margins();
-        assert_eq!(general, Some(0.1));
-        assert_eq!(own, BTreeMap::from([("decode_tps".to_string(), 0.03)]));
-        assert_eq!(super::tests::rules(&[]).unwrap().margins(), (None, BTreeMap::new()));
+        let given = rules(&["--margin", "5%,decode_tps=3 %", "--margin", "0.1"]).unwrap().rules();
+        assert_eq!((given.margin, given.margin_of("decode_tps")), (0.1, 0.03));
+        assert_eq!(rules(&[]).unwrap().rules(), Rules::default());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One file per command: wiring, no logic.
 
+pub mod compare;
 pub mod completions;
 pub mod doctor;
 pub mod engines;

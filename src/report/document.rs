@@ -13,6 +13,10 @@ use crate::units::{Bytes, BytesPerSecond, Seconds, three_digits};
 /// The metrics that are shown prompt by prompt.
 const PER_PROMPT: [&str; 3] = ["decode_tps", "prefill_tps", "ttft_s"];
 
+/// Said above every number that was measured with such weights.
+pub(super) const SYNTHETIC: &str =
+    "SYNTHETIC WEIGHTS: random values. Speed and memory hold; the text means nothing.";
+
 /// The row beneath the peak memory.
 pub(super) const SHARES_TITLE: &str = "  w/kv/act/run/?";
 
@@ -84,9 +88,7 @@ impl Document {
         let shares: Vec<_> = record.arms.iter().map(sections::memory_shares).collect();
         Self {
             title: title(record),
-            synthetic: (record.model.weights == WeightsSource::Synthetic).then_some(
-                "SYNTHETIC WEIGHTS: random values. Speed and memory hold; the text means nothing.",
-            ),
+            synthetic: (record.model.weights == WeightsSource::Synthetic).then_some(SYNTHETIC),
             facts: facts(record),
             columns: record.arms.iter().map(|arm| column(arm, baseline.as_deref())).collect(),
             rows: rows(|rank| rank < Rank::Detail),
@@ -300,7 +302,7 @@ fn legend(record: &Record, baseline: Option<&str>) -> Vec<String> {
 }
 
 /// The parts that are not empty, cleaned, with dots between.
-fn joined(parts: impl IntoIterator<Item = String>) -> String {
+pub(super) fn joined(parts: impl IntoIterator<Item = String>) -> String {
     let parts: Vec<String> =
         parts.into_iter().map(|p| clean(&p)).filter(|p| !p.is_empty()).collect();
     parts.join(" · ")

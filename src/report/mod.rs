@@ -1,6 +1,7 @@
 //! Records to text: a table for the terminal, Markdown, CSV, JSON. What is said is decided once,
 //! in `document`; each format only sets it.
 
+pub mod compare;
 mod csv;
 mod document;
 pub mod gate;

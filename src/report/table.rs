@@ -268,7 +268,7 @@ pub(super) fn ruled(style: Style) -> Table {
 }
 
 /// Title, unit, columns: with room between them.
-fn padded(mut table: Table) -> Table {
+pub(super) fn padded(mut table: Table) -> Table {
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding(([0, 1, 2][i.min(2)], 0));
     }
@@ -363,7 +363,7 @@ fn header_lines(column: &Column, states: bool) -> Vec<String> {
     lines
 }
 
-fn section(title: &str, bullet: &str, texts: &[String], style: Style) -> String {
+pub(super) fn section(title: &str, bullet: &str, texts: &[String], style: Style) -> String {
     if texts.is_empty() {
         return String::new();
     }
@@ -398,7 +398,12 @@ pub(super) fn paragraphs(items: &[(&str, String)], style: Style, color: Option<C
 }
 
 /// One text in bold or in colour.
-pub(super) fn paint(text: &str, style: Style, attributes: &[Attribute], color: Option<Color>) -> String {
+pub(super) fn paint(
+    text: &str,
+    style: Style,
+    attributes: &[Attribute],
+    color: Option<Color>,
+) -> String {
     let mut table = bare(style);
     table.load_style(NOTHING);
     let mut cell = Painted::new(text).add_attributes(attributes.to_vec());
@@ -413,7 +418,7 @@ pub(super) fn paint(text: &str, style: Style, attributes: &[Attribute], color: O
 }
 
 /// A table that asks no terminal anything.
-fn bare(style: Style) -> Table {
+pub(super) fn bare(style: Style) -> Table {
     let mut table = Table::new();
     table.force_no_tty().set_width(style.width);
     if style.color {
@@ -422,6 +427,6 @@ fn bare(style: Style) -> Table {
     table
 }
 
-fn width(text: &str) -> usize {
+pub(super) fn width(text: &str) -> usize {
     text.chars().count()
 }

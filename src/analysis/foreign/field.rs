@@ -1,0 +1,82 @@
+//! Fields of other tools' JSON, taken one by one, so that an error can name file, place, field,
+//! what was expected and what was found.
+
+use anyhow::{Result, anyhow};
+use serde_json::{Map, Value};
+
+/// More replicates than this were not measured.
+const MOST_SAMPLES: usize = 1_000_000;
+
+/// An object of a file, and where it stands.
+pub(super) struct Object<'a> {
+    /// `a.json: entry 3`
+    pub place: String,
+    pub fields: &'a Map<String, Value>,
+}
+
+impl<'a> Object<'a> {
+    pub fn new(place: String, value: &'a Value) -> Result<Self> {
+        match value {
+            Value::Object(fields) => Ok(Self { place, fields }),
+            other => Err(anyhow!("{place}: expected an object, found {}", kind(other))),
+        }
+    }
+
+    /// Absent where the field is not there or null.
+    pub fn get(&self, name: &str) -> Option<&'a Value> {
+        self.fields.get(name).filter(|v| !v.is_null())
+    }
+
+    pub fn error(&self, name: &str, expected: &str, found: &str) -> anyhow::Error {
+        anyhow!("{}: {name}: expected {expected}, found {found}", self.place)
+    }
+
+    fn wrong(&self, name: &str, expected: &str) -> anyhow::Error {
+        self.error(name, expected, &self.get(name).map_or("nothing".into(), kind))
+    }
+
+    pub fn text(&self, name: &str) -> Result<&'a str> {
+        self.get(name).and_then(Value::as_str).ok_or_else(|| self.wrong(name, "a text"))
+    }
+
+    /// A number of tokens.
+    pub fn count(&self, name: &str) -> Result<u32> {
+        let value = self.get(name).and_then(Value::as_u64);
+        let count = value.and_then(|n| u32::try_from(n).ok());
+        count.ok_or_else(|| self.wrong(name, "a number of tokens"))
+    }
+
+    /// Numbers above zero; absent where there is no such field.
+    pub fn samples(&self, name: &str, what: &str) -> Result<Option<Vec<f64>>> {
+        let items = match self.get(name) {
+            None => return Ok(None),
+            Some(Value::Array(items)) => items,
+            Some(_) => return Err(self.wrong(name, &format!("a list of {what}s"))),
+        };
+        if items.is_empty() || items.len() > MOST_SAMPLES {
+            let expected = format!("1 to {MOST_SAMPLES} {what}s");
+            return Err(self.error(name, &expected, &items.len().to_string()));
+        }
+        let number = |(i, item): (usize, &Value)| match item.as_f64() {
+            Some(x) if x > 0.0 && x.is_finite() => Ok(x),
+            found => {
+                let found = found.map_or_else(|| kind(item), |x| x.to_string());
+                let expected = format!("a {what} above 0 at place {}", i + 1);
+                Err(self.error(name, &expected, &found))
+            }
+        };
+        items.iter().enumerate().map(number).collect::<Result<_>>().map(Some)
+    }
+}
+
+/// What a value is, in words.
+fn kind(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(b) => b.to_string(),
+        Value::Number(n) => n.to_string(),
+        Value::String(text) => format!("the text {:?}", text.chars().take(40).collect::<String>()),
+        Value::Array(items) => format!("a list of {}", items.len()),
+        Value::Object(_) => "an object".into(),
+    }
+}

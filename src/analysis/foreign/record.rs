@@ -1,0 +1,123 @@
+//! llm-bench's own result files: one arm for each engine, one value for each good launch.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use super::{Format, SampledArm, Series, Source};
+use crate::analysis::identity::Identity;
+use crate::analysis::summary::DECODE_CV;
+use crate::analysis::{ok_launches, summarize};
+use crate::metric::{METRICS, Rank};
+use crate::record::{Arm, MetricSummary, Record, Warning, WeightsSource};
+
+/// Warnings of a record that bear on a comparison with another: not those about what its own
+/// engines are to each other, and not the number of launches, of which the verdict speaks.
+const KEPT: [&str; 9] = [
+    "debug_build",
+    "incomplete_run",
+    "resumed",
+    "failed_launches",
+    "busy_machine",
+    "loaded_machine",
+    "disturbed_launches",
+    "steal",
+    "page_cache_not_warm",
+];
+
+pub(super) fn read(path: &Path, file: String) -> Result<Source> {
+    let mut record = Record::read(path)?;
+    values_are_positive(&record, &file)?;
+    summarize(&mut record);
+    let build = &record.build;
+    let commit: String = build.git_commit.iter().flat_map(|c| c.chars().take(8)).collect();
+    let state = if build.git_dirty == Some(true) { ", modified" } else { "" };
+    let version = match commit.as_str() {
+        "" => format!("llm-bench {}", build.version),
+        commit => format!("llm-bench {} ({commit}{state})", build.version),
+    };
+    let mut warnings: Vec<Warning> = record.warnings.clone();
+    warnings.retain(|w| KEPT.contains(&w.code.as_str()));
+    let mut arms = Vec::new();
+    for arm in &record.arms {
+        arms.push(sampled(&record, arm, &mut warnings));
+    }
+    Ok(Source {
+        file,
+        format: Format::LlmBench,
+        facts: vec![version, record.run.started_at.clone(), record.host.cpu_model.clone()],
+        synthetic: record.model.weights == WeightsSource::Synthetic,
+        session: Some(record.run.id.clone()),
+        executable: build.executable_sha256.clone(),
+        arms,
+        warnings,
+    })
+}
+
+/// A gated metric that is not above zero was not measured.
+fn values_are_positive(record: &Record, file: &str) -> Result<()> {
+    for arm in &record.arms {
+        for launch in ok_launches(arm) {
+            for metric in METRICS.iter().filter(|m| m.rank == Rank::Primary) {
+                match launch.metrics.get(metric.name) {
+                    Some(x) if !(*x > 0.0 && x.is_finite()) => bail!(
+                        "{file}: {}, launch {}: {}: expected a number above 0, found {x}",
+                        arm.label,
+                        launch.index,
+                        metric.name
+                    ),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sampled(record: &Record, arm: &Arm, warnings: &mut Vec<Warning>) -> SampledArm {
+    let model = &record.model;
+    let mut series = Vec::new();
+    let mut left_out: Vec<&str> = Vec::new();
+    let mut add = |metrics: &BTreeMap<String, MetricSummary>, prompt: Option<&String>| {
+        let wanted = METRICS.iter().filter(|m| m.rank != Rank::Part && m.name != DECODE_CV);
+        for (metric, summary) in wanted.filter_map(|m| Some((m, metrics.get(m.name)?))) {
+            if summary.min <= 0.0 {
+                left_out.push(metric.name);
+                continue;
+            }
+            series.push(Series {
+                metric,
+                test: prompt.cloned(),
+                decides: prompt.is_none() && metric.rank == Rank::Primary,
+                part: prompt.is_some(),
+                values: summary.values.clone(),
+            });
+        }
+    };
+    add(&arm.metrics, None);
+    if arm.prompt_metrics.len() > 1 {
+        // In the order of the workload.
+        let place = |id: &&String| record.workload.prompts.iter().position(|p| p.id == **id);
+        let mut ids: Vec<&String> = arm.prompt_metrics.keys().collect();
+        ids.sort_by_key(place);
+        ids.iter().for_each(|id| add(&arm.prompt_metrics[*id], Some(id)));
+    }
+    left_out.sort_unstable();
+    left_out.dedup();
+    if !left_out.is_empty() {
+        warnings.push(Warning {
+            code: "not_positive".into(),
+            arm: Some(arm.label.clone()),
+            message: format!("{}: left out, not above 0: {}", arm.label, left_out.join(", ")),
+            advice: "a change in percent needs values above 0".into(),
+        });
+    }
+    SampledArm {
+        key: format!("{}\n{}\n{}", arm.label, model.quant, record.workload.prompt_set),
+        label: arm.label.clone(),
+        on: format!("{} {} · prompt set {}", model.name, model.quant, record.workload.prompt_set),
+        identity: Identity::of(record, arm),
+        series,
+    }
+}

@@ -1,0 +1,336 @@
+//! Result files side by side: which arm belongs to which, what differs around them, and the
+//! verdict over each pair. The first file is the baseline.
+
+use std::collections::BTreeMap;
+
+use super::foreign::{SampledArm, Series, Source};
+use super::identity::{Difference, Severity};
+use super::verdict::{BadPair, Decision, Judged, Judgement, Pair, Rules, judge};
+use crate::metric::Metric;
+use crate::record::Warning;
+
+/// What is to be compared.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// `A_LABEL=B_LABEL`: arms that belong together although their labels do not say so.
+    pub pairs: Vec<String>,
+    /// Metrics that do not decide, too.
+    pub all: bool,
+    /// Every prompt of a set by itself, too.
+    pub per_prompt: bool,
+}
+
+/// Every candidate against the baseline.
+#[derive(Debug)]
+pub struct Compared<'a> {
+    pub baseline: &'a Source,
+    pub against: Vec<Against<'a>>,
+    pub rules: &'a Rules,
+}
+
+/// One candidate file against the baseline file.
+#[derive(Debug)]
+pub struct Against<'a> {
+    pub candidate: &'a Source,
+    pub pairs: Vec<ArmPair<'a>>,
+    /// Arms without a partner: of the baseline, of the candidate.
+    pub unpaired: [Vec<&'a SampledArm>; 2],
+    /// What differs in every pair; the pairs hold the rest.
+    pub differences: Vec<Difference>,
+    pub warnings: Vec<Warning>,
+}
+
+/// How two arms came to be a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// The same engine, quantization and prompt set, or the same command.
+    Alike,
+    /// Neither file has another.
+    OnlyOnes,
+    /// `--pair`
+    Asked,
+}
+
+/// Two arms, judged.
+#[derive(Debug)]
+pub struct ArmPair<'a> {
+    pub baseline: &'a SampledArm,
+    pub candidate: &'a SampledArm,
+    pub how: How,
+    pub differences: Vec<Difference>,
+    pub rows: Vec<Row>,
+    pub judgement: Judgement,
+    /// Series that decide and that only one side has: of the baseline, of the candidate.
+    pub one_sided: [Vec<String>; 2],
+    /// Nothing that differs makes the numbers another thing.
+    pub comparable: bool,
+}
+
+/// One metric of a pair.
+#[derive(Debug)]
+pub struct Row {
+    pub metric: &'static Metric,
+    /// The prompt or test; absent for a whole set.
+    pub test: Option<String>,
+    /// Of one prompt of a set.
+    pub part: bool,
+    pub judged: Judged,
+}
+
+/// Why files cannot be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    #[error(
+        "--pair {given:?}: expected BASELINE_LABEL=CANDIDATE_LABEL; {baseline} has {}; the other \
+         files have {}", in_words(.of_baseline), in_words(.of_candidates)
+    )]
+    NoSuchPair {
+        given: String,
+        baseline: String,
+        of_baseline: Vec<String>,
+        of_candidates: Vec<String>,
+    },
+    #[error("{baseline} and {candidate}, {label}: {source}")]
+    Bad { baseline: String, candidate: String, label: String, source: BadPair },
+}
+
+fn in_words(labels: &[String]) -> String {
+    let quoted: Vec<String> = labels.iter().map(|l| format!("{l:?}")).collect();
+    quoted.join(", ")
+}
+
+impl Compared<'_> {
+    fn pairs(&self) -> impl Iterator<Item = &ArmPair<'_>> {
+        self.against.iter().flat_map(|a| &a.pairs)
+    }
+
+    /// Whether every file found a partner for at least one arm, and nothing forbids a verdict.
+    pub fn comparable(&self) -> bool {
+        self.against.iter().all(|a| !a.pairs.is_empty()) && self.pairs().all(|p| p.comparable)
+    }
+
+    /// Over all pairs: regressed if any is, inconclusive if any is, improved if any is.
+    pub fn decision(&self) -> Decision {
+        use Decision::*;
+        let found = |decision| self.pairs().any(|p| p.judgement.decision == decision);
+        let worst = [Regressed, Inconclusive, Improved].into_iter().find(|d| found(*d));
+        worst.unwrap_or(if self.pairs().next().is_some() { NotRegressed } else { Inconclusive })
+    }
+}
+
+/// Compares every source after the first with the first.
+///
+/// # Errors
+/// A wanted pair names an arm that is not there; a value cannot be judged.
+pub fn compare<'a>(
+    baseline: &'a Source,
+    candidates: &'a [Source],
+    rules: &'a Rules,
+    wanted: &Wanted,
+) -> Result<Compared<'a>, CompareError> {
+    let mut used = vec![false; wanted.pairs.len()];
+    let against = candidates
+        .iter()
+        .map(|candidate| against(baseline, candidate, rules, wanted, &mut used))
+        .collect::<Result<_, _>>()?;
+    if let Some(i) = used.iter().position(|used| !used) {
+        let labels = |source: &Source| source.arms.iter().map(|a| a.label.clone()).collect();
+        return Err(CompareError::NoSuchPair {
+            given: wanted.pairs[i].clone(),
+            baseline: baseline.file.clone(),
+            of_baseline: labels(baseline),
+            of_candidates: candidates.iter().flat_map(|s| labels(s) as Vec<String>).collect(),
+        });
+    }
+    Ok(Compared { baseline, against, rules })
+}
+
+fn against<'a>(
+    baseline: &'a Source,
+    candidate: &'a Source,
+    rules: &Rules,
+    wanted: &Wanted,
+    used: &mut [bool],
+) -> Result<Against<'a>, CompareError> {
+    let (partners, unpaired) = partners(baseline, candidate, &wanted.pairs, used);
+    let mut pairs = partners
+        .into_iter()
+        .map(|(a, b, how)| {
+            pair(a, b, how, rules, wanted).map_err(|source| CompareError::Bad {
+                baseline: baseline.file.clone(),
+                candidate: candidate.file.clone(),
+                label: b.label.clone(),
+                source,
+            })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let shared: Vec<Difference> = match pairs.split_first() {
+        Some((first, rest)) => {
+            let everywhere = |d: &&Difference| rest.iter().all(|p| p.differences.contains(d));
+            first.differences.iter().filter(everywhere).cloned().collect()
+        }
+        None => Vec::new(),
+    };
+    for pair in &mut pairs {
+        pair.differences.retain(|d| !shared.contains(d));
+    }
+    let warnings = around(baseline, candidate);
+    Ok(Against { candidate, pairs, unpaired, differences: shared, warnings })
+}
+
+type Partners<'a> = (Vec<(&'a SampledArm, &'a SampledArm, How)>, [Vec<&'a SampledArm>; 2]);
+
+/// Which arm belongs to which: as asked, then by key where it is unique, then the only ones.
+fn partners<'a>(
+    baseline: &'a Source,
+    candidate: &'a Source,
+    asked: &[String],
+    used: &mut [bool],
+) -> Partners<'a> {
+    let mut free: [Vec<&SampledArm>; 2] =
+        [baseline.arms.iter().collect(), candidate.arms.iter().collect()];
+    let mut found = Vec::new();
+    for (asked, used) in asked.iter().zip(used) {
+        // A label may hold the sign itself.
+        let split = asked.match_indices('=').find_map(|(at, _)| {
+            let place = |free: &[&SampledArm], label: &str| {
+                free.iter().position(|arm| arm.label == label.trim())
+            };
+            Some((place(&free[0], &asked[..at])?, place(&free[1], &asked[at + 1..])?))
+        });
+        if let Some((a, b)) = split {
+            found.push((free[0].remove(a), free[1].remove(b), How::Asked));
+            *used = true;
+        }
+    }
+    let only_ones = free.iter().all(|arms| arms.len() == 1) && found.is_empty();
+    for a in std::mem::take(&mut free[0]) {
+        let alone = baseline.arms.iter().filter(|other| other.key == a.key).count() == 1;
+        let mut alike = free[1].iter().enumerate().filter(|(_, b)| b.key == a.key);
+        match (alike.next(), alike.next()) {
+            (Some((b, _)), None) if alone => found.push((a, free[1].remove(b), How::Alike)),
+            _ if only_ones => found.push((a, free[1].remove(0), How::OnlyOnes)),
+            _ => free[0].push(a),
+        }
+    }
+    (found, free)
+}
+
+fn pair<'a>(
+    baseline: &'a SampledArm,
+    candidate: &'a SampledArm,
+    how: How,
+    rules: &Rules,
+    wanted: &Wanted,
+) -> Result<ArmPair<'a>, BadPair> {
+    let decides = |series: &Series| match rules.primary == Rules::default().primary {
+        true => series.decides,
+        false => !series.part && rules.primary.iter().any(|name| name == series.metric.name),
+    };
+    let shown = |series: &Series| match series.part {
+        true => {
+            wanted.per_prompt
+                && (wanted.all || rules.primary.iter().any(|p| p == series.metric.name))
+        }
+        false => wanted.all || decides(series),
+    };
+    let same = |a: &Series, b: &Series| a.metric.name == b.metric.name && a.test == b.test;
+    let partner = |a: &Series, arm: &'a SampledArm| arm.series.iter().find(|b| same(a, b));
+    let mut both: Vec<(&Series, &Series, String)> = baseline
+        .series
+        .iter()
+        .filter(|a| shown(a))
+        .filter_map(|a| Some((a, partner(a, candidate)?, name(a))))
+        .collect();
+    // What decides stands first, each kind in its own order.
+    both.sort_by_key(|(a, _, _)| !decides(a));
+    let one_sided = [(baseline, candidate), (candidate, baseline)].map(|(arm, other)| {
+        let alone = arm.series.iter().filter(|s| decides(s) && partner(s, other).is_none());
+        alone.map(name).collect()
+    });
+    let of_series =
+        |(a, _, name): &(&Series, &Series, String)| (name.clone(), rules.margin_of(a.metric.name));
+    let rules = Rules {
+        margins: both.iter().map(of_series).collect::<BTreeMap<_, _>>(),
+        primary: both.iter().filter(|(a, ..)| decides(a)).map(|(.., n)| n.clone()).collect(),
+        ..rules.clone()
+    };
+    let samples: Vec<Pair<'_>> = both
+        .iter()
+        .map(|(a, b, name)| Pair {
+            metric: name,
+            better: a.metric.better,
+            baseline: &a.values,
+            candidate: &b.values,
+        })
+        .collect();
+    let mut judgement = judge(&samples, &rules)?;
+    let judged = std::mem::take(&mut judgement.metrics);
+    let rows = both.iter().zip(judged).map(|((a, ..), judged)| Row {
+        metric: a.metric,
+        test: a.test.clone(),
+        part: a.part,
+        judged,
+    });
+    let rows = rows.collect();
+    let differences = differences(baseline, candidate);
+    let forbids =
+        |d: &Difference| d.severity == Severity::Refuse && !(how == How::Asked && d.is_engine());
+    let comparable = !differences.iter().any(forbids);
+    Ok(ArmPair { baseline, candidate, how, differences, rows, judgement, one_sided, comparable })
+}
+
+/// A test of llama-bench is a metric by itself; a prompt of a set is not.
+fn name(series: &Series) -> String {
+    match &series.test {
+        None => series.metric.name.to_string(),
+        Some(test) if series.part => format!("{} {test}", series.metric.name),
+        Some(test) => test.clone(),
+    }
+}
+
+/// Of two engines, versions and settings differ as a matter of course.
+fn differences(baseline: &SampledArm, candidate: &SampledArm) -> Vec<Difference> {
+    let mut found = baseline.identity.differences(&candidate.identity);
+    if found.iter().any(Difference::is_engine) {
+        found.retain(|d| !d.field.starts_with("version.") && !d.field.starts_with("setting."));
+    }
+    found
+}
+
+/// The warnings of both files, those of one wording once; and whether they are one and the same.
+fn around(baseline: &Source, candidate: &Source) -> Vec<Warning> {
+    let mut found: Vec<Warning> = Vec::new();
+    let told = |code: &str, message: &str, advice: &str| Warning {
+        code: code.into(),
+        arm: None,
+        message: message.into(),
+        advice: advice.into(),
+    };
+    if baseline.session.is_some() && baseline.session == candidate.session {
+        found.push(told(
+            "one_session",
+            "both files hold the same session",
+            "compare with another session: launches that are on both sides are no replicates",
+        ));
+    } else if baseline.executable.is_some() && baseline.executable == candidate.executable {
+        found.push(told(
+            "one_program",
+            "one and the same program file measured both sides",
+            "what differs is the moment and the machine, not the build",
+        ));
+    }
+    let from = |source: &Source, w: &Warning| Warning {
+        message: format!("{}: {}", source.file, w.message),
+        ..w.clone()
+    };
+    for warning in &baseline.warnings {
+        found.push(match candidate.warnings.contains(warning) {
+            true => warning.clone(),
+            false => from(baseline, warning),
+        });
+    }
+    let own = candidate.warnings.iter().filter(|w| !baseline.warnings.contains(w));
+    found.extend(own.map(|w| from(candidate, w)));
+    found
+}
