@@ -1,8 +1,6 @@
 //! Effect size: a difference in units of its spread.
 
-use statrs::function::gamma::ln_gamma;
-
-use super::Sample;
+use super::{Sample, beta};
 
 /// Hedges' g (1981): (mean a − mean b) / pooled sd, times the exact correction for its bias,
 /// J = Γ(m/2) / (√(m/2) · Γ((m − 1)/2)) with m = n_a + n_b − 2. Absent for samples of one value and
@@ -19,11 +17,5 @@ pub fn hedges_g(a: &Sample, b: &Sample) -> Option<f64> {
 
 /// Of `m` degrees of freedom, m ≥ 2.
 fn correction(m: f64) -> f64 {
-    // The difference of two logarithms of gamma loses digits where they are large; the series of
-    // their ratio is exact to 1e-15 there.
-    if m > 200.0 {
-        let x = 1.0 / m;
-        return 1.0 - x * (0.75 - x * (0.031_25 + x * (0.117_187_5 + x * 0.022_949_218_75)));
-    }
-    (ln_gamma(m / 2.0) - (m / 2.0).sqrt().ln() - ln_gamma((m - 1.0) / 2.0)).exp()
+    beta::half_step((m - 1.0) / 2.0) / (m / 2.0).sqrt()
 }

@@ -61,3 +61,43 @@ fn end(weight: impl Fn(f64) -> f64, first: f64) -> f64 {
     }
     far
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tails_agree_with_scipy() {
+        // scipy.stats.nct.sf(t, df, delta)
+        for (t, df, delta, expected) in [
+            (1.8595480375228424, 8.0, 2.5, 0.737709215717834),
+            (0.5, 3.3, -1.0, 0.07496690641576083),
+            (6.3, 1.0, 9.0, 0.8417282268872873),
+            (2.0, 1e5, 2.1, 0.5398294250846181),
+            (1.65, 1e6, 0.3, 0.08850820496266917),
+            (31.8, 1.0, 40.0, 0.7913333133968464),
+            (1.734, 18.0, 0.0, 0.0500057682000326),
+            (3.5, 2.0, 6.0, 0.9258697260127428),
+            (-1.0, 5.0, 0.5, 0.9175559089432767),
+            (12.0, 4.4, 30.0, 0.99996601792453),
+        ] {
+            let p = upper_tail(t, df, delta).unwrap();
+            assert!((p - expected).abs() < 1e-10, "t {t}, df {df}, delta {delta}: {p}");
+        }
+    }
+
+    #[test]
+    fn without_an_effect_it_is_the_central_t() {
+        for (t, df) in [(0.3, 1.0), (2.1, 4.5), (1.7, 60.0), (4.0, 1e4)] {
+            let central = super::super::student::upper_tail(t, df).unwrap();
+            assert!((upper_tail(t, df, 0.0).unwrap() - central).abs() < 1e-11);
+        }
+    }
+
+    #[test]
+    fn where_it_is_almost_a_step_the_step_is_close() {
+        // One degree of freedom: P(S < delta / t) = P(|Z| < delta / t) = erf(delta / t / √2).
+        let p = upper_tail(1e6, 1.0, 1e6).unwrap();
+        assert!((p - 0.682_689_492_137_085_9).abs() < 1e-4, "{p}");
+    }
+}

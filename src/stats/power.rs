@@ -109,3 +109,98 @@ pub fn launches_needed(sd: [f64; 2], effect: f64, alpha: f64, wanted: f64) -> Op
     }
     Some(high)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn equal(n: u32, sd: f64) -> Design {
+        Design { n: [n, n], sd: [sd, sd] }
+    }
+
+    #[test]
+    fn the_minimum_detectable_effect_agrees_with_scipy() {
+        // brentq(lambda d: nct.sf(t.isf(.05, 2n-2), 2n-2, d) - .8, 0, 60) * sqrt(2/n)
+        for (n, expected) in [
+            (2, 3.9789966159185255),
+            (3, 2.4819462704749484),
+            (5, 1.7246073442461871),
+            (10, 1.156297143705989),
+            (20, 0.8006803362541566),
+            (100, 0.35284824301203915),
+        ] {
+            let got = minimum_detectable_effect(equal(n, 1.0), 0.05, 0.8).unwrap();
+            assert!((got / expected - 1.0).abs() < 1e-8, "n {n}: {got}");
+        }
+        // Unequal: sd 1, n 5 and sd 2.5, n 12, alpha .0294, power .9.
+        let design = Design { n: [5, 12], sd: [1.0, 2.5] };
+        let got = minimum_detectable_effect(design, 0.0294, 0.9).unwrap();
+        assert!((got / 2.8687765498896285 - 1.0).abs() < 1e-8, "{got}");
+        assert!((power(design, 3.0, 0.0294).unwrap() - 0.923062039493858).abs() < 1e-10);
+    }
+
+    #[test]
+    fn published_effects_in_percent_are_met_to_a_tenth() {
+        // One-sided alpha .05, power .8: CV in percent and n, effect in percent.
+        for (cv, n, percent) in [
+            (1.0, 5, 1.7),
+            (1.0, 10, 1.2),
+            (1.0, 20, 0.8),
+            (2.0, 5, 3.5),
+            (2.0, 10, 2.3),
+            (2.0, 20, 1.6),
+            (5.0, 5, 8.7),
+            (5.0, 10, 5.8),
+            (5.0, 20, 4.0),
+        ] {
+            let got = minimum_detectable_effect(equal(n, cv), 0.05, 0.8).unwrap();
+            assert!((got - percent).abs() < 0.1, "CV {cv} %, n {n}: {got}");
+        }
+    }
+
+    #[test]
+    fn launches_needed_agree_with_scipy() {
+        let five = 1.05f64.ln();
+        for (sd, effect, expected) in [
+            (0.02, five, 4),
+            (0.05, five, 14),
+            (0.01, five, 2),
+            (0.1, 1.02f64.ln(), 316),
+            (0.3, 0.01, 11130),
+        ] {
+            assert_eq!(launches_needed([sd, sd], effect, 0.05, 0.8), Some(expected), "sd {sd}");
+        }
+    }
+
+    #[test]
+    fn questions_without_an_answer_have_none() {
+        assert_eq!(minimum_detectable_effect(equal(1, 1.0), 0.05, 0.8), None);
+        assert_eq!(minimum_detectable_effect(equal(5, 0.0), 0.05, 0.8), None);
+        assert_eq!(minimum_detectable_effect(equal(5, 1.0), 0.0, 0.8), None);
+        assert_eq!(launches_needed([1.0, 1.0], 0.0, 0.05, 0.8), None);
+        assert_eq!(launches_needed([0.0, 0.0], 1.0, 0.05, 0.8), None);
+        assert_eq!(launches_needed([1.0, 1.0], 1e-9, 0.05, 0.8), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn the_effect_leads_back_to_its_power(
+            n_a in 2u32..40, n_b in 2u32..40, sd_a in 0.0f64..10.0, sd_b in 1e-6f64..10.0,
+            alpha in 1e-4f64..0.4, wanted in 0.41f64..0.99,
+        ) {
+            let design = Design { n: [n_a, n_b], sd: [sd_a, sd_b] };
+            let effect = minimum_detectable_effect(design, alpha, wanted).unwrap();
+            prop_assert!((power(design, effect, alpha).unwrap() - wanted).abs() < 1e-6);
+        }
+
+        #[test]
+        fn a_smaller_effect_needs_no_fewer_launches(
+            sd in 0.001f64..0.2, effect in 0.005f64..0.2, part in 0.3f64..1.0,
+        ) {
+            let of = |effect| launches_needed([sd, sd], effect, 0.05, 0.8).unwrap();
+            prop_assert!(of(effect * part) >= of(effect));
+        }
+    }
+}

@@ -13,12 +13,12 @@ pub enum BadSample {
     Overflow,
 }
 
-/// One or more finite numbers, their mean and their sample variance (n − 1), checked once.
+/// One or more finite numbers, their mean and their standard deviation (n − 1), checked once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     sorted: Vec<f64>,
     mean: f64,
-    variance: Option<f64>,
+    sd: Option<f64>,
 }
 
 /// A closed interval.
@@ -72,16 +72,12 @@ impl Sample {
         }
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let n = sorted.len() as f64;
-        // Equal values have no variance at all, not the rounding error of their mean.
-        let equal = sorted[0] == sorted[sorted.len() - 1];
-        let mean = if equal { sorted[0] } else { sorted.iter().sum::<f64>() / n };
-        let squares: f64 = sorted.iter().map(|v| (v - mean) * (v - mean)).sum();
-        let variance = (sorted.len() > 1).then(|| squares / (n - 1.0));
-        if !mean.is_finite() || !squares.is_finite() {
+        let (mean, sd) = moments(&sorted);
+        let sd = (sorted.len() > 1).then_some(sd);
+        if !mean.is_finite() || sd.is_some_and(|sd| !sd.is_finite()) {
             return Err(BadSample::Overflow);
         }
-        Ok(Self { sorted, mean, variance })
+        Ok(Self { sorted, mean, sd })
     }
 
     pub fn n(&self) -> usize {
@@ -93,17 +89,18 @@ impl Sample {
     }
 
     /// With n − 1; absent for one value.
-    pub fn variance(&self) -> Option<f64> {
-        self.variance
-    }
-
     pub fn sd(&self) -> Option<f64> {
-        self.variance.map(f64::sqrt)
+        self.sd
     }
 
     /// Coefficient of variation, as a share; absent for one value and for a mean of zero.
     pub fn cv(&self) -> Option<f64> {
         self.sd().map(|sd| sd / self.mean.abs()).filter(|cv| cv.is_finite())
+    }
+
+    /// The values in rising order.
+    pub(super) fn sorted(&self) -> &[f64] {
+        &self.sorted
     }
 
     pub fn min(&self) -> f64 {
@@ -131,9 +128,9 @@ impl Sample {
     /// Student's two-sided interval of the mean; absent for one value.
     pub fn mean_interval(&self, confidence: f64) -> Option<Interval> {
         let n = self.n() as f64;
-        let standard_error = (self.variance? / n).sqrt();
+        let standard_error = self.sd? / n.sqrt();
         let reach = student::two_sided_quantile(confidence, n - 1.0)? * standard_error;
-        Some(Interval { low: self.mean - reach, high: self.mean + reach })
+        reach.is_finite().then(|| Interval { low: self.mean - reach, high: self.mean + reach })
     }
 
     /// The sample of logarithms; absent unless every value is positive.
@@ -144,6 +141,36 @@ impl Sample {
         let logs: Vec<f64> = self.sorted.iter().map(|v| v.ln()).collect();
         Self::new(&logs).ok()
     }
+}
+
+/// Mean and standard deviation (n − 1) of sorted values: two passes, the second of which corrects
+/// the mean, in units in which the largest value is about one, so that no square overflows or
+/// vanishes.
+fn moments(sorted: &[f64]) -> (f64, f64) {
+    let (least, most) = (sorted[0], sorted[sorted.len() - 1]);
+    // Equal values have no variance at all, not the rounding error of their mean.
+    if least == most {
+        return (least, 0.0);
+    }
+    let exponent = least.abs().max(most.abs()).log2().floor().clamp(-1000.0, 1000.0);
+    let unit = exponent.exp2();
+    let n = sorted.len() as f64;
+    let first = sum(sorted.iter().map(|v| v / unit)) / n;
+    let rest = sum(sorted.iter().map(|v| v / unit - first));
+    let squares = sum(sorted.iter().map(|v| (v / unit - first).powi(2)));
+    let variance = (squares - rest * rest / n) / (n - 1.0);
+    ((first + rest / n) * unit, variance.max(0.0).sqrt() * unit)
+}
+
+/// Neumaier's sum: the rounding errors are carried along.
+fn sum(values: impl Iterator<Item = f64>) -> f64 {
+    let (mut total, mut lost) = (0.0f64, 0.0);
+    for v in values {
+        let next = total + v;
+        lost += if total.abs() >= v.abs() { (total - next) + v } else { (v - next) + total };
+        total = next;
+    }
+    total + lost
 }
 
 impl Interval {
@@ -185,13 +212,28 @@ mod tests {
         assert_eq!(describe(&[]), Err(BadSample::Empty));
         assert!(matches!(describe(&[1.0, f64::NAN]), Err(BadSample::NotFinite(_))));
         assert_eq!(describe(&[f64::INFINITY]), Err(BadSample::NotFinite(f64::INFINITY)));
-        assert_eq!(describe(&[1e308, -1e308]), Err(BadSample::Overflow));
+        assert_eq!(describe(&[f64::MAX, -f64::MAX]), Err(BadSample::Overflow));
     }
 
     #[test]
     fn equal_values_have_exactly_no_variance() {
         let s = describe(&[0.1, 0.1, 0.1]).unwrap();
         assert_eq!((s.mean, s.sd), (0.1, Some(0.0)));
+    }
+
+    #[test]
+    fn neither_a_large_offset_nor_a_tiny_unit_costs_digits() {
+        // NIST StRD NumAcc4: mean 10000000.2, sd 0.1, from 1001 values.
+        let mut values = vec![10_000_000.2];
+        values.extend((0..500).flat_map(|_| [10_000_000.1, 10_000_000.3]));
+        let s = describe(&values).unwrap();
+        assert!((s.mean / 10_000_000.2 - 1.0).abs() < 1e-15);
+        // The values themselves are rounded to 2e-9.
+        assert!((s.sd.unwrap() / 0.1 - 1.0).abs() < 2e-8);
+        for unit in [1e-300, 1e-160, 1e160, 1e300] {
+            let s = describe(&[unit, 2.0 * unit, 4.0 * unit]).unwrap();
+            assert!((s.sd.unwrap() / unit / (7.0f64 / 3.0).sqrt() - 1.0).abs() < 1e-14, "{unit}");
+        }
     }
 
     #[test]

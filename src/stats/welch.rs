@@ -24,6 +24,8 @@ pub struct TTest {
     pub p: f64,
     /// One-sided: small where a is greater.
     pub p_greater: f64,
+    /// One-sided: small where a is less.
+    pub p_less: f64,
 }
 
 /// How many times b a is: the ratio of the geometric means.
@@ -37,22 +39,25 @@ pub struct Ratio {
 }
 
 /// Compares two means without assuming equal variances (Welch 1947). Absent where a sample has
-/// fewer than two values or `confidence` does not lie between 0 and 1.
+/// fewer than two values, where `confidence` does not lie between 0 and 1, and where t or an end of
+/// the interval is beyond what a number can hold.
 pub fn welch(a: &Sample, b: &Sample, confidence: f64) -> Option<Welch> {
-    let share_a = a.variance()? / a.n() as f64;
-    let share_b = b.variance()? / b.n() as f64;
+    let error_a = a.sd()? / (a.n() as f64).sqrt();
+    let error_b = b.sd()? / (b.n() as f64).sqrt();
     let difference = a.mean() - b.mean();
-    let squared_error = share_a + share_b;
-    if squared_error == 0.0 {
+    let error = error_a.hypot(error_b);
+    if error == 0.0 {
         let interval = Interval { low: difference, high: difference };
         return Some(Welch { difference, standard_error: 0.0, interval, test: None });
     }
-    // In shares of the whole, so that tiny variances do not underflow when squared.
-    let part = share_a / squared_error;
-    let df = 1.0 / (part.powi(2) / (a.n() - 1) as f64 + (1.0 - part).powi(2) / (b.n() - 1) as f64);
-    let error = squared_error.sqrt();
+    // In shares of the whole, so that neither tiny nor huge variances are ever squared.
+    let (part_a, part_b) = ((error_a / error).powi(2), (error_b / error).powi(2));
+    let df = 1.0 / (part_a.powi(2) / (a.n() - 1) as f64 + part_b.powi(2) / (b.n() - 1) as f64);
     let t = difference / error;
     let reach = student::two_sided_quantile(confidence, df)? * error;
+    if !(t.is_finite() && (difference.abs() + reach).is_finite()) {
+        return None;
+    }
     Some(Welch {
         difference,
         standard_error: error,
@@ -62,6 +67,7 @@ pub fn welch(a: &Sample, b: &Sample, confidence: f64) -> Option<Welch> {
             df,
             p: student::two_sided_p(t, df)?,
             p_greater: student::upper_tail(t, df)?,
+            p_less: student::upper_tail(-t, df)?,
         }),
     })
 }

@@ -1,5 +1,7 @@
 //! Ending a comparison early, or going on once, without spending more than alpha.
 
+use crate::stats;
+
 /// Which look at the data a decision is made at. One extension is planned before the first
 /// launch, and at most doubles the launches; "repeat until it passes" is not a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,11 +16,12 @@ pub enum Look {
 
 impl Look {
     /// The level of each test at this look, so that both together spend at most `alpha`: Pocock
-    /// (1977) for two equally spaced looks, .0294 of .05.
+    /// (1977) for two looks, .0294 of .05. Half of `alpha` where that has no answer, which is
+    /// always safe.
     pub fn alpha(self, alpha: f64) -> f64 {
         match self {
             Look::Only => alpha,
-            Look::First | Look::Second => 0.588 * alpha,
+            Look::First | Look::Second => stats::pocock(alpha).unwrap_or(alpha / 2.0),
         }
     }
 }

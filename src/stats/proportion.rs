@@ -1,0 +1,59 @@
+//! An interval for a share that was counted.
+
+use super::{Interval, beta};
+
+/// The exact two-sided interval of Clopper and Pearson (1934) for `hits` of `n`. Its upper end at
+/// confidence 0.90 is the one-sided 95 % bound. Absent for no trials, more hits than trials, and a
+/// confidence that does not lie between 0 and 1.
+pub fn clopper_pearson(hits: u32, n: u32, confidence: f64) -> Option<Interval> {
+    if n == 0 || hits > n || !(confidence > 0.0 && confidence < 1.0) {
+        return None;
+    }
+    let tail = (1.0 - confidence) / 2.0;
+    let low = if hits == 0 { 0.0 } else { beta_quantile(tail, hits, n - hits + 1) };
+    // From the other end, so that a bound near one keeps its digits.
+    let high = if hits == n { 1.0 } else { 1.0 - beta_quantile(tail, n - hits, hits + 1) };
+    Some(Interval { low, high })
+}
+
+/// The x with I_x(a, b) = `tail`, by bisection down to neighbouring numbers.
+fn beta_quantile(tail: f64, a: u32, b: u32) -> f64 {
+    let (a, b) = (f64::from(a), f64::from(b));
+    let (mut low, mut high) = (0.0, 1.0);
+    loop {
+        let middle = 0.5 * (low + high);
+        if middle <= low || middle >= high {
+            return middle;
+        }
+        if beta::regularized(a, b, middle) < tail { low = middle } else { high = middle }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_agree_with_scipy() {
+        // scipy.stats.binomtest(hits, n).proportion_ci(confidence, 'exact')
+        for (hits, n, confidence, low, high) in [
+            (0, 20, 0.95, 0.0, 0.16843347098308548),
+            (20, 20, 0.95, 0.8315665290169145, 1.0),
+            (19, 20, 0.9, 0.7838938357931302, 0.9974386212234697),
+            (1, 1000, 0.95, 2.5317487491674634e-05, 0.0055589242798499),
+            (37, 1000, 0.9, 0.027712066828402587, 0.04838992666597338),
+            (50000, 100000, 0.99, 0.49592233424256255, 0.5040776657574374),
+        ] {
+            let got = clopper_pearson(hits, n, confidence).unwrap();
+            assert!((got.low - low).abs() <= 1e-9 * low, "{hits} of {n}: {got:?}");
+            assert!((got.high / high - 1.0).abs() < 1e-9, "{hits} of {n}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn impossible_counts_have_no_interval() {
+        assert_eq!(clopper_pearson(0, 0, 0.95), None);
+        assert_eq!(clopper_pearson(3, 2, 0.95), None);
+        assert_eq!(clopper_pearson(1, 2, 1.0), None);
+    }
+}

@@ -1,0 +1,244 @@
+//! What the verdict promises, by simulation: how often it is wrong, and how often it sees a change
+//! that is there. Seeded; only the pure functions run.
+
+use llm_bench::analysis::verdict::{
+    Decision, Judgement, Look, Pair, Rule, Rules, judge, precision_reached,
+};
+use llm_bench::metric::Better;
+use llm_bench::stats::clopper_pearson;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// The coefficient of variation between launches.
+const CV: f64 = 0.02;
+const MARGIN: f64 = 0.05;
+
+/// Launches of a program, log-normal around a level.
+struct Machine {
+    rng: ChaCha8Rng,
+}
+
+impl Machine {
+    fn new(seed: u64) -> Self {
+        Self { rng: ChaCha8Rng::seed_from_u64(seed) }
+    }
+
+    /// A standard normal number, by Box and Muller.
+    fn normal(&mut self) -> f64 {
+        let u: f64 = 1.0 - self.rng.random::<f64>();
+        let turn: f64 = self.rng.random();
+        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * turn).cos()
+    }
+
+    fn launches(&mut self, n: usize, level: f64, cv: f64) -> Vec<f64> {
+        (0..n).map(|_| level * (cv * self.normal()).exp()).collect()
+    }
+
+    /// Seconds per token of a baseline and of a candidate that is `worse` times as slow.
+    fn both(&mut self, n: usize, worse: f64, cv: f64) -> [Vec<f64>; 2] {
+        [self.launches(n, 0.025, cv), self.launches(n, 0.025 * worse, cv)]
+    }
+}
+
+/// Only the one metric is primary, so that Holm leaves its p alone.
+fn rules() -> Rules {
+    Rules { margin: MARGIN, primary: vec!["tpot_s".into()], ..Rules::default() }
+}
+
+fn pair<'a>(metric: &'a str, [baseline, candidate]: &'a [Vec<f64>; 2]) -> Pair<'a> {
+    Pair { metric, better: Better::Lower, baseline, candidate }
+}
+
+fn verdict(launches: &[Vec<f64>; 2], rules: &Rules) -> Judgement {
+    judge(&[pair("tpot_s", launches)], rules).unwrap()
+}
+
+/// How many of `runs` are decided so.
+fn count(
+    runs: u32,
+    seed: u64,
+    decided: Decision,
+    mut one: impl FnMut(&mut Machine) -> Decision,
+) -> u32 {
+    let mut machine = Machine::new(seed);
+    (0..runs).filter(|_| one(&mut machine) == decided).count() as u32
+}
+
+/// The share is at most `limit`, as far as so many runs can tell: its interval reaches below.
+fn at_most(hits: u32, runs: u32, limit: f64) {
+    let interval = clopper_pearson(hits, runs, 0.99).unwrap();
+    assert!(interval.low <= limit, "{hits} of {runs}: at least {}, not {limit}", interval.low);
+}
+
+/// With these launches the gate is asked; without the truth it would be a coin.
+fn simple(n: usize, worse: f64, cv: f64) -> impl FnMut(&mut Machine) -> Decision {
+    move |machine| verdict(&machine.both(n, worse, cv), &rules()).decision
+}
+
+#[test]
+fn without_a_change_regressed_is_said_in_less_than_one_run_of_a_thousand() {
+    for (n, cv) in [(3, 0.02), (5, 0.02), (10, 0.02), (10, 0.05)] {
+        let wrong = count(3000, 11, Decision::Regressed, simple(n, 1.0, cv));
+        // Counted, not merely not excluded.
+        assert!(wrong <= 3, "n {n}, CV {cv}: {wrong} of 3000");
+    }
+}
+
+#[test]
+fn at_a_change_of_exactly_the_margin_regressed_is_said_at_most_as_often_as_alpha() {
+    for n in [2, 3, 5, 10, 30] {
+        let said = count(4000, 13, Decision::Regressed, simple(n, 1.0 + MARGIN, CV));
+        at_most(said, 4000, 0.05);
+        // The test is exact, not merely safe, once there are a few launches.
+        if n >= 10 {
+            assert!(clopper_pearson(said, 4000, 0.99).unwrap().contains(0.05), "n {n}: {said}");
+        }
+    }
+}
+
+#[test]
+fn at_a_change_of_exactly_the_margin_not_regressed_is_said_at_most_as_often_as_alpha() {
+    let said = count(4000, 17, Decision::NotRegressed, simple(10, 1.0 + MARGIN, CV));
+    at_most(said, 4000, 0.05);
+}
+
+#[test]
+fn unequal_launches_and_spreads_keep_alpha() {
+    let said = count(4000, 19, Decision::Regressed, |machine| {
+        let launches = [machine.launches(5, 1.0, 0.06), machine.launches(20, 1.0 + MARGIN, 0.01)];
+        verdict(&launches, &rules()).decision
+    });
+    at_most(said, 4000, 0.05);
+}
+
+#[test]
+fn ten_percent_worse_is_seen_in_99_runs_of_100_with_ten_launches_at_two_percent() {
+    let seen = count(3000, 23, Decision::Regressed, simple(10, 1.10, CV));
+    let interval = clopper_pearson(seen, 3000, 0.99).unwrap();
+    assert!(interval.low >= 0.99, "{seen} of 3000, at least {}", interval.low);
+}
+
+#[test]
+fn as_many_launches_as_are_said_to_be_needed_pass_four_runs_of_five_without_a_change() {
+    let mut machine = Machine::new(29);
+    let planned = verdict(&machine.both(400, 1.0, 0.05), &rules());
+    let needed = planned.metrics[0].launches_needed.unwrap() as usize;
+    assert!((12..=16).contains(&needed), "{needed}");
+    // The power is that of 14 launches at a CV of exactly 5 %.
+    let passed = count(2000, 31, Decision::NotRegressed, simple(14, 1.0, 0.05));
+    let improved = count(2000, 31, Decision::Improved, simple(14, 1.0, 0.05));
+    let share = clopper_pearson(passed + improved, 2000, 0.99).unwrap();
+    assert!(share.high >= 0.8 && share.low <= 0.86, "{passed} + {improved} of 2000");
+}
+
+#[test]
+fn over_six_primary_metrics_any_wrong_regressed_is_as_rare_as_over_one() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let rules = Rules { primary: names.map(String::from).to_vec(), ..rules() };
+    let said = count(1500, 37, Decision::Regressed, |machine| {
+        let launches = names.map(|_| machine.both(6, 1.0 + MARGIN, CV));
+        let pairs: Vec<Pair<'_>> =
+            names.iter().zip(&launches).map(|(name, both)| pair(name, both)).collect();
+        judge(&pairs, &rules).unwrap().decision
+    });
+    at_most(said, 1500, 0.05);
+}
+
+/// One look at six launches a side; without a decision, six more and a second look.
+fn extended(worse: f64, cv: f64) -> impl FnMut(&mut Machine) -> Decision {
+    move |machine| {
+        let at = |look: Look| Rules { alpha: look.alpha(0.05), ..rules() };
+        let mut launches = machine.both(6, worse, cv);
+        let first = verdict(&launches, &at(Look::First)).decision;
+        if first != Decision::Inconclusive {
+            return first;
+        }
+        let more = machine.both(6, worse, cv);
+        for (side, more) in launches.iter_mut().zip(more) {
+            side.extend(more);
+        }
+        verdict(&launches, &at(Look::Second)).decision
+    }
+}
+
+#[test]
+fn one_planned_extension_keeps_alpha_at_the_margin() {
+    for wrong in [Decision::Regressed, Decision::NotRegressed] {
+        let said = count(4000, 41, wrong, extended(1.0 + MARGIN, CV));
+        at_most(said, 4000, 0.05);
+        assert!(said > 100, "{said}: the two looks spend most of alpha");
+    }
+    let wrong = count(3000, 43, Decision::Regressed, extended(1.0, CV));
+    assert!(wrong <= 3, "{wrong} of 3000");
+}
+
+#[test]
+fn two_looks_at_all_of_alpha_would_not_keep_it() {
+    let mut rules = rules();
+    rules.alpha = 0.05;
+    let said = count(4000, 41, Decision::Regressed, |machine| {
+        let mut launches = machine.both(6, 1.0 + MARGIN, CV);
+        if verdict(&launches, &rules).decision == Decision::Regressed {
+            return Decision::Regressed;
+        }
+        for (side, more) in launches.iter_mut().zip(machine.both(6, 1.0 + MARGIN, CV)) {
+            side.extend(more);
+        }
+        verdict(&launches, &rules).decision
+    });
+    assert!(clopper_pearson(said, 4000, 0.99).unwrap().low > 0.05, "{said} of 4000");
+}
+
+/// From five launches a side, one more on each until the estimate is precise or there are thirty.
+fn until_precise(worse: f64, cv: f64) -> impl FnMut(&mut Machine) -> Decision {
+    move |machine| {
+        let mut launches = machine.both(5, worse, cv);
+        loop {
+            let judgement = verdict(&launches, &rules());
+            let [low, high] = judgement.metrics[0].ci90.unwrap().map(f64::ln_1p);
+            let precise = precision_reached((high - low) / 2.0, MARGIN.ln_1p());
+            if precise || launches[0].len() >= 30 {
+                return judgement.decision;
+            }
+            for (side, more) in launches.iter_mut().zip(machine.both(1, worse, cv)) {
+                side.extend(more);
+            }
+        }
+    }
+}
+
+#[test]
+fn stopping_once_precise_keeps_alpha_at_the_margin_and_sees_ten_percent() {
+    for cv in [0.02, 0.04] {
+        let said = count(1500, 47, Decision::Regressed, until_precise(1.0 + MARGIN, cv));
+        at_most(said, 1500, 0.05);
+        let wrong = count(1000, 53, Decision::Regressed, until_precise(1.0, cv));
+        assert!(wrong <= 1, "CV {cv}: {wrong} of 1000");
+        let seen = count(1000, 59, Decision::Regressed, until_precise(1.10, cv));
+        assert!(clopper_pearson(seen, 1000, 0.99).unwrap().high >= 0.95, "CV {cv}: {seen}");
+    }
+}
+
+#[test]
+fn the_point_rule_is_a_coin_at_a_change_of_exactly_the_margin() {
+    let point = Rules { rule: Rule::Point, ..rules() };
+    let said = count(1000, 61, Decision::Regressed, |machine| {
+        verdict(&machine.both(10, 1.0 + MARGIN, CV), &point).decision
+    });
+    assert!((400..600).contains(&said), "{said} of 1000");
+}
+
+#[test]
+fn every_verdict_is_reached() {
+    let mut machine = Machine::new(67);
+    for (worse, cv, expected) in [
+        (1.15, 0.01, Decision::Regressed),
+        (1.00, 0.01, Decision::NotRegressed),
+        (0.80, 0.01, Decision::Improved),
+        (1.05, 0.20, Decision::Inconclusive),
+    ] {
+        assert_eq!(verdict(&machine.both(8, worse, cv), &rules()).decision, expected);
+    }
+    let small = verdict(&machine.both(20, 1.02, 0.005), &rules());
+    assert!(small.metrics[0].real_but_small, "{small:?}");
+}
