@@ -93,10 +93,11 @@ fn a_program_against_itself_does_not_regress_and_the_record_is_an_ordinary_one()
 fn a_candidate_that_is_slowed_down_regresses_and_is_told_everywhere() {
     let dir = tempfile::tempdir().unwrap();
     let own = own_program();
-    let args = ["--baseline-bin", &own, "-r", "4", "--max-launches", "8", "--slow-candidate", "100%"];
+    let slow = ["--slow-candidate", "200%"];
+    let args = ["--baseline-bin", &own, "-r", "6", "--max-launches", "12"];
     let told = ["--summary", "summary.md", "--comment", "comment.md", "--verdict", "verdict.json"];
     std::fs::write(dir.path().join("summary.md"), "before\n").unwrap();
-    let (code, stdout, stderr) = gate(dir.path(), &[&args[..], &TINY, &told].concat());
+    let (code, stdout, stderr) = gate(dir.path(), &[&args[..], &slow, &TINY, &told].concat());
     assert_eq!(code, Some(1), "{stdout} {stderr}");
     assert!(stdout.contains("Regressed: decode_tps changed by -"), "{stdout}");
     assert!(stdout.contains("SLOWED DOWN ON PURPOSE"), "{stdout}");
@@ -147,7 +148,7 @@ fn a_stored_baseline_is_gated_against_with_its_own_settings() {
     let dir = tempfile::tempdir().unwrap();
     let file = baseline(dir.path());
     let file = file.to_str().unwrap();
-    let few = ["-r", "2", "--max-launches", "4", "--primary", "decode_tps"];
+    let few = ["-r", "4", "--max-launches", "6", "--primary", "decode_tps"];
     let args = [&["--baseline", file, "--margin", "60%"][..], &few].concat();
     let (code, stdout, stderr) = gate(dir.path(), &args);
     assert!(code == Some(0) || code == Some(3), "{code:?} {stdout} {stderr}");
@@ -157,13 +158,13 @@ fn a_stored_baseline_is_gated_against_with_its_own_settings() {
     assert_eq!(record.arms.len(), 1);
 
     let (code, stdout, stderr) =
-        gate(dir.path(), &[&args[..], &["--slow-candidate", "200%"]].concat());
+        gate(dir.path(), &[&args[..], &["--slow-candidate", "400%"]].concat());
     assert_eq!(code, Some(1), "{stdout} {stderr}");
 
     // Against itself: nothing has changed, and nothing is measured.
     let before = files(dir.path(), "gate_").len();
-    let same = ["--baseline", file, "--candidate", file, "--margin", "60%"];
-    let (code, stdout, _) = gate(dir.path(), &[&same[..], &["--primary", "decode_tps"]].concat());
+    let same = ["--baseline", file, "--candidate", file, "--primary", "peak_host_bytes"];
+    let (code, stdout, _) = gate(dir.path(), &[&same[..], &["--margin", "60%"]].concat());
     assert_eq!(code, Some(0), "{stdout}");
     assert_eq!(files(dir.path(), "gate_").len(), before);
 }
@@ -181,7 +182,10 @@ fn what_is_not_comparable_ends_with_four_and_forced_it_never_passes() {
         let (code, stdout, stderr) = gate(dir.path(), &[args, &few].concat());
         assert_eq!(code, Some(4), "{stdout} {stderr}");
         assert!(stdout.contains("Z80"), "{stdout}");
-        assert!(stdout.contains("Not comparable: baseline and candidate differ in CPU"), "{stdout}");
+        assert!(
+            stdout.contains("Not comparable: baseline and candidate differ in CPU"),
+            "{stdout}"
+        );
         let forced = [args, &few, &["--force-incomparable", "--on-inconclusive", "pass"]].concat();
         let (code, stdout, stderr) = gate(dir.path(), &forced);
         assert_eq!(code, Some(4), "{stdout} {stderr}");
@@ -193,7 +197,7 @@ fn what_is_not_comparable_ends_with_four_and_forced_it_never_passes() {
 fn a_missing_baseline_ends_with_four_and_one_that_cannot_be_read_with_two() {
     let dir = tempfile::tempdir().unwrap();
     for missing in ["--baseline", "--baseline-bin"] {
-        let (code, stdout, stderr) = gate(dir.path(), &[missing, "nowhere", "--model", "tiny"]);
+        let (code, stdout, stderr) = gate(dir.path(), &[missing, "nowhere"]);
         assert_eq!(code, Some(4), "{stderr}");
         assert!(stderr.contains(missing) && stderr.contains("nowhere"), "{stderr}");
         assert_eq!(stdout, "");
@@ -231,7 +235,7 @@ fn odd_values_in_a_record_are_refused_with_the_metric() {
 fn ratios_are_gated_from_a_record_and_in_a_session() {
     let dir = tempfile::tempdir().unwrap();
     let tiny = ["--model", "tiny", "-p", "8", "-n", "4", "-t", "1"];
-    let few = ["-r", "2", "--max-launches", "2"];
+    let few = ["-r", "4", "--max-launches", "4"];
     let require = |requirement: &str, extra: &[&str]| {
         gate(dir.path(), &[&["--require", requirement][..], extra].concat())
     };
@@ -273,7 +277,8 @@ fn wait_for_launches(dir: &Path, n: usize) -> PathBuf {
 fn a_gate_that_was_killed_is_gone_on_with() {
     let dir = tempfile::tempdir().unwrap();
     let own = own_program();
-    let args = ["gate", "--baseline-bin", &own, "-r", "10", "--max-launches", "10", "--delay", "0.2"];
+    let args =
+        ["gate", "--baseline-bin", &own, "-r", "10", "--max-launches", "10", "--delay", "0.2"];
     let mut child = llm_bench(dir.path(), &[&args[..], &TINY, &["--margin", "60%"]].concat())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -240,9 +240,9 @@ impl Finding {
             Finding::UnequalPrecision { baseline, arms } => {
                 format!("not at equal precision with {baseline}: {}", arms.join(", "))
             }
-            Finding::SlowedDown { arm, factor } => format!(
-                "{arm} was SLOWED DOWN ON PURPOSE: each token takes {factor} times as long"
-            ),
+            Finding::SlowedDown { arm, factor } => {
+                format!("{arm} was SLOWED DOWN ON PURPOSE: each token takes {factor} times as long")
+            }
             Finding::OtherFunction { arm, reference, reason } => {
                 format!("{arm} does not compute the same function as {reference}: {reason}")
             }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::identity::{Difference, Severity};
 use super::requirement::{Checked, State};
-use super::verdict::{BadPair, Decision, Judgement, Pair, Rules, judge, precision_reached};
+use super::verdict::{ALPHA, BadPair, Decision, Judgement, Pair, Rules, judge, precision_reached};
 use super::{kind_name, ok_launches};
 use crate::metric::{METRICS, Rank};
 use crate::record::{Arm, Record, Status, Warning, WeightsSource};
@@ -118,6 +118,8 @@ pub struct Gate {
     /// The outcome in one sentence.
     pub why: String,
     pub setting: Setting,
+    /// The level that was asked for. Each test has its part of it, where measuring may end early.
+    pub alpha: f64,
     /// Absent where only ratios are required.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Side>,
@@ -152,6 +154,7 @@ impl Gate {
             exit_code: Outcome::Inconclusive.exit_code(),
             why: String::new(),
             setting: Setting::of(record),
+            alpha: ALPHA,
             baseline: None,
             candidate: None,
             judgement: None,

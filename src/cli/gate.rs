@@ -82,8 +82,13 @@ pub struct GateArgs {
     pub extend: Option<u32>,
 
     /// A name from `models list`, or a GGUF file
-    #[arg(short, long, default_value = "llama3-1b", value_name = "NAME|FILE",
-        help_heading = "Workload")]
+    #[arg(
+        short,
+        long,
+        default_value = "llama3-1b",
+        value_name = "NAME|FILE",
+        help_heading = "Workload"
+    )]
     pub model: String,
     /// Quantization [default: Q4_0]
     #[arg(long, value_name = "Q", help_heading = "Workload")]

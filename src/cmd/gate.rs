@@ -177,12 +177,15 @@ fn resumed(args: &GateArgs, file: &Path) -> Result<Gate> {
     let earlier = Interrupted::open(file)?;
     let record = earlier.record();
     let Some(config) = record.run.config.get(CONFIG).filter(|c| !c.is_null()) else {
-        bail!("--resume {shown}: expected a gate of two builds, found none; a run is gone on with \
-               by `llm-bench run --resume {shown}`");
+        bail!(
+            "--resume {shown}: expected a gate of two builds, found none; a run is gone on with \
+               by `llm-bench run --resume {shown}`"
+        );
     };
     let told = || format!("--resume {shown}");
-    let stated: Stated = serde_json::from_value(config.clone())
-        .with_context(|| format!("--resume {shown}: run.config.{CONFIG} does not state the gate"))?;
+    let stated: Stated = serde_json::from_value(config.clone()).with_context(|| {
+        format!("--resume {shown}: run.config.{CONFIG} does not state the gate")
+    })?;
     let labels: Vec<&str> = record.arms.iter().map(|arm| arm.label.as_str()).collect();
     let length = stated.length;
     let fits = (2..=1000).contains(&length.most)
@@ -228,7 +231,8 @@ fn measure_builds(
         &mut |record, launches| judge.enough(&record.arms[0], &record.arms[1], launches),
     )?;
     let gate = of_builds(&measured, stated)?;
-    let requirements = check_ratios(&measured.record, &args.require, rules.alpha)?;
+    let level = look_alpha(stated.length, rules.alpha);
+    let requirements = check_ratios(&measured.record, &args.require, level)?;
     Ok(Gate { requirements, ..gate })
 }
 
@@ -242,7 +246,8 @@ fn build_arms(bench: &Bench, engine: &EngineSpec, stated: &Stated) -> Result<Vec
             engine.options.insert("slow_down".into(), (1.0 + slow).into());
         }
         let cache = CacheDir::from_env().path().into();
-        let provisioner = Provisioner { program: program.path.clone(), ..Provisioner::new(cache, false)? };
+        let provisioner =
+            Provisioner { program: program.path.clone(), ..Provisioner::new(cache, false)? };
         arms.extend(bench.provide(&[engine], &provisioner));
     }
     Ok(arms)
@@ -266,6 +271,7 @@ fn of_builds(measured: &Measured, stated: &Stated) -> Result<Gate> {
         lost: lost(baseline, candidate, &rules),
         baseline: side(&stated.baseline, baseline),
         candidate: side(&stated.candidate, candidate),
+        alpha: stated.alpha,
         ended: Some(stated.length.told(measured.ended)),
         records: vec![measured.path.display().to_string()],
         ..Gate::new(record)
@@ -280,7 +286,7 @@ fn ratios(args: &GateArgs) -> Result<Gate> {
         crate::analysis::summarize(&mut record);
         let requirements = check_ratios(&record, &args.require, alpha)?;
         let records = vec![file.display().to_string()];
-        return Ok(Gate { requirements, records, ..Gate::new(&record) });
+        return Ok(Gate { requirements, records, alpha, ..Gate::new(&record) });
     }
     if args.candidate_bin.is_some() || args.candidate_rev.is_some() {
         bail!("--require alone measures this llm-bench; give a baseline to measure two builds");
@@ -323,6 +329,7 @@ fn ratios(args: &GateArgs) -> Result<Gate> {
     )?;
     Ok(Gate {
         requirements: check_ratios(&measured.record, &args.require, look)?,
+        alpha,
         ended: Some(length.told(measured.ended)),
         records: vec![measured.path.display().to_string()],
         ..Gate::new(&measured.record)
@@ -369,12 +376,14 @@ impl Judge<'_> {
     }
 }
 
-/// The level of each test: an extension spends half of it at either look.
+/// The level of each test, so that measuring which may end early spends no more than `alpha`.
 fn look_alpha(length: Length, alpha: f64) -> f64 {
-    match length.extension {
-        true => Look::First.alpha(alpha),
-        false => Look::Only.alpha(alpha),
-    }
+    let look = match length.extension {
+        true => Look::First,
+        false if length.least < length.most => Look::Precise,
+        false => Look::Only,
+    };
+    look.alpha(alpha)
 }
 
 fn must_have_measured(arm: &Arm, what: &str) -> Result<()> {

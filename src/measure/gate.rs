@@ -56,8 +56,7 @@ pub fn run(
         launches = (launches + 2).min(limits.most);
         let block = Instant::now();
         let until = (launches as usize * plans.len()).min(order.len());
-        let end =
-            session::run(record, plans, &order[..until], workload, settings, delay, observer);
+        let end = session::run(record, plans, &order[..until], workload, settings, delay, observer);
         longest = longest.max(block.elapsed());
         if end == End::Interrupted {
             return Ended::Interrupted;

@@ -19,18 +19,8 @@ use crate::record::WeightsSource;
 use crate::units::three_digits;
 
 const DASH: &str = "–";
-const HEADER: [&str; 10] = [
-    "",
-    "",
-    "Baseline",
-    "Candidate",
-    "Change",
-    "90 % interval",
-    "Verdict",
-    "p",
-    "n",
-    "MDE",
-];
+const HEADER: [&str; 10] =
+    ["", "", "Baseline", "Candidate", "Change", "90 % interval", "Verdict", "p", "n", "MDE"];
 const LEGEND: &str = "p: Welch's t on logarithms, two-sided; MDE: the least change that these launches would see \
 four times in five.";
 
@@ -165,28 +155,34 @@ fn facts(gate: &Gate) -> Vec<(&'static str, String)> {
     };
     let threads = s.threads.map(|n| format!(", {n} threads")).unwrap_or_default();
     let mut facts = vec![
-        ("model    ", clean(&format!("{} {}{weights}; prompts {}", s.model, s.quant, s.prompt_set))),
+        (
+            "model    ",
+            clean(&format!("{} {}{weights}; prompts {}", s.model, s.quant, s.prompt_set)),
+        ),
         ("machine  ", clean(&format!("{}{threads}, {}", s.cpu_model, s.started_at))),
     ];
     let side = |side: &Side| {
-        let failed = if side.failed > 0 { format!(", {} failed", side.failed) } else { String::new() };
+        let failed =
+            if side.failed > 0 { format!(", {} failed", side.failed) } else { String::new() };
         clean(&format!("{}; {} launches{failed}", side.what, side.launches))
     };
     facts.extend(gate.baseline.as_ref().map(|b| ("baseline ", side(b))));
     facts.extend(gate.candidate.as_ref().map(|c| ("candidate", side(c))));
     facts.extend(gate.ended.as_ref().map(|e| ("ended    ", clean(e))));
-    facts.extend(gate.judgement.as_ref().map(|j| ("rule     ", rule(j))));
+    facts.extend(gate.judgement.as_ref().map(|j| ("rule     ", rule(j, gate.alpha))));
     facts.extend(gate.records.iter().map(|r| ("record   ", clean(r))));
     facts
 }
 
 /// `margin 5 % (model_load_s 25 %), α 0.05 over 5 deciding metrics`.
-fn rule(judgement: &Judgement) -> String {
+fn rule(judgement: &Judgement, alpha: f64) -> String {
     let primary = || judgement.metrics.iter().filter(|m| m.primary);
-    let share = |x: f64| format!("{} %", three_digits(x * 100.0).trim_end_matches('0').trim_end_matches('.'));
+    let share = |x: f64| {
+        format!("{} %", three_digits(x * 100.0).trim_end_matches('0').trim_end_matches('.'))
+    };
     let as_many = |margin: f64| primary().filter(|m| m.margin == margin).count();
     let Some(common) = primary().map(|m| m.margin).max_by_key(|m| as_many(*m)) else {
-        return format!("α {}", judgement.alpha);
+        return format!("α {alpha}");
     };
     let others = primary().filter(|m| m.margin != common);
     let others: Vec<String> = others.map(|m| format!("{} {}", m.metric, share(m.margin))).collect();
@@ -194,8 +190,12 @@ fn rule(judgement: &Judgement) -> String {
         true => String::new(),
         false => format!(" ({})", others.join(", ")),
     };
-    let (alpha, n) = (judgement.alpha, judgement.primaries);
-    format!("margin {}{others}, α {alpha} over {n} deciding metrics", share(common))
+    let n = judgement.primaries;
+    let level = match judgement.alpha == alpha {
+        true => String::new(),
+        false => format!(" (each test at {:.4}, as measuring may end early)", judgement.alpha),
+    };
+    format!("margin {}{others}, α {alpha} over {n} deciding metrics{level}", share(common))
 }
 
 /// One row of the table, and how it was decided.
@@ -216,13 +216,11 @@ fn lines(gate: &Gate, primary: bool) -> Vec<Line> {
 fn line(m: &Judged) -> Line {
     let found = metric::find(&m.metric);
     let means = [m.baseline.mean, m.candidate.mean];
-    let (unit, factor) = found.map_or(("", 1.0), |f| {
-        unit_for(f.unit, means[0].min(means[1]), means[0].max(means[1]))
-    });
+    let (unit, factor) = found
+        .map_or(("", 1.0), |f| unit_for(f.unit, means[0].min(means[1]), means[0].max(means[1])));
     let value = |mean: f64| format!("{:.*}", decimals(mean * factor), mean * factor);
-    let interval = m.ci90.map_or(DASH.into(), |[low, high]| {
-        format!("{} … {}", signed(low), signed(high))
-    });
+    let interval =
+        m.ci90.map_or(DASH.into(), |[low, high]| format!("{} … {}", signed(low), signed(high)));
     let mut verdict = m.decision.as_str().to_string();
     if m.real_but_small {
         verdict += ", real but small";
@@ -255,7 +253,8 @@ fn line(m: &Judged) -> Line {
 /// `+1.2 %`, `−0.4 %`.
 fn signed(change: f64) -> String {
     let percent = change * 100.0;
-    let sign = if percent.is_sign_negative() && format!("{percent:.1}") != "-0.0" { "−" } else { "+" };
+    let sign =
+        if percent.is_sign_negative() && format!("{percent:.1}") != "-0.0" { "−" } else { "+" };
     format!("{sign}{:.1} %", percent.abs())
 }
 

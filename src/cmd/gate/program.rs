@@ -46,11 +46,7 @@ impl Program {
     }
 
     /// The program of a revision, built if need be.
-    pub fn of_revision(
-        provisioner: &Provisioner,
-        rev: &str,
-        say: &dyn Fn(&str),
-    ) -> Result<Self> {
+    pub fn of_revision(provisioner: &Provisioner, rev: &str, say: &dyn Fn(&str)) -> Result<Self> {
         let here = std::env::current_dir().context("cannot tell the current folder")?;
         let revision = Revision::find(&here, rev)?;
         let path = provisioner.revision(&revision, say)?;

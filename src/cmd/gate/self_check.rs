@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 
 use super::program::Program;
 use super::session::{Bench, Session, go_on_or_stop};
-use super::{BASELINE, CANDIDATE, Judge, Stated, build_arms, builtin, length, of_builds, quant, run_args};
+use super::{
+    BASELINE, CANDIDATE, Judge, Stated, build_arms, builtin, length, of_builds, quant, run_args,
+};
 use crate::analysis::gate::Setting;
 use crate::analysis::self_check::{SCHEMA, SelfCheck, Tally};
 use crate::analysis::verdict::Decision;

@@ -36,6 +36,9 @@ pub struct Length {
 }
 
 impl Length {
+    /// Of launches that are there already.
+    pub const STORED: Length = Length { least: 2, most: 2, minutes: 0.0, extension: false };
+
     fn limits(self) -> Limits {
         let time = Duration::from_secs_f64(self.minutes * 60.0);
         Limits { least: self.least, most: self.most, time }
@@ -197,7 +200,10 @@ impl Bench {
         }
         if ended == Ended::Interrupted {
             let json = json.display();
-            bail!("stopped; the launches are kept in {json}: {}", go_on(&record, &json.to_string()));
+            bail!(
+                "stopped; the launches are kept in {json}: {}",
+                go_on(&record, &json.to_string())
+            );
         }
         Ok(Measured { record, path: json, ended })
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::session::{Bench, Session, go_on_or_stop, warm};
-use super::{BaselineMissing, ENGINE, Judge, check_ratios, length, must_have_measured};
+use super::session::{Bench, Length, Session, go_on_or_stop, warm};
+use super::{BaselineMissing, ENGINE, Judge, check_ratios, length, look_alpha, must_have_measured};
 use crate::analysis::gate::{Gate, Side, lost};
 use crate::analysis::identity::{Difference, Identity, Severity};
 use crate::analysis::summarize;
@@ -29,7 +29,8 @@ pub fn run(args: &GateArgs, file: &Path) -> Result<Gate> {
     }
     let mut baseline = Record::read(file).context("--baseline")?;
     summarize(&mut baseline);
-    let arm = arm(&baseline, args.engine.as_deref()).with_context(|| format!("--baseline {shown}"))?;
+    let arm =
+        arm(&baseline, args.engine.as_deref()).with_context(|| format!("--baseline {shown}"))?;
     must_have_measured(&arm, &format!("--baseline {shown}: {}", arm.label))?;
     let side = Side::new(shown.to_string(), baseline.build.git_commit.clone(), None, &arm);
     let gate = match &args.candidate {
@@ -41,7 +42,10 @@ pub fn run(args: &GateArgs, file: &Path) -> Result<Gate> {
         warnings.push(Warning {
             code: "incomplete_baseline".into(),
             arm: None,
-            message: format!("the baseline's session was interrupted: {} launches", arm.launches.len()),
+            message: format!(
+                "the baseline's session was interrupted: {} launches",
+                arm.launches.len()
+            ),
             advice: "finish it with --resume before gating against it".into(),
         });
     }
@@ -86,8 +90,8 @@ fn arm(record: &Record, wanted: Option<&str>) -> Result<Arm> {
 /// the engine is the same.
 fn differences(baseline: (&Record, &Arm), candidate: (&Record, &Arm)) -> Vec<Difference> {
     let same_engine = baseline.1.engine == candidate.1.engine;
-    let found = Identity::of(baseline.0, baseline.1)
-        .differences(&Identity::of(candidate.0, candidate.1));
+    let found =
+        Identity::of(baseline.0, baseline.1).differences(&Identity::of(candidate.0, candidate.1));
     found.into_iter().filter(|d| !(same_engine && d.is_engine())).collect()
 }
 
@@ -95,18 +99,14 @@ fn refused(differences: &[Difference]) -> bool {
     differences.iter().any(|d| d.severity == Severity::Refuse)
 }
 
-fn against_record(
-    args: &GateArgs,
-    (baseline, base): (&Record, &Arm),
-    file: &Path,
-) -> Result<Gate> {
+fn against_record(args: &GateArgs, (baseline, base): (&Record, &Arm), file: &Path) -> Result<Gate> {
     let shown = file.display();
     let mut candidate = Record::read(file).context("--candidate")?;
     summarize(&mut candidate);
     let arm = arm(&candidate, args.engine.as_deref().or(Some(&base.engine)))
         .with_context(|| format!("--candidate {shown}"))?;
     let found = differences((baseline, base), (&candidate, &arm));
-    let gate = judged(args, base, &candidate, &arm, found)?;
+    let gate = judged(args, Length::STORED, base, (&candidate, &arm), found)?;
     let side = Side::new(shown.to_string(), candidate.build.git_commit.clone(), None, &arm);
     Ok(Gate { candidate: Some(side), records: vec![shown.to_string()], ..gate })
 }
@@ -135,8 +135,10 @@ fn against_measurement(
     // What is known before anything is measured: machine, build, model, prompts, settings.
     let here = bench.record(serde_json::Value::Null);
     let known = differences((baseline, base), (&here, base));
-    let known: Vec<Difference> =
-        known.into_iter().filter(|d| d.candidate.is_some() || d.severity == Severity::Refuse).collect();
+    let known: Vec<Difference> = known
+        .into_iter()
+        .filter(|d| d.candidate.is_some() || d.severity == Severity::Refuse)
+        .collect();
     if refused(&known) && !args.force_incomparable {
         say("not comparable: nothing is measured; --force-incomparable shows the numbers");
         return Ok(Gate { differences: known, ..Gate::new(&here) });
@@ -166,7 +168,7 @@ fn against_measurement(
     let record = &measured.record;
     let arm = record.arms.first().context("nothing was measured")?;
     let found = differences((baseline, base), (record, arm));
-    let gate = judged(args, base, record, arm, found)?;
+    let gate = judged(args, length, base, (record, arm), found)?;
     let side = Side::new("this llm-bench".into(), record.build.git_commit.clone(), None, arm);
     Ok(Gate {
         candidate: Some(side),
@@ -179,21 +181,22 @@ fn against_measurement(
 /// Without a judgement where the two may not be compared and nobody forces it.
 fn judged(
     args: &GateArgs,
+    length: Length,
     base: &Arm,
-    record: &Record,
-    arm: &Arm,
+    (record, arm): (&Record, &Arm),
     differences: Vec<Difference>,
 ) -> Result<Gate> {
     let rules = args.rules.rules();
-    let gate = Gate::new(record);
+    let gate = Gate { alpha: rules.alpha, ..Gate::new(record) };
     if refused(&differences) && !args.force_incomparable {
         return Ok(Gate { differences, ..gate });
     }
-    let judge = Judge { rules: &rules, length: length(args)? };
+    let judge = Judge { rules: &rules, length };
+    let level = look_alpha(length, rules.alpha);
     Ok(Gate {
         judgement: judge.judgement(base, arm)?,
         lost: lost(base, arm, &rules),
-        requirements: check_ratios(record, &args.require, rules.alpha)?,
+        requirements: check_ratios(record, &args.require, level)?,
         differences,
         ..gate
     })

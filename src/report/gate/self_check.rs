@@ -47,7 +47,10 @@ fn lines(check: &SelfCheck) -> Vec<String> {
     let s = &check.setting;
     let threads = s.threads.map(|n| format!(", {n} threads")).unwrap_or_default();
     let mut lines = vec![
-        clean(&format!("{} {}, prompts {}; {}{threads}", s.model, s.quant, s.prompt_set, s.cpu_model)),
+        clean(&format!(
+            "{} {}, prompts {}; {}{threads}",
+            s.model, s.quant, s.prompt_set, s.cpu_model
+        )),
         format!("margin {:.1} %, α {}", check.margin * 100.0, check.alpha),
         format!("against itself: {}", tally(&check.same)),
         format!("against itself slowed by {:.0} %: {}", check.slow * 100.0, tally(&check.slowed)),

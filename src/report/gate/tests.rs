@@ -9,7 +9,8 @@ use crate::record::Arm;
 
 fn arms(decode: f64) -> (Arm, Arm) {
     let other = Engine { decode_tps: CANDLE.decode_tps * decode, ..CANDLE };
-    let named = |engine: &Engine, label: &str| Arm { label: label.into(), ..testing::arm(engine, 10) };
+    let named =
+        |engine: &Engine, label: &str| Arm { label: label.into(), ..testing::arm(engine, 10) };
     (named(&CANDLE, "baseline"), named(&other, "candidate"))
 }
 
@@ -48,7 +49,10 @@ fn the_terminal_shows_change_interval_verdict_p_n_and_mde_and_ends_with_the_verd
 fn json_has_the_outcome_its_exit_code_and_no_nulls() {
     let json = json(&gate(0.8));
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((value["outcome"].as_str(), value["exit_code"].as_u64()), (Some("regressed"), Some(1)));
+    assert_eq!(
+        (value["outcome"].as_str(), value["exit_code"].as_u64()),
+        (Some("regressed"), Some(1))
+    );
     assert!(!json.contains("null"), "{json}");
 }
 
