@@ -5,7 +5,7 @@ use llm_bench::analysis::verdict::{
     Decision, Judgement, Look, Pair, Rule, Rules, judge, precision_reached,
 };
 use llm_bench::metric::Better;
-use llm_bench::stats::clopper_pearson;
+use llm_bench::stats::{Sample, clopper_pearson, margin_test};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -70,7 +70,7 @@ fn at_most(hits: u32, runs: u32, limit: f64) {
     assert!(interval.low <= limit, "{hits} of {runs}: at least {}, not {limit}", interval.low);
 }
 
-/// With these launches the gate is asked; without the truth it would be a coin.
+/// One look at a fixed number of launches.
 fn simple(n: usize, worse: f64, cv: f64) -> impl FnMut(&mut Machine) -> Decision {
     move |machine| verdict(&machine.both(n, worse, cv), &rules()).decision
 }
@@ -78,20 +78,20 @@ fn simple(n: usize, worse: f64, cv: f64) -> impl FnMut(&mut Machine) -> Decision
 #[test]
 fn without_a_change_regressed_is_said_in_less_than_one_run_of_a_thousand() {
     for (n, cv) in [(3, 0.02), (5, 0.02), (10, 0.02), (10, 0.05)] {
-        let wrong = count(3000, 11, Decision::Regressed, simple(n, 1.0, cv));
+        let wrong = count(2000, 11, Decision::Regressed, simple(n, 1.0, cv));
         // Counted, not merely not excluded.
-        assert!(wrong <= 3, "n {n}, CV {cv}: {wrong} of 3000");
+        assert!(wrong <= 2, "n {n}, CV {cv}: {wrong} of 2000");
     }
 }
 
 #[test]
 fn at_a_change_of_exactly_the_margin_regressed_is_said_at_most_as_often_as_alpha() {
     for n in [2, 3, 5, 10, 30] {
-        let said = count(4000, 13, Decision::Regressed, simple(n, 1.0 + MARGIN, CV));
-        at_most(said, 4000, 0.05);
+        let said = count(3000, 13, Decision::Regressed, simple(n, 1.0 + MARGIN, CV));
+        at_most(said, 3000, 0.05);
         // The test is exact, not merely safe, once there are a few launches.
         if n >= 10 {
-            assert!(clopper_pearson(said, 4000, 0.99).unwrap().contains(0.05), "n {n}: {said}");
+            assert!(clopper_pearson(said, 3000, 0.99).unwrap().contains(0.05), "n {n}: {said}");
         }
     }
 }
@@ -189,16 +189,19 @@ fn two_looks_at_all_of_alpha_would_not_keep_it() {
     assert!(clopper_pearson(said, 4000, 0.99).unwrap().low > 0.05, "{said} of 4000");
 }
 
-/// From five launches a side, one more on each until the estimate is precise or there are thirty.
-fn until_precise(worse: f64, cv: f64) -> impl FnMut(&mut Machine) -> Decision {
+/// From five launches a side, one more on each until the estimate is precise or there are thirty;
+/// then one decision at the level of `look`.
+fn until_precise(worse: f64, cv: f64, look: Look) -> impl FnMut(&mut Machine) -> Decision {
+    let theta = MARGIN.ln_1p();
+    let rules = Rules { alpha: look.alpha(0.05), ..rules() };
     move |machine| {
         let mut launches = machine.both(5, worse, cv);
         loop {
-            let judgement = verdict(&launches, &rules());
-            let [low, high] = judgement.metrics[0].ci90.unwrap().map(f64::ln_1p);
-            let precise = precision_reached((high - low) / 2.0, MARGIN.ln_1p());
+            let [baseline, candidate] = [0, 1].map(|i| Sample::new(&launches[i]).unwrap());
+            let interval = margin_test(&candidate, &baseline, theta).unwrap().interval90;
+            let precise = precision_reached((interval.high - interval.low) / 2.0, theta);
             if precise || launches[0].len() >= 30 {
-                return judgement.decision;
+                return verdict(&launches, &rules).decision;
             }
             for (side, more) in launches.iter_mut().zip(machine.both(1, worse, cv)) {
                 side.extend(more);
@@ -209,14 +212,26 @@ fn until_precise(worse: f64, cv: f64) -> impl FnMut(&mut Machine) -> Decision {
 
 #[test]
 fn stopping_once_precise_keeps_alpha_at_the_margin_and_sees_ten_percent() {
-    for cv in [0.02, 0.04] {
-        let said = count(1500, 47, Decision::Regressed, until_precise(1.0 + MARGIN, cv));
-        at_most(said, 1500, 0.05);
-        let wrong = count(1000, 53, Decision::Regressed, until_precise(1.0, cv));
-        assert!(wrong <= 1, "CV {cv}: {wrong} of 1000");
-        let seen = count(1000, 59, Decision::Regressed, until_precise(1.10, cv));
-        assert!(clopper_pearson(seen, 1000, 0.99).unwrap().high >= 0.95, "CV {cv}: {seen}");
+    for cv in [0.015, 0.02, 0.03, 0.04] {
+        for wrong in [Decision::Regressed, Decision::NotRegressed] {
+            let one = until_precise(1.0 + MARGIN, cv, Look::Precise);
+            at_most(count(1000, 47, wrong, one), 1000, 0.05);
+        }
+        let one = until_precise(1.0, cv, Look::Precise);
+        let wrong = count(500, 53, Decision::Regressed, one);
+        assert!(wrong == 0, "CV {cv}: {wrong} of 500");
+        let one = until_precise(1.10, cv, Look::Precise);
+        let seen = count(500, 59, Decision::Regressed, one);
+        // The less often the closer the half-width is to θ/2 where it stops.
+        assert!(clopper_pearson(seen, 500, 0.99).unwrap().low >= 0.8, "CV {cv}: {seen}");
     }
+}
+
+#[test]
+fn stopping_once_precise_at_all_of_alpha_would_not_keep_it() {
+    let one = until_precise(1.0 + MARGIN, 0.035, Look::Only);
+    let said = count(5000, 47, Decision::Regressed, one);
+    assert!(clopper_pearson(said, 5000, 0.99).unwrap().low > 0.05, "{said} of 5000");
 }
 
 #[test]

@@ -226,6 +226,8 @@ pub enum BadPair {
         "{metric}, {side}: value {value} is not above zero; a change in percent needs values above zero"
     )]
     NotPositive { metric: String, side: &'static str, value: f64 },
+    #[error("{metric}: the two sides are too far apart for a change in percent")]
+    Apart { metric: String },
     #[error("the margin of {metric} is {margin}; expected a share of zero or more, such as 0.05")]
     Margin { metric: String, margin: f64 },
     #[error("alpha is {0}; expected a level above 0 and below 0.5, such as 0.05")]
@@ -266,6 +268,9 @@ fn measure(pair: &Pair<'_>, rules: &Rules) -> Result<Judged, BadPair> {
     let (base, base_logs) = positive(pair, "baseline", pair.baseline)?;
     let (cand, cand_logs) = positive(pair, "candidate", pair.candidate)?;
     let rise = cand_logs.mean() - base_logs.mean();
+    if !rise.exp_m1().is_finite() {
+        return Err(BadPair::Apart { metric });
+    }
     let sign = match pair.better {
         Better::Lower => 1.0,
         Better::Higher => -1.0,

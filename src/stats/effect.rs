@@ -19,3 +19,58 @@ pub fn hedges_g(a: &Sample, b: &Sample) -> Option<f64> {
 fn correction(m: f64) -> f64 {
     beta::half_step((m - 1.0) / 2.0) / (m / 2.0).sqrt()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn g_agrees_with_the_known_answers() {
+        let text = include_str!("../../tests/data/statistics_known_answers.json");
+        let all: serde_json::Value = serde_json::from_str(text).unwrap();
+        let sample = |v: &serde_json::Value| {
+            let values = v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap());
+            Sample::new(&values.collect::<Vec<_>>()).unwrap()
+        };
+        for case in all["hedges_g"].as_array().unwrap() {
+            let mut welch = all["welch"].as_array().unwrap().iter();
+            let data = welch.find(|w| w["name"] == case["name"]).unwrap();
+            let got = hedges_g(&sample(&data["a"]), &sample(&data["b"])).unwrap();
+            let expected = case["g"].as_f64().unwrap();
+            assert!((got / expected - 1.0).abs() < 1e-10, "{}: {got}", case["name"]);
+        }
+    }
+
+    #[test]
+    fn the_correction_is_the_exact_one() {
+        // mpmath: gamma(m/2) / (sqrt(m/2) * gamma((m-1)/2))
+        for (m, expected) in
+            [(2.0, 0.56418958354775629), (18.0, 0.9576464270237181), (1000.0, 0.99924978117971637)]
+        {
+            assert!((correction(m) / expected - 1.0).abs() < 1e-14, "{m}");
+        }
+    }
+
+    #[test]
+    fn without_a_spread_there_is_no_effect_size() {
+        let constant = |x: f64| Sample::new(&[x, x]).unwrap();
+        assert_eq!(hedges_g(&constant(1.0), &constant(2.0)), None);
+        assert_eq!(hedges_g(&constant(1.0), &Sample::new(&[2.0]).unwrap()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn neither_unit_nor_order_of_the_samples_changes_its_size(
+            a in proptest::collection::vec(0.1f64..9.0, 2..9),
+            b in proptest::collection::vec(0.1f64..9.0, 2..9), unit in 1e-200f64..1e200,
+        ) {
+            let of = |v: &[f64], unit: f64| {
+                Sample::new(&v.iter().map(|x| x * unit).collect::<Vec<_>>()).unwrap()
+            };
+            let g = hedges_g(&of(&a, 1.0), &of(&b, 1.0)).unwrap();
+            let back = hedges_g(&of(&b, unit), &of(&a, unit)).unwrap();
+            prop_assert!((g + back).abs() <= 1e-9 * g.abs().max(1.0));
+        }
+    }
+}

@@ -4,8 +4,8 @@ use statrs::function::erf::erfc;
 
 /// Steps of the integral; more are needed only where the distribution is almost a step.
 const MOST_STEPS: f64 = 100_000.0;
-/// The weight that is left out on both ends: e⁻⁴⁰.
-const NEGLIGIBLE: f64 = -40.0;
+/// The weight that is left out on both ends: e⁻³⁴.
+const NEGLIGIBLE: f64 = -34.0;
 
 /// P(T > t) for T = (Z + `delta`) / S with Z standard normal and `df`·S² chi-squared.
 ///
@@ -20,7 +20,8 @@ pub(super) fn upper_tail(t: f64, df: f64, delta: f64) -> Option<f64> {
     // The density of w = ln S is exp(weight(w)) up to a factor; its peak, 0, is at w = 0.
     let weight = |w: f64| df * (w - (2.0 * w).exp_m1() / 2.0);
     let (low, high) = (end(weight, -1.0 / (2.0 * df).sqrt()), end(weight, 1.0 / (2.0 * df).sqrt()));
-    let widest_step = (0.2 / (2.0 * df).sqrt()).min(0.2 / delta.abs().max(1.0));
+    // In parts of the width of the density, of its slope on the left, and of Φ.
+    let widest_step = (0.4 / (2.0 * df).sqrt()).min(0.14).min(0.3 / delta.abs().max(1.0));
     let steps = ((high - low) / widest_step).ceil();
     if steps > MOST_STEPS {
         let limit = delta / t;

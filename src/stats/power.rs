@@ -94,20 +94,23 @@ pub fn launches_needed(sd: [f64; 2], effect: f64, alpha: f64, wanted: f64) -> Op
         return None;
     }
     let enough = |n: u32| Some(power(Design { n: [n, n], sd }, effect, alpha)? >= wanted);
-    if enough(2)? {
-        return Some(2);
+    // As if the spread were known: a few too few, or one or two too many.
+    let z = student::upper_quantile(alpha, 1e9)? + student::upper_quantile(1.0 - wanted, 1e9)?;
+    let guess = (sd[0].hypot(sd[1]) * z.max(0.0) / effect).powi(2).ceil();
+    if guess > f64::from(1 << 30) {
+        return None;
     }
-    // Doubling, then halving the gap: 2 is too few, `high` enough.
-    let (mut low, mut high) = (2u32, 4u32);
-    while !enough(high)? {
-        low = high;
-        high = high.checked_mul(2).filter(|n| *n <= 1 << 30)?;
+    let mut n = (guess as u32).max(2);
+    if enough(n)? {
+        while n > 2 && enough(n - 1)? {
+            n -= 1;
+        }
+        return Some(n);
     }
-    while high - low > 1 {
-        let middle = low + (high - low) / 2;
-        if enough(middle)? { high = middle } else { low = middle }
+    while !enough(n)? {
+        n += 1;
     }
-    Some(high)
+    Some(n)
 }
 
 #[cfg(test)]

@@ -125,6 +125,81 @@ mod tests {
     }
 
     #[test]
+    fn awkward_samples_agree_with_sixty_digits() {
+        // scipy.stats.ttest_ind(a, b, equal_var=False), computed with 60 digits (mpmath), since
+        // scipy's own squares vanish for "tiny" and overflow for "huge".
+        type Case = (&'static str, &'static [f64], &'static [f64], [f64; 4]);
+        let cases: &[Case] = &[
+            (
+                "two values a side",
+                &[1.0, 2.0],
+                &[1.5, 4.0],
+                [-1.25, -0.92847669088525932, 1.31201248049922, 0.49188526844981434],
+            ),
+            (
+                "ties",
+                &[3.0, 3.0, 3.0, 4.0],
+                &[3.0, 4.0, 4.0, 4.0, 4.0],
+                [-0.55, -1.7179113807746667, 6.1725826193390453, 0.13523205557263342],
+            ),
+            (
+                "a large offset",
+                &[1000000001.0, 1000000002.0, 1000000003.0],
+                &[1000000002.0, 1000000004.0, 1000000006.0, 1000000009.0],
+                [-3.25, -2.0302589045518789, 3.8356291726527508, 0.11518332270648292],
+            ),
+            (
+                "tiny",
+                &[1.1e-200, 1.3e-200, 1.2e-200],
+                &[2.1e-200, 2.4e-200],
+                [-1.05e-200, -6.5327956768016773, 1.3039348710990496, 0.059283713972128519],
+            ),
+            (
+                "huge",
+                &[1.1e+200, 1.3e+200, 1.2e+200],
+                &[2.1e+200, 2.4e+200],
+                [-1.05e+200, -6.5327956768016771, 1.3039348710990502, 0.059283713972128468],
+            ),
+            (
+                "spreads a million times apart",
+                &[1.0, 1.000001, 0.999999, 1.0000005],
+                &[2.0, 3.0, 1.0],
+                [-0.99999987500000001, -1.7320505910620528, 2.0000000000021875, 0.2254033694883025],
+            ),
+            (
+                "a p of 1e-76",
+                &[
+                    10.0, 10.1, 9.9, 10.05, 9.95, 10.02, 9.98, 10.03, 9.97, 10.01, 10.0, 10.1, 9.9,
+                    10.05, 9.95, 10.02, 9.98, 10.03, 9.97, 10.01,
+                ],
+                &[
+                    20.0, 20.1, 19.9, 20.05, 19.95, 20.02, 19.98, 20.03, 19.97, 20.01, 20.0, 20.1,
+                    19.9, 20.05, 19.95, 20.02, 19.98, 20.03, 19.97, 20.01,
+                ],
+                [-10.0, -585.73385244583809, 38.0, 8.9449174678701654e-77],
+            ),
+            (
+                "one side does not vary",
+                &[5.0, 5.0, 5.0],
+                &[5.5, 6.0, 5.2, 5.9],
+                [-0.65000000000000013, -3.5165115752029866, 3.0, 0.039014854493563687],
+            ),
+        ];
+        for (name, a, b, [difference, t, df, p]) in cases {
+            let w = welch(&Sample::new(a).unwrap(), &Sample::new(b).unwrap(), 0.95).unwrap();
+            let test = w.test.unwrap();
+            let near = |got: f64, expected: f64, relative: f64| {
+                assert!((got / expected - 1.0).abs() < relative, "{name}: {got}, {expected}");
+            };
+            near(w.difference, *difference, 1e-12);
+            near(test.t, *t, 1e-12);
+            near(test.df, *df, 1e-12);
+            near(test.p, *p, 1e-10);
+            near(test.p_less, p / 2.0, 1e-10);
+        }
+    }
+
+    #[test]
     fn ratios_agree_with_scipy_on_logarithms() {
         for case in known_answers("gate") {
             // The file's difference is "worse by", candidate against base.
