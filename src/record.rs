@@ -465,6 +465,16 @@ pub struct Warning {
     pub advice: String,
 }
 
+impl std::fmt::Display for Build {
+    /// `llm-bench 0.1.0 (3fa9c21d, modified)`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "llm-bench {}", self.version)?;
+        let Some(commit) = &self.git_commit else { return Ok(()) };
+        let state = if self.git_dirty == Some(true) { ", modified" } else { "" };
+        write!(f, " ({}{state})", commit.chars().take(8).collect::<String>())
+    }
+}
+
 impl Record {
     /// Writes the record beside its final name, syncs it and renames it: a reader sees the old
     /// file or the new one, never half of one.

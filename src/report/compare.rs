@@ -137,7 +137,7 @@ fn file(against: &Against<'_>, several: bool) -> File {
     let mut remarks: Vec<Remark> = against.differences.iter().map(difference).collect();
     remarks.extend(against.warnings.iter().map(|w| Remark {
         weight: match w.code.as_str() {
-            "machine_unknown" | "resumed" => Weight::Tells,
+            "machine_unknown" | "one_program" | "resumed" => Weight::Tells,
             _ => Weight::Warns,
         },
         text: clean(&w.message),
@@ -289,19 +289,23 @@ fn legend(compared: &Compared<'_>) -> Vec<String> {
     vec![
         format!("Margin {}{margins}; α {}; {rule}", share(rules.margin), rules.alpha),
         "change: ratio of geometric means; p, t (df): plain Welch on the raw values".into(),
-        "g: Hedges; MDE: the least change that these launches would see four times in five; \
-         beneath it, the launches a side with which that is the margin"
-            .into(),
+        "g: Hedges; MDE: the least change that these launches would see four times in five".into(),
     ]
 }
 
 /// A change, signed: `-6.03 %`, `+12.3 %`, `+240 %`.
 fn change(x: f64) -> String {
+    if x == 0.0 {
+        return "0 %".into();
+    }
     format!("{:+.*} %", places(x), 100.0 * x)
 }
 
-/// `-7.12 … -4.90 %`, both ends with as many digits.
+/// `-7.12 … -4.90 %`, both ends with as many digits; one number where nothing varies.
 fn interval([low, high]: [f64; 2]) -> String {
+    if low == high {
+        return change(low);
+    }
     let places = places(low.abs().max(high.abs()));
     format!("{:+.places$} … {:+.places$} %", 100.0 * low, 100.0 * high)
 }

@@ -92,7 +92,7 @@ fn line(
 
 /// Twelve significant digits: more than any clock has, fewer than rounding errors reach. Nothing
 /// for a missing number.
-fn number(x: Option<f64>) -> String {
+pub(super) fn number(x: Option<f64>) -> String {
     let rounded = x.map(|x| format!("{x:.11e}").parse().unwrap_or(x));
     rounded.map(|x: f64| x.to_string()).unwrap_or_default()
 }

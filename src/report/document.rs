@@ -144,19 +144,16 @@ fn facts(record: &Record) -> Vec<(&'static str, String)> {
         count(threads.unwrap_or(u64::from(host.threads)), "thread"),
         Bytes(host.ram_bytes).to_string(),
     ];
-    let build = &record.build;
-    let commit: String = build.git_commit.iter().flat_map(|c| c.chars().take(8)).collect();
-    let state = if build.git_dirty == Some(true) { ", modified" } else { "" };
-    let version = match commit.as_str() {
-        "" => format!("llm-bench {}", build.version),
-        commit => format!("llm-bench {} ({commit}{state})", build.version),
-    };
     vec![
         ("Host", joined(cpu.into_iter().chain(machine).chain([bandwidth]))),
         ("Workload", workload(record)),
         (
             "Run",
-            joined([record.run.started_at.clone(), format!("seed {}", record.run.seed), version]),
+            joined([
+                record.run.started_at.clone(),
+                format!("seed {}", record.run.seed),
+                record.build.to_string(),
+            ]),
         ),
     ]
 }

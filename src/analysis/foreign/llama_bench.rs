@@ -242,9 +242,9 @@ fn arms(entries: &[Entry]) -> (Vec<SampledArm>, bool) {
 }
 
 fn series(group: &[&Entry], in_one_process: &mut bool) -> Vec<Series> {
-    let mut tests: Vec<Test> = group.iter().map(|e| e.test).collect();
-    tests.sort();
-    tests.dedup();
+    // In the order of the file.
+    let mut seen = BTreeSet::new();
+    let tests: Vec<Test> = group.iter().map(|e| e.test).filter(|t| seen.insert(*t)).collect();
     let one = |test: Test| {
         let of: Vec<&&Entry> = group.iter().filter(|e| e.test == test).collect();
         let values = match of.as_slice() {

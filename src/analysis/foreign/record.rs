@@ -31,12 +31,6 @@ pub(super) fn read(path: &Path, file: String) -> Result<Source> {
     values_are_positive(&record, &file)?;
     summarize(&mut record);
     let build = &record.build;
-    let commit: String = build.git_commit.iter().flat_map(|c| c.chars().take(8)).collect();
-    let state = if build.git_dirty == Some(true) { ", modified" } else { "" };
-    let version = match commit.as_str() {
-        "" => format!("llm-bench {}", build.version),
-        commit => format!("llm-bench {} ({commit}{state})", build.version),
-    };
     let mut warnings: Vec<Warning> = record.warnings.clone();
     warnings.retain(|w| KEPT.contains(&w.code.as_str()));
     let mut arms = Vec::new();
@@ -46,7 +40,11 @@ pub(super) fn read(path: &Path, file: String) -> Result<Source> {
     Ok(Source {
         file,
         format: Format::LlmBench,
-        facts: vec![version, record.run.started_at.clone(), record.host.cpu_model.clone()],
+        facts: vec![
+            build.to_string(),
+            record.run.started_at.clone(),
+            record.host.cpu_model.clone(),
+        ],
         synthetic: record.model.weights == WeightsSource::Synthetic,
         session: Some(record.run.id.clone()),
         executable: build.executable_sha256.clone(),

@@ -1,6 +1,7 @@
 //! The comparison as CSV: one line for each pair of arms and metric; RFC 4180. A number that does
 //! not exist is an empty field.
 
+use super::super::csv::number;
 use super::super::text::{clean, escape_csv};
 use crate::analysis::pairing::{ArmPair, Compared, Row};
 use crate::metric::Better;
@@ -66,11 +67,4 @@ fn line(files: [&String; 2], pair: &ArmPair<'_>, row: &Row) -> String {
     }
     let fields: Vec<String> = fields.iter().map(|f| escape_csv(f)).collect();
     fields.join(",") + "\n"
-}
-
-/// Twelve significant digits, as everywhere in CSV.
-fn number(x: Option<f64>) -> String {
-    x.map(|x| format!("{x:.11e}").parse().unwrap_or(x))
-        .map(|x: f64| x.to_string())
-        .unwrap_or_default()
 }
