@@ -112,6 +112,28 @@ fn a_candidate_that_is_slowed_down_regresses_and_is_told_everywhere() {
 }
 
 #[test]
+fn a_candidate_that_crashes_is_regressed_and_a_baseline_that_crashes_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("broken");
+    let script = "#!/bin/sh\n[ \"$1\" = --version ] && echo llm-bench 0.0.1 && exit\nexit 7\n";
+    // By another process: what this one has open for writing cannot be started meanwhile.
+    let write = "printf %s \"$1\" > \"$0\" && chmod +x \"$0\"";
+    let made = Command::new("sh").args(["-c", write]).arg(&broken).arg(script).status().unwrap();
+    assert!(made.success());
+    let (own, broken) = (own_program(), broken.to_str().unwrap().to_string());
+    let sides = |baseline: &str, candidate: &str| {
+        let args = ["--baseline-bin", baseline, "--candidate-bin", candidate];
+        gate(dir.path(), &[&args[..], &TINY].concat())
+    };
+    let (code, stdout, stderr) = sides(&own, &broken);
+    assert_eq!(code, Some(1), "{stdout} {stderr}");
+    assert!(stdout.contains("Regressed: the candidate failed in 2 of 2 launches"), "{stdout}");
+    let (code, _, stderr) = sides(&broken, &own);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("the baseline could not be measured"), "{stderr}");
+}
+
+#[test]
 fn an_inconclusive_gate_exits_with_three_or_as_it_was_told() {
     let dir = tempfile::tempdir().unwrap();
     let own = own_program();

@@ -176,7 +176,7 @@ fn resumed(args: &GateArgs, file: &Path) -> Result<Gate> {
     let shown = file.display();
     let earlier = Interrupted::open(file)?;
     let record = earlier.record();
-    let Some(config) = record.run.config.get(CONFIG).filter(|c| !c.is_null()) else {
+    let Some(config) = record.run.config.get(CONFIG) else {
         bail!(
             "--resume {shown}: expected a gate of two builds, found none; a run is gone on with \
                by `llm-bench run --resume {shown}`"

@@ -68,7 +68,9 @@ pub fn run(
         if record.arms.iter().any(all_failed) {
             return Ended::Failed;
         }
-        if launches >= limits.least && enough(record, launches) {
+        // Of a session that is gone on with, the looks that it had are over.
+        let ahead = record.arms.iter().any(|arm| arm.launches.len() > launches as usize);
+        if launches >= limits.least && !ahead && enough(record, launches) {
             return Ended::Enough;
         }
         if launches >= limits.most {

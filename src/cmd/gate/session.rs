@@ -111,7 +111,9 @@ impl Bench {
     /// A record of this machine and these settings, without arms.
     pub fn record(&self, config: serde_json::Value) -> Record {
         let mut run = run::identity(&self.args, self.quant, self.threads);
-        run.config[super::CONFIG] = config;
+        if !config.is_null() {
+            run.config[super::CONFIG] = config;
+        }
         Record {
             schema: SCHEMA.into(),
             run,
@@ -211,9 +213,9 @@ impl Bench {
 
 /// How an interrupted session is gone on with.
 fn go_on(record: &Record, json: &str) -> String {
-    match record.run.config[super::CONFIG].is_null() {
-        true => "run the same command anew".into(),
-        false => format!("go on with `llm-bench gate --resume {json}`"),
+    match record.run.config.get(super::CONFIG) {
+        None => format!("go on with `llm-bench run --resume {json}`, then give it as --candidate"),
+        Some(_) => format!("go on with `llm-bench gate --resume {json}`"),
     }
 }
 

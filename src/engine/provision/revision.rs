@@ -70,6 +70,10 @@ impl Provisioner {
         let recipe = [revision.commit.as_str(), &processor, &flags].map(str::as_bytes);
         let hash = format!("{}-{}", revision.short(), short_hash(&recipe));
         let root = std::path::absolute(&self.cache)?;
+        let there = root.join("engines").join(format!("{NAME}-{hash}"));
+        if !self.may_install && !there.join(NAME).exists() {
+            bail!("{NAME} {} is not built yet, and --no-install was given", revision.short());
+        }
         let home = self.once(NAME, &hash, NAME, say, |home| {
             let home = std::path::absolute(home)?;
             std::fs::create_dir_all(&home)
@@ -165,6 +169,16 @@ mod tests {
         let dir = repository("other");
         let error = Revision::find(dir.path(), "HEAD").unwrap_err().to_string();
         assert!(error.contains("--baseline-bin"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_built_where_nothing_may_be_installed() {
+        let dir = repository(NAME);
+        let cache = tempfile::tempdir().unwrap();
+        let provisioner = Provisioner::new(cache.path().into(), false).unwrap();
+        let revision = Revision::find(dir.path(), "HEAD").unwrap();
+        let error = provisioner.revision(&revision, &|_| {}).unwrap_err().to_string();
+        assert!(error.contains("is not built yet, and --no-install"), "{error}");
     }
 
     #[test]
