@@ -143,7 +143,6 @@ fn an_inconclusive_gate_exits_with_three_or_as_it_was_told() {
     let (code, stdout, stderr) = with(&[]);
     assert_eq!(code, Some(3), "{stdout} {stderr}");
     assert!(stdout.contains("Inconclusive: decode_tps"), "{stdout}");
-    assert!(stdout.contains("on each side would do"), "{stdout}");
     assert_eq!(with(&["--on-inconclusive", "pass"]).0, Some(0));
     let (code, stdout, _) = with(&["--on-inconclusive", "fail"]);
     assert_eq!(code, Some(1));
@@ -390,9 +389,9 @@ fn options_stand_in_the_configuration_file() {
 #[test]
 fn the_self_check_counts_its_verdicts_and_finds_a_large_slow_down() {
     let dir = tempfile::tempdir().unwrap();
-    let few = ["--self-check", "--runs", "2", "--slow", "300%", "-r", "2", "--max-launches", "4"];
+    let few = ["--self-check", "--runs", "2", "--slow", "300%", "-r", "6", "--max-launches", "6"];
     let (code, stdout, stderr) =
-        gate(dir.path(), &[&few[..], &TINY, &["--margin", "60%", "-o", "json"]].concat());
+        gate(dir.path(), &[&few[..], &TINY, &["--margin", "20%", "-o", "json"]].concat());
     let check = json(&stdout);
     assert_eq!(check["same"]["gates"], 2, "{stdout}");
     assert_eq!(check["detected"]["of"], 2);

@@ -250,12 +250,13 @@ fn line(m: &Judged) -> Line {
     Line { cells, decision: m.decision }
 }
 
-/// `+1.2 %`, `−0.4 %`.
+/// `+1.2 %`, `−0.4 %`, `+130 %`.
 fn signed(change: f64) -> String {
     let percent = change * 100.0;
-    let sign =
-        if percent.is_sign_negative() && format!("{percent:.1}") != "-0.0" { "−" } else { "+" };
-    format!("{sign}{:.1} %", percent.abs())
+    let decimals = usize::from(percent.abs() < 99.95);
+    let digits = format!("{:.decimals$}", percent.abs());
+    let sign = if percent < 0.0 && digits != "0.0" { "−" } else { "+" };
+    format!("{sign}{digits} %")
 }
 
 fn probability(p: f64) -> String {
