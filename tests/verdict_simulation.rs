@@ -146,10 +146,11 @@ fn over_six_primary_metrics_any_wrong_regressed_is_as_rare_as_over_one() {
 
 /// One look at six launches a side; without a decision, six more and a second look.
 fn extended(worse: f64, cv: f64) -> impl FnMut(&mut Machine) -> Decision {
+    let [at_first, at_second] =
+        [Look::First, Look::Second].map(|look| Rules { alpha: look.alpha(0.05), ..rules() });
     move |machine| {
-        let at = |look: Look| Rules { alpha: look.alpha(0.05), ..rules() };
         let mut launches = machine.both(6, worse, cv);
-        let first = verdict(&launches, &at(Look::First)).decision;
+        let first = verdict(&launches, &at_first).decision;
         if first != Decision::Inconclusive {
             return first;
         }
@@ -157,7 +158,7 @@ fn extended(worse: f64, cv: f64) -> impl FnMut(&mut Machine) -> Decision {
         for (side, more) in launches.iter_mut().zip(more) {
             side.extend(more);
         }
-        verdict(&launches, &at(Look::Second)).decision
+        verdict(&launches, &at_second).decision
     }
 }
 

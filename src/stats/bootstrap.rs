@@ -5,6 +5,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use statrs::distribution::{ContinuousCDF, Normal};
 
+use super::sample::median;
 use super::{Interval, Sample};
 
 /// Resamples drawn: the ends then move by about a fiftieth of the half-width between seeds.
@@ -44,12 +45,7 @@ pub fn bootstrap_mean(sample: &Sample, confidence: f64, seed: u64) -> Option<Boo
 /// Of the median: percentile, since the jackknife that BCa needs is not consistent for a median.
 /// Absent as for the mean.
 pub fn bootstrap_median(sample: &Sample, confidence: f64, seed: u64) -> Option<Bootstrap> {
-    let draws = resample(sample, confidence, seed, |drawn| {
-        let even = drawn.len() % 2 == 0;
-        let (below, middle, _) = drawn.select_nth_unstable_by(drawn.len() / 2, f64::total_cmp);
-        let before = below.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        if even { before + 0.5 * (*middle - before) } else { *middle }
-    })?;
+    let draws = resample(sample, confidence, seed, median)?;
     let [low, high] = percentile_tails(confidence);
     let method = Method::Percentile;
     let interval = Interval { low: draws.quantile(low), high: draws.quantile(high) };

@@ -11,6 +11,8 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use super::sample::median;
+
 /// What to look for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Search {
@@ -157,13 +159,6 @@ fn beyond(
             ChangePoint { index, before, after, change: after / before - 1.0, p }
         })
         .collect()
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    let even = values.len() % 2 == 0;
-    let (below, middle, _) = values.select_nth_unstable_by(values.len() / 2, f64::total_cmp);
-    let before = below.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    if even { before + 0.5 * (*middle - before) } else { *middle }
 }
 
 /// Values with what their distances need: ranks, and the sum of distances to all others.

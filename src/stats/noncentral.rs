@@ -3,7 +3,7 @@
 use statrs::function::erf::erfc;
 
 /// Steps of the integral; more are needed only where the distribution is almost a step.
-const MOST_STEPS: f64 = 100_000.0;
+const MOST_STEPS: f64 = 20_000.0;
 /// The weight that is left out on both ends: e⁻³⁴.
 const NEGLIGIBLE: f64 = -34.0;
 
@@ -11,7 +11,7 @@ const NEGLIGIBLE: f64 = -34.0;
 ///
 /// The mean of Φ(delta − t·S) over ln S by the trapezoidal rule, which converges geometrically
 /// for a smooth function that vanishes at both ends: within 1e-11 of scipy. Where that would take
-/// more than 100 000 steps (`df` of a few and `delta` in the thousands) Z is left out, which
+/// more than 20 000 steps (`df` of a few and `delta` in the hundreds) Z is left out, which
 /// errs by less than 1 / delta². Absent unless all are finite and `df` positive.
 pub(super) fn upper_tail(t: f64, df: f64, delta: f64) -> Option<f64> {
     if !(t.is_finite() && delta.is_finite() && df.is_finite() && df > 0.0) {
@@ -20,16 +20,21 @@ pub(super) fn upper_tail(t: f64, df: f64, delta: f64) -> Option<f64> {
     // The density of w = ln S is exp(weight(w)) up to a factor; its peak, 0, is at w = 0.
     let weight = |w: f64| df * (w - (2.0 * w).exp_m1() / 2.0);
     let (low, high) = (end(weight, -1.0 / (2.0 * df).sqrt()), end(weight, 1.0 / (2.0 * df).sqrt()));
+    // Certain, whatever S is: Φ(9) is one to the last digit.
+    let reach = [delta - t * low.exp(), delta - t * high.exp()];
+    if reach.iter().all(|z| *z > 9.0) {
+        return Some(1.0);
+    }
     // In parts of the width of the density, of its slope on the left, and of Φ.
     let widest_step = (0.4 / (2.0 * df).sqrt()).min(0.14).min(0.3 / delta.abs().max(1.0));
     let steps = ((high - low) / widest_step).ceil();
     if steps > MOST_STEPS {
         let limit = delta / t;
         let log = limit.ln();
-        let w = MOST_STEPS;
         let sum = |from: f64, to: f64| {
-            let h = (to - from) / w;
-            (0..=MOST_STEPS as usize).map(|i| weight(from + i as f64 * h).exp()).sum::<f64>() * h
+            let h = (to - from) / MOST_STEPS;
+            let inner = (1..MOST_STEPS as usize).map(|i| weight(from + i as f64 * h).exp());
+            (inner.sum::<f64>() + 0.5 * (weight(from).exp() + weight(to).exp())) * h
         };
         let below = if limit > 0.0 && log > low { sum(low, log.min(high)) } else { 0.0 };
         let share = below / sum(low, high);

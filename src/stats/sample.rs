@@ -130,7 +130,7 @@ impl Sample {
         let n = self.n() as f64;
         let standard_error = self.sd? / n.sqrt();
         let reach = student::two_sided_quantile(confidence, n - 1.0)? * standard_error;
-        reach.is_finite().then(|| Interval { low: self.mean - reach, high: self.mean + reach })
+        reach.is_finite().then_some(Interval { low: self.mean - reach, high: self.mean + reach })
     }
 
     /// The sample of logarithms; absent unless every value is positive.
@@ -160,6 +160,14 @@ fn moments(sorted: &[f64]) -> (f64, f64) {
     let squares = sum(sorted.iter().map(|v| (v / unit - first).powi(2)));
     let variance = (squares - rest * rest / n) / (n - 1.0);
     ((first + rest / n) * unit, variance.max(0.0).sqrt() * unit)
+}
+
+/// The median of one or more values, which it reorders: for where a [`Sample`] would sort them all.
+pub(super) fn median(values: &mut [f64]) -> f64 {
+    let even = values.len().is_multiple_of(2);
+    let (below, middle, _) = values.select_nth_unstable_by(values.len() / 2, f64::total_cmp);
+    let before = below.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if even { before + 0.5 * (*middle - before) } else { *middle }
 }
 
 /// Neumaier's sum: the rounding errors are carried along.
