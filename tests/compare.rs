@@ -1,170 +1,31 @@
 //! `compare` as a user types it: result files of three tools, real ones and ones made from them,
 //! what it says of each, its exit codes, and how it refuses.
 
-use std::path::{Path, PathBuf};
-use std::process::Output;
+#[path = "compare/bench.rs"]
+mod bench;
+#[path = "compare/refusals.rs"]
+mod refusals;
 
-use assert_cmd::Command;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-/// Quiet samples: a CV of 1 %.
-const QUIET: [f64; 5] = [1.0, 1.012, 0.991, 1.004, 0.993];
-const QUIET_8: [f64; 8] = [0.992, 1.007, 1.011, 0.996, 1.003, 0.989, 1.001, 1.006];
-
-/// A folder with the real files and those that a test adds.
-struct Bench {
-    dir: TempDir,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/compare");
-        for entry in std::fs::read_dir(data).unwrap() {
-            let path = entry.unwrap().path();
-            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-        }
-        Self { dir }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-        std::fs::write(self.path(name), content).unwrap();
-    }
-
-    fn read(&self, name: &str) -> Value {
-        serde_json::from_slice(&std::fs::read(self.path(name)).unwrap()).unwrap()
-    }
-
-    fn compare(&self, args: &[&str]) -> Output {
-        let mut command = Command::cargo_bin("llm-bench").unwrap();
-        command.arg("compare").args(args).current_dir(self.dir.path());
-        let output = command.output().unwrap();
-        assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
-        output
-    }
-
-    /// What it prints, where it ends with this status.
-    fn prints(&self, args: &[&str], status: i32) -> String {
-        let output = self.compare(args);
-        let printed = text(&output.stdout);
-        assert_eq!(output.status.code(), Some(status), "{printed}{}", text(&output.stderr));
-        printed
-    }
-
-    /// The JSON form.
-    fn json(&self, args: &[&str], status: i32) -> Value {
-        let args = [args, &["-o", "json"]].concat();
-        serde_json::from_str(&self.prints(&args, status)).unwrap()
-    }
-
-    /// Status 2, nothing on stdout, one error that holds all of `words`.
-    fn refuses(&self, args: &[&str], words: &[&str]) {
-        let output = self.compare(args);
-        let stderr = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{}{stderr}", text(&output.stdout));
-        assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
-        for word in words {
-            assert!(stderr.contains(word), "expected {word:?} in {stderr:?}");
-        }
-        assert!(!stderr.contains(|c: char| c.is_control() && c != '\n'), "{stderr:?}");
-    }
-
-    /// A record made from the real one: `change` gets it, with its arms' metrics quiet.
-    fn record(&self, name: &str, luck: &[f64], change: impl FnOnce(&mut Value)) {
-        let mut record = self.read("record.json");
-        record["run"]["id"] = name.into();
-        record["build"]["profile"] = "release".into();
-        for arm in record["arms"].as_array_mut().unwrap() {
-            let slower = if arm["label"] == "candle" { 1.0 } else { 2.0 };
-            let launch = arm["launches"][0].clone();
-            let launches = luck.iter().enumerate().map(|(i, luck)| {
-                let mut launch = launch.clone();
-                launch["index"] = i.into();
-                launch["environment"] = json!({"busy_before": 0.01, "page_cache_resident": 1.0});
-                launch["metrics"] = json!({
-                    "model_load_s": 0.05 * slower * luck, "cold_start_ttft_s": 0.2 * slower / luck,
-                    "prefill_tps": 800.0 / slower * luck, "decode_tps": 40.0 / slower / luck,
-                    "ttft_s": 0.02 * slower * luck, "peak_host_bytes": 1e9 * slower,
-                });
-                launch
-            });
-            arm["launches"] = launches.collect();
-        }
-        change(&mut record);
-        self.write(name, record.to_string());
-    }
-
-    /// llama-bench's real file with these samples of prefill and decode, in tokens per second.
-    fn llama_bench(&self, name: &str, prefill: &[f64], decode: &[f64]) {
-        let mut tests = self.read("llama_bench.json");
-        for (test, rates) in tests.as_array_mut().unwrap().iter_mut().zip([prefill, decode]) {
-            let tokens = (test["n_prompt"].as_f64().unwrap()) + test["n_gen"].as_f64().unwrap();
-            let ns = rates.iter().map(|rate| (tokens * 1e9 / rate).round() as u64);
-            test["samples_ns"] = ns.collect();
-            test["samples_ts"] = rates.iter().copied().collect();
-        }
-        self.write(name, tests.to_string());
-    }
-
-    fn hyperfine(&self, name: &str, command: &str, times: &[f64]) {
-        let file = json!({"results": [{"command": command, "mean": 1, "stddev": 1e-9,
-                                       "times": times, "exit_codes": vec![0; times.len()]}]});
-        self.write(name, file.to_string());
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-fn scaled(values: &[f64], factor: f64) -> Vec<f64> {
-    values.iter().map(|x| x * factor).collect()
-}
-
-/// Every launch of an arm, one of its metrics multiplied.
-fn scale(record: &mut Value, arm: usize, metric: &str, factor: f64) {
-    for launch in record["arms"][arm]["launches"].as_array_mut().unwrap() {
-        let value = &mut launch["metrics"][metric];
-        *value = (value.as_f64().unwrap() * factor).into();
-    }
-}
-
-fn metric<'a>(pair: &'a Value, name: &str) -> &'a Value {
-    let metrics = pair["metrics"].as_array().unwrap();
-    metrics.iter().find(|m| m["metric"] == name).unwrap_or_else(|| panic!("{name} in {pair:#}"))
-}
-
-/// Two records: candle's decode is 12 % slower, its load 9 % faster; candle-stock is as it was.
-fn two_records() -> Bench {
-    let bench = Bench::new();
-    bench.record("base.json", &QUIET, |_| {});
-    bench.record("head.json", &QUIET_8, |record| {
-        let place = |label: &str| {
-            let arms = record["arms"].as_array().unwrap();
-            arms.iter().position(|a| a["label"] == label).unwrap()
-        };
-        let candle = place("candle");
-        scale(record, candle, "decode_tps", 0.88);
-        scale(record, candle, "model_load_s", 0.91);
-        record["host"]["kernel"] = "6.18.45".into();
-    });
-    bench
-}
+use bench::*;
 
 #[test]
 fn two_records_are_compared_as_it_was_approved_in_every_form() {
     let bench = two_records();
     let files = ["base.json", "head.json"];
     insta::assert_snapshot!("table", bench.prints(&files, 0));
-    for form in ["md", "csv", "json"] {
-        let printed = bench.prints(&["base.json", "head.json", "-o", form], 0);
-        insta::assert_snapshot!(form, printed);
-    }
+    insta::assert_snapshot!("md", bench.prints(&["base.json", "head.json", "-o", "md"], 0));
+    let mut json = bench.json(&files, 0);
+    round(&mut json);
+    insta::assert_snapshot!("json", format!("{json:#}"));
+    let csv = bench.prints(&["base.json", "head.json", "-o", "csv"], 0);
+    let rounded = |field: &str| match field.parse::<f64>() {
+        Ok(x) => six_digits(x).to_string(),
+        Err(_) => field.to_string(),
+    };
+    let line = |line: &str| line.split(',').map(rounded).collect::<Vec<_>>().join(",");
+    insta::assert_snapshot!("csv", csv.lines().map(line).collect::<Vec<_>>().join("\n"));
 }
 
 #[test]
@@ -262,6 +123,22 @@ fn a_single_sample_is_inconclusive_and_says_how_many_are_needed() {
     let both =
         bench.prints(&["llama_bench_single.json", "llama_bench_single.json", "--exit-code"], 3);
     assert!(both.contains("on each side would do"), "{both}");
+}
+
+#[test]
+fn the_widest_samples_that_can_be_read_give_numbers_in_every_form() {
+    let bench = Bench::new();
+    bench.hyperfine("wild.json", "a", &[1e-15, 1e18, 1e-15]);
+    bench.hyperfine("calm.json", "a", &[9e17, 1e18]);
+    bench.hyperfine("tiny.json", "a", &[1e-15, 1.1e-15]);
+    for (a, b) in [("wild", "calm"), ("calm", "wild"), ("tiny", "calm"), ("calm", "tiny")] {
+        let files = [format!("{a}.json"), format!("{b}.json")];
+        let files = files.each_ref().map(String::as_str);
+        assert!(!bench.prints(&[files[0], files[1], "-o", "json"], 0).contains("null"));
+        let table = bench.prints(&files, 0);
+        let row = table.lines().find(|l| l.starts_with("Time")).unwrap();
+        assert!(row.chars().count() < 120 && !row.contains("inf"), "{row}");
+    }
 }
 
 #[test]
@@ -383,6 +260,7 @@ fn arms_are_paired_by_label_or_as_asked_and_the_rest_is_listed() {
     // Asked for, it is a comparison like any other.
     let asked = ["one.json", "stock.json", "--pair", "candle=candle-stock", "--exit-code"];
     assert_eq!(bench.json(&asked, 1)["decision"], "regressed");
+    assert!(bench.prints(&asked, 1).contains("! engine differs: candle → candle-stock"));
     let crossed = bench.json(&["base.json", "head.json", "--pair", "candle=candle-stock"], 0);
     assert_eq!(crossed["candidates"][0]["only_in_baseline"], json!(["candle-stock"]));
     assert_eq!(crossed["candidates"][0]["only_in_candidate"], json!(["candle"]));
@@ -434,124 +312,6 @@ fn synthetic_weights_are_named_in_every_form() {
 }
 
 #[test]
-fn a_newer_schema_and_foreign_files_are_refused_by_name() {
-    let bench = two_records();
-    let mut newer = bench.read("head.json");
-    newer["schema"] = "llm-bench/2".into();
-    bench.write("newer.json", newer.to_string());
-    bench.refuses(&["base.json", "newer.json"], &["newer.json", "llm-bench/2", "llm-bench/1"]);
-    let known = ["llm-bench run", "llama-bench -o json", "hyperfine --export-json"];
-    for content in ["", "42", "{}", "{\"a\": 1}", "# a table\n| model |", "\u{feff}{}", "\"text\""]
-    {
-        bench.write("odd.json", content);
-        bench.refuses(&["base.json", "odd.json"], &[&["odd.json"], &known[..]].concat());
-    }
-    bench.refuses(&["base.json", "absent.json"], &["absent.json", "No such file"]);
-    bench.refuses(&["base.json", "."], &["cannot read ."]);
-}
-
-#[test]
-fn a_number_that_is_none_is_refused_in_every_format() {
-    let bench = Bench::new();
-    bench.record("base.json", &QUIET, |_| {});
-    let file = |name: &str| std::fs::read_to_string(bench.path(name)).unwrap();
-    let record = file("base.json");
-    for odd in ["NaN", "Infinity", "-Infinity", "nan", "inf"] {
-        let at = record.find("\"decode_tps\":").unwrap() + "\"decode_tps\":".len();
-        let end = at + record[at..].find([',', '}']).unwrap();
-        bench.write("nan.json", format!("{}{odd}{}", &record[..at], &record[end..]));
-        bench.refuses(&["base.json", "nan.json"], &["nan.json", "finite number"]);
-        bench.write(
-            "nan.json",
-            format!("{{\"results\": [{{\"command\": \"a\", \"times\": [1.0, {odd}]}}]}}"),
-        );
-        bench.refuses(&["nan.json", "nan.json"], &["nan.json", "finite number", "line 1"]);
-        bench.write(
-            "nan.json",
-            format!("[\n{{\"n_prompt\": 1, \"samples_ts\": [ 1.5,\n {odd} ]}}]"),
-        );
-        bench.refuses(&["nan.json", "nan.json"], &["nan.json", "finite number", "line 3"]);
-    }
-    for odd in [-1.0, 0.0] {
-        bench.record("odd.json", &QUIET, |r| scale(r, 0, "prefill_tps", odd));
-        bench.refuses(&["base.json", "odd.json"], &["odd.json", "prefill_tps", "above 0"]);
-    }
-    bench.record("null.json", &QUIET, |r| {
-        r["arms"][0]["launches"][0]["metrics"]["decode_tps"] = Value::Null;
-    });
-    bench.refuses(&["base.json", "null.json"], &["null.json", "null"]);
-    bench.write("big.json", "{\"results\": [{\"command\": \"a\", \"times\": [1e999]}]}");
-    bench.refuses(&["big.json", "big.json"], &["big.json", "number out of range"]);
-}
-
-#[test]
-fn what_no_tool_writes_is_refused_with_place_field_expected_and_found() {
-    let bench = Bench::new();
-    let hyperfine = |result: Value, words: &[&str]| {
-        bench.write("odd.json", json!({"results": [result]}).to_string());
-        bench.refuses(
-            &["hyperfine_50ms.json", "odd.json"],
-            &[&["odd.json: results[0]"], words].concat(),
-        );
-    };
-    hyperfine(json!({"command": "a", "mean": 1.0, "stddev": 0.1}), &["times", "none"]);
-    hyperfine(json!({"command": "a", "times": "1.0"}), &["times", "a list of times", "\"1.0\""]);
-    hyperfine(json!({"command": "a", "times": []}), &["times", "found 0"]);
-    hyperfine(json!({"command": "a", "times": [1.0, -2.0]}), &["at place 2", "above 0", "-2"]);
-    hyperfine(json!({"command": "a", "times": [1.0, "x"]}), &["at place 2", "the text \"x\""]);
-    hyperfine(json!({"command": 7, "times": [1.0]}), &["command: expected a text, found 7"]);
-    hyperfine(json!([1]), &["expected an object, found a list of 1"]);
-    bench.write("odd.json", r#"{"results": []}"#);
-    bench.refuses(&["odd.json", "odd.json"], &["odd.json: results"]);
-    bench.write(
-        "odd.json",
-        json!({"results": [{"command": "a", "times": [1.0]},
-                                               {"command": "a", "times": [1.0]}]})
-        .to_string(),
-    );
-    bench.refuses(&["odd.json", "odd.json"], &["results[1]", "\"a\" again"]);
-
-    let llama = |field: &str, value: Value, words: &[&str]| {
-        let mut tests = bench.read("llama_bench.json");
-        match value {
-            Value::Null => _ = tests[1].as_object_mut().unwrap().remove(field),
-            value => tests[1][field] = value,
-        }
-        bench.write("odd.json", tests.to_string());
-        bench.refuses(
-            &["llama_bench.json", "odd.json"],
-            &[&["odd.json: entry 2", field], words].concat(),
-        );
-    };
-    llama("n_gen", json!("128"), &["a number of tokens", "the text \"128\""]);
-    llama("n_gen", json!(-1), &["a number of tokens", "-1"]);
-    llama("n_gen", json!(1e12), &["a number of tokens"]);
-    llama("n_gen", Value::Null, &["found nothing"]);
-    llama("samples_ns", json!([1, 2, 0]), &["at place 3"]);
-    llama("samples_ns", json!({}), &["a list of times", "an object"]);
-    llama("samples_ts", json!([1.0, 2.0, 3.0, 4.0, 5.0]), &["follow from samples_ns"]);
-    llama("model_filename", json!(null), &["a text"]);
-    let mut tests = bench.read("llama_bench.json");
-    for test in tests.as_array_mut().unwrap() {
-        let fields = test.as_object_mut().unwrap();
-        fields.retain(|name, _| !name.starts_with("samples"));
-    }
-    bench.write("odd.json", tests.to_string());
-    bench.refuses(&["llama_bench.json", "odd.json"], &["samples_ns", "stddev_ts are no samples"]);
-    bench.write("odd.json", "[]");
-    bench.refuses(&["odd.json", "odd.json"], &["odd.json", "an empty list"]);
-    bench.write("odd.json", "[".repeat(100_000));
-    bench.refuses(&["odd.json", "odd.json"], &["odd.json", "not JSON"]);
-    bench.write("odd.json", format!("[{}{}]", "[".repeat(10_000), "]".repeat(10_000)));
-    bench.refuses(&["odd.json", "odd.json"], &["odd.json", "recursion limit"]);
-    bench.write("odd.json", format!("[{}1]", "1,".repeat(9 << 20)));
-    bench.refuses(&["odd.json", "odd.json"], &["odd.json", "more than 16 MiB"]);
-    let many = vec!["1"; 1_000_001].join(",");
-    bench.write("odd.json", format!("{{\"results\":[{{\"command\":\"a\",\"times\":[{many}]}}]}}"));
-    bench.refuses(&["odd.json", "odd.json"], &["1 to 1000000 times", "1000001"]);
-}
-
-#[test]
 fn the_settings_of_llama_bench_that_differ_are_told() {
     let bench = Bench::new();
     bench.llama_bench("a.json", &scaled(&QUIET, 500.0), &scaled(&QUIET, 40.0));
@@ -580,22 +340,6 @@ fn the_settings_of_llama_bench_that_differ_are_told() {
     let pair = format!("llama.cpp={other}");
     let asked = bench.json(&["a.json", "both.json", "--pair", &pair], 0);
     assert_eq!(asked["candidates"][0]["pairs"][0]["candidate"], *other);
-}
-
-#[test]
-fn text_of_a_file_cannot_steer_the_terminal_or_break_a_table() {
-    let bench = Bench::new();
-    let evil = "\u{1b}[2J|evil|\n<script>\u{7}\u{202e}";
-    bench.hyperfine("a.json", evil, &QUIET);
-    bench.hyperfine("b.json", "plain", &QUIET_8);
-    for form in ["table", "md", "csv"] {
-        let printed = bench.prints(&["a.json", "b.json", "-o", form], 0);
-        let bad = |c: char| c != '\n' && c.is_control() || c == '\u{202e}';
-        assert!(!printed.contains(bad), "{form}: {printed:?}");
-        assert!(form != "md" || !printed.contains("<script>"), "{printed}");
-    }
-    bench.write("c.json", json!({"results": [{"command": evil, "times": "x"}]}).to_string());
-    bench.refuses(&["a.json", "c.json"], &["c.json: results[0]: times"]);
 }
 
 #[test]

@@ -22,6 +22,12 @@ const MAX_FILE: u64 = 256 << 20;
 /// The same for other tools' files, which hold a few kilobytes for each test.
 const MAX_FOREIGN: u64 = 16 << 20;
 
+/// Whether a measurement can give this: beyond these bounds lie no seconds, bytes or rates, and
+/// ratios that no number can hold.
+fn measurable(x: f64) -> bool {
+    (1e-15..=1e18).contains(&x)
+}
+
 /// One result file.
 #[derive(Debug)]
 pub struct Source {
@@ -74,7 +80,8 @@ pub struct SampledArm {
     pub series: Vec<Series>,
 }
 
-/// The values of one metric, one for each replicate, all finite and above zero.
+/// The values of one metric, one for each replicate, all above zero and of a size that can be
+/// measured.
 #[derive(Debug)]
 pub struct Series {
     pub metric: &'static Metric,

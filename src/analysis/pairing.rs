@@ -91,7 +91,7 @@ pub enum CompareError {
         of_candidates: Vec<String>,
     },
     #[error("{baseline} and {candidate}, {label}: {source}")]
-    Bad { baseline: String, candidate: String, label: String, source: BadPair },
+    Bad { baseline: String, candidate: String, label: String, source: Box<BadPair> },
 }
 
 fn in_words(labels: &[String]) -> String {
@@ -160,7 +160,7 @@ fn against<'a>(
                 baseline: baseline.file.clone(),
                 candidate: candidate.file.clone(),
                 label: b.label.clone(),
-                source,
+                source: Box::new(source),
             })
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -273,10 +273,12 @@ fn pair<'a>(
         judged,
     });
     let rows = rows.collect();
-    let differences = differences(baseline, candidate);
-    let forbids =
-        |d: &Difference| d.severity == Severity::Refuse && !(how == How::Asked && d.is_engine());
-    let comparable = !differences.iter().any(forbids);
+    let mut differences = differences(baseline, candidate);
+    if how == How::Asked {
+        // Who pairs two engines by name knows that they are two.
+        differences.iter_mut().filter(|d| d.is_engine()).for_each(|d| d.severity = Severity::Warn);
+    }
+    let comparable = differences.iter().all(|d| d.severity != Severity::Refuse);
     Ok(ArmPair { baseline, candidate, how, differences, rows, judgement, one_sided, comparable })
 }
 

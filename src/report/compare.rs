@@ -106,6 +106,9 @@ enum Direction {
 
 const NONE: &str = "–";
 
+/// Changes beyond this, a hundredfold, are told by their order.
+const HUGE: f64 = 100.0;
+
 impl Document {
     fn new(compared: &Compared<'_>) -> Self {
         let candidates: Vec<&Source> = compared.against.iter().map(|a| a.candidate).collect();
@@ -298,13 +301,19 @@ fn change(x: f64) -> String {
     if x == 0.0 {
         return "0 %".into();
     }
-    format!("{:+.*} %", places(x), 100.0 * x)
+    match x.abs() < HUGE {
+        true => format!("{:+.*} %", places(x), 100.0 * x),
+        false => format!("{:+.0e} %", 100.0 * x),
+    }
 }
 
 /// `-7.12 … -4.90 %`, both ends with as many digits; one number where nothing varies.
 fn interval([low, high]: [f64; 2]) -> String {
     if low == high {
         return change(low);
+    }
+    if high >= HUGE {
+        return format!("{} … {}", change(low).trim_end_matches(" %"), change(high));
     }
     let places = places(low.abs().max(high.abs()));
     format!("{:+.places$} … {:+.places$} %", 100.0 * low, 100.0 * high)
@@ -320,6 +329,9 @@ fn places(x: f64) -> usize {
 
 /// A share as `4.2 %`, `14 %`.
 fn percent(x: f64) -> String {
+    if x >= HUGE {
+        return format!("{:.0e} %", 100.0 * x);
+    }
     format!("{:.*} %", usize::from(x.abs() < 0.0995), 100.0 * x)
 }
 

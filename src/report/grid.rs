@@ -72,6 +72,10 @@ pub(super) fn decimals(x: f64) -> usize {
     if (0.0995..1.0).contains(&x.abs()) {
         return 2;
     }
+    // Smaller ones would round to nothing.
+    if x.abs() < 1e-11 {
+        return 12;
+    }
     // Of the rounded value, so that 9.996 is 10.0.
     let magnitude = |x: f64| x.abs().log10().floor() as i32;
     let first = (2 - magnitude(x)).clamp(0, 12);

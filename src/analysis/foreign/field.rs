@@ -4,6 +4,8 @@
 use anyhow::{Result, anyhow};
 use serde_json::{Map, Value};
 
+use super::measurable;
+
 /// More replicates than this were not measured.
 const MOST_SAMPLES: usize = 1_000_000;
 
@@ -58,10 +60,10 @@ impl<'a> Object<'a> {
             return Err(self.error(name, &expected, &items.len().to_string()));
         }
         let number = |(i, item): (usize, &Value)| match item.as_f64() {
-            Some(x) if x > 0.0 && x.is_finite() => Ok(x),
+            Some(x) if measurable(x) => Ok(x),
             found => {
-                let found = found.map_or_else(|| kind(item), |x| x.to_string());
-                let expected = format!("a {what} above 0 at place {}", i + 1);
+                let found = found.map_or_else(|| kind(item), |x| format!("{x:?}"));
+                let expected = format!("a {what} above 0, up to 1e18, at place {}", i + 1);
                 Err(self.error(name, &expected, &found))
             }
         };

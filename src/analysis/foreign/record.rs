@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use super::{Format, SampledArm, Series, Source};
+use super::{Format, SampledArm, Series, Source, measurable};
 use crate::analysis::identity::Identity;
 use crate::analysis::summary::DECODE_CV;
 use crate::analysis::{ok_launches, summarize};
@@ -59,8 +59,8 @@ fn values_are_positive(record: &Record, file: &str) -> Result<()> {
         for launch in ok_launches(arm) {
             for metric in METRICS.iter().filter(|m| m.rank == Rank::Primary) {
                 match launch.metrics.get(metric.name) {
-                    Some(x) if !(*x > 0.0 && x.is_finite()) => bail!(
-                        "{file}: {}, launch {}: {}: expected a number above 0, found {x}",
+                    Some(x) if !measurable(*x) => bail!(
+                        "{file}: {}, launch {}: {}: expected a number above 0, up to 1e18, found {x}",
                         arm.label,
                         launch.index,
                         metric.name
@@ -80,7 +80,7 @@ fn sampled(record: &Record, arm: &Arm, warnings: &mut Vec<Warning>) -> SampledAr
     let mut add = |metrics: &BTreeMap<String, MetricSummary>, prompt: Option<&String>| {
         let wanted = METRICS.iter().filter(|m| m.rank != Rank::Part && m.name != DECODE_CV);
         for (metric, summary) in wanted.filter_map(|m| Some((m, metrics.get(m.name)?))) {
-            if summary.min <= 0.0 {
+            if !(measurable(summary.min) && measurable(summary.max)) {
                 left_out.push(metric.name);
                 continue;
             }

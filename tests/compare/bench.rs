@@ -1,0 +1,170 @@
+//! A folder with real result files, those that a test makes from them, and the command in it.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Quiet samples: a CV of 1 %.
+pub const QUIET: [f64; 5] = [1.0, 1.012, 0.991, 1.004, 0.993];
+pub const QUIET_8: [f64; 8] = [0.992, 1.007, 1.011, 0.996, 1.003, 0.989, 1.001, 1.006];
+
+/// A folder with the real files and those that a test adds.
+pub struct Bench {
+    dir: TempDir,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/compare");
+        for entry in std::fs::read_dir(data).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+        Self { dir }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), content).unwrap();
+    }
+
+    pub fn read(&self, name: &str) -> Value {
+        serde_json::from_slice(&std::fs::read(self.path(name)).unwrap()).unwrap()
+    }
+
+    pub fn compare(&self, args: &[&str]) -> Output {
+        let mut command = Command::cargo_bin("llm-bench").unwrap();
+        command.arg("compare").args(args).current_dir(self.dir.path());
+        let output = command.output().unwrap();
+        assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
+        output
+    }
+
+    /// What it prints, where it ends with this status.
+    pub fn prints(&self, args: &[&str], status: i32) -> String {
+        let output = self.compare(args);
+        let printed = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(status), "{printed}{}", text(&output.stderr));
+        printed
+    }
+
+    /// The JSON form.
+    pub fn json(&self, args: &[&str], status: i32) -> Value {
+        let args = [args, &["-o", "json"]].concat();
+        serde_json::from_str(&self.prints(&args, status)).unwrap()
+    }
+
+    /// Status 2, nothing on stdout, one error that holds all of `words`.
+    pub fn refuses(&self, args: &[&str], words: &[&str]) {
+        let output = self.compare(args);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{}{stderr}", text(&output.stdout));
+        assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+        for word in words {
+            assert!(stderr.contains(word), "expected {word:?} in {stderr:?}");
+        }
+        assert!(!stderr.contains(|c: char| c.is_control() && c != '\n'), "{stderr:?}");
+    }
+
+    /// A record made from the real one: `change` gets it, with its arms' metrics quiet.
+    pub fn record(&self, name: &str, luck: &[f64], change: impl FnOnce(&mut Value)) {
+        let mut record = self.read("record.json");
+        record["run"]["id"] = name.into();
+        record["build"]["profile"] = "release".into();
+        for arm in record["arms"].as_array_mut().unwrap() {
+            let slower = if arm["label"] == "candle" { 1.0 } else { 2.0 };
+            let launch = arm["launches"][0].clone();
+            let launches = luck.iter().enumerate().map(|(i, luck)| {
+                let mut launch = launch.clone();
+                launch["index"] = i.into();
+                launch["environment"] = json!({"busy_before": 0.01, "page_cache_resident": 1.0});
+                launch["metrics"] = json!({
+                    "model_load_s": 0.05 * slower * luck, "cold_start_ttft_s": 0.2 * slower / luck,
+                    "prefill_tps": 800.0 / slower * luck, "decode_tps": 40.0 / slower / luck,
+                    "ttft_s": 0.02 * slower * luck, "peak_host_bytes": 1e9 * slower,
+                });
+                launch
+            });
+            arm["launches"] = launches.collect();
+        }
+        change(&mut record);
+        self.write(name, record.to_string());
+    }
+
+    /// llama-bench's real file with these samples of prefill and decode, in tokens per second.
+    pub fn llama_bench(&self, name: &str, prefill: &[f64], decode: &[f64]) {
+        let mut tests = self.read("llama_bench.json");
+        for (test, rates) in tests.as_array_mut().unwrap().iter_mut().zip([prefill, decode]) {
+            let tokens = (test["n_prompt"].as_f64().unwrap()) + test["n_gen"].as_f64().unwrap();
+            let ns = rates.iter().map(|rate| (tokens * 1e9 / rate).round() as u64);
+            test["samples_ns"] = ns.collect();
+            test["samples_ts"] = rates.iter().copied().collect();
+        }
+        self.write(name, tests.to_string());
+    }
+
+    pub fn hyperfine(&self, name: &str, command: &str, times: &[f64]) {
+        let file = json!({"results": [{"command": command, "mean": 1, "stddev": 1e-9,
+                                       "times": times, "exit_codes": vec![0; times.len()]}]});
+        self.write(name, file.to_string());
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// What no other order of a sum can change.
+pub fn six_digits(x: f64) -> f64 {
+    format!("{x:.5e}").parse().unwrap()
+}
+
+pub fn round(value: &mut Value) {
+    match value {
+        Value::Number(n) if n.is_f64() => *value = six_digits(n.as_f64().unwrap()).into(),
+        Value::Array(items) => items.iter_mut().for_each(round),
+        Value::Object(fields) => fields.values_mut().for_each(round),
+        _ => {}
+    }
+}
+
+pub fn scaled(values: &[f64], factor: f64) -> Vec<f64> {
+    values.iter().map(|x| x * factor).collect()
+}
+
+/// Every launch of an arm, one of its metrics multiplied.
+pub fn scale(record: &mut Value, arm: usize, metric: &str, factor: f64) {
+    for launch in record["arms"][arm]["launches"].as_array_mut().unwrap() {
+        let value = &mut launch["metrics"][metric];
+        *value = (value.as_f64().unwrap() * factor).into();
+    }
+}
+
+pub fn metric<'a>(pair: &'a Value, name: &str) -> &'a Value {
+    let metrics = pair["metrics"].as_array().unwrap();
+    metrics.iter().find(|m| m["metric"] == name).unwrap_or_else(|| panic!("{name} in {pair:#}"))
+}
+
+/// Two records: candle's decode is 12 % slower, its load 9 % faster; candle-stock is as it was.
+pub fn two_records() -> Bench {
+    let bench = Bench::new();
+    bench.record("base.json", &QUIET, |_| {});
+    bench.record("head.json", &QUIET_8, |record| {
+        let place = |label: &str| {
+            let arms = record["arms"].as_array().unwrap();
+            arms.iter().position(|a| a["label"] == label).unwrap()
+        };
+        let candle = place("candle");
+        scale(record, candle, "decode_tps", 0.88);
+        scale(record, candle, "model_load_s", 0.91);
+        record["host"]["kernel"] = "6.18.45".into();
+    });
+    bench
+}
