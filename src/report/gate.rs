@@ -21,7 +21,8 @@ use crate::units::three_digits;
 const DASH: &str = "–";
 const HEADER: [&str; 10] =
     ["", "", "Baseline", "Candidate", "Change", "90 % interval", "Verdict", "p", "n", "MDE"];
-const LEGEND: &str = "p: Welch's t on logarithms, two-sided; MDE: the least change that these launches would see \
+const LEGEND: &str = "Baseline and candidate: means over launches; change: ratio of the geometric \
+means; p: Welch's t on logarithms, two-sided; MDE: the least change that these launches would see \
 four times in five.";
 
 /// The verdict as JSON; ends with a newline.
