@@ -6,6 +6,8 @@
 //!     cargo bench --bench kernels -- decode q4_0       what matches both words
 //!     THREADS=1 ROUNDS=5 cargo bench --bench kernels
 //!     ISA=avx2 cargo bench --bench kernels             other kernels than the best
+//!     MIB=1 cargo bench --bench kernels -- decode      matrices that stay in the cache: what the
+//!                                                      kernels could do with a faster memory
 
 use std::time::Instant;
 
@@ -18,6 +20,8 @@ use llm_bench::worker::candle::bench::{Attention, Kernels, Products};
 const WEIGHTS: usize = 256 << 20;
 const COLUMNS: usize = 2048;
 const ROWS: usize = 16384;
+/// What one timing of a decode product reads at least.
+const READ: usize = 3 * WEIGHTS;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
@@ -26,6 +30,7 @@ fn main() {
     };
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let (threads, rounds) = (number("THREADS", cores), number("ROUNDS", 9));
+    let weights = number("MIB", WEIGHTS >> 20) << 20;
     let wanted = |name: &str| words.iter().all(|word| name.contains(word.as_str()));
     let isa = std::env::var("ISA").ok();
     let kernels = match Kernels::named(isa.as_deref()) {
@@ -41,19 +46,18 @@ fn main() {
     for encoding in encodings {
         let name = format!("decode {encoding}");
         if wanted(&name) {
-            let mut one = Products::new(kernels, encoding, [ROWS, COLUMNS], 1, 1, threads);
-            let n = (WEIGHTS / one.bytes()).max(1);
-            one = Products::new(kernels, encoding, [ROWS, COLUMNS], n, 1, threads);
-            let bytes = one.bytes() as f64;
-            memory(&name, threads, rounds, bytes, || one.run());
+            let row = Products::new(kernels, encoding, [1, COLUMNS], 1, 1, 1).bytes();
+            let rows = (weights / row).min(ROWS);
+            let n = (weights / row / rows).max(1);
+            let mut all = Products::new(kernels, encoding, [rows, COLUMNS], n, 1, threads);
+            memory(&name, threads, rounds, all.bytes(), || all.run());
         }
     }
     for depth in [512, 2048, 8192] {
         let name = format!("decode attention {depth}");
         if wanted(&name) {
             let mut attention = Attention::new(kernels, depth, 1, threads);
-            let bytes = attention.bytes() as f64;
-            memory(&name, threads, rounds, bytes, || attention.run());
+            memory(&name, threads, rounds, attention.bytes(), || attention.run());
         }
     }
     let prefill: Vec<(String, &str, usize)> = encodings
@@ -97,13 +101,14 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Prints GB/s and the share of what plain reading reaches in the same rounds.
-fn memory(name: &str, threads: usize, rounds: usize, bytes: f64, mut work: impl FnMut()) {
+fn memory(name: &str, threads: usize, rounds: usize, bytes: usize, mut work: impl FnMut()) {
     let reader = Reader::new(threads as u32, Bytes(WEIGHTS as u64)).expect("memory to read");
+    let times = READ.div_ceil(bytes).max(3);
     work();
     let (rates, shares): (Vec<f64>, Vec<f64>) = (0..rounds)
         .map(|_| {
             let before = reader.sustained(3).0;
-            let rate = 3.0 * bytes / seconds(|| (0..3).for_each(|_| work()));
+            let rate = (times * bytes) as f64 / seconds(|| (0..times).for_each(|_| work()));
             (rate, rate / (0.5 * (before + reader.sustained(3).0)))
         })
         .unzip();

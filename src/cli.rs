@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod config;
 pub mod gate;
+pub mod history;
 pub mod rules;
 
 use std::path::PathBuf;
@@ -52,6 +53,8 @@ pub enum Command {
     Gate(Box<gate::GateArgs>),
     /// Show result files again, as a table, Markdown, CSV or JSON
     Report(ReportArgs),
+    /// Results over commits: store, list, plot, find where they changed
+    History(history::HistoryArgs),
     /// List, download, make and look into models
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -62,6 +65,8 @@ pub enum Command {
     Completions { shell: clap_complete::Shell },
     /// Is this machine fit to measure on? Settings, limits, load, measured ceilings
     Doctor(DoctorArgs),
+    /// `run`, and add the result to the history
+    Track(Box<history::TrackArgs>),
     /// Serve the engine protocol (started by `run`)
     #[command(hide = true)]
     Worker { engine: String },

@@ -7,6 +7,7 @@
 //!                                       (worker: the Rust      raw samples        │
 //!                                        ones, over protocol)                     v
 //!                                                       analysis (on stats) ──> report
+//!                                                       history (records over commits)
 //! ```
 //!
 //! Beside it: `units`, `metric` and `interrupt` below everything, `cli` and `cmd` on top.
@@ -18,6 +19,7 @@ pub mod analysis;
 pub mod cli;
 pub mod cmd;
 pub mod engine;
+pub mod history;
 pub mod interrupt;
 pub mod measure;
 pub mod metric;

@@ -65,6 +65,8 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         Command::Models(command) => cmd::models::run(command)?,
         Command::Engines(command) => cmd::engines::run(command)?,
         Command::Doctor(args) => cmd::doctor::run(args)?,
+        Command::History(args) => cmd::history::run(args)?,
+        Command::Track(args) => cmd::track::run(args)?,
         Command::Completions { shell } => cmd::completions::run(*shell)?,
         Command::Worker { .. } => unreachable!("served above"),
     }

@@ -20,7 +20,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &["units", "metric", "protocol", "record", "engine", "workload", "stats", "interrupt"],
     ),
     ("analysis", &["units", "metric", "record", "stats"]),
-    ("report", &["units", "metric", "record", "analysis", "stats"]),
+    ("history", &["units", "metric", "record", "stats", "analysis", "interrupt"]),
+    ("report", &["units", "metric", "record", "analysis", "stats", "history"]),
 ];
 
 /// Only these know candle.

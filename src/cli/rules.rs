@@ -93,7 +93,7 @@ fn alpha(text: &str) -> Result<f64, String> {
 }
 
 /// A name of the catalogue, with the nearest one where it is none.
-fn metric_name(name: &str) -> Result<String, String> {
+pub fn metric_name(name: &str) -> Result<String, String> {
     if metric::find_any(name).is_some() {
         return Ok(name.to_string());
     }

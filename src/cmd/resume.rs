@@ -74,7 +74,7 @@ pub fn run(file: &Path, given: &RunArgs) -> Result<()> {
     let told = || format!("--resume {shown}");
     let (args, quant) = arguments(&earlier.record, given).with_context(told)?;
     let engines = engines(&earlier.record).with_context(told)?;
-    run::one_session(&args, quant, &engines, Some(earlier))
+    run::one_session(&args, quant, &engines, Some(earlier)).map(drop)
 }
 
 impl Interrupted {

@@ -34,8 +34,14 @@ const DEFAULT_ENGINES: [&str; 4] = ["candle", "candle-stock", "pytorch", "pytorc
 pub(super) const BANDWIDTH_BUFFER: Bytes = Bytes(512 << 20);
 
 pub fn run(args: &RunArgs) -> Result<()> {
+    each(args, &mut |_| Ok(()))
+}
+
+/// Hands the result file of every run that was completed to `completed`.
+pub(super) fn each(args: &RunArgs, completed: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
     if let Some(file) = &args.resume {
-        return resume::run(file, args);
+        resume::run(file, args)?;
+        return completed(file);
     }
     check(args)?;
     let engines = engines(args)?;
@@ -46,7 +52,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     // A result for one quantization stands even if the next one fails.
     let mut first_error = None;
     for quant in quants {
-        if let Err(e) = one_session(args, quant, &engines, None) {
+        let written = one_session(args, quant, &engines, None);
+        let kept = written.and_then(|file| file.map_or(Ok(()), |file| completed(&file)));
+        if let Err(e) = kept {
             if interrupt::requested() || args.quant.len() < 2 {
                 return Err(e);
             }
@@ -97,19 +105,20 @@ fn engines(args: &RunArgs) -> Result<Vec<EngineSpec>> {
     Ok(found)
 }
 
-/// One record: a new one, or `earlier`, which is gone on with.
+/// One record: a new one, or `earlier`, which is gone on with. Gives its file, none for `--list`.
 pub(super) fn one_session(
     args: &RunArgs,
     quant: Option<Quant>,
     engines: &[EngineSpec],
     earlier: Option<Interrupted>,
-) -> Result<()> {
+) -> Result<Option<PathBuf>> {
     let found = find_model(&args.model, quant, args.weights, DEFAULT_SEED)?;
     let workload = workload(args, &found)?;
     let threads = args.threads.unwrap_or_else(host::available_threads);
     let order = plan(engines.len(), args.launches, args.seed);
     if args.list {
-        return list::print(args, engines, &found.model, &workload, threads, &order);
+        list::print(args, engines, &found.model, &workload, threads, &order)?;
+        return Ok(None);
     }
     if let Some(earlier) = &earlier {
         earlier.check(&found.model, &workload.record(), &order)?;
@@ -196,7 +205,8 @@ pub(super) fn one_session(
     if measured == 0 {
         bail!("nothing was measured: every launch failed; the reasons are in {}", json.display());
     }
-    shown.context("cannot write to stdout")
+    shown.context("cannot write to stdout")?;
+    Ok(Some(json))
 }
 
 pub(super) fn workload(args: &RunArgs, found: &Found) -> Result<Workload> {

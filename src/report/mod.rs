@@ -6,7 +6,11 @@ mod csv;
 mod document;
 pub mod gate;
 mod grid;
+pub mod history;
+mod history_page;
 mod markdown;
+mod plot;
+mod rows;
 mod sections;
 mod table;
 mod text;
@@ -17,6 +21,8 @@ use std::io::IsTerminal;
 use crate::analysis;
 use crate::record::Record;
 use document::Document;
+pub use history_page::page;
+pub use plot::{Svg, plot};
 pub use text::{clean, visible};
 
 /// A form of the report.

@@ -397,6 +397,11 @@ pub(super) fn paragraphs(items: &[(&str, String)], style: Style, color: Option<C
     table.trim_fmt() + "\n"
 }
 
+/// A heading on a line of its own.
+pub(super) fn bold(text: &str, style: Style) -> String {
+    paint(text, style, &[Attribute::Bold], None)
+}
+
 /// One text in bold or in colour.
 pub(super) fn paint(
     text: &str,

@@ -22,7 +22,7 @@ pub use margin::{MarginP, MarginTest, margin_test};
 pub use multiplicity::{benjamini_hochberg, holm};
 pub use power::{Design, launches_needed, minimum_detectable_effect, power};
 pub use proportion::clopper_pearson;
-pub use sample::{BadSample, Interval, Sample, Summary, describe};
+pub use sample::{BadSample, Interval, Sample, Summary, describe, mean_interval};
 pub use sequential::pocock;
 pub use trend::{autocorrelation, drift};
 pub use welch::{Ratio, TTest, Welch, ratio_of_geometric_means, welch};

@@ -62,6 +62,13 @@ pub fn describe(values: &[f64]) -> Result<Summary, BadSample> {
     })
 }
 
+/// Student's two-sided interval of a mean, from what is left of a sample; absent for one value.
+pub fn mean_interval(n: usize, mean: f64, sd: f64, confidence: f64) -> Option<Interval> {
+    let df = n.checked_sub(1)? as f64;
+    let reach = student::two_sided_quantile(confidence, df)? * sd / (n as f64).sqrt();
+    reach.is_finite().then_some(Interval { low: mean - reach, high: mean + reach })
+}
+
 impl Sample {
     pub fn new(values: &[f64]) -> Result<Self, BadSample> {
         if values.is_empty() {
@@ -127,10 +134,7 @@ impl Sample {
 
     /// Student's two-sided interval of the mean; absent for one value.
     pub fn mean_interval(&self, confidence: f64) -> Option<Interval> {
-        let n = self.n() as f64;
-        let standard_error = self.sd? / n.sqrt();
-        let reach = student::two_sided_quantile(confidence, n - 1.0)? * standard_error;
-        reach.is_finite().then_some(Interval { low: self.mean - reach, high: self.mean + reach })
+        mean_interval(self.n(), self.mean, self.sd()?, confidence)
     }
 
     /// The sample of logarithms; absent unless every value is positive.

@@ -318,10 +318,11 @@ impl Multiplier {
         pool.run(n, PIECE, |range| {
             let mut values = [[[0.0f32; PIECE]; 2]; MANY];
             let n = range.len();
-            self.pairs(cpu, both, range.clone(), x, |t, row, [gate, up]| {
-                values[t][0][row - range.start] = gate;
-                values[t][1][row - range.start] = up;
-            });
+            for (i, matrix) in both.into_iter().enumerate() {
+                self.rows(cpu, matrix, range.clone(), x, |t, row, value| {
+                    values[t][i][row - range.start] = value;
+                });
+            }
             for (t, [gate, up]) in values.iter().enumerate().take(m) {
                 let mut gated = [0.0; PIECE];
                 cpu.run(|| silu_times(cpu, &gate[..n], &up[..n], &mut gated[..n]));

@@ -129,6 +129,7 @@ impl Engine for Candle {
         let parsed = MonoNs::now();
         let weights = Weights::find(&gguf, &config)?;
         drop(gguf); // the header with its vocabulary; the matrices keep the mapping
+        crate::worker::resident::give_back();
         let isa = self.options.kernels;
         let arithmetic = match self.options.float32 {
             true => Arithmetic::plain_f32(isa),

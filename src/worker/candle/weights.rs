@@ -277,8 +277,13 @@ impl Matrix {
 
     /// The stored bytes of row `r`.
     pub fn row(&self, r: usize) -> &[u8] {
-        assert!(r < self.rows, "row {r} of {}", self.rows);
-        &self.map[self.range.start + r * self.row_bytes..][..self.row_bytes]
+        self.some_rows(r..r + 1)
+    }
+
+    /// The stored bytes of several rows, one behind the other.
+    pub fn some_rows(&self, rows: Range<usize>) -> &[u8] {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        &self.map[self.range.start + rows.start * self.row_bytes..][..rows.len() * self.row_bytes]
     }
 
     /// Widens row `r` to f32: `out` has `columns` values.

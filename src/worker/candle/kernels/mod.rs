@@ -74,6 +74,22 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         self.run(|| portable::float_dot::<F, R, T>(rows, x))
     }
 
+    /// One token's products with rows that follow each other: `out[r]` = row `r` · token 0.
+    fn int8_rows<F: BlockFormat>(self, rows: &[u8], x: &Rounded, out: &mut [f32]) {
+        let bytes = rows.len() / out.len().max(1);
+        for (row, out) in rows.chunks_exact(bytes.max(1)).zip(out) {
+            [[*out]] = self.int8_dot::<F, 1, 1>([row], x, 0);
+        }
+    }
+
+    /// The same for float weights and the token `x`.
+    fn float_rows<F: FloatFormat>(self, rows: &[u8], x: &[f32], out: &mut [f32]) {
+        let bytes = rows.len() / out.len().max(1);
+        for (row, out) in rows.chunks_exact(bytes.max(1)).zip(out) {
+            [[*out]] = self.float_dot::<F, 1, 1>([row], [x]);
+        }
+    }
+
     /// Unpacks blocks `first..first + n` of up to `ROWS` rows.
     fn pack_int8<F: BlockFormat>(
         self,

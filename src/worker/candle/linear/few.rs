@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::super::kernels::Cpu;
 use super::super::kernels::format::{self, FloatKind, Kind};
 use super::super::weights::{Matrix, blocks, f32_bytes, with_block};
-use super::{Activations, MANY, Method, Multiplier, PIECE, X, with_float, with_format};
+use super::{Activations, Method, Multiplier, PIECE, X, with_float, with_format};
 
 thread_local! {
     /// A widened row.
@@ -15,7 +15,8 @@ thread_local! {
 }
 
 impl Multiplier {
-    /// Rows `rows` of `matrix` times each of few tokens: calls `put(token, row, value)`.
+    /// Rows `rows` of `matrix`, at most `PIECE`, times each of few tokens: calls
+    /// `put(token, row, value)`.
     #[inline]
     pub(super) fn rows<C: Cpu>(
         &self,
@@ -28,6 +29,18 @@ impl Multiplier {
         let k = matrix.columns();
         let X { floats: x, m, .. } = x;
         match self.arithmetic.method(matrix.encoding(), m) {
+            Method::Block(kind) if m == 1 => {
+                let out = &mut [0.0; PIECE][..rows.len()];
+                let bytes = matrix.some_rows(rows.clone());
+                with_format!(kind, F => cpu.int8_rows::<F>(bytes, &self.rounded, out));
+                rows.zip(out).for_each(|(r, v)| put(0, r, *v));
+            }
+            Method::Float(kind) if m == 1 => {
+                let out = &mut [0.0; PIECE][..rows.len()];
+                let bytes = matrix.some_rows(rows.clone());
+                with_float!(kind, F => cpu.float_rows::<F>(bytes, x, out));
+                rows.zip(out).for_each(|(r, v)| put(0, r, *v));
+            }
             Method::Block(kind) => with_format!(kind, F => {
                 for_tokens::<4>(m, |t, n| for r in rows.clone() {
                     let row = matrix.row(r);
@@ -78,36 +91,6 @@ impl Multiplier {
                     }
                 }
             }),
-        }
-    }
-
-    /// The same rows of two matrices, as `rows`: one token reads both at once, in two streams.
-    #[inline]
-    pub(super) fn pairs<C: Cpu>(
-        &self,
-        cpu: C,
-        [a, b]: [&Matrix; 2],
-        rows: Range<usize>,
-        x: X<'_>,
-        mut put: impl FnMut(usize, usize, [f32; 2]),
-    ) {
-        let m = x.m;
-        let method = self.arithmetic.method(a.encoding(), m);
-        let same = method == self.arithmetic.method(b.encoding(), m);
-        match method {
-            Method::Block(kind) if same && m == 1 => with_format!(kind, F => for r in rows {
-                let pair = [a.row(r), b.row(r)];
-                put(0, r, cpu.int8_dot::<F, 2, 1>(pair, &self.rounded, 0).map(|[v]| v));
-            }),
-            Method::Float(kind) if same && m == 1 => with_float!(kind, F => for r in rows {
-                put(0, r, cpu.float_dot::<F, 2, 1>([a.row(r), b.row(r)], [x.floats]).map(|[v]| v));
-            }),
-            _ => {
-                let mut firsts = [[0.0f32; PIECE]; MANY];
-                let start = rows.start;
-                self.rows(cpu, a, rows.clone(), x, |t, r, v| firsts[t][r - start] = v);
-                self.rows(cpu, b, rows, x, |t, r, v| put(t, r, [firsts[t][r - start], v]));
-            }
         }
     }
 }

@@ -43,7 +43,8 @@ unsafe fn load_group(x: &Int8Row<'_>, g: usize) -> ([__m512i; 2], __m512) {
     }
 }
 
-/// Checks that `rows` are `blocks` blocks of `size` bytes, and that `x` covers them.
+/// Checks that `rows` are whole blocks of `size` bytes and equally many, and that `x` covers
+/// them; returns how many.
 fn check<const R: usize, const T: usize>(
     rows: &[&[u8]; R],
     x: &[Int8Row<'_>; T],
@@ -60,57 +61,89 @@ fn check<const R: usize, const T: usize>(
     n
 }
 
-/// Generates the kernel of a format with blocks of 32, an f16 scale, and no minimum.
-macro_rules! block32_kernel {
-    ($name:ident, $size:literal, $unpack:ident, $shift:literal) => {
+/// Generates two functions around `$sums`, which adds up `n` blocks of rows that were checked:
+/// products of some rows with some tokens, and of many rows that follow each other with one.
+macro_rules! products {
+    ($dot:ident, $rows:ident, $sums:ident, $size:expr, $block:expr) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-        pub fn $name<const R: usize, const T: usize>(
+        pub fn $dot<const R: usize, const T: usize>(
             rows: [&[u8]; R],
             x: [Int8Row<'_>; T],
         ) -> [[f32; T]; R] {
-            let n = check(&rows, &x, $size, BLOCK);
-            // The last one to three blocks, beside empty ones with a scale of zero.
-            let mut last = [[0u8; 4 * $size]; R];
-            if n % 4 != 0 {
-                for r in 0..R {
-                    last[r][..(n % 4) * $size].copy_from_slice(&rows[r][n / 4 * 4 * $size..]);
-                }
+            let n = check(&rows, &x, $size, $block);
+            // SAFETY: this function has the features, and the rows and activations were checked.
+            unsafe { reduce(&$sums(rows.map(<[u8]>::as_ptr), n, &x)) }
+        }
+
+        /// See `Cpu::int8_rows`.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+        pub fn $rows(rows: &[u8], x: Int8Row<'_>, out: &mut [f32]) {
+            let bytes = rows.len() / out.len().max(1);
+            let rows = rows.chunks_exact(bytes.max(1)).zip(out);
+            let mut n = None;
+            for (row, out) in rows {
+                // All rows have the length of the first.
+                let n = *n.get_or_insert_with(|| check(&[row], &[x], $size, $block));
+                // SAFETY: as above.
+                [[*out]] = unsafe { reduce(&$sums([row.as_ptr()], n, &[x])) };
             }
-            let mut sums = [[_mm512_setzero_ps(); T]; R];
-            for g in 0..n.div_ceil(4) {
-                // SAFETY: this function has the features; group `g` is inside the rows (or copied
-                // to `last`), and inside the activations (see `check`).
-                unsafe {
-                    let mut steps = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
-                    for r in 0..R {
-                        let blocks = match g < n / 4 {
-                            true => rows[r].as_ptr().add(g * 4 * $size),
-                            false => last[r].as_ptr(),
-                        };
-                        steps[r] = $unpack(blocks);
-                        if T == 1 {
-                            prefetch(blocks);
-                        }
-                    }
-                    for t in 0..T {
-                        let start = start::<$shift>(&x[t].counts.get_unchecked(g).blocks);
-                        let (halves, x_scale) = load_group(&x[t], g);
-                        for r in 0..R {
-                            let (w, w_scale) = &steps[r];
-                            let scale = _mm512_mul_ps(*w_scale, x_scale);
-                            sums[r][t] = add_step(sums[r][t], start, halves, w, scale);
-                        }
-                    }
-                }
-            }
-            // SAFETY: this function has the features.
-            unsafe { reduce(&sums) }
         }
     };
 }
 
-block32_kernel!(q4_0_dot, 18, unpack_q4_0, 3); // offset 8
-block32_kernel!(q8_0_dot, 34, unpack_q8_0, 7); // offset 128
+/// Generates the kernels of a format with blocks of 32, an f16 scale, and no minimum.
+macro_rules! block32_kernel {
+    ($dot:ident, $rows:ident, $sums:ident, $size:literal, $unpack:ident, $shift:literal) => {
+        products!($dot, $rows, $sums, $size, BLOCK);
+
+        /// # Safety
+        /// AVX-512 VNNI is there, and `check` has seen the rows and activations.
+        #[inline(always)]
+        unsafe fn $sums<const R: usize, const T: usize>(
+            rows: [*const u8; R],
+            n: usize,
+            x: &[Int8Row<'_>; T],
+        ) -> [[__m512; T]; R] {
+            // SAFETY: the caller's promise; every group is inside the rows, or copied to `last`.
+            unsafe {
+                let mut sums = [[_mm512_setzero_ps(); T]; R];
+                let mut step = |g: usize, blocks: [*const u8; R]| {
+                    let weights = blocks.map(|p| {
+                        if T == 1 {
+                            prefetch(p);
+                        }
+                        $unpack(p)
+                    });
+                    for t in 0..T {
+                        let start = start::<$shift>(&x[t].counts.get_unchecked(g).blocks);
+                        let (halves, x_scale) = load_group(&x[t], g);
+                        for r in 0..R {
+                            let (w, w_scale) = &weights[r];
+                            let scale = _mm512_mul_ps(*w_scale, x_scale);
+                            sums[r][t] = add_step(sums[r][t], start, halves, w, scale);
+                        }
+                    }
+                };
+                for g in 0..n / 4 {
+                    step(g, rows.map(|row| row.add(g * 4 * $size)));
+                }
+                if n % 4 != 0 {
+                    // The last one to three blocks, beside empty ones with a scale of zero.
+                    let mut last = [[0u8; 4 * $size]; R];
+                    for r in 0..R {
+                        let rest = rows[r].add(n / 4 * 4 * $size);
+                        rest.copy_to_nonoverlapping(last[r].as_mut_ptr(), n % 4 * $size);
+                    }
+                    step(n / 4, last.each_ref().map(|block| block.as_ptr()));
+                }
+                sums
+            }
+        }
+    };
+}
+
+block32_kernel!(q4_0_dot, q4_0_rows, q4_0_sums, 18, unpack_q4_0, 3); // offset 8
+block32_kernel!(q8_0_dot, q8_0_rows, q8_0_sums, 34, unpack_q8_0, 7); // offset 128
 
 /// `sum + scale · (start + x · w)`, lane by lane.
 ///
@@ -193,90 +226,98 @@ pub unsafe fn unpack_q8_0(p: *const u8) -> (Step, __m512) {
 
 /// Q4_K: `{ f16 d, dmin; u8 scales[12]; u8 qs[128] }`, weight = d·sc·nibble − dmin·m, with 6-bit
 /// sc and m for each 32 weights.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-pub fn q4k_dot<const R: usize, const T: usize>(
-    rows: [&[u8]; R],
-    x: [Int8Row<'_>; T],
-) -> [[f32; T]; R] {
-    const SIZE: usize = 144;
-    let n = check(&rows, &x, SIZE, 256);
-    let mut sums = [[_mm512_setzero_ps(); T]; R];
-    let mut minima = [[_mm_setzero_ps(); T]; R];
-    for b in 0..n {
-        // SAFETY: this function has the features; block `b` is inside the rows, and its two
-        // groups inside the activations (see `check`).
-        unsafe {
-            let mut scales = [([_mm_setzero_ps(); 2], [_mm_setzero_ps(); 2]); R];
+///
+/// # Safety
+/// AVX-512 VNNI is there, and `check` has seen the rows and activations.
+#[inline(always)]
+unsafe fn q4k_sums<const R: usize, const T: usize>(
+    rows: [*const u8; R],
+    n: usize,
+    x: &[Int8Row<'_>; T],
+) -> [[__m512; T]; R] {
+    // SAFETY: the caller's promise; each block is inside the rows, and its two groups inside the
+    // activations.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); T]; R];
+        let mut minima = [[_mm256_setzero_ps(); T]; R];
+        for b in 0..n {
+            let mut scales = [_mm512_setzero_ps(); R];
             for r in 0..R {
-                scales[r] = q4k_scales(rows[r].as_ptr().add(b * SIZE));
+                scales[r] = q4k_scales(rows[r].add(b * Q4K_SIZE));
+                let minimum = _mm512_extractf32x8_ps::<1>(scales[r]);
+                for t in 0..T {
+                    let x_sums = _mm256_loadu_ps(x[t].sums.as_ptr().add(2 * b).cast());
+                    minima[r][t] = _mm256_fmadd_ps(minimum, x_sums, minima[r][t]);
+                }
+                scales[r] = _mm512_mul_ps(scales[r], nibble_places());
             }
             for half in 0..2 {
                 let g = 2 * b + half;
                 let mut steps = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
                 for r in 0..R {
-                    let nibbles = rows[r].as_ptr().add(b * SIZE + 16 + 64 * half);
-                    let step = unpack_q4k(nibbles);
+                    let nibbles = rows[r].add(b * Q4K_SIZE + 16 + 64 * half);
                     if T == 1 {
                         prefetch(nibbles);
                     }
-                    steps[r] = (step, _mm512_broadcast_f32x4(scales[r].0[half]));
+                    let scale = match half {
+                        0 => _mm512_shuffle_f32x4::<0b00_00_00_00>(scales[r], scales[r]),
+                        _ => _mm512_shuffle_f32x4::<0b01_01_01_01>(scales[r], scales[r]),
+                    };
+                    steps[r] = (in_place_q4k(nibbles), scale);
                 }
                 for t in 0..T {
-                    let x_sums = _mm_loadu_ps(x[t].sums.as_ptr().add(g).cast());
                     let (halves, x_scale) = load_group(&x[t], g);
                     for r in 0..R {
                         let (w, w_scale) = &steps[r];
                         let scale = _mm512_mul_ps(*w_scale, x_scale);
                         let start = _mm512_setzero_si512();
                         sums[r][t] = add_step(sums[r][t], start, halves, w, scale);
-                        minima[r][t] = _mm_fmadd_ps(scales[r].1[half], x_sums, minima[r][t]);
                     }
                 }
             }
         }
-    }
-    for r in 0..R {
-        for t in 0..T {
-            sums[r][t] = _mm512_sub_ps(sums[r][t], _mm512_zextps128_ps512(minima[r][t]));
+        for r in 0..R {
+            for t in 0..T {
+                sums[r][t] = _mm512_sub_ps(sums[r][t], _mm512_zextps256_ps512(minima[r][t]));
+            }
         }
+        sums
     }
-    // SAFETY: this function has the features.
-    unsafe { reduce(&sums) }
 }
 
-/// The scales d·sc and minima dmin·m of a Q4_K block, four and four.
+products!(q4k_dot, q4k_rows, q4k_sums, Q4K_SIZE, 256);
+
+/// Bytes of a block.
+const Q4K_SIZE: usize = 144;
+
+/// The scales d·sc of a Q4_K block's eight blocks of 32, then their minima dmin·m.
 ///
 /// # Safety
-/// F16C and SSE4.1 are there, and 16 bytes are readable at `p`.
+/// AVX-512 F and VL, and F16C are there, and 16 bytes are readable at `p`.
 #[inline(always)]
-pub unsafe fn q4k_scales(p: *const u8) -> ([__m128; 2], [__m128; 2]) {
+pub unsafe fn q4k_scales(p: *const u8) -> __m512 {
     // SAFETY: the caller's promise.
     unsafe {
-        let word = |at: usize| p.add(at).cast::<u32>().read_unaligned();
-        let (low_sc, low_m, high) = (word(4), word(8), word(12));
-        // Blocks 0–3 have their six bits in one byte; 4–7 have four bits in the last word and two
-        // at the top of the others'.
-        let sc = [low_sc & 0x3F3F3F3F, high & 0x0F0F0F0F | (low_sc >> 2) & 0x30303030];
-        let m = [low_m & 0x3F3F3F3F, (high >> 4) & 0x0F0F0F0F | (low_m >> 2) & 0x30303030];
-        let both = _mm_cvtph_ps(_mm_cvtsi32_si128(word(0) as i32));
-        let d = _mm_shuffle_ps::<0b00_00_00_00>(both, both);
-        let dmin = _mm_shuffle_ps::<0b01_01_01_01>(both, both);
-        (
-            [_mm_mul_ps(d, widen_bytes(sc[0])), _mm_mul_ps(d, widen_bytes(sc[1]))],
-            [_mm_mul_ps(dmin, widen_bytes(m[0])), _mm_mul_ps(dmin, widen_bytes(m[1]))],
-        )
+        // Words: d and dmin; sc 0–3; m 0–3; low bits of sc and m 4–7. Blocks 0–3 have their six
+        // bits in one byte; 4–7 have four in the last word and two at the top of the others'.
+        let block = _mm_loadu_si128(p.cast());
+        let low = _mm_shuffle_epi32::<0b11_10_11_01>(block);
+        let low = _mm_srlv_epi32(low, _mm_set_epi32(4, 0, 0, 0));
+        let mask = _mm_set_epi32(0x0F0F0F0F, 0x3F3F3F3F, 0x0F0F0F0F, 0x3F3F3F3F);
+        let top = _mm_srli_epi32::<2>(_mm_maskz_shuffle_epi32::<0b10_00_01_00>(0b1010, block));
+        let top = _mm_and_si128(top, _mm_set1_epi32(0x30303030));
+        let bytes = _mm_or_si128(_mm_and_si128(low, mask), top);
+        let both = _mm512_castps128_ps512(_mm_cvtph_ps(block));
+        let which = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+        let factors = _mm512_permutexvar_ps(which, both);
+        _mm512_mul_ps(factors, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)))
     }
 }
 
-/// Four unsigned bytes as floats.
-///
-/// # Safety
-/// SSE4.1 is there.
-#[inline(always)]
-unsafe fn widen_bytes(bytes: u32) -> __m128 {
-    // SAFETY: the caller's promise.
-    unsafe { _mm_cvtepi32_ps(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes as i32))) }
-}
+// Dword 4j + i comes from the half that holds block i of four, its dword j, and for the second
+// register four further on.
+static Q4K_FIRST: [i32; 16] = [0, 0, 8, 8, 1, 1, 9, 9, 2, 2, 10, 10, 3, 3, 11, 11];
+static Q4K_SECOND: [i32; 16] = [4, 4, 12, 12, 5, 5, 13, 13, 6, 6, 14, 14, 7, 7, 15, 15];
 
 /// Four blocks of 32 nibbles: bytes 0–31 hold block 0 (low) and 1 (high), 32–63 blocks 2 and 3.
 ///
@@ -284,49 +325,68 @@ unsafe fn widen_bytes(bytes: u32) -> __m128 {
 /// AVX-512 VNNI is there, and 64 bytes are readable at `p`.
 #[inline(always)]
 pub unsafe fn unpack_q4k(p: *const u8) -> Step {
-    // Dword 4j + i comes from the half that holds block i, its dword j, and for the second
-    // register four further on.
-    static FIRST: [i32; 16] = [0, 0, 8, 8, 1, 1, 9, 9, 2, 2, 10, 10, 3, 3, 11, 11];
-    static SECOND: [i32; 16] = [4, 4, 12, 12, 5, 5, 13, 13, 6, 6, 14, 14, 7, 7, 15, 15];
     static SHIFT: [i32; 16] = [0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4];
     // SAFETY: the caller's promise.
+    unsafe { in_place_q4k(p).map(|w| _mm512_srlv_epi32(w, table32(&SHIFT))) }
+}
+
+/// `unpack_q4k` without the shift: the weights of blocks 1 and 3 are 16 times what they should be,
+/// which `nibble_places` puts right in their scales.
+///
+/// # Safety
+/// AVX-512 VNNI is there, and 64 bytes are readable at `p`.
+#[inline(always)]
+unsafe fn in_place_q4k(p: *const u8) -> Step {
+    // SAFETY: the caller's promise.
     unsafe {
-        let (packed, mask) = (_mm512_loadu_si512(p.cast()), _mm512_set1_epi8(0x0F));
-        let first = _mm512_permutexvar_epi32(table32(&FIRST), packed);
-        let second = _mm512_permutexvar_epi32(table32(&SECOND), packed);
-        let shift = table32(&SHIFT);
-        [
-            _mm512_and_si512(_mm512_srlv_epi32(first, shift), mask),
-            _mm512_and_si512(_mm512_srlv_epi32(second, shift), mask),
-        ]
+        let packed = _mm512_loadu_si512(p.cast());
+        let mask = _mm512_set1_epi64(0xF0F0F0F0_0F0F0F0Fu64 as i64);
+        let first = _mm512_permutexvar_epi32(table32(&Q4K_FIRST), packed);
+        let second = _mm512_permutexvar_epi32(table32(&Q4K_SECOND), packed);
+        [_mm512_and_si512(first, mask), _mm512_and_si512(second, mask)]
+    }
+}
+
+/// What the scales of `in_place_q4k` are multiplied by: 1 and 1/16 in turn.
+///
+/// # Safety
+/// AVX-512 F is there.
+#[inline(always)]
+unsafe fn nibble_places() -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let pair = _mm512_set1_epi64(0x3D80_0000_3F80_0000);
+        _mm512_castsi512_ps(pair)
     }
 }
 
 /// Q6_K: `{ u8 ql[128], qh[64]; i8 scales[16]; f16 d }`, weight = d·sc·(q − 32), a scale for each
 /// 16 weights.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-pub fn q6k_dot<const R: usize, const T: usize>(
-    rows: [&[u8]; R],
-    x: [Int8Row<'_>; T],
-) -> [[f32; T]; R] {
-    const SIZE: usize = 210;
-    // Scale 8·half + 2i + part belongs to lanes 4j + i of register `part`.
-    static SCALES: [[i32; 16]; 4] = [
-        [0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6],
-        [1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7],
-        [8, 10, 12, 14, 8, 10, 12, 14, 8, 10, 12, 14, 8, 10, 12, 14],
-        [9, 11, 13, 15, 9, 11, 13, 15, 9, 11, 13, 15, 9, 11, 13, 15],
-    ];
-    let n = check(&rows, &x, SIZE, 256);
-    let zero = _mm512_setzero_ps();
-    let mut sums = [[zero; T]; R];
-    for b in 0..n {
-        // SAFETY: this function has the features; block `b` is inside the rows, and its two
-        // groups inside the activations (see `check`).
-        unsafe {
+///
+/// # Safety
+/// AVX-512 VNNI is there, and `check` has seen the rows and activations.
+#[inline(always)]
+unsafe fn q6k_sums<const R: usize, const T: usize>(
+    rows: [*const u8; R],
+    n: usize,
+    x: &[Int8Row<'_>; T],
+) -> [[__m512; T]; R] {
+    // SAFETY: the caller's promise; each block is inside the rows, and its two groups inside the
+    // activations.
+    unsafe {
+        // Scale 8·half + 2i + part belongs to lanes 4j + i of register `part`.
+        static SCALES: [[i32; 16]; 4] = [
+            [0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6],
+            [1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7],
+            [8, 10, 12, 14, 8, 10, 12, 14, 8, 10, 12, 14, 8, 10, 12, 14],
+            [9, 11, 13, 15, 9, 11, 13, 15, 9, 11, 13, 15, 9, 11, 13, 15],
+        ];
+        let zero = _mm512_setzero_ps();
+        let mut sums = [[zero; T]; R];
+        for b in 0..n {
             let mut scales = [zero; R];
             for r in 0..R {
-                let p = rows[r].as_ptr().add(b * SIZE + 192);
+                let p = rows[r].add(b * Q6K_SIZE + 192);
                 let sc = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()));
                 let bits = p.add(16).cast::<u16>().read_unaligned();
                 let d = _mm_cvtph_ps(_mm_cvtsi32_si128(bits as i32));
@@ -336,12 +396,12 @@ pub fn q6k_dot<const R: usize, const T: usize>(
                 let mut steps = [([_mm512_setzero_si512(); 2], [zero; 2]); R];
                 for r in 0..R {
                     if T == 1 {
-                        prefetch(rows[r].as_ptr().add(b * SIZE + SIZE / 2 * half));
+                        prefetch(rows[r].add(b * Q6K_SIZE + Q6K_SIZE / 2 * half));
                     }
                     let first = table32(&SCALES[2 * half]);
                     let second = table32(&SCALES[2 * half + 1]);
                     steps[r] = (
-                        unpack_q6k(rows[r].as_ptr().add(b * SIZE), half),
+                        unpack_q6k(rows[r].add(b * Q6K_SIZE), half),
                         [
                             _mm512_permutexvar_ps(first, scales[r]),
                             _mm512_permutexvar_ps(second, scales[r]),
@@ -365,10 +425,14 @@ pub fn q6k_dot<const R: usize, const T: usize>(
                 }
             }
         }
+        sums
     }
-    // SAFETY: this function has the features.
-    unsafe { reduce(&sums) }
 }
+
+products!(q6k_dot, q6k_rows, q6k_sums, Q6K_SIZE, 256);
+
+/// Bytes of a block.
+const Q6K_SIZE: usize = 210;
 
 /// Blocks `4·half..` of a Q6_K block: low four bits in `ql` (blocks 0 and 1 in the low nibbles, 2
 /// and 3 in the high ones), high two bits of block i at bit 2i of `qh`.

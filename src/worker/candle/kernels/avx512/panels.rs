@@ -257,9 +257,11 @@ fn pack_group<F: BlockFormat>(
                 }
                 Kind::Q4K => {
                     let p = p.add(g / 2 * F::SIZE);
-                    let (scale, minimum) = q4k_scales(p);
-                    scales[0][r] = scale[g % 2];
-                    minima[r] = minimum[g % 2];
+                    let both = q4k_scales(p);
+                    (scales[0][r], minima[r]) = match g % 2 {
+                        0 => (_mm512_castps512_ps128(both), _mm512_extractf32x4_ps::<2>(both)),
+                        _ => (_mm512_extractf32x4_ps::<1>(both), _mm512_extractf32x4_ps::<3>(both)),
+                    };
                     unpack_q4k(p.add(16 + 64 * (g % 2)))
                 }
                 Kind::Q6K => {

@@ -1,0 +1,17 @@
+//! Results over commits, in one SQLite file: one row per session, metric, commit and identity.
+//! Sessions of different identities never share a line.
+
+mod exchange;
+mod filter;
+mod identity;
+mod schema;
+mod series;
+mod session;
+mod store;
+
+pub use exchange::{Form, import, write_out};
+pub use filter::{BadSince, Filter, since};
+pub use identity::Identity;
+pub use series::{Course, Group, Point, Revision, Series};
+pub use session::{Session, sessions};
+pub use store::{Added, Line, Store};

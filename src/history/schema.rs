@@ -1,0 +1,231 @@
+//! The database file: its tables, its version, how it is opened, and what its errors mean.
+//!
+//! A rollback journal rather than a write-ahead log: one file, readable from a read-only folder,
+//! and writers come once per run. `synchronous = EXTRA` also syncs the folder when the journal is
+//! gone, so that what was said to be added survives a power cut.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use crate::interrupt;
+
+/// Marks the file as ours: "LLMB".
+const APPLICATION_ID: i32 = 0x4c4c_4d42;
+/// One step for each version of the tables, the first from nothing.
+const MIGRATIONS: &[&str] = &[TABLES];
+pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
+
+/// How long one writer waits for another one.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// `identity.fields` is the JSON of an identity, every field by its name; the columns beside it
+/// are read from it. `session.place` (when the commit was made, where that is known) and then
+/// `measured` order a line, both in milliseconds since 1970. `result.launches` holds one value per launch,
+/// so that every test can be made again; n, mean and sd are taken from it.
+const TABLES: &str = "
+CREATE TABLE identity (
+    id INTEGER PRIMARY KEY,
+    fields TEXT NOT NULL UNIQUE,
+    engine TEXT NOT NULL GENERATED ALWAYS AS (fields ->> '$.engine') VIRTUAL,
+    label TEXT NOT NULL GENERATED ALWAYS AS (fields ->> '$.label') VIRTUAL,
+    model TEXT NOT NULL GENERATED ALWAYS AS (fields ->> '$.model') VIRTUAL,
+    model_sha256 TEXT NOT NULL GENERATED ALWAYS AS (fields ->> '$.model_sha256') VIRTUAL,
+    quant TEXT NOT NULL GENERATED ALWAYS AS (fields ->> '$.quant') VIRTUAL,
+    prompt_set TEXT NOT NULL GENERATED ALWAYS AS (fields ->> '$.prompt_set') VIRTUAL,
+    cpu_model TEXT NOT NULL GENERATED ALWAYS AS (fields ->> '$.cpu_model') VIRTUAL
+) STRICT;
+CREATE INDEX identity_by_model ON identity (model_sha256, label);
+CREATE TABLE session (
+    id INTEGER PRIMARY KEY,
+    identity INTEGER NOT NULL REFERENCES identity (id),
+    run_id TEXT NOT NULL,
+    started_at TEXT NOT NULL,
+    complete INTEGER NOT NULL CHECK (complete IN (0, 1)),
+    commit_sha TEXT,
+    dirty INTEGER CHECK (dirty IN (0, 1)),
+    committed_at TEXT,
+    version TEXT NOT NULL,
+    executable_sha256 TEXT,
+    kernel TEXT,
+    versions TEXT NOT NULL,
+    place INTEGER NOT NULL,
+    measured INTEGER NOT NULL,
+    UNIQUE (run_id, started_at, identity)
+) STRICT;
+CREATE INDEX session_by_identity ON session (identity, place, measured);
+CREATE TABLE result (
+    session INTEGER NOT NULL REFERENCES session (id) ON DELETE CASCADE,
+    metric TEXT NOT NULL,
+    n INTEGER NOT NULL CHECK (n > 0),
+    mean REAL NOT NULL,
+    sd REAL,
+    launches TEXT NOT NULL,
+    PRIMARY KEY (session, metric)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX result_by_metric ON result (metric, session, n, mean, sd);
+";
+
+/// Opens what is there; makes nothing, changes nothing.
+pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
+    if !path.exists() {
+        bail!(
+            "{}: there is no history yet; make one with `llm-bench track` or `llm-bench history \
+             add --skip results/*.json`",
+            path.display()
+        );
+    }
+    refuse_what_is_no_file(path)?;
+    // For writing, so that what a killed writer left half-done is taken back; where the file cannot
+    // be written, SQLite opens it for reading.
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE);
+    let db = db.and_then(settle).map_err(|e| told(path, e))?;
+    db.pragma_update(None, "query_only", true).map_err(|e| told(path, e))?;
+    match version(&db, path)? {
+        VERSION => Ok(db),
+        0 => bail!("{}: expected a history, found an empty file", path.display()),
+        older => bail!(
+            "{}: its tables have version {older}, this llm-bench reads {VERSION}; any `llm-bench \
+             history add` brings them up to date",
+            path.display()
+        ),
+    }
+}
+
+/// Opens or makes a history, brings its tables up to date, and looks whether it is whole.
+pub(super) fn open_to_write(path: &Path) -> Result<Connection> {
+    refuse_what_is_no_file(path)?;
+    if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("{}: cannot make its folder", path.display()))?;
+    }
+    let db = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+    );
+    let mut db = db.and_then(settle).map_err(|e| told(path, e))?;
+    let found = version(&db, path)?;
+    if found < VERSION {
+        migrate(&mut db).map_err(|e| told(path, e))?;
+    }
+    let whole: String =
+        db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|e| told(path, e))?;
+    if whole != "ok" {
+        return Err(damaged(path, &whole));
+    }
+    Ok(db)
+}
+
+/// An empty history in memory.
+pub(super) fn in_memory() -> rusqlite::Result<Connection> {
+    let mut db = settle(Connection::open_in_memory()?)?;
+    migrate(&mut db)?;
+    Ok(db)
+}
+
+/// The statements that make the tables, with the marks of the file.
+pub(super) fn tables() -> String {
+    let tables = TABLES.replace("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ");
+    let tables = tables.replace("CREATE INDEX ", "CREATE INDEX IF NOT EXISTS ");
+    format!("PRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {VERSION};{tables}")
+}
+
+fn settle(mut db: Connection) -> rusqlite::Result<Connection> {
+    db.busy_handler(Some(|tries: i32| {
+        std::thread::sleep(PAUSE);
+        PAUSE * tries.unsigned_abs() < PATIENCE && !interrupt::requested()
+    }))?;
+    // The file may come from anywhere: its schema runs no code.
+    db.execute_batch(
+        "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA foreign_keys = ON;
+         PRAGMA synchronous = EXTRA; PRAGMA cache_size = -65536;",
+    )?;
+    Ok(db)
+}
+
+/// The version of the tables; 0 for a file without any. Refuses other programs' databases and
+/// newer tables.
+fn version(db: &Connection, path: &Path) -> Result<i32> {
+    let number = |pragma: &str| {
+        db.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i32>(0))
+            .map_err(|e| told(path, e))
+    };
+    let (mark, found) = (number("application_id")?, number("user_version")?);
+    let tables: i32 = db
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(|e| told(path, e))?;
+    let shown = path.display();
+    if mark != APPLICATION_ID && (tables > 0 || found != 0 || mark != 0) {
+        bail!("{shown}: expected a history of llm-bench, found another program's database");
+    }
+    if found > VERSION {
+        bail!(
+            "{shown}: its tables have version {found}, this llm-bench knows {VERSION}; use the \
+             llm-bench that wrote it"
+        );
+    }
+    Ok(found)
+}
+
+fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
+    let step = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have done it while this one waited.
+    let found: i32 = step.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for tables in MIGRATIONS.iter().skip(found.try_into().unwrap_or(0)) {
+        step.execute_batch(tables)?;
+    }
+    step.pragma_update(None, "application_id", APPLICATION_ID)?;
+    step.pragma_update(None, "user_version", VERSION)?;
+    step.commit()
+}
+
+/// SQLite would wait for a device or a pipe, or speak of a folder as of a full disk.
+fn refuse_what_is_no_file(path: &Path) -> Result<()> {
+    match path.metadata() {
+        Ok(found) if !found.is_file() => {
+            bail!("{}: expected a file, found a folder or a device", path.display())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An error of SQLite in words: the file, what happened, whether anything was lost, what to do.
+pub(super) fn told(path: &Path, error: rusqlite::Error) -> anyhow::Error {
+    let shown = path.display();
+    let code = error.sqlite_error_code();
+    let why = error.to_string();
+    match code {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => damaged(path, &why),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) if interrupt::requested() => {
+            anyhow!("stopped while {shown} was in use by another process; nothing was added")
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => anyhow!(
+            "{shown} has been in use by another process for {} s; nothing was added; try again \
+             when that one is done",
+            PATIENCE.as_secs()
+        ),
+        Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => anyhow!(
+            "cannot write {shown}: {why}; nothing of this command was added, what was there \
+             before still is; make room and try again"
+        ),
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            anyhow!(
+                "cannot write {shown}: {why}; choose a place that can be written with --db (a \
+                 history whose writer was killed must be read once where it can be written)"
+            )
+        }
+        _ => anyhow!("{shown}: {why}"),
+    }
+}
+
+fn damaged(path: &Path, why: &str) -> anyhow::Error {
+    let shown = path.display();
+    anyhow!(
+        "{shown} is damaged or no history: {why}; it was left as it is. Make a new one from the \
+         result files (`llm-bench history --db NEW.sqlite add --skip results/*.json`), or save what can be \
+         read with `sqlite3 {shown} .recover`"
+    )
+}

@@ -1,0 +1,208 @@
+//! A line of a history: one metric of one identity over its sessions, by commit, and where it
+//! changed.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+
+use super::{Filter, Identity, Store};
+use crate::metric::{Better, Metric};
+use crate::stats::{self, ChangePoint, Interval, Search, change_points};
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Revision {
+    pub commit: Option<String>,
+    /// Of a build with uncommitted changes: its program file, which tells it from others.
+    pub changed: Option<String>,
+}
+
+/// One session.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Point {
+    /// Milliseconds since 1970: where it stands, and when it was measured.
+    pub place: i64,
+    pub measured: i64,
+    pub session: i64,
+    /// Index into the series' revisions.
+    pub revision: u32,
+    /// Launches, their mean and their standard deviation.
+    pub n: u32,
+    pub mean: f64,
+    pub sd: Option<f64>,
+    /// Every planned launch is in it.
+    pub complete: bool,
+}
+
+/// One metric of one identity, in order.
+#[derive(Debug, Clone)]
+pub struct Series {
+    pub id: i64,
+    pub identity: Identity,
+    pub metric: &'static Metric,
+    pub points: Vec<Point>,
+    pub revisions: Vec<Revision>,
+}
+
+/// Neighbouring sessions of one commit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Indices of its points.
+    pub points: std::ops::Range<usize>,
+    pub revision: u32,
+    pub launches: u32,
+    /// Of the sessions' means.
+    pub mean: f64,
+    /// 95 %, Student's t: over the launches of a single session, over the means of several.
+    pub interval: Option<Interval>,
+}
+
+impl Point {
+    /// 95 %, Student's t over launches; absent for one launch.
+    pub fn interval(&self) -> Option<Interval> {
+        stats::mean_interval(self.n as usize, self.mean, self.sd?, 0.95)
+    }
+}
+
+impl Revision {
+    fn is(&self, commit: Option<&str>, changed: Option<&str>) -> bool {
+        self.commit.as_deref() == commit && self.changed.as_deref() == changed
+    }
+
+    /// `3fa9c21d0b`, with a plus sign for a build with changes; nothing where it is not known.
+    pub fn label(&self) -> Option<String> {
+        let commit: String = self.commit.as_ref()?.chars().take(10).collect();
+        Some(format!("{commit}{}", if self.changed.is_some() { "+" } else { "" }))
+    }
+}
+
+impl Series {
+    pub fn revision(&self, point: &Point) -> &Revision {
+        &self.revisions[point.revision as usize]
+    }
+}
+
+impl Store {
+    /// The lines of a metric that the filter takes, each in its order.
+    pub fn series(&self, metric: &'static Metric, filter: &Filter) -> Result<Vec<Series>> {
+        let mut all: Vec<Series> = Vec::new();
+        let mut by_id: HashMap<i64, usize> = HashMap::new();
+        for (id, identity) in self.identities(filter)? {
+            by_id.insert(id, all.len());
+            let (points, revisions) = (Vec::new(), Vec::new());
+            all.push(Series { id, identity, metric, points, revisions });
+        }
+        let mut known: Vec<HashMap<Revision, u32>> = vec![HashMap::new(); all.len()];
+        self.points(metric.name, filter.since, |row| {
+            let Some(&at) = by_id.get(&row.get(0)?) else { return Ok(()) };
+            let series = &mut all[at];
+            let text = |i| row.get_ref(i)?.as_str_or_null().map_err(rusqlite::Error::from);
+            let changed = match row.get::<_, Option<bool>>(8)? {
+                Some(true) => Some(text(9)?.unwrap_or_default()),
+                _ => None,
+            };
+            let commit = text(7)?;
+            // Neighbours are mostly of one commit: nothing to look up then.
+            let last = series.points.last().map(|p| p.revision);
+            let is_last = |r: &u32| series.revisions[*r as usize].is(commit, changed);
+            let revision = last.filter(is_last).unwrap_or_else(|| {
+                let [commit, changed] = [commit, changed].map(|t| t.map(str::to_string));
+                let next = series.revisions.len() as u32;
+                let revisions = &mut series.revisions;
+                *known[at].entry(Revision { commit, changed }).or_insert_with_key(|revision| {
+                    revisions.push(revision.clone());
+                    next
+                })
+            });
+            series.points.push(Point {
+                place: row.get(1)?,
+                measured: row.get(2)?,
+                session: row.get(3)?,
+                revision,
+                n: row.get(4)?,
+                mean: row.get(5)?,
+                sd: row.get(6)?,
+                complete: row.get(10)?,
+            });
+            Ok(())
+        })?;
+        all.retain(|series| !series.points.is_empty());
+        for series in &mut all {
+            series.points.sort_unstable_by_key(|p| (p.place, p.measured, p.session));
+        }
+        Ok(all)
+    }
+}
+
+fn groups(series: &Series) -> Vec<Group> {
+    let mut groups = Vec::new();
+    let mut start = 0;
+    for end in 1..=series.points.len() {
+        let revision = series.points[start].revision;
+        let goes_on = series.points.get(end).is_some_and(|p| {
+            p.revision == revision && series.revisions[revision as usize].commit.is_some()
+        });
+        if !goes_on {
+            groups.push(group(&series.points, start..end));
+            start = end;
+        }
+    }
+    groups
+}
+
+fn group(points: &[Point], range: std::ops::Range<usize>) -> Group {
+    let of = &points[range.clone()];
+    let means: Vec<f64> = of.iter().map(|p| p.mean).collect();
+    let over_sessions = stats::Sample::new(&means).ok();
+    Group {
+        points: range,
+        revision: of[0].revision,
+        launches: of.iter().map(|p| p.n).sum(),
+        mean: over_sessions.as_ref().map_or(of[0].mean, stats::Sample::mean),
+        interval: match of {
+            [one] => one.interval(),
+            _ => over_sessions.and_then(|s| s.mean_interval(0.95)),
+        },
+    }
+}
+
+/// A line with what is to be said about it.
+#[derive(Debug, Clone)]
+pub struct Course {
+    pub series: Series,
+    /// Where the level of the session means changed by more than a margin; absent where a mean is
+    /// not above zero, since a share of it would mean nothing.
+    pub changes: Option<Vec<ChangePoint>>,
+}
+
+impl Course {
+    /// Looks for change points of at least `margin`, a share. They are advice: chance is held to
+    /// 1 % for each split that is tried, not over all lines together.
+    pub fn new(series: Series, margin: f64) -> Self {
+        let means: Vec<f64> = series.points.iter().map(|p| p.mean).collect();
+        let search = Search { least_change: margin, ..Search::default() };
+        let changes = change_points(&means, &search);
+        Self { series, changes }
+    }
+
+    /// Neighbouring sessions of one commit as one; sessions without a commit stand alone.
+    pub fn groups(&self) -> Vec<Group> {
+        groups(&self.series)
+    }
+
+    /// The change points, none where none could be looked for.
+    pub fn changes(&self) -> &[ChangePoint] {
+        self.changes.as_deref().unwrap_or_default()
+    }
+
+    /// Whether a change was an improvement.
+    pub fn is_better(&self, change: &ChangePoint) -> bool {
+        (change.change > 0.0) == (self.series.metric.better == Better::Higher)
+    }
+
+    /// What was measured last at the old level and first at the new one.
+    pub fn around(&self, change: &ChangePoint) -> [&Revision; 2] {
+        let at = change.index;
+        [at - 1, at].map(|i| self.series.revision(&self.series.points[i]))
+    }
+}
