@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod config;
+pub mod gate;
 pub mod history;
 pub mod rules;
 
@@ -20,9 +21,9 @@ use crate::model::locate::WeightsPolicy;
   llm-bench run --model llama3-1b         the comparison with PyTorch (about ten minutes)
   llm-bench run --model llama3-1b --engine candle     without Python, about a minute
 
-Exit codes: 0 done, 2 usage or tool error (also when nothing could be measured), 4 not
-comparable (verify: an engine computes something else); compare --exit-code also 1 regressed,
-3 inconclusive.")]
+Exit codes: 0 done or passed, 1 regressed, 2 usage or tool error (also when nothing could be
+measured), 3 inconclusive, 4 not comparable (verify: an engine computes something else) or baseline
+missing. compare has its own with --exit-code alone.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -48,6 +49,8 @@ pub enum Command {
     Generate(Box<GenerateArgs>),
     /// What changed between result files, and is it real? llama-bench's and hyperfine's too
     Compare(Box<compare::CompareArgs>),
+    /// A verdict for CI: is the candidate slower than the baseline by more than a margin?
+    Gate(Box<gate::GateArgs>),
     /// Show result files again, as a table, Markdown, CSV or JSON
     Report(ReportArgs),
     /// Results over commits: store, list, plot, find where they changed

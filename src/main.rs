@@ -60,6 +60,7 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         Command::Verify(args) if !cmd::verify::run(args)? => return Ok(NOT_COMPARABLE.into()),
         Command::Verify(_) => {}
         Command::Compare(args) => return cmd::compare::run(args),
+        Command::Gate(args) => return Ok(cmd::gate::run(args)?.into()),
         Command::Report(args) => cmd::report::run(args)?,
         Command::Models(command) => cmd::models::run(command)?,
         Command::Engines(command) => cmd::engines::run(command)?,

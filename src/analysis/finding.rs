@@ -76,6 +76,11 @@ pub(super) enum Finding {
         baseline: String,
         arms: Vec<String>,
     },
+    /// By the worker's option for checks of the instrument.
+    SlowedDown {
+        arm: String,
+        factor: f64,
+    },
     /// Failed the comparison with the float32 reference.
     OtherFunction {
         arm: String,
@@ -128,6 +133,7 @@ impl Finding {
             Finding::NotANumber { .. } => "not_a_number",
             Finding::Nondeterministic { .. } => "nondeterministic",
             Finding::UnequalPrecision { .. } => "unequal_precision",
+            Finding::SlowedDown { .. } => "slowed_down",
             Finding::OtherFunction { .. } => "other_function",
             Finding::TokensDiffer { .. } => "tokens_differ",
         }
@@ -142,6 +148,7 @@ impl Finding {
             | Finding::BandwidthExceeded { arm, .. }
             | Finding::NotANumber { arm, .. }
             | Finding::Nondeterministic { arm, .. }
+            | Finding::SlowedDown { arm, .. }
             | Finding::OtherFunction { arm, .. }
             | Finding::TokensDiffer { arm, .. } => Some(arm),
             Finding::FewLaunches { arm, .. } => arm.as_deref(),
@@ -233,6 +240,9 @@ impl Finding {
             Finding::UnequalPrecision { baseline, arms } => {
                 format!("not at equal precision with {baseline}: {}", arms.join(", "))
             }
+            Finding::SlowedDown { arm, factor } => {
+                format!("{arm} was SLOWED DOWN ON PURPOSE: each token takes {factor} times as long")
+            }
             Finding::OtherFunction { arm, reference, reason } => {
                 format!("{arm} does not compute the same function as {reference}: {reason}")
             }
@@ -294,6 +304,9 @@ impl Finding {
             }
             Finding::UnequalPrecision { .. } => {
                 "read their ratios with the rows Weights, Compute and KV cache"
+            }
+            Finding::SlowedDown { .. } => {
+                "it checks the instrument (gate --self-check); its speed is nobody's: do not quote it"
             }
             Finding::OtherFunction { .. } => {
                 "its speed is that of another model; llm-bench verify shows the numbers"

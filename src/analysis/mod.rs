@@ -6,11 +6,14 @@ pub mod divergence;
 pub mod estimate;
 mod finding;
 pub mod foreign;
+pub mod gate;
 pub mod identity;
 mod memory;
 pub mod pairing;
 mod profile;
 mod reading;
+pub mod requirement;
+pub mod self_check;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;

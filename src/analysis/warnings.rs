@@ -146,6 +146,9 @@ fn few_launches(record: &Record) -> Vec<Finding> {
 fn of_the_arm(arm: &Arm) -> Vec<Finding> {
     let mut found = Vec::new();
     let label = || arm.label.clone();
+    if let Some(factor) = arm.settings.get("slow_down").and_then(|f| f.as_f64()) {
+        found.push(Finding::SlowedDown { arm: label(), factor });
+    }
     if let Some(decode) = arm.metrics.get("decode_tps")
         && let Some(cv) = decode.cv.filter(|cv| *cv > HIGH_CV)
     {

@@ -4,6 +4,7 @@ pub mod compare;
 pub mod completions;
 pub mod doctor;
 pub mod engines;
+pub mod gate;
 pub mod generate;
 pub mod history;
 mod list;

@@ -67,36 +67,64 @@ impl Claim {
 /// Goes on with the run of `file`. Of `given`, only what does not touch the measurement counts.
 pub fn run(file: &Path, given: &RunArgs) -> Result<()> {
     let shown = file.display();
-    let claim = match Claim::take(file) {
-        Ok(claim) => claim,
-        Err(TryLockError::WouldBlock) => {
-            bail!("--resume {shown}: expected an interrupted run, found one that still goes on")
-        }
-        Err(TryLockError::Error(e)) => return Err(e).context(format!("cannot read {shown}")),
-    };
-    let record = Record::read(file)?;
-    if file.extension().is_none_or(|e| e != "json") {
-        bail!("--resume {shown}: expected the .json file that `llm-bench run` wrote");
+    let earlier = Interrupted::open(file)?;
+    if earlier.record.run.config.get(super::gate::CONFIG).is_some() {
+        bail!("--resume {shown}: expected a run, found a gate; `llm-bench gate --resume {shown}`");
     }
-    if record.run.complete {
-        bail!(
-            "--resume {shown}: expected an interrupted run, found a complete one; `llm-bench report \
-             {shown}` shows it"
-        );
-    }
-    let config = serde_json::from_value(record.run.config.clone())
-        .with_context(|| format!("--resume {shown}: run.config does not state the settings"))?;
-    let (args, quant) = arguments(&config, &record, given)
-        .with_context(|| format!("--resume {shown}: run.config"))?;
-    let engines = engines(&record).with_context(|| format!("--resume {shown}"))?;
-    let earlier = Interrupted { path: file.into(), record, _claim: claim };
+    let told = || format!("--resume {shown}");
+    let (args, quant) = arguments(&earlier.record, given).with_context(told)?;
+    let engines = engines(&earlier.record).with_context(told)?;
     run::one_session(&args, quant, &engines, Some(earlier)).map(drop)
 }
 
-/// The command line that the record's settings amount to.
-fn arguments(c: &Config, record: &Record, given: &RunArgs) -> Result<(RunArgs, Option<Quant>)> {
+impl Interrupted {
+    /// Takes the file for this process alone.
+    ///
+    /// # Errors
+    /// No record, a complete one, or one that another process goes on with.
+    pub fn open(file: &Path) -> Result<Self> {
+        let shown = file.display();
+        let claim = match Claim::take(file) {
+            Ok(claim) => claim,
+            Err(TryLockError::WouldBlock) => {
+                bail!("--resume {shown}: expected an interrupted run, found one that still goes on")
+            }
+            Err(TryLockError::Error(e)) => return Err(e).context(format!("cannot read {shown}")),
+        };
+        let record = Record::read(file)?;
+        if file.extension().is_none_or(|e| e != "json") {
+            bail!("--resume {shown}: expected the .json file that `llm-bench run` wrote");
+        }
+        if record.run.complete {
+            bail!(
+                "--resume {shown}: expected an interrupted run, found a complete one; `llm-bench report \
+             {shown}` shows it"
+            );
+        }
+        Ok(Self { path: file.into(), record, _claim: claim })
+    }
+
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+}
+
+/// The command line of `run` without any option.
+pub(super) fn defaults() -> Result<RunArgs> {
     let defaults = Cli::try_parse_from(["llm-bench", "run"])?;
     let Command::Run(defaults) = defaults.command else { unreachable!("`run` was parsed") };
+    Ok(*defaults)
+}
+
+/// The command line that the record's settings amount to. Of `given`, only what does not touch the
+/// measurement counts.
+pub(super) fn arguments(record: &Record, given: &RunArgs) -> Result<(RunArgs, Option<Quant>)> {
+    let config: Config = serde_json::from_value(record.run.config.clone())
+        .context("run.config does not state the settings")?;
+    settings(&config, record, given).context("run.config")
+}
+
+fn settings(c: &Config, record: &Record, given: &RunArgs) -> Result<(RunArgs, Option<Quant>)> {
     for (name, found, range) in [
         ("launches", c.launches, 1..=1000),
         ("threads", c.threads, 1..=1024),
@@ -135,7 +163,7 @@ fn arguments(c: &Config, record: &Record, given: &RunArgs) -> Result<(RunArgs, O
         no_install: given.no_install,
         list: given.list,
         output: crate::cli::OutputArgs { output: given.output.output },
-        ..*defaults
+        ..defaults()?
     };
     run::check(&args)?;
     Ok((args, quant))

@@ -31,7 +31,7 @@ use crate::workload::{PromptSet, Shape, Workload};
 use crate::{analysis, interrupt};
 
 const DEFAULT_ENGINES: [&str; 4] = ["candle", "candle-stock", "pytorch", "pytorch-f32"];
-const BANDWIDTH_BUFFER: Bytes = Bytes(512 << 20);
+pub(super) const BANDWIDTH_BUFFER: Bytes = Bytes(512 << 20);
 
 pub fn run(args: &RunArgs) -> Result<()> {
     each(args, &mut |_| Ok(()))
@@ -158,7 +158,7 @@ pub(super) fn one_session(
             }
             record.host.measured_read_bandwidth_bytes_per_s = Some(bandwidth.rate.0);
             record.host.bandwidth_method = Some(bandwidth.method);
-            (record, output_base(&args.output_dir)?)
+            (record, output_base(&args.output_dir, "benchmark")?)
         }
     };
     let settings = settings(args, &found.path, &record, n_ctx, threads);
@@ -209,7 +209,7 @@ pub(super) fn one_session(
     Ok(Some(json))
 }
 
-fn workload(args: &RunArgs, found: &Found) -> Result<Workload> {
+pub(super) fn workload(args: &RunArgs, found: &Found) -> Result<Workload> {
     let tokenizer = found.tokenizer()?;
     let shapes = [&args.prompt_len, &args.gen_len, &args.depth];
     let workload = if shapes.iter().all(|list| list.is_empty()) {
@@ -230,7 +230,7 @@ fn workload(args: &RunArgs, found: &Found) -> Result<Workload> {
 }
 
 /// Makes every engine startable; one that cannot be is an arm with a reason.
-fn provide(
+pub(super) fn provide(
     engines: &[EngineSpec],
     model: &Model,
     provisioner: &Provisioner,
@@ -267,7 +267,7 @@ fn provide(
 
 /// Whether the engines compute the same function. One that cannot be checked is measured all the
 /// same, and has no verdict.
-fn verdicts(
+pub(super) fn verdicts(
     args: &RunArgs,
     arms: &[ArmPlan],
     found: &Found,
@@ -313,7 +313,7 @@ fn prepare_compilers(record: &mut Record, arms: &[ArmPlan], work: &Workload, set
     }
 }
 
-fn identity(args: &RunArgs, quant: Option<Quant>, threads: u32) -> Run {
+pub(super) fn identity(args: &RunArgs, quant: Option<Quant>, threads: u32) -> Run {
     let started = jiff::Zoned::now();
     let config = serde_json::json!({
         "model": args.model, "quant": quant.iter().map(Quant::to_string).collect::<Vec<_>>(), "engine": args.engine,
@@ -345,7 +345,13 @@ pub(super) fn build() -> Build {
     Build { executable_sha256: sha256.ok(), ..host::build() }
 }
 
-fn settings(args: &RunArgs, path: &Path, record: &Record, n_ctx: u32, threads: u32) -> Settings {
+pub(super) fn settings(
+    args: &RunArgs,
+    path: &Path,
+    record: &Record,
+    n_ctx: u32,
+    threads: u32,
+) -> Settings {
     /// Weights of fewer bytes stay in the caches of many machines: the rate of the memory around
     /// a launch says nothing of it then, and the session's own does.
     const IN_MEMORY: u64 = 64 << 20;
@@ -370,7 +376,7 @@ fn deadlines(args: &RunArgs) -> Deadlines {
     args.timeout.map_or_else(Deadlines::default, all)
 }
 
-fn announce(record: &Record, workload: &Workload, threads: u32) {
+pub(super) fn announce(record: &Record, workload: &Workload, threads: u32) {
     let m = &record.model;
     let source = match m.weights {
         WeightsSource::Synthetic => ", SYNTHETIC weights: speed and memory hold, text does not",
@@ -386,13 +392,13 @@ fn announce(record: &Record, workload: &Workload, threads: u32) {
     ));
 }
 
-/// `DIR/benchmark_YYYYMMDD_HHMMSS`, with a suffix where that name is taken.
-fn output_base(dir: &Path) -> Result<PathBuf> {
+/// `DIR/KIND_YYYYMMDD_HHMMSS`, with a suffix where that name is taken.
+pub(super) fn output_base(dir: &Path, kind: &str) -> Result<PathBuf> {
     std::fs::create_dir_all(dir)
         .with_context(|| format!("--output-dir: cannot make {}", dir.display()))?;
     let stamp = jiff::Zoned::now().strftime("%Y%m%d_%H%M%S").to_string();
-    let names = std::iter::once(format!("benchmark_{stamp}"))
-        .chain((2..).map(|i| format!("benchmark_{stamp}_{i}")));
+    let names = std::iter::once(format!("{kind}_{stamp}"))
+        .chain((2..).map(|i| format!("{kind}_{stamp}_{i}")));
     let free = names.map(|n| dir.join(n)).find(|base| !base.with_extension("json").exists());
     Ok(free.expect("the names never end"))
 }

@@ -4,6 +4,7 @@
 
 mod native;
 mod python;
+mod revision;
 mod step;
 
 use std::fs::File;
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 pub use self::python::{PYTHON, Python, find_python};
+pub use self::revision::Revision;
 use self::step::run_step;
 use super::registry::{Code, EngineFolder, EngineSpec, Files, Launcher};
 

@@ -4,6 +4,7 @@
 pub mod compare;
 mod csv;
 mod document;
+pub mod gate;
 mod grid;
 pub mod history;
 mod history_page;

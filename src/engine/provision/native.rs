@@ -120,7 +120,7 @@ fn is_on_path(program: &str) -> bool {
 
 /// What the compiler may build for: instruction sets of the first processor, as the kernel names
 /// them. A cache that two machines share holds a program for each kind.
-fn processor() -> String {
+pub(super) fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let sets = text.lines().find(|l| l.starts_with("flags") || l.starts_with("Features"));
     format!("{} {}", std::env::consts::ARCH, sets.unwrap_or_default())

@@ -67,7 +67,7 @@ pub fn run_step(command: &mut Command, what: &str, advice: &str, say: &dyn Fn(&s
     Ok(())
 }
 
-/// The lines of pip and of a build that tell a waiting person something. A build counts its files
+/// The lines of pip, of cargo and of a build that tell a waiting person something. A build counts its files
 /// as `[n/m]`: `tenths` is how many tenths were shown.
 fn worth_showing(line: &str, tenths: &mut usize) -> Option<String> {
     let line = line.trim();
@@ -77,7 +77,7 @@ fn worth_showing(line: &str, tenths: &mut usize) -> Option<String> {
         *tenths = reached.max(*tenths);
         return shown;
     }
-    let told = ["Collecting ", "Downloading ", "Installing collected packages"];
+    let told = ["Collecting ", "Downloading ", "Installing collected packages", "Compiling "];
     told.iter().any(|t| line.starts_with(t)).then(|| {
         let mut s = line.to_string();
         s.truncate(s.floor_char_boundary(76));

@@ -16,7 +16,6 @@ mod spans;
 mod weights;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use self::kernels::Isa;
 use self::linear::Arithmetic;
@@ -49,8 +48,8 @@ pub struct Candle {
 /// The switches of `load.options`.
 #[derive(Debug, Clone, Copy)]
 struct Options {
-    /// `slow_down`: each token takes this many times as long. For checks of the instrument: does
-    /// it find a slow-down of known size?
+    /// `slow_down`: each token and each prefill takes this many times as long, as busy time. For
+    /// checks of the instrument: does it find a slow-down of known size?
     slow_down: f64,
     /// `kernels`: those of this name, instead of the best that the CPU has.
     kernels: Isa,
@@ -148,6 +147,16 @@ impl Engine for Candle {
         }
         let model = Model::new(&request.path, config, weights, n_ctx, threads, arithmetic)?;
         let end = MonoNs::now();
+        let mut settings = BTreeMap::from([
+            ("kernels".to_string(), arithmetic.name().into()),
+            ("threads".to_string(), threads.into()),
+            ("prefill_batch".to_string(), BATCH.into()),
+        ]);
+        if self.options.slow_down > 1.0 {
+            let factor = self.options.slow_down;
+            settings.insert("slow_down".into(), factor.into());
+            notes.push(format!("SLOWED DOWN ON PURPOSE: each token takes {factor} times as long"));
+        }
 
         let names: Vec<&str> = encodings.iter().map(|e| e.name()).collect();
         let mut compute: Vec<&str> = encodings.iter().map(|&e| arithmetic.compute(e)).collect();
@@ -167,11 +176,7 @@ impl Engine for Candle {
             },
             memory: self.memory(),
             weight_bytes_per_token: None,
-            settings: BTreeMap::from([
-                ("kernels".to_string(), arithmetic.name().into()),
-                ("threads".to_string(), threads.into()),
-                ("prefill_batch".to_string(), BATCH.into()),
-            ]),
+            settings,
             notes,
         })
     }
@@ -203,7 +208,9 @@ impl Engine for Candle {
             row = batch.len() - 1;
         }
         model.logits(row);
+        slow_down_since(last, slow_down);
         let prefill_end = MonoNs::now();
+        last = prefill_end;
         while tokens.len() < n {
             if let Some(&token) = tokens.last() {
                 model.forward(&[token], position);
@@ -218,10 +225,7 @@ impl Engine for Candle {
             {
                 profile.prefill_ns = model.spans.take();
             }
-            if slow_down > 1.0 {
-                let taken = MonoNs::now().since(last).0;
-                std::thread::sleep(Duration::from_secs_f64(taken * (slow_down - 1.0)));
-            }
+            slow_down_since(last, slow_down);
             last = MonoNs::now();
             at.push(last);
         }
@@ -310,10 +314,7 @@ impl Decoder for Candle {
     fn forward(&mut self, tokens: &[u32], first: usize) -> Result<(), EngineError> {
         let begin = MonoNs::now();
         self.loaded()?.forward(tokens, first);
-        if self.options.slow_down > 1.0 && tokens.len() == 1 {
-            let taken = MonoNs::now().since(begin).0;
-            std::thread::sleep(Duration::from_secs_f64(taken * (self.options.slow_down - 1.0)));
-        }
+        slow_down_since(begin, self.options.slow_down);
         self.last_row = tokens.len() - 1;
         Ok(())
     }
@@ -326,6 +327,17 @@ impl Decoder for Candle {
 
     fn logits(&self) -> &[f32] {
         self.model.as_ref().map_or(&[], Model::last_logits)
+    }
+}
+
+/// Keeps the processor busy until what began at `begin` took `factor` times as long: a sleep would
+/// be as coarse as the timer, and let the clock and the caches rest.
+fn slow_down_since(begin: MonoNs, factor: f64) {
+    if factor > 1.0 {
+        let whole = MonoNs::now().since(begin).0 * factor;
+        while MonoNs::now().since(begin).0 < whole {
+            std::hint::spin_loop();
+        }
     }
 }
 

@@ -1,0 +1,421 @@
+//! A gate's verdict: two arms judged metric by metric, requirements on ratios, launches that
+//! failed, and whether the two may be compared at all, in one outcome with one exit code.
+
+use serde::Serialize;
+
+use super::identity::{Difference, Severity};
+use super::requirement::{Checked, State};
+use super::verdict::{ALPHA, BadPair, Decision, Judgement, Pair, Rules, judge, precision_reached};
+use super::{kind_name, ok_launches};
+use crate::metric::{METRICS, Rank};
+use crate::record::{Arm, Record, Status, Warning, WeightsSource};
+
+/// Name and version of the verdict's JSON.
+pub const SCHEMA: &str = "llm-bench-gate/1";
+
+/// What a gate comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Passed,
+    Improved,
+    Regressed,
+    Inconclusive,
+    NotComparable,
+}
+
+impl Outcome {
+    /// In words, as reports write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Passed => "passed",
+            Outcome::Improved => "improved",
+            Outcome::Regressed => "regressed",
+            Outcome::Inconclusive => "inconclusive",
+            Outcome::NotComparable => "not comparable",
+        }
+    }
+
+    /// The fixed exit codes.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Outcome::Passed | Outcome::Improved => 0,
+            Outcome::Regressed => 1,
+            Outcome::Inconclusive => 3,
+            Outcome::NotComparable => 4,
+        }
+    }
+}
+
+/// One side: what was measured, and how often.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Side {
+    /// `revision 1f2e3d (main)`, `target/release/llm-bench`, `results/benchmark_X.json`.
+    pub what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Of the program file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    pub launches: usize,
+    pub failed: usize,
+    /// Why the first of them failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+impl Side {
+    pub fn new(what: String, commit: Option<String>, sha256: Option<String>, arm: &Arm) -> Self {
+        let failed = || arm.launches.iter().filter(|l| l.status == Status::Failed);
+        let why = failed().find_map(|l| l.error.as_ref()).map(|e| {
+            let line = e.message.lines().find(|l| !l.trim().is_empty()).unwrap_or("no message");
+            format!("{}: {}", kind_name(e.kind), line.trim())
+        });
+        let (launches, failed) = (arm.launches.len(), failed().count());
+        Self { what, commit, sha256, launches, failed, failure: why }
+    }
+
+    fn share_failed(&self) -> f64 {
+        self.failed as f64 / self.launches.max(1) as f64
+    }
+}
+
+/// Where and on what it was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Setting {
+    pub model: String,
+    pub quant: String,
+    pub weights: WeightsSource,
+    pub prompt_set: String,
+    pub cpu_model: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u64>,
+    pub started_at: String,
+}
+
+impl Setting {
+    pub fn of(record: &Record) -> Self {
+        Self {
+            model: record.model.name.clone(),
+            quant: record.model.quant.clone(),
+            weights: record.model.weights,
+            prompt_set: record.workload.prompt_set.clone(),
+            cpu_model: record.host.cpu_model.clone(),
+            threads: record.run.config.get("threads").and_then(|t| t.as_u64()),
+            started_at: record.run.started_at.clone(),
+        }
+    }
+}
+
+/// The verdict, with all that it rests on.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Gate {
+    pub schema: String,
+    pub outcome: Outcome,
+    /// What the command exits with: of the outcome, unless inconclusive runs count as something
+    /// else.
+    pub exit_code: u8,
+    /// The outcome in one sentence.
+    pub why: String,
+    pub setting: Setting,
+    /// The level that was asked for. Each test has its part of it, where measuring may end early.
+    pub alpha: f64,
+    /// Absent where only ratios are required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Side>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Side>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judgement: Option<Judgement>,
+    /// Deciding metrics that the baseline has and the candidate has not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub requirements: Vec<Checked>,
+    /// In what a stored baseline and the candidate differ beside their numbers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<Difference>,
+    /// Why measuring ended; absent where nothing was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
+    /// Where the launches are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub records: Vec<String>,
+}
+
+impl Gate {
+    /// What is measured where; nothing found yet.
+    pub fn new(record: &Record) -> Self {
+        Self {
+            schema: SCHEMA.into(),
+            outcome: Outcome::Inconclusive,
+            exit_code: Outcome::Inconclusive.exit_code(),
+            why: String::new(),
+            setting: Setting::of(record),
+            alpha: ALPHA,
+            baseline: None,
+            candidate: None,
+            judgement: None,
+            lost: Vec::new(),
+            requirements: Vec::new(),
+            differences: Vec::new(),
+            ended: None,
+            warnings: record.warnings.clone(),
+            records: Vec::new(),
+        }
+    }
+
+    /// Draws the conclusion from what is filled in. `inconclusive_as` is the exit code of an
+    /// inconclusive outcome, where it is not its own.
+    pub fn conclude(mut self, inconclusive_as: Option<u8>) -> Self {
+        let (outcome, why) = self.outcome();
+        self.outcome = outcome;
+        self.why = why;
+        self.exit_code = match (outcome, inconclusive_as) {
+            (Outcome::Inconclusive, Some(code)) => code,
+            (outcome, _) => outcome.exit_code(),
+        };
+        self
+    }
+
+    fn outcome(&self) -> (Outcome, String) {
+        let mut found: Vec<(Outcome, String)> = Vec::new();
+        found.extend(self.failures());
+        if let Some(judgement) = &self.judgement {
+            let outcome = match judgement.decision {
+                Decision::Regressed => Outcome::Regressed,
+                Decision::Inconclusive => Outcome::Inconclusive,
+                Decision::Improved => Outcome::Improved,
+                Decision::NotRegressed => Outcome::Passed,
+            };
+            let decisive = |d: Decision| {
+                judgement.metrics.iter().filter(move |m| m.primary && m.decision == d)
+            };
+            let why: Vec<String> = match outcome {
+                Outcome::Regressed => decisive(judgement.decision).map(|m| m.why.clone()).collect(),
+                Outcome::Inconclusive if decisive(judgement.decision).next().is_some() => {
+                    decisive(judgement.decision).map(|m| m.why.clone()).collect()
+                }
+                _ => vec![judgement.why.clone()],
+            };
+            found.push((outcome, why.join("; ")));
+        }
+        for one in &self.requirements {
+            let outcome = match one.state {
+                State::Met => Outcome::Passed,
+                State::Failed => Outcome::Regressed,
+                State::Inconclusive => Outcome::Inconclusive,
+            };
+            found.push((outcome, one.why.clone()));
+        }
+        // The worst counts, and its reasons.
+        let worst = [Outcome::Regressed, Outcome::Inconclusive, Outcome::Improved, Outcome::Passed]
+            .into_iter()
+            .find(|o| found.iter().any(|(outcome, _)| outcome == o))
+            .unwrap_or(Outcome::Inconclusive);
+        let why = |of: Outcome| {
+            let reasons = found.iter().filter(|(outcome, _)| *outcome == of);
+            let reasons: Vec<&str> = reasons.map(|(_, why)| why.as_str()).collect();
+            match reasons.is_empty() {
+                true => "nothing was compared".to_string(),
+                false => reasons.join("; "),
+            }
+        };
+        let refused = self.refused();
+        if worst == Outcome::Regressed || refused.is_empty() && self.lost.is_empty() {
+            return (worst, why(worst));
+        }
+        let mut reasons = Vec::new();
+        if !refused.is_empty() {
+            reasons.push(format!("baseline and candidate differ in {}", refused.join(", ")));
+        }
+        if !self.lost.is_empty() {
+            let lost = self.lost.join(", ");
+            reasons.push(format!("the candidate has no {lost}, which the baseline has"));
+        }
+        (Outcome::NotComparable, reasons.join("; "))
+    }
+
+    /// What makes the two numbers of different things.
+    pub fn refused(&self) -> Vec<String> {
+        let refused = self.differences.iter().filter(|d| d.severity == Severity::Refuse);
+        refused.map(|d| d.title.clone()).collect()
+    }
+
+    /// A candidate that fails where the baseline does not is worse, however fast the rest is.
+    fn failures(&self) -> Option<(Outcome, String)> {
+        let (baseline, candidate) = (self.baseline.as_ref()?, self.candidate.as_ref()?);
+        let told = |side: &Side| {
+            let reason = side.failure.clone().unwrap_or_else(|| "no reason was recorded".into());
+            format!("failed in {} of {} launches ({reason})", side.failed, side.launches)
+        };
+        (candidate.share_failed() > baseline.share_failed())
+            .then(|| (Outcome::Regressed, format!("the candidate {}", told(candidate))))
+    }
+}
+
+/// One value of each metric per good launch, of both arms, for the metrics that both have.
+/// Metrics that do not decide are left out where they cannot be judged.
+///
+/// # Errors
+/// A deciding metric with a value that is not a finite number above zero.
+pub fn judge_arms(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Result<Judgement, BadPair> {
+    let values = |arm: &Arm, name: &str| -> Vec<f64> {
+        ok_launches(arm).filter_map(|l| l.metrics.get(name).copied()).collect()
+    };
+    let decides = |name: &str| rules.primary.iter().any(|p| p == name);
+    let sides: Vec<_> = METRICS
+        .iter()
+        .filter(|m| m.rank != Rank::Part)
+        .map(|m| (m, values(baseline, m.name), values(candidate, m.name)))
+        .filter(|(_, b, c)| !b.is_empty() && !c.is_empty())
+        .filter(|(m, b, c)| decides(m.name) || b.iter().chain(c).all(|v| *v > 0.0))
+        .collect();
+    let pairs: Vec<Pair<'_>> = sides
+        .iter()
+        .map(|(m, b, c)| Pair { metric: m.name, better: m.better, baseline: b, candidate: c })
+        .collect();
+    judge(&pairs, rules)
+}
+
+/// Deciding metrics that the baseline has and the candidate has not.
+pub fn lost(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Vec<String> {
+    let has = |arm: &Arm, name: &str| ok_launches(arm).any(|l| l.metrics.contains_key(name));
+    let lost = rules.primary.iter().filter(|m| has(baseline, m) && !has(candidate, m));
+    lost.cloned().collect()
+}
+
+/// Whether every deciding metric is known well enough for its margin: the half-width of its 90 %
+/// interval is below half of it. Looks at the spread, never at the change.
+pub fn precise(judgement: &Judgement) -> bool {
+    let enough = |low: f64, high: f64, margin: f64| {
+        precision_reached((high.ln_1p() - low.ln_1p()) / 2.0, margin.ln_1p())
+    };
+    let mut deciding = judgement.metrics.iter().filter(|m| m.primary).peekable();
+    deciding.peek().is_some()
+        && deciding
+            .all(|m| m.exact || m.ci90.is_some_and(|[low, high]| enough(low, high, m.margin)))
+}
+
+/// The same for requirements, of which each is held to the margin of its metric.
+pub fn precise_ratios(checked: &[Checked], rules: &Rules) -> bool {
+    !checked.is_empty()
+        && checked.iter().all(|one| {
+            let theta = rules.theta_of(&one.metric);
+            one.interval
+                .is_some_and(|[low, high]| precision_reached((high.ln() - low.ln()) / 2.0, theta))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::testing::{self, CANDLE, Engine};
+
+    /// Two arms of twenty launches of which the second decodes `factor` times as fast.
+    fn arms(factor: f64) -> (Arm, Arm) {
+        let faster = Engine { decode_tps: CANDLE.decode_tps * factor, ..CANDLE };
+        (testing::arm(&CANDLE, 20), testing::arm(&faster, 20))
+    }
+
+    fn gate(baseline: &Arm, candidate: &Arm) -> Gate {
+        let rules = Rules::default();
+        let side = |arm: &Arm| Some(Side::new("it".into(), None, None, arm));
+        Gate {
+            judgement: Some(judge_arms(baseline, candidate, &rules).unwrap()),
+            lost: lost(baseline, candidate, &rules),
+            baseline: side(baseline),
+            candidate: side(candidate),
+            ..Gate::new(&testing::empty())
+        }
+    }
+
+    fn outcome(factor: f64) -> (Outcome, u8) {
+        let (a, b) = arms(factor);
+        let gate = gate(&a, &b).conclude(None);
+        (gate.outcome, gate.exit_code)
+    }
+
+    #[test]
+    fn the_outcome_follows_the_deciding_metrics() {
+        assert_eq!(outcome(1.0), (Outcome::Passed, 0));
+        assert_eq!(outcome(1.3), (Outcome::Improved, 0));
+        assert_eq!(outcome(0.7), (Outcome::Regressed, 1));
+        let (a, b) = arms(0.95);
+        let close = gate(&a, &b).conclude(None);
+        assert_eq!((close.outcome, close.exit_code), (Outcome::Inconclusive, 3), "{}", close.why);
+        assert!(close.why.contains("decode_tps"), "{}", close.why);
+        assert_eq!(gate(&a, &b).conclude(Some(0)).exit_code, 0);
+        assert_eq!(gate(&a, &b).conclude(Some(1)).exit_code, 1);
+    }
+
+    #[test]
+    fn inconclusive_as_pass_does_not_let_a_regression_through() {
+        let (a, b) = arms(0.7);
+        assert_eq!(gate(&a, &b).conclude(Some(0)).exit_code, 1);
+    }
+
+    #[test]
+    fn a_candidate_that_fails_where_the_baseline_does_not_is_regressed() {
+        let (a, mut b) = arms(1.3);
+        let failed = testing::failed_arm("candidate", 1).launches.remove(0);
+        b.launches[3] = failed.clone();
+        let gate_of = |a: &Arm, b: &Arm| gate(a, b).conclude(None);
+        let found = gate_of(&a, &b);
+        assert_eq!(found.outcome, Outcome::Regressed);
+        assert!(found.why.contains("failed in 1 of 20 launches (compile_failed"), "{}", found.why);
+        let mut a = a;
+        a.launches[5] = failed;
+        assert_eq!(gate_of(&a, &b).outcome, Outcome::Improved, "both fail alike");
+    }
+
+    #[test]
+    fn a_metric_that_the_candidate_no_longer_has_is_not_passed_over() {
+        let (a, mut b) = arms(1.0);
+        b.launches.iter_mut().for_each(|l| _ = l.metrics.remove("prefill_tps"));
+        let found = gate(&a, &b).conclude(None);
+        assert_eq!(found.outcome, Outcome::NotComparable);
+        assert!(found.why.contains("has no prefill_tps"), "{}", found.why);
+    }
+
+    #[test]
+    fn what_may_not_be_compared_never_passes() {
+        let refused = Difference {
+            field: "cpu_model".into(),
+            title: "CPU".into(),
+            baseline: Some("Z80".into()),
+            candidate: Some("6502".into()),
+            severity: Severity::Refuse,
+        };
+        for (factor, code) in [(1.0, 4), (1.3, 4), (0.95, 4), (0.7, 1)] {
+            let (a, b) = arms(factor);
+            let differences = vec![refused.clone()];
+            let found = Gate { differences, ..gate(&a, &b) }.conclude(Some(0));
+            assert_eq!(found.exit_code, code, "{}", found.why);
+        }
+        let (a, b) = arms(1.0);
+        let differences = vec![Difference { severity: Severity::Warn, ..refused }];
+        assert_eq!(Gate { differences, ..gate(&a, &b) }.conclude(None).exit_code, 0);
+    }
+
+    #[test]
+    fn precision_is_reached_with_launches_and_not_with_luck() {
+        let rules = Rules::default();
+        let (a, b) = arms(1.0);
+        let few = |n: usize| {
+            let cut = |arm: &Arm| Arm { launches: arm.launches[..n].to_vec(), ..arm.clone() };
+            precise(&judge_arms(&cut(&a), &cut(&b), &rules).unwrap())
+        };
+        assert!(!few(1) && few(20));
+        let tight = Rules { margin: 0.001, ..rules };
+        assert!(!precise(&judge_arms(&a, &b, &tight).unwrap()));
+    }
+
+    #[test]
+    fn a_gate_that_compared_nothing_is_inconclusive() {
+        let found = Gate::new(&testing::empty()).conclude(None);
+        assert_eq!((found.outcome, found.exit_code), (Outcome::Inconclusive, 3));
+    }
+}

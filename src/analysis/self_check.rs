@@ -1,0 +1,158 @@
+//! What repeated gates of a program against itself say of the gate: how often it was wrong, how
+//! often it found a slow-down of known size, and how sure that is.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::gate::{Outcome, Setting};
+use crate::stats::clopper_pearson;
+
+/// Name and version of its JSON.
+pub const SCHEMA: &str = "llm-bench-self-check/1";
+/// The share of slow-downs that a gate must find.
+pub const DETECTED: f64 = 0.95;
+
+/// Gates of one kind.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Tally {
+    pub gates: u32,
+    pub regressed: u32,
+    pub improved: u32,
+    pub passed: u32,
+    pub inconclusive: u32,
+    /// Launches of each side, of each gate.
+    pub launches: Vec<usize>,
+    /// Seconds of each gate.
+    pub seconds: Vec<f64>,
+    /// What the first regressed metrics were, by how often.
+    pub regressed_metrics: BTreeMap<String, u32>,
+}
+
+impl Tally {
+    pub fn add(&mut self, outcome: Outcome, launches: usize, seconds: f64, metrics: &[String]) {
+        self.gates += 1;
+        self.launches.push(launches);
+        self.seconds.push(seconds);
+        *match outcome {
+            Outcome::Regressed => &mut self.regressed,
+            Outcome::Improved => &mut self.improved,
+            Outcome::Passed => &mut self.passed,
+            Outcome::Inconclusive | Outcome::NotComparable => &mut self.inconclusive,
+        } += 1;
+        for metric in metrics {
+            *self.regressed_metrics.entry(metric.clone()).or_default() += 1;
+        }
+    }
+}
+
+/// A share that was counted, with its exact 95 % interval (Clopper and Pearson).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Share {
+    pub hits: u32,
+    pub of: u32,
+    pub share: f64,
+    pub ci95: [f64; 2],
+}
+
+impl Share {
+    /// Absent for no trials.
+    pub fn of(hits: u32, of: u32) -> Option<Self> {
+        let interval = clopper_pearson(hits, of, 0.95)?;
+        let share = f64::from(hits) / f64::from(of);
+        Some(Self { hits, of, share, ci95: [interval.low, interval.high] })
+    }
+}
+
+/// The whole check.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SelfCheck {
+    pub schema: String,
+    pub setting: Setting,
+    /// By how much the slowed side was slowed down.
+    pub slow: f64,
+    pub margin: f64,
+    pub alpha: f64,
+    /// The program against itself.
+    pub same: Tally,
+    /// The program against itself slowed down.
+    pub slowed: Tally,
+    /// Of `same`: said to be regressed or improved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wrong: Option<Share>,
+    /// Of `same`: said to be regressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub false_alarms: Option<Share>,
+    /// Of `slowed`: said to be regressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detected: Option<Share>,
+    /// No false alarm, and 95 % of the slow-downs found.
+    pub passed: bool,
+    /// The folder of the records.
+    pub records: String,
+}
+
+impl SelfCheck {
+    /// Fills the shares from the tallies.
+    pub fn conclude(mut self) -> Self {
+        let (same, slowed) = (&self.same, &self.slowed);
+        self.wrong = Share::of(same.regressed + same.improved, same.gates);
+        self.false_alarms = Share::of(same.regressed, same.gates);
+        self.detected = Share::of(slowed.regressed, slowed.gates);
+        let found = self.detected.is_some_and(|d| d.share >= DETECTED);
+        self.passed = same.gates > 0 && same.regressed == 0 && found;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::testing;
+
+    fn check(same: &[Outcome], slowed: &[Outcome]) -> SelfCheck {
+        let tally = |outcomes: &[Outcome]| {
+            let mut tally = Tally::default();
+            outcomes.iter().for_each(|o| tally.add(*o, 6, 1.0, &[]));
+            tally
+        };
+        SelfCheck {
+            schema: SCHEMA.into(),
+            setting: Setting::of(&testing::empty()),
+            slow: 0.1,
+            margin: 0.05,
+            alpha: 0.05,
+            same: tally(same),
+            slowed: tally(slowed),
+            wrong: None,
+            false_alarms: None,
+            detected: None,
+            passed: false,
+            records: "results".into(),
+        }
+        .conclude()
+    }
+
+    #[test]
+    fn twenty_of_twenty_still_leave_a_bound() {
+        let c = check(&[Outcome::Passed; 20], &[Outcome::Regressed; 20]);
+        assert!(c.passed);
+        // scipy.stats.binomtest(0, 20).proportion_ci(0.95, 'exact')
+        assert!((c.wrong.unwrap().ci95[1] - 0.16843347).abs() < 1e-8);
+        assert!((c.detected.unwrap().ci95[0] - 0.83156653).abs() < 1e-8);
+    }
+
+    #[test]
+    fn one_false_alarm_fails_and_one_miss_of_twenty_does_not() {
+        let mut slowed = [Outcome::Regressed; 20];
+        slowed[0] = Outcome::Inconclusive;
+        assert!(check(&[Outcome::Inconclusive; 5], &slowed).passed);
+        slowed[1] = Outcome::Passed;
+        assert!(!check(&[Outcome::Passed; 5], &slowed).passed);
+        let alarmed = check(&[Outcome::Regressed], &[Outcome::Regressed]);
+        assert!(!alarmed.passed && alarmed.false_alarms.unwrap().hits == 1);
+        let improved = check(&[Outcome::Improved], &[Outcome::Regressed]);
+        assert_eq!((improved.passed, improved.wrong.unwrap().hits), (true, 1));
+        assert!(!check(&[], &[]).passed);
+    }
+}

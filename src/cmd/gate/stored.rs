@@ -1,0 +1,203 @@
+//! `gate --baseline FILE`: a stored record against another one, or against a new measurement with
+//! the record's own settings, where the two may be compared.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use super::session::{Bench, Length, Session, go_on_or_stop, warm};
+use super::{BaselineMissing, ENGINE, Judge, check_ratios, length, look_alpha, must_have_measured};
+use crate::analysis::gate::{Gate, Side, lost};
+use crate::analysis::identity::{Difference, Identity, Severity};
+use crate::analysis::summarize;
+use crate::cli::RunArgs;
+use crate::cli::gate::GateArgs;
+use crate::cmd::progress::say;
+use crate::cmd::resume;
+use crate::engine::Registry;
+use crate::engine::provision::Provisioner;
+use crate::model::cache::CacheDir;
+use crate::record::{Arm, Record, Warning};
+
+pub fn run(args: &GateArgs, file: &Path) -> Result<Gate> {
+    let shown = file.display();
+    if !file.exists() {
+        bail!(BaselineMissing(format!(
+            "--baseline {shown}: there is no such file; measure one on this machine with `llm-bench \
+             run --output-dir DIR`"
+        )));
+    }
+    let mut baseline = Record::read(file).context("--baseline")?;
+    summarize(&mut baseline);
+    let arm =
+        arm(&baseline, args.engine.as_deref()).with_context(|| format!("--baseline {shown}"))?;
+    must_have_measured(&arm, &format!("--baseline {shown}: {}", arm.label))?;
+    let side = Side::new(shown.to_string(), baseline.build.git_commit.clone(), None, &arm);
+    let gate = match &args.candidate {
+        Some(candidate) => against_record(args, (&baseline, &arm), candidate)?,
+        None => against_measurement(args, (&baseline, &arm), file)?,
+    };
+    let mut warnings = gate.warnings.clone();
+    if !baseline.run.complete {
+        warnings.push(Warning {
+            code: "incomplete_baseline".into(),
+            arm: None,
+            message: format!(
+                "the baseline's session was interrupted: {} launches",
+                arm.launches.len()
+            ),
+            advice: "finish it with --resume before gating against it".into(),
+        });
+    }
+    if gate.setting.started_at != baseline.run.started_at {
+        warnings.push(Warning {
+            code: "other_session".into(),
+            arm: None,
+            message: format!(
+                "the baseline is of another session ({}): a test over launches does not see by how \
+                 much sessions differ",
+                baseline.run.started_at
+            ),
+            advice: "--baseline-rev or --baseline-bin measures both sides in one session".into(),
+        });
+    }
+    Ok(Gate { baseline: Some(side), warnings, ..gate })
+}
+
+/// The arm that is meant: by its label or its engine; else the candidate of a gate's record, else
+/// candle, else the only one.
+fn arm(record: &Record, wanted: Option<&str>) -> Result<Arm> {
+    let labelled = |label: &str| record.arms.iter().find(|arm| arm.label == label);
+    let of_engine = |name: &str| {
+        let mut found = record.arms.iter().filter(|arm| arm.engine == name);
+        found.next().filter(|_| found.next().is_none())
+    };
+    let found = match (wanted, &record.arms[..]) {
+        (Some(name), _) => labelled(name).or_else(|| {
+            labelled(super::CANDIDATE).filter(|arm| arm.engine == name).or_else(|| of_engine(name))
+        }),
+        (None, [only]) => Some(only),
+        (None, _) => labelled(super::CANDIDATE).or_else(|| labelled(ENGINE)),
+    };
+    found.cloned().with_context(|| {
+        let labels: Vec<&str> = record.arms.iter().map(|arm| arm.label.as_str()).collect();
+        let wanted = wanted.map_or("one of the arms".into(), |name| format!("{name:?}"));
+        format!("--engine: expected {wanted}; the file has {}", labels.join(", "))
+    })
+}
+
+/// What differs between the two beside their numbers. The name of an arm is no difference where
+/// the engine is the same.
+fn differences(baseline: (&Record, &Arm), candidate: (&Record, &Arm)) -> Vec<Difference> {
+    let same_engine = baseline.1.engine == candidate.1.engine;
+    let found =
+        Identity::of(baseline.0, baseline.1).differences(&Identity::of(candidate.0, candidate.1));
+    found.into_iter().filter(|d| !(same_engine && d.is_engine())).collect()
+}
+
+fn refused(differences: &[Difference]) -> bool {
+    differences.iter().any(|d| d.severity == Severity::Refuse)
+}
+
+fn against_record(args: &GateArgs, (baseline, base): (&Record, &Arm), file: &Path) -> Result<Gate> {
+    let shown = file.display();
+    let mut candidate = Record::read(file).context("--candidate")?;
+    summarize(&mut candidate);
+    let arm = arm(&candidate, args.engine.as_deref().or(Some(&base.engine)))
+        .with_context(|| format!("--candidate {shown}"))?;
+    let found = differences((baseline, base), (&candidate, &arm));
+    let gate = judged(args, Length::STORED, base, (&candidate, &arm), found)?;
+    let side = Side::new(shown.to_string(), candidate.build.git_commit.clone(), None, &arm);
+    Ok(Gate { candidate: Some(side), records: vec![shown.to_string()], ..gate })
+}
+
+fn against_measurement(
+    args: &GateArgs,
+    (baseline, base): (&Record, &Arm),
+    file: &Path,
+) -> Result<Gate> {
+    if args.candidate_bin.is_some() || args.candidate_rev.is_some() {
+        bail!("--baseline FILE measures this llm-bench; run the other program's own `gate`");
+    }
+    let told = || format!("--baseline {}", file.display());
+    let (stated, quant) = resume::arguments(baseline, &resume::defaults()?).with_context(told)?;
+    let mut engine = Registry::load()?.find(&base.engine).with_context(told)?.clone();
+    let length = length(args)?;
+    let run_args = RunArgs {
+        engine: vec![engine.name.clone()],
+        launches: length.most,
+        output_dir: args.output_dir.clone(),
+        no_install: args.no_install,
+        timeout: args.timeout.or(stated.timeout),
+        ..stated
+    };
+    let bench = Bench::new(run_args, quant)?;
+    // What is known before anything is measured: machine, build, model, prompts, settings.
+    let here = bench.record(serde_json::Value::Null);
+    let known = differences((baseline, base), (&here, base));
+    let known: Vec<Difference> = known
+        .into_iter()
+        .filter(|d| d.candidate.is_some() || d.severity == Severity::Refuse)
+        .collect();
+    if refused(&known) && !args.force_incomparable {
+        say("not comparable: nothing is measured; --force-incomparable shows the numbers");
+        return Ok(Gate { differences: known, ..Gate::new(&here) });
+    }
+    if let Some(slow) = args.slow_candidate {
+        engine.options.insert("slow_down".into(), (1.0 + slow).into());
+    }
+    let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
+    warm(&provisioner.program);
+    let arms = bench.provide(&[engine], &provisioner);
+    go_on_or_stop()?;
+    let rules = args.rules.rules();
+    let judge = Judge { rules: &rules, length };
+    let label = base.engine.clone();
+    let measured = bench.session(
+        Session {
+            arms: &arms,
+            labels: &[&label],
+            length,
+            seed: baseline.run.seed,
+            config: serde_json::Value::Null,
+            base: None,
+            earlier: None,
+        },
+        &mut |record, launches| judge.enough(base, &record.arms[0], launches),
+    )?;
+    let record = &measured.record;
+    let arm = record.arms.first().context("nothing was measured")?;
+    let found = differences((baseline, base), (record, arm));
+    let gate = judged(args, length, base, (record, arm), found)?;
+    let side = Side::new("this llm-bench".into(), record.build.git_commit.clone(), None, arm);
+    Ok(Gate {
+        candidate: Some(side),
+        ended: Some(length.told(measured.ended)),
+        records: vec![measured.path.display().to_string()],
+        ..gate
+    })
+}
+
+/// Without a judgement where the two may not be compared and nobody forces it.
+fn judged(
+    args: &GateArgs,
+    length: Length,
+    base: &Arm,
+    (record, arm): (&Record, &Arm),
+    differences: Vec<Difference>,
+) -> Result<Gate> {
+    let rules = args.rules.rules();
+    let gate = Gate { alpha: rules.alpha, ..Gate::new(record) };
+    if refused(&differences) && !args.force_incomparable {
+        return Ok(Gate { differences, ..gate });
+    }
+    let judge = Judge { rules: &rules, length };
+    let level = look_alpha(length, rules.alpha);
+    Ok(Gate {
+        judgement: judge.judgement(base, arm)?,
+        lost: lost(base, arm, &rules),
+        requirements: check_ratios(record, &args.require, level)?,
+        differences,
+        ..gate
+    })
+}

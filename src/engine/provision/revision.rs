@@ -1,0 +1,195 @@
+//! A program of another revision: built from the repository once per commit and kind of
+//! processor, in a work tree of its own, so that the caller's files are not touched.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::native::processor;
+use super::step::run_step;
+use super::{Provisioner, short_hash};
+
+/// The name of the package and of its program.
+const NAME: &str = env!("CARGO_PKG_NAME");
+
+/// A commit of a repository of this program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    repository: PathBuf,
+    /// Forty hex digits.
+    pub commit: String,
+}
+
+impl Revision {
+    /// What `rev` means in the repository around `folder`.
+    ///
+    /// # Errors
+    /// No repository, one of another program, a name that means no commit.
+    pub fn find(folder: &Path, rev: &str) -> Result<Self> {
+        let top = git(folder, &["rev-parse", "--show-toplevel"]).with_context(|| {
+            format!("revision {rev:?}: expected to be in a git repository of {NAME}")
+        })?;
+        let repository = PathBuf::from(top);
+        // A revision may not look like an option.
+        let wanted = format!("{rev}^{{commit}}");
+        let found = git(&repository, &["rev-parse", "--verify", "--end-of-options", &wanted]);
+        let commit = found.with_context(|| {
+            format!(
+                "revision {rev:?}: expected a branch, a tag or a commit of {}; in a shallow clone, \
+                 fetch it first (git fetch origin {rev})",
+                repository.display()
+            )
+        })?;
+        let manifest = git(&repository, &["show", &format!("{commit}:Cargo.toml")]);
+        let named = |text: String| {
+            let table: toml::Table = text.parse().ok()?;
+            Some(table.get("package")?.get("name")?.as_str()? == NAME)
+        };
+        if !manifest.ok().and_then(named).unwrap_or(false) {
+            bail!(
+                "revision {rev:?}: expected a revision of {NAME}, found none in {}; give a built \
+                 program instead (--baseline-bin, --candidate-bin)",
+                repository.display()
+            );
+        }
+        Ok(Self { repository, commit })
+    }
+
+    /// The first twelve digits.
+    pub fn short(&self) -> &str {
+        &self.commit[..12.min(self.commit.len())]
+    }
+}
+
+impl Provisioner {
+    /// The program of a revision, built (`cargo build --release --locked`) if it is not there.
+    pub fn revision(&self, revision: &Revision, say: &dyn Fn(&str)) -> Result<PathBuf> {
+        let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+        let processor = processor();
+        let recipe = [revision.commit.as_str(), &processor, &flags].map(str::as_bytes);
+        let hash = format!("{}-{}", revision.short(), short_hash(&recipe));
+        let root = std::path::absolute(&self.cache)?;
+        let there = root.join("engines").join(format!("{NAME}-{hash}"));
+        if !self.may_install && !there.join(NAME).exists() {
+            bail!("{NAME} {} is not built yet, and --no-install was given", revision.short());
+        }
+        let home = self.once(NAME, &hash, NAME, say, |home| {
+            let home = std::path::absolute(home)?;
+            std::fs::create_dir_all(&home)
+                .with_context(|| format!("cannot make {}", home.display()))?;
+            let tree = home.join("source");
+            let made = build(revision, &tree, &root.join("builds"), &home, say);
+            // Whether the build succeeded or not, the repository forgets the work tree.
+            let _ = std::fs::remove_dir_all(&tree);
+            let _ = git(&revision.repository, &["worktree", "prune"]);
+            made
+        })?;
+        Ok(home.join(NAME))
+    }
+}
+
+/// Builds in the work tree `tree` and puts the program into `home`. What cargo made of the
+/// dependencies stays in `target`, for the next revision.
+fn build(
+    revision: &Revision,
+    tree: &Path,
+    target: &Path,
+    home: &Path,
+    say: &dyn Fn(&str),
+) -> Result<()> {
+    let repository = &revision.repository;
+    git(repository, &["worktree", "prune"])?;
+    let place = tree.to_str().context("the cache folder's name is not UTF-8")?;
+    git(repository, &["worktree", "add", "--force", "--detach", place, &revision.commit])?;
+    run_step(
+        // cargo tells its progress on stderr.
+        Command::new("sh")
+            .args(["-c", "exec cargo build --release --locked --bin \"$0\" 2>&1", NAME])
+            .current_dir(tree)
+            .env("CARGO_TARGET_DIR", target)
+            .env("CARGO_TERM_COLOR", "never"),
+        &format!("building {NAME} at {}", revision.short()),
+        "see whether the revision builds by itself: `cargo build --release --locked`",
+        say,
+    )?;
+    let made = target.join("release").join(NAME);
+    let wanted = home.join(NAME);
+    std::fs::copy(&made, &wanted)
+        .with_context(|| format!("cannot copy {} to {}", made.display(), wanted.display()))?;
+    Ok(())
+}
+
+/// What git prints, without the last newline; its complaint as the error.
+fn git(folder: &Path, args: &[&str]) -> Result<String> {
+    let out = Command::new("git")
+        .arg("-C")
+        .arg(folder)
+        .args(args)
+        .output()
+        .context("cannot start git; install it, or give built programs")?;
+    if !out.status.success() {
+        let told = String::from_utf8_lossy(&out.stderr);
+        bail!("git {}: {}", args[0], told.lines().next().unwrap_or("failed").trim());
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).trim_end().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A repository with one commit of a package of this name.
+    fn repository(package: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        std::fs::write(path.join("Cargo.toml"), format!("[package]\nname = {package:?}\n"))
+            .unwrap();
+        let me = ["-c", "user.name=n", "-c", "user.email=e@example.invalid"];
+        git(path, &["init", "-q"]).unwrap();
+        git(path, &["add", "Cargo.toml"]).unwrap();
+        git(path, &[&me[..], &["commit", "-qm", "first"]].concat()).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_revision_is_a_commit_of_a_repository_of_this_program() {
+        let dir = repository(NAME);
+        let revision = Revision::find(dir.path(), "HEAD").unwrap();
+        assert_eq!(revision.commit.len(), 40);
+        assert_eq!(revision.short().len(), 12);
+        for rev in ["nowhere", "--help", "-h", ""] {
+            let error = Revision::find(dir.path(), rev).unwrap_err().to_string();
+            assert!(error.contains("expected a branch, a tag or a commit"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_repository_of_another_program_is_refused() {
+        let dir = repository("other");
+        let error = Revision::find(dir.path(), "HEAD").unwrap_err().to_string();
+        assert!(error.contains("--baseline-bin"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_built_where_nothing_may_be_installed() {
+        let dir = repository(NAME);
+        let cache = tempfile::tempdir().unwrap();
+        let provisioner = Provisioner::new(cache.path().into(), false).unwrap();
+        let revision = Revision::find(dir.path(), "HEAD").unwrap();
+        let error = provisioner.revision(&revision, &|_| {}).unwrap_err().to_string();
+        assert!(error.contains("is not built yet, and --no-install"), "{error}");
+    }
+
+    #[test]
+    fn a_revision_that_does_not_build_leaves_nothing_behind() {
+        let dir = repository(NAME);
+        let cache = tempfile::tempdir().unwrap();
+        let provisioner = Provisioner::new(cache.path().into(), true).unwrap();
+        let revision = Revision::find(dir.path(), "HEAD").unwrap();
+        let error = provisioner.revision(&revision, &|_| {}).unwrap_err().to_string();
+        assert!(error.contains("building llm-bench") && error.contains("failed"), "{error}");
+        let trees = git(dir.path(), &["worktree", "list"]).unwrap();
+        assert_eq!(trees.lines().count(), 1, "{trees}");
+    }
+}

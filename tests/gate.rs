@@ -1,0 +1,406 @@
+//! `gate` through the real command, on the shipped tiny model: every verdict and every refusal
+//! with its exit code.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use llm_bench::record::{Record, Status};
+use rustix::process::{Pid, Signal, kill_process};
+
+fn program() -> PathBuf {
+    assert_cmd::cargo::cargo_bin("llm-bench")
+}
+
+fn llm_bench(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
+    command
+        .args(args)
+        .env("LLM_BENCH_ENGINES", engines)
+        .env("LLM_BENCH_CACHE", dir.join("cache"))
+        .current_dir(dir);
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Exit code, stdout, stderr of `gate`.
+fn gate(dir: &Path, args: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } =
+        llm_bench(dir, &[&["gate"], args].concat()).output().unwrap();
+    let (stdout, stderr) = (text(&stdout), text(&stderr));
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    (status.code(), stdout, stderr)
+}
+
+/// A workload of a second, on the tiny model. Debug builds and shared machines are noisy: only
+/// what a test is about decides.
+const TINY: [&str; 10] =
+    ["--model", "tiny", "-p", "64", "-n", "64", "-t", "1", "--primary", "decode_tps"];
+
+fn own_program() -> String {
+    program().to_str().unwrap().to_string()
+}
+
+fn json(stdout: &str) -> serde_json::Value {
+    serde_json::from_str(stdout).unwrap_or_else(|e| panic!("{e}: {stdout}"))
+}
+
+fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir.join("results")).into_iter().flatten().flatten();
+    let named = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with(prefix);
+    entries.map(|e| e.path()).filter(named).collect()
+}
+
+#[test]
+fn a_program_against_itself_does_not_regress_and_the_record_is_an_ordinary_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = own_program();
+    let args = ["--baseline-bin", &own, "-r", "4", "--max-launches", "4", "-o", "json"];
+    let wide = ["--margin", "60%"];
+    let (code, stdout, stderr) = gate(dir.path(), &[&args[..], &TINY, &wide].concat());
+    assert!(code == Some(0) || code == Some(3), "{code:?} {stdout} {stderr}");
+    let verdict = json(&stdout);
+    assert_eq!(verdict["exit_code"].as_i64(), code.map(i64::from));
+    assert_ne!(verdict["outcome"], "regressed");
+    assert_eq!(verdict["baseline"]["sha256"], verdict["candidate"]["sha256"]);
+    assert!(stderr.contains("same program"), "{stderr}");
+
+    let record = Record::read(&files(dir.path(), "gate_")[0]).unwrap();
+    assert!(record.run.complete);
+    let labels: Vec<&str> = record.arms.iter().map(|a| a.label.as_str()).collect();
+    assert_eq!(labels, ["baseline", "candidate"]);
+    let mut places: Vec<(u32, usize)> = Vec::new();
+    for (i, arm) in record.arms.iter().enumerate() {
+        assert!(arm.launches.iter().all(|l| l.status == Status::Ok));
+        places.extend(arm.launches.iter().map(|l| (l.order, i)));
+    }
+    places.sort_unstable();
+    let order: Vec<usize> = places.into_iter().map(|(_, arm)| arm).collect();
+    for block in order.chunks(4) {
+        assert!(block == [0, 1, 1, 0] || block == [1, 0, 0, 1], "{order:?}");
+    }
+    // Every other command reads it.
+    let path = files(dir.path(), "gate_")[0].display().to_string();
+    let report = llm_bench(dir.path(), &["report", &path]).output().unwrap();
+    assert!(report.status.success() && text(&report.stdout).contains("candidate"));
+}
+
+#[test]
+fn a_candidate_that_is_slowed_down_regresses_and_is_told_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = own_program();
+    let slow = ["--slow-candidate", "200%"];
+    let args = ["--baseline-bin", &own, "-r", "6", "--max-launches", "12"];
+    let told = ["--summary", "summary.md", "--comment", "comment.md", "--verdict", "verdict.json"];
+    std::fs::write(dir.path().join("summary.md"), "before\n").unwrap();
+    let (code, stdout, stderr) = gate(dir.path(), &[&args[..], &slow, &TINY, &told].concat());
+    assert_eq!(code, Some(1), "{stdout} {stderr}");
+    assert!(stdout.contains("Regressed: decode_tps changed by -"), "{stdout}");
+    assert!(stdout.contains("SLOWED DOWN ON PURPOSE"), "{stdout}");
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    let summary = read("summary.md");
+    assert!(summary.starts_with("before\n### Performance gate: regressed\n"), "{summary}");
+    assert!(read("comment.md").starts_with("<!-- llm-bench gate: Performance gate -->\n### "));
+    assert_eq!(json(&read("verdict.json"))["outcome"], "regressed");
+    let record = Record::read(&files(dir.path(), "gate_")[0]).unwrap();
+    assert!(record.warnings.iter().any(|w| w.code == "slowed_down"), "{:?}", record.warnings);
+    assert!(record.arms[1].notes.iter().any(|n| n.contains("ON PURPOSE")));
+}
+
+#[test]
+fn a_candidate_that_crashes_is_regressed_and_a_baseline_that_crashes_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("broken");
+    let script = "#!/bin/sh\n[ \"$1\" = --version ] && echo llm-bench 0.0.1 && exit\nexit 7\n";
+    // By another process: what this one has open for writing cannot be started meanwhile.
+    let write = "printf %s \"$1\" > \"$0\" && chmod +x \"$0\"";
+    let made = Command::new("sh").args(["-c", write]).arg(&broken).arg(script).status().unwrap();
+    assert!(made.success());
+    let (own, broken) = (own_program(), broken.to_str().unwrap().to_string());
+    let sides = |baseline: &str, candidate: &str| {
+        let args = ["--baseline-bin", baseline, "--candidate-bin", candidate];
+        gate(dir.path(), &[&args[..], &TINY].concat())
+    };
+    let (code, stdout, stderr) = sides(&own, &broken);
+    assert_eq!(code, Some(1), "{stdout} {stderr}");
+    assert!(stdout.contains("Regressed: the candidate failed in 2 of 2 launches"), "{stdout}");
+    let (code, _, stderr) = sides(&broken, &own);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("the baseline could not be measured"), "{stderr}");
+}
+
+#[test]
+fn an_inconclusive_gate_exits_with_three_or_as_it_was_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = own_program();
+    // No two launches could tell a change of a thousandth.
+    let args = ["--baseline-bin", &own, "-r", "2", "--max-launches", "2", "--margin", "0.1%"];
+    let with = |extra: &[&str]| gate(dir.path(), &[&args[..], &TINY, extra].concat());
+    let (code, stdout, stderr) = with(&[]);
+    assert_eq!(code, Some(3), "{stdout} {stderr}");
+    assert!(stdout.contains("Inconclusive: decode_tps"), "{stdout}");
+    assert_eq!(with(&["--on-inconclusive", "pass"]).0, Some(0));
+    let (code, stdout, _) = with(&["--on-inconclusive", "fail"]);
+    assert_eq!(code, Some(1));
+    // The verdict is broken into lines by the width.
+    let words = stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("counts as exit code 1 here"), "{stdout}");
+}
+
+/// A record of this machine, from `run`.
+fn baseline(dir: &Path) -> PathBuf {
+    let run = ["run", "--model", "tiny", "-p", "64", "-n", "64", "-t", "1", "--engine", "candle"];
+    let output =
+        llm_bench(dir, &[&run[..], &["-r", "3", "--no-verify"]].concat()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    files(dir, "benchmark_").into_iter().find(|p| p.extension().unwrap() == "json").unwrap()
+}
+
+fn changed(path: &Path, change: impl Fn(&mut serde_json::Value)) {
+    let mut value = json(&std::fs::read_to_string(path).unwrap());
+    change(&mut value);
+    std::fs::write(path, value.to_string()).unwrap();
+}
+
+#[test]
+fn a_stored_baseline_is_gated_against_with_its_own_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = baseline(dir.path());
+    let file = file.to_str().unwrap();
+    let few = ["-r", "4", "--max-launches", "6", "--primary", "decode_tps"];
+    let args = [&["--baseline", file, "--margin", "60%"][..], &few].concat();
+    let (code, stdout, stderr) = gate(dir.path(), &args);
+    assert!(code == Some(0) || code == Some(3), "{code:?} {stdout} {stderr}");
+    assert!(stdout.contains("of another session"), "{stdout}");
+    let record = Record::read(&files(dir.path(), "gate_")[0]).unwrap();
+    assert_eq!(record.workload.prompts[0].n_prompt, 64);
+    assert_eq!(record.arms.len(), 1);
+
+    let (code, stdout, stderr) =
+        gate(dir.path(), &[&args[..], &["--slow-candidate", "400%"]].concat());
+    assert_eq!(code, Some(1), "{stdout} {stderr}");
+
+    // Against itself: nothing has changed, and nothing is measured.
+    let before = files(dir.path(), "gate_").len();
+    let same = ["--baseline", file, "--candidate", file, "--primary", "peak_host_bytes"];
+    let (code, stdout, _) = gate(dir.path(), &[&same[..], &["--margin", "60%"]].concat());
+    assert_eq!(code, Some(0), "{stdout}");
+    assert_eq!(files(dir.path(), "gate_").len(), before);
+}
+
+#[test]
+fn what_is_not_comparable_ends_with_four_and_forced_it_never_passes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = baseline(dir.path());
+    let other = dir.path().join("other.json");
+    std::fs::copy(&file, &other).unwrap();
+    changed(&other, |r| r["host"]["cpu_model"] = "Z80".into());
+    let (file, other) = (file.to_str().unwrap(), other.to_str().unwrap());
+    let few = ["-r", "2", "--max-launches", "2", "--primary", "decode_tps", "--margin", "60%"];
+    for args in [&["--baseline", other][..], &["--baseline", other, "--candidate", file]] {
+        let (code, stdout, stderr) = gate(dir.path(), &[args, &few].concat());
+        assert_eq!(code, Some(4), "{stdout} {stderr}");
+        assert!(stdout.contains("Z80"), "{stdout}");
+        assert!(
+            stdout.contains("Not comparable: baseline and candidate differ in CPU"),
+            "{stdout}"
+        );
+        let forced = [args, &few, &["--force-incomparable", "--on-inconclusive", "pass"]].concat();
+        let (code, stdout, stderr) = gate(dir.path(), &forced);
+        assert_eq!(code, Some(4), "{stdout} {stderr}");
+        assert!(stdout.contains("Z80") && stdout.contains("Decode"), "{stdout}");
+    }
+}
+
+#[test]
+fn a_missing_baseline_ends_with_four_and_one_that_cannot_be_read_with_two() {
+    let dir = tempfile::tempdir().unwrap();
+    for missing in ["--baseline", "--baseline-bin"] {
+        let (code, stdout, stderr) = gate(dir.path(), &[missing, "nowhere"]);
+        assert_eq!(code, Some(4), "{stderr}");
+        assert!(stderr.contains(missing) && stderr.contains("nowhere"), "{stderr}");
+        assert_eq!(stdout, "");
+    }
+    let newer = dir.path().join("newer.json");
+    std::fs::write(&newer, r#"{"schema": "llm-bench/2"}"#).unwrap();
+    let torn = dir.path().join("torn.json");
+    std::fs::write(&torn, r#"{"schema": "llm-ben"#).unwrap();
+    let nan = dir.path().join("nan.json");
+    std::fs::write(&nan, r#"{"schema": "llm-bench/1", "run": NaN}"#).unwrap();
+    for (file, word) in [(&newer, "llm-bench/2"), (&torn, "not JSON"), (&nan, "not JSON")] {
+        let (code, _, stderr) = gate(dir.path(), &["--baseline", file.to_str().unwrap()]);
+        assert_eq!(code, Some(2), "{stderr}");
+        assert!(stderr.contains(word) && stderr.contains(file.to_str().unwrap()), "{stderr}");
+    }
+    assert!(!dir.path().join("results").exists(), "nothing was measured");
+}
+
+#[test]
+fn odd_values_in_a_record_are_refused_with_the_metric() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = baseline(dir.path());
+    let odd = dir.path().join("odd.json");
+    for value in [serde_json::json!(0.0), serde_json::json!(-1.0)] {
+        std::fs::copy(&file, &odd).unwrap();
+        changed(&odd, |r| r["arms"][0]["launches"][1]["metrics"]["decode_tps"] = value.clone());
+        let args = ["--baseline", odd.to_str().unwrap(), "--candidate", file.to_str().unwrap()];
+        let (code, _, stderr) = gate(dir.path(), &args);
+        assert_eq!(code, Some(2), "{stderr}");
+        assert!(stderr.contains("decode_tps"), "{stderr}");
+    }
+}
+
+#[test]
+fn ratios_are_gated_from_a_record_and_in_a_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = ["--model", "tiny", "-p", "8", "-n", "4", "-t", "1"];
+    let few = ["-r", "4", "--max-launches", "4"];
+    let require = |requirement: &str, extra: &[&str]| {
+        gate(dir.path(), &[&["--require", requirement][..], extra].concat())
+    };
+    // Half a second per generation against milliseconds.
+    let args = [&tiny[..], &few].concat();
+    let (code, stdout, stderr) = require("candle/fake-slow cold_start_ttft_s <= 0.9", &args);
+    assert_eq!(code, Some(0), "{stdout} {stderr}");
+    assert!(stdout.contains("Passed: TTFT, cold start: the ratio is "), "{stdout}");
+    let record = files(dir.path(), "gate_").remove(0);
+    let from = ["--candidate", record.to_str().unwrap()];
+    let (code, stdout, _) = require("fake-slow/candle cold_start_ttft_s <= 0.9", &from);
+    assert_eq!(code, Some(1), "{stdout}");
+    let (code, _, stderr) = require("pytorch/candle cold_start_ttft_s <= 0.9", &from);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("\"pytorch\"") && stderr.contains("fake-slow"), "{stderr}");
+    let (code, _, stderr) = require("candle/fake-slow decode >= 2", &from);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("no metric is called"), "{stderr}");
+    let (code, _, stderr) = require("candle/fake-oom decode_tps >= 2", &args);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("fake-oom could not be measured"), "{stderr}");
+}
+
+fn wait_for_launches(dir: &Path, n: usize) -> PathBuf {
+    let give_up = Instant::now() + Duration::from_secs(300);
+    loop {
+        if let Some(path) = files(dir, "gate_").into_iter().next()
+            && let Ok(record) = Record::read(&path)
+            && record.arms.iter().map(|a| a.launches.len()).sum::<usize>() >= n
+        {
+            return path;
+        }
+        assert!(Instant::now() < give_up, "no {n} launches were kept");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_gate_that_was_killed_is_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = own_program();
+    let args =
+        ["gate", "--baseline-bin", &own, "-r", "10", "--max-launches", "10", "--delay", "0.2"];
+    let mut child = llm_bench(dir.path(), &[&args[..], &TINY, &["--margin", "60%"]].concat())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let path = wait_for_launches(dir.path(), 3);
+    let file = path.to_str().unwrap();
+    let (code, _, stderr) = gate(dir.path(), &["--resume", file]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("still goes on"), "{stderr}");
+    kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::KILL).unwrap();
+    child.wait().unwrap();
+    let before = Record::read(&path).unwrap();
+    assert!(!before.run.complete);
+
+    // Only the command that wrote it goes on with it.
+    let run = llm_bench(dir.path(), &["run", "--resume", file]).output().unwrap();
+    assert_eq!(run.status.code(), Some(2));
+    assert!(text(&run.stderr).contains("gate --resume"), "{}", text(&run.stderr));
+
+    let (code, stdout, stderr) = gate(dir.path(), &["--resume", file, "-o", "json"]);
+    assert!(code == Some(0) || code == Some(3), "{code:?} {stdout} {stderr}");
+    let after = Record::read(&path).unwrap();
+    assert!(after.run.complete && after.run.resumed.len() == 1);
+    for (old, new) in before.arms.iter().zip(&after.arms) {
+        assert_eq!(old.launches, new.launches[..old.launches.len()], "what was there stays");
+        assert_eq!(new.launches.len(), 10);
+    }
+    // The rules of the file hold, not the defaults.
+    let margin = json(&stdout)["judgement"]["metrics"][0]["margin"].as_f64();
+    assert_eq!(margin, Some(0.6));
+    let (code, _, stderr) = gate(dir.path(), &["--resume", file]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("complete"), "{stderr}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_told_before_anything_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = own_program();
+    // A file in the folder's place: also root cannot write there.
+    std::fs::write(dir.path().join("taken"), "").unwrap();
+    let args = ["--baseline-bin", &own, "--output-dir", "taken/results"];
+    let (code, stdout, stderr) = gate(dir.path(), &[&args[..], &TINY].concat());
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("taken/results") && stdout.is_empty(), "{stderr}");
+}
+
+#[test]
+fn a_command_line_that_means_nothing_is_refused_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = own_program();
+    for (args, word) in [
+        (&[][..], "expected a baseline: --baseline-rev"),
+        (&["--baseline-bin", "/bin/sh", "--model", "tiny"], "expected an llm-bench program"),
+        (&["--baseline-bin", &own, "--engine", "pytorch"], "inside the program"),
+        (&["--baseline-bin", &own, "--extend", "20"], "--extend 20: expected at most 6"),
+        (&["--baseline-bin", &own, "--max-minutes", "nan"], "--max-minutes"),
+        (&["--baseline-rev", "main"], "--baseline-rev main"),
+        (&["--require", "candle"], "found no >= or <="),
+        (&["--self-check", "--slow", "0"], "expected a share above 0"),
+    ] {
+        let (code, _, stderr) = gate(dir.path(), args);
+        assert_eq!(code, Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains(word), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn options_stand_in_the_configuration_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = "[gate]\nmodel = \"tiny\"\nmargin = [\"5%\", \"model_load_s=30%\"]\n\
+                require = [\"candle/candle-stock decode_tps >= 0.5\"]\nmax-minutes = 1.5\n";
+    std::fs::write(dir.path().join("llm-bench.toml"), toml).unwrap();
+    let (code, stdout, stderr) = gate(dir.path(), &["--print-config"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    for line in [
+        "margin = [\"5%\", \"model_load_s=30%\"]",
+        "require = [\"candle/candle-stock decode_tps >= 0.5\"]",
+        "max-minutes = 1.5",
+        "launches = 6",
+    ] {
+        assert!(stdout.contains(line), "{line} in {stdout}");
+    }
+}
+
+#[test]
+fn the_self_check_counts_its_verdicts_and_finds_a_large_slow_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let few = ["--self-check", "--runs", "2", "--slow", "300%", "-r", "6", "--max-launches", "6"];
+    let (code, stdout, stderr) =
+        gate(dir.path(), &[&few[..], &TINY, &["--margin", "20%", "-o", "json"]].concat());
+    let check = json(&stdout);
+    assert_eq!(check["same"]["gates"], 2, "{stdout}");
+    assert_eq!(check["detected"]["of"], 2);
+    assert_eq!(code == Some(0), check["passed"] == true, "{stderr}");
+    assert!(check["detected"]["ci95"][0].as_f64().unwrap() > 0.0, "{stdout}");
+    let folder = files(dir.path(), "self_check_").remove(0);
+    for name in ["same_001.json", "slowed_002.json"] {
+        assert!(Record::read(&folder.join(name)).unwrap().run.complete);
+    }
+}
