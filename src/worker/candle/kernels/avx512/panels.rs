@@ -212,7 +212,9 @@ fn float_tile<const T: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
 pub fn pack_int8<F: BlockFormat>(panel: &mut Int8Panel, rows: &[&[u8]], first: usize, n: usize) {
     assert!(n <= BLOCKS && rows.len() <= ROWS);
-    assert!(rows.iter().all(|row| row.len() >= (first + n) * BLOCK / F::VALUES * F::SIZE));
+    // A block that is begun is read whole.
+    let bytes = ((first + n) * BLOCK).div_ceil(F::VALUES) * F::SIZE;
+    assert!(rows.iter().all(|row| row.len() >= bytes));
     // Groups are counted from a row's beginning.
     let grouped = if first.is_multiple_of(4) { n / 4 * 4 } else { 0 };
     let (lanes, few) = rows.as_chunks::<LANES>();
