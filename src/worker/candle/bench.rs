@@ -59,9 +59,14 @@ impl Products {
         let encoding = Encoding::ALL[at.expect("a known encoding")];
         let bytes = rows * encoding.row_bytes(columns);
         let mut map = MmapMut::map_anon(bytes * n).expect("memory for the matrices");
-        // Bytes of any block read as numbers; small ones keep f16 scales finite.
+        // Large pages, as the ceiling is read from.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        // Bytes of any block read as numbers. Bytes below 0x38 keep f16 scales finite; those from
+        // 0x30 on keep floats out of the subnormal range, which some processors are slow in.
         let mut rng = StdRng::seed_from_u64(1);
-        map.iter_mut().for_each(|b| *b = rng.random_range(0..0x38));
+        let low = if encoding.name().ends_with("16") { 0x30 } else { 0 };
+        map.iter_mut().for_each(|b| *b = rng.random_range(low..0x38));
         let map = Arc::new(map.make_read_only().expect("an anonymous map can be sealed"));
         let matrices = (0..n)
             .map(|i| Matrix::in_map(&map, i * bytes..(i + 1) * bytes, encoding, rows, columns))

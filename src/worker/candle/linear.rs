@@ -7,7 +7,7 @@ use super::attention::KvType;
 use super::kernels::activations::{Int8Batch, Rounded};
 use super::kernels::format::{BLOCK, FloatKind, Kind};
 use super::kernels::panel::{Int8Rows, ROWS};
-use super::kernels::{Cpu, Isa, with_cpu};
+use super::kernels::{Cpu, Isa, STREAMS, with_cpu};
 use super::math::silu_times;
 use super::pool::{Pool, Scatter};
 use super::weights::{Encoding, Matrix};
@@ -16,12 +16,11 @@ use crate::worker::resident::bytes_in_memory;
 mod few;
 mod many;
 
+use few::{PIECE, n_pieces, piece};
 use many::Segment;
 
 /// From so many tokens on, rows are unpacked into panels; fewer are multiplied one by one.
 const MANY: usize = 8;
-/// Rows of one piece of work for few tokens.
-const PIECE: usize = 32;
 
 /// What a model is computed with.
 #[derive(Debug, Clone, Copy)]
@@ -225,18 +224,19 @@ impl Multiplier {
         let (this, m) = (self, x.m);
         with_cpu!(self.arithmetic.isa, cpu => {
             if m < MANY {
-                pool.run(rows, PIECE, |range| {
-                    let mut first = 0;
+                let pieces = parts.iter().map(|p| n_pieces(p.rows())).sum();
+                pool.run(pieces, 1, |range| for i in range {
+                    let (mut i, mut first) = (i, 0);
                     for part in parts {
-                        let start = range.start.max(first);
-                        let end = range.end.min(first + part.rows());
-                        if start < end {
-                            let rows = start - first..end - first;
-                            this.rows(cpu, part, rows, x, |t, row, value| {
-                                out.put(t, first + row, &[value]);
+                        let n = n_pieces(part.rows());
+                        if i < n {
+                            let piece = piece(part.rows(), i);
+                            this.piece(cpu, part, &piece, x, |t, stream, place, value| {
+                                out.put(t, first + piece[stream].start + place, &[value]);
                             });
+                            break;
                         }
-                        first += part.rows();
+                        (i, first) = (i - n, first + part.rows());
                     }
                 });
             } else {
@@ -315,18 +315,23 @@ impl Multiplier {
                 out.put(t, row, values);
             });
         }
-        pool.run(n, PIECE, |range| {
-            let mut values = [[[0.0f32; PIECE]; 2]; MANY];
-            let n = range.len();
-            for (i, matrix) in both.into_iter().enumerate() {
-                self.rows(cpu, matrix, range.clone(), x, |t, row, value| {
-                    values[t][i][row - range.start] = value;
-                });
-            }
-            for (t, [gate, up]) in values.iter().enumerate().take(m) {
-                let mut gated = [0.0; PIECE];
-                cpu.run(|| silu_times(cpu, &gate[..n], &up[..n], &mut gated[..n]));
-                out.put(t, range.start, &gated[..n]);
+        pool.run(n_pieces(n), 1, |range| {
+            for i in range {
+                let piece = piece(n, i);
+                let mut values = [[[[0.0f32; PIECE]; STREAMS]; 2]; MANY];
+                for (i, matrix) in both.into_iter().enumerate() {
+                    self.piece(cpu, matrix, &piece, x, |t, stream, place, value| {
+                        values[t][i][stream][place] = value;
+                    });
+                }
+                for (t, [gate, up]) in values.iter().enumerate().take(m) {
+                    let mut gated = [[0.0; PIECE]; STREAMS];
+                    let (gate, up) = (gate.as_flattened(), up.as_flattened());
+                    cpu.run(|| silu_times(cpu, gate, up, gated.as_flattened_mut()));
+                    for (rows, values) in piece.iter().zip(&gated) {
+                        out.put(t, rows.start, &values[..rows.len()]);
+                    }
+                }
             }
         });
     }

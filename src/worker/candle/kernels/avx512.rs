@@ -12,11 +12,12 @@
 #![allow(clippy::needless_range_loop)]
 
 use std::arch::x86_64::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::activations::{Int8Row, Rounded};
 use super::format::{BlockFormat, FloatFormat, FloatKind, Kind};
 use super::panel::{FloatPanel, Int8Panel, Int8Rows, ROWS};
-use super::{Cpu, SPAN};
+use super::{Cpu, SPAN, STREAMS};
 
 mod attention;
 mod blocks;
@@ -35,6 +36,7 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("f16c")
             && is_x86_feature_detected!("fma");
+        choose_prefetch();
         has.then_some(Self(()))
     }
 }
@@ -84,8 +86,13 @@ impl Cpu for Avx512 {
         }
     }
 
-    fn int8_rows<F: BlockFormat>(self, rows: &[u8], x: &Rounded, out: &mut [f32]) {
-        let k = rows.len() / out.len().max(1) / F::SIZE * F::VALUES;
+    fn int8_rows<F: BlockFormat>(
+        self,
+        rows: [&[u8]; STREAMS],
+        x: &Rounded,
+        out: &mut [[f32; STREAMS]],
+    ) {
+        let k = rows[0].len() / out.len().max(1) / F::SIZE * F::VALUES;
         let x = x.groups.row(0, k);
         match F::KIND {
             Kind::Q4_0 => call!(blocks::q4_0_rows, rows, x, out),
@@ -95,7 +102,12 @@ impl Cpu for Avx512 {
         }
     }
 
-    fn float_rows<F: FloatFormat>(self, rows: &[u8], x: &[f32], out: &mut [f32]) {
+    fn float_rows<F: FloatFormat>(
+        self,
+        rows: [&[u8]; STREAMS],
+        x: &[f32],
+        out: &mut [[f32; STREAMS]],
+    ) {
         match F::KIND {
             FloatKind::F32 => call!(f32_rows, rows, x, out),
             FloatKind::F16 => call!(f16_rows, rows, x, out),
@@ -175,11 +187,22 @@ impl Cpu for Avx512 {
     }
 }
 
-/// How far ahead of a decode step its weights are prefetched, in bytes. The hardware's own
-/// prefetcher stops at each 4 KiB page of a mapped file. Where the memory is the limit, 4 to 9 KiB
-/// past the other caches (`NTA`: each weight is used once) reached what plain reading does; twice
-/// that, or four rows at a time, a sixth less.
-const AHEAD: usize = 6144;
+/// How far ahead of a decode step its weights are prefetched in each of the `STREAMS`, in bytes:
+/// the hardware's own prefetchers stop at each page. 1 to 2 KiB reached what plain reading does on
+/// Granite Rapids; half as much left a tenth of it.
+const AHEAD: usize = 1536;
+
+/// Whether weights are best prefetched past the other caches (`NTA`), since each is used once. So
+/// it was on Zen 5. On Intel's processors it costs half of the bandwidth: such a fetch has only
+/// the few line buffers of the first cache, where others go through the second one's.
+static PAST_CACHES: AtomicBool = AtomicBool::new(false);
+
+/// Finds which way of prefetching is this processor's.
+fn choose_prefetch() {
+    let id = __cpuid(0);
+    let amd = [id.ebx, id.edx, id.ecx] == [*b"Auth", *b"enti", *b"cAMD"].map(u32::from_le_bytes);
+    PAST_CACHES.store(amd, Ordering::Relaxed);
+}
 
 /// Asks for the 128 bytes that lie `AHEAD` of `p`. Rows follow each other in the file, so the end
 /// of one row fetches the next; the address need not be valid.
@@ -188,10 +211,16 @@ const AHEAD: usize = 6144;
 /// SSE is there.
 #[inline(always)]
 unsafe fn prefetch(p: *const u8) {
+    let (first, second) = (p.wrapping_add(AHEAD).cast(), p.wrapping_add(AHEAD + 64).cast());
     // SAFETY: the caller's promise; a prefetch of any address is harmless.
     unsafe {
-        _mm_prefetch::<_MM_HINT_NTA>(p.wrapping_add(AHEAD).cast());
-        _mm_prefetch::<_MM_HINT_NTA>(p.wrapping_add(AHEAD + 64).cast());
+        if PAST_CACHES.load(Ordering::Relaxed) {
+            _mm_prefetch::<_MM_HINT_NTA>(first);
+            _mm_prefetch::<_MM_HINT_NTA>(second);
+        } else {
+            _mm_prefetch::<_MM_HINT_T0>(first);
+            _mm_prefetch::<_MM_HINT_T0>(second);
+        }
     }
 }
 
@@ -200,36 +229,14 @@ unsafe fn prefetch(p: *const u8) {
 /// Generates a float kernel from a load of 16 weights and the decoding of one.
 macro_rules! float_kernel {
     ($name:ident, $rows:ident, $size:literal, $load:ident, $one:expr) => {
-        /// See `Cpu::float_rows`: four sums, so that none waits for itself.
+        /// See `Cpu::float_rows`.
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-        fn $rows(rows: &[u8], x: &[f32], out: &mut [f32]) {
-            const SUMS: usize = 4;
-            const STEP: usize = 16 * SUMS;
-            assert_eq!(rows.len(), out.len() * x.len() * $size);
-            for (row, out) in rows.chunks_exact((x.len() * $size).max(1)).zip(out) {
-                let mut sums = [_mm512_setzero_ps(); SUMS];
-                for i in (0..x.len() / STEP * STEP).step_by(STEP) {
-                    for part in 0..SUMS {
-                        // SAFETY: i + STEP values are inside the row and `x`; this function has
-                        // the features.
-                        unsafe {
-                            let p = row.as_ptr().add((i + 16 * part) * $size);
-                            if 16 * part * $size % 128 == 0 {
-                                prefetch(p);
-                            }
-                            let x = _mm512_loadu_ps(x.as_ptr().add(i + 16 * part));
-                            sums[part] = _mm512_fmadd_ps($load(p), x, sums[part]);
-                        }
-                    }
-                }
-                let [a, b, c, d] = sums;
-                let sum = _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d));
-                *out = _mm512_reduce_add_ps(sum);
-                let rest = x.len() / STEP * STEP;
-                if rest < x.len() {
-                    let [[rest]] = $name([&row[rest * $size..]], [&x[rest..]]);
-                    *out += rest;
-                }
+        fn $rows(rows: [&[u8]; STREAMS], x: &[f32], out: &mut [[f32; STREAMS]]) {
+            let bytes = x.len() * $size;
+            assert!(rows.iter().all(|rows| rows.len() == bytes * out.len()));
+            for (r, out) in out.iter_mut().enumerate() {
+                let rows = rows.map(|rows| &rows[r * bytes..][..bytes]);
+                *out = $name(rows, [x]).map(|[value]| value);
             }
         }
 

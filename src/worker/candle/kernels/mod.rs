@@ -29,6 +29,10 @@ use panel::{FloatPanel, Int8Panel, Int8Rows, ROWS, round_block};
 /// Positions whose keys the cache interleaves: one vector register of scores.
 pub const SPAN: usize = 16;
 
+/// Places of a matrix that a decode step reads at once. One stream leaves a hardware prefetcher
+/// waiting at each page border; plain reading is fastest with four or eight as well.
+pub const STREAMS: usize = 4;
+
 /// An instruction set whose presence was checked. The provided methods are the scalar reference.
 pub trait Cpu: Copy + Send + Sync + 'static {
     /// Whether a fused multiply-add is one instruction.
@@ -74,20 +78,25 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         self.run(|| portable::float_dot::<F, R, T>(rows, x))
     }
 
-    /// One token's products with rows that follow each other: `out[r]` = row `r` · token 0.
-    fn int8_rows<F: BlockFormat>(self, rows: &[u8], x: &Rounded, out: &mut [f32]) {
-        let bytes = rows.len() / out.len().max(1);
-        for (row, out) in rows.chunks_exact(bytes.max(1)).zip(out) {
-            [[*out]] = self.int8_dot::<F, 1, 1>([row], x, 0);
-        }
+    /// One token's products with rows in several places: `out[r][s]` = row `r` of `rows[s]` ·
+    /// token 0. Each of `rows` holds as many rows as `out`, one behind the other.
+    fn int8_rows<F: BlockFormat>(
+        self,
+        rows: [&[u8]; STREAMS],
+        x: &Rounded,
+        out: &mut [[f32; STREAMS]],
+    ) {
+        each_row(rows, out, |row| self.int8_dot::<F, 1, 1>([row], x, 0)[0][0]);
     }
 
     /// The same for float weights and the token `x`.
-    fn float_rows<F: FloatFormat>(self, rows: &[u8], x: &[f32], out: &mut [f32]) {
-        let bytes = rows.len() / out.len().max(1);
-        for (row, out) in rows.chunks_exact(bytes.max(1)).zip(out) {
-            [[*out]] = self.float_dot::<F, 1, 1>([row], [x]);
-        }
+    fn float_rows<F: FloatFormat>(
+        self,
+        rows: [&[u8]; STREAMS],
+        x: &[f32],
+        out: &mut [[f32; STREAMS]],
+    ) {
+        each_row(rows, out, |row| self.float_dot::<F, 1, 1>([row], [x])[0][0]);
     }
 
     /// Unpacks blocks `first..first + n` of up to `ROWS` rows.
@@ -165,6 +174,21 @@ pub trait Cpu: Copy + Send + Sync + 'static {
                 *out = half::f16::from_f32_const(value).to_bits();
             }
         });
+    }
+}
+
+/// `out[r][s]` = `value` of row `r` of `rows[s]`.
+#[inline(always)]
+fn each_row(
+    rows: [&[u8]; STREAMS],
+    out: &mut [[f32; STREAMS]],
+    mut value: impl FnMut(&[u8]) -> f32,
+) {
+    let bytes = rows[0].len() / out.len().max(1);
+    for (r, out) in out.iter_mut().enumerate() {
+        for (rows, out) in rows.iter().zip(out) {
+            *out = value(&rows[r * bytes..][..bytes]);
+        }
     }
 }
 

@@ -4,10 +4,32 @@ use std::array::from_fn;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::super::kernels::Cpu;
 use super::super::kernels::format::{self, FloatKind, Kind};
+use super::super::kernels::{Cpu, STREAMS};
 use super::super::weights::{Matrix, blocks, f32_bytes, with_block};
-use super::{Activations, Method, Multiplier, PIECE, X, with_float, with_format};
+use super::{Activations, Method, Multiplier, X, with_float, with_format};
+
+/// Rows of each stream in a piece of work.
+pub(super) const PIECE: usize = 8;
+
+/// Rows of a matrix that are multiplied together, of each stream some: stream `s` goes through
+/// the matrix's `s`-th quarter.
+pub(super) type Piece = [Range<usize>; STREAMS];
+
+/// How many pieces `rows` make.
+pub(super) fn n_pieces(rows: usize) -> usize {
+    rows.div_ceil(STREAMS).div_ceil(PIECE)
+}
+
+/// Number `i` of the pieces of `rows`.
+pub(super) fn piece(rows: usize, i: usize) -> Piece {
+    let quarter = rows.div_ceil(STREAMS);
+    from_fn(|s| {
+        let end = rows.min((s + 1) * quarter);
+        let start = end.min(s * quarter + i * PIECE);
+        start..end.min(start + PIECE)
+    })
+}
 
 thread_local! {
     /// A widened row.
@@ -15,10 +37,47 @@ thread_local! {
 }
 
 impl Multiplier {
-    /// Rows `rows` of `matrix`, at most `PIECE`, times each of few tokens: calls
+    /// The rows of `piece` times each of few tokens: calls `put(token, stream, place, value)`.
+    #[inline]
+    pub(super) fn piece<C: Cpu>(
+        &self,
+        cpu: C,
+        matrix: &Matrix,
+        piece: &Piece,
+        x: X<'_>,
+        mut put: impl FnMut(usize, usize, usize, f32),
+    ) {
+        let method = self.arithmetic.method(matrix.encoding(), x.m);
+        // What all streams have is multiplied side by side.
+        let mut together = 0;
+        if x.m == 1 && matches!(method, Method::Block(_) | Method::Float(_)) {
+            together = piece.iter().map(Range::len).min().unwrap_or(0);
+            let out = &mut [[0.0; STREAMS]; PIECE][..together];
+            let rows = from_fn(|s| matrix.some_rows(piece[s].start..piece[s].start + together));
+            match method {
+                Method::Block(kind) => with_format!(kind, F => {
+                    cpu.int8_rows::<F>(rows, &self.rounded, out)
+                }),
+                Method::Float(kind) => with_float!(kind, F => {
+                    cpu.float_rows::<F>(rows, x.floats, out)
+                }),
+                _ => unreachable!("matched above"),
+            }
+            for (place, values) in out.iter().enumerate() {
+                values.iter().enumerate().for_each(|(s, v)| put(0, s, place, *v));
+            }
+        }
+        for (s, rows) in piece.iter().enumerate() {
+            let start = rows.start;
+            let rest = start + together..rows.end;
+            self.rows(cpu, matrix, rest, x, |t, row, value| put(t, s, row - start, value));
+        }
+    }
+
+    /// Rows `rows` of `matrix`, one after the other, times each of few tokens: calls
     /// `put(token, row, value)`.
     #[inline]
-    pub(super) fn rows<C: Cpu>(
+    fn rows<C: Cpu>(
         &self,
         cpu: C,
         matrix: &Matrix,
@@ -29,18 +88,6 @@ impl Multiplier {
         let k = matrix.columns();
         let X { floats: x, m, .. } = x;
         match self.arithmetic.method(matrix.encoding(), m) {
-            Method::Block(kind) if m == 1 => {
-                let out = &mut [0.0; PIECE][..rows.len()];
-                let bytes = matrix.some_rows(rows.clone());
-                with_format!(kind, F => cpu.int8_rows::<F>(bytes, &self.rounded, out));
-                rows.zip(out).for_each(|(r, v)| put(0, r, *v));
-            }
-            Method::Float(kind) if m == 1 => {
-                let out = &mut [0.0; PIECE][..rows.len()];
-                let bytes = matrix.some_rows(rows.clone());
-                with_float!(kind, F => cpu.float_rows::<F>(bytes, x, out));
-                rows.zip(out).for_each(|(r, v)| put(0, r, *v));
-            }
             Method::Block(kind) => with_format!(kind, F => {
                 for_tokens::<4>(m, |t, n| for r in rows.clone() {
                     let row = matrix.row(r);

@@ -6,6 +6,7 @@
 
 use std::arch::x86_64::*;
 
+use super::super::STREAMS;
 use super::super::activations::{BLOCK, GROUP, Int8Row};
 use super::super::tables::{scale_words, words};
 use super::{prefetch, reduce};
@@ -62,7 +63,7 @@ fn check<const R: usize, const T: usize>(
 }
 
 /// Generates two functions around `$sums`, which adds up `n` blocks of rows that were checked:
-/// products of some rows with some tokens, and of many rows that follow each other with one.
+/// products of some rows with some tokens, and of many rows in several places with one.
 macro_rules! products {
     ($dot:ident, $rows:ident, $sums:ident, $size:expr, $block:expr) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
@@ -77,15 +78,14 @@ macro_rules! products {
 
         /// See `Cpu::int8_rows`.
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-        pub fn $rows(rows: &[u8], x: Int8Row<'_>, out: &mut [f32]) {
-            let bytes = rows.len() / out.len().max(1);
-            let rows = rows.chunks_exact(bytes.max(1)).zip(out);
-            let mut n = None;
-            for (row, out) in rows {
-                // All rows have the length of the first.
-                let n = *n.get_or_insert_with(|| check(&[row], &[x], $size, $block));
-                // SAFETY: as above.
-                [[*out]] = unsafe { reduce(&$sums([row.as_ptr()], n, &[x])) };
+        pub fn $rows(rows: [&[u8]; STREAMS], x: Int8Row<'_>, out: &mut [[f32; STREAMS]]) {
+            let bytes = rows[0].len() / out.len().max(1);
+            assert!(rows.iter().all(|rows| rows.len() == bytes * out.len()));
+            let n = check(&rows.map(|rows| &rows[..bytes]), &[x], $size, $block);
+            for (r, out) in out.iter_mut().enumerate() {
+                let row = rows.map(|rows| rows[r * bytes..].as_ptr());
+                // SAFETY: as above; each stream's row `r` is inside its rows.
+                *out = unsafe { reduce(&$sums(row, n, &[x])) }.map(|[value]| value);
             }
         }
     };
