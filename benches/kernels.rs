@@ -19,7 +19,7 @@ use llm_bench::worker::candle::bench::{Attention, Kernels, Products};
 /// Larger than any last-level cache that this is meant for.
 const WEIGHTS: usize = 256 << 20;
 const COLUMNS: usize = 2048;
-const ROWS: usize = 16384;
+const ROWS: usize = 2048;
 /// What one timing of a decode product reads at least.
 const READ: usize = 3 * WEIGHTS;
 

@@ -16,7 +16,7 @@ use crate::worker::resident::bytes_in_memory;
 mod few;
 mod many;
 
-use few::{PIECE, n_pieces, piece};
+use few::{PIECE, Pieces};
 use many::Segment;
 
 /// From so many tokens on, rows are unpacked into panels; fewer are multiplied one by one.
@@ -224,13 +224,14 @@ impl Multiplier {
         let (this, m) = (self, x.m);
         with_cpu!(self.arithmetic.isa, cpu => {
             if m < MANY {
-                let pieces = parts.iter().map(|p| n_pieces(p.rows())).sum();
+                let pieces = parts.iter().map(|p| Pieces::of(p).count()).sum();
                 pool.run(pieces, 1, |range| for i in range {
                     let (mut i, mut first) = (i, 0);
                     for part in parts {
-                        let n = n_pieces(part.rows());
+                        let pieces = Pieces::of(part);
+                        let n = pieces.count();
                         if i < n {
-                            let piece = piece(part.rows(), i);
+                            let piece = pieces.piece(i);
                             this.piece(cpu, part, &piece, x, |t, stream, place, value| {
                                 out.put(t, first + piece[stream].start + place, &[value]);
                             });
@@ -315,9 +316,10 @@ impl Multiplier {
                 out.put(t, row, values);
             });
         }
-        pool.run(n_pieces(n), 1, |range| {
+        let pieces = Pieces::of(both[0]);
+        pool.run(pieces.count(), 1, |range| {
             for i in range {
-                let piece = piece(n, i);
+                let piece = pieces.piece(i);
                 let mut values = [[[[0.0f32; PIECE]; STREAMS]; 2]; MANY];
                 for (i, matrix) in both.into_iter().enumerate() {
                     self.piece(cpu, matrix, &piece, x, |t, stream, place, value| {

@@ -28,11 +28,12 @@ mod panels;
 pub struct Avx512(());
 
 impl Avx512 {
-    /// `Some` where the CPU has AVX-512 F, BW, VL, VNNI, F16C and FMA.
+    /// `Some` where the CPU has AVX-512 F, BW, DQ, VL and VNNI, F16C and FMA.
     pub fn detect() -> Option<Self> {
         let has = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("f16c")
             && is_x86_feature_detected!("fma");
@@ -59,7 +60,7 @@ impl Cpu for Avx512 {
 
     #[inline]
     fn run<R>(self, work: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
         fn with_features<R>(work: impl FnOnce() -> R) -> R {
             work()
         }
@@ -230,7 +231,7 @@ unsafe fn prefetch(p: *const u8) {
 macro_rules! float_kernel {
     ($name:ident, $rows:ident, $size:literal, $load:ident, $one:expr) => {
         /// See `Cpu::float_rows`.
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
         fn $rows(rows: [&[u8]; STREAMS], x: &[f32], out: &mut [[f32; STREAMS]]) {
             let bytes = x.len() * $size;
             assert!(rows.iter().all(|rows| rows.len() == bytes * out.len()));
@@ -240,7 +241,7 @@ macro_rules! float_kernel {
             }
         }
 
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
         fn $name<const R: usize, const T: usize>(
             rows: [&[u8]; R],
             x: [&[f32]; T],
@@ -321,10 +322,23 @@ unsafe fn load_bf16(p: *const u8) -> __m512 {
 #[inline(always)]
 unsafe fn reduce<const R: usize, const T: usize>(sums: &[[__m512; T]; R]) -> [[f32; T]; R] {
     let mut out = [[0.0; T]; R];
-    for r in 0..R {
-        for t in 0..T {
-            // SAFETY: the caller's promise.
-            out[r][t] = unsafe { _mm512_reduce_add_ps(sums[r][t]) };
+    let (fours, rest) = sums.as_flattened().as_chunks::<4>();
+    let (out_fours, out_rest) = out.as_flattened_mut().as_chunks_mut::<4>();
+    // SAFETY: the caller's promise; four floats are as long as a register.
+    unsafe {
+        for ([a, b, c, d], out) in fours.iter().zip(out_fours) {
+            // Twice pairs of neighbours; then each 128 bits hold a sum of each vector.
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(*a, *b), _mm512_unpackhi_ps(*a, *b));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(*c, *d), _mm512_unpackhi_ps(*c, *d));
+            let low = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
+            let high = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
+            let all = _mm512_add_ps(low, high);
+            let half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
+            let sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
+            _mm_storeu_ps(out.as_mut_ptr(), sums);
+        }
+        for (sum, out) in rest.iter().zip(out_rest) {
+            *out = _mm512_reduce_add_ps(*sum);
         }
     }
     out

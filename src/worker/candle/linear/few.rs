@@ -9,26 +9,43 @@ use super::super::kernels::{Cpu, STREAMS};
 use super::super::weights::{Matrix, blocks, f32_bytes, with_block};
 use super::{Activations, Method, Multiplier, X, with_float, with_format};
 
-/// Rows of each stream in a piece of work.
+/// Most rows of each stream in a piece of work, and the bytes of a stream from which it has fewer:
+/// a thread that finishes first waits for as much as another has just begun.
 pub(super) const PIECE: usize = 8;
+const PIECE_BYTES: usize = 5 << 10;
 
 /// Rows of a matrix that are multiplied together, of each stream some: stream `s` goes through
 /// the matrix's `s`-th quarter.
 pub(super) type Piece = [Range<usize>; STREAMS];
 
-/// How many pieces `rows` make.
-pub(super) fn n_pieces(rows: usize) -> usize {
-    rows.div_ceil(STREAMS).div_ceil(PIECE)
+/// A matrix cut into pieces.
+#[derive(Clone, Copy)]
+pub(super) struct Pieces {
+    rows: usize,
+    /// Rows of each stream in a piece.
+    step: usize,
 }
 
-/// Number `i` of the pieces of `rows`.
-pub(super) fn piece(rows: usize, i: usize) -> Piece {
-    let quarter = rows.div_ceil(STREAMS);
-    from_fn(|s| {
-        let end = rows.min((s + 1) * quarter);
-        let start = end.min(s * quarter + i * PIECE);
-        start..end.min(start + PIECE)
-    })
+impl Pieces {
+    pub fn of(matrix: &Matrix) -> Self {
+        let rows = matrix.rows();
+        let step = PIECE_BYTES / (matrix.bytes() / rows.max(1)).max(1);
+        Self { rows, step: step.clamp(1, PIECE) }
+    }
+
+    pub fn count(self) -> usize {
+        self.rows.div_ceil(STREAMS).div_ceil(self.step)
+    }
+
+    /// Number `i`.
+    pub fn piece(self, i: usize) -> Piece {
+        let quarter = self.rows.div_ceil(STREAMS);
+        from_fn(|s| {
+            let end = self.rows.min((s + 1) * quarter);
+            let start = end.min(s * quarter + i * self.step);
+            start..end.min(start + self.step)
+        })
+    }
 }
 
 thread_local! {
@@ -67,7 +84,7 @@ impl Multiplier {
                 values.iter().enumerate().for_each(|(s, v)| put(0, s, place, *v));
             }
         }
-        for (s, rows) in piece.iter().enumerate() {
+        for (s, rows) in piece.iter().enumerate().filter(|(_, rows)| rows.len() > together) {
             let start = rows.start;
             let rest = start + together..rows.end;
             self.rows(cpu, matrix, rest, x, |t, row, value| put(t, s, row - start, value));

@@ -66,7 +66,7 @@ fn check<const R: usize, const T: usize>(
 /// products of some rows with some tokens, and of many rows in several places with one.
 macro_rules! products {
     ($dot:ident, $rows:ident, $sums:ident, $size:expr, $block:expr) => {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
         pub fn $dot<const R: usize, const T: usize>(
             rows: [&[u8]; R],
             x: [Int8Row<'_>; T],
@@ -77,7 +77,7 @@ macro_rules! products {
         }
 
         /// See `Cpu::int8_rows`.
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
         pub fn $rows(rows: [&[u8]; STREAMS], x: Int8Row<'_>, out: &mut [[f32; STREAMS]]) {
             let bytes = rows[0].len() / out.len().max(1);
             assert!(rows.iter().all(|rows| rows.len() == bytes * out.len()));

@@ -19,7 +19,7 @@ const WIDTH: usize = ROWS / LANES;
 // ---- activations ----
 
 /// See `Cpu::round`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 pub fn round(x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) {
     let blocks = x.as_chunks::<BLOCK>().0.iter().zip(bytes.as_chunks_mut::<BLOCK>().0);
     for ((x, bytes), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums)) {
@@ -47,7 +47,7 @@ pub fn round(x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 
 // ---- products ----
 
 /// See `Cpu::int8_tiles`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 pub fn int8_tiles<F: BlockFormat>(
     panel: &Int8Panel,
     first: usize,
@@ -69,7 +69,7 @@ pub fn int8_tiles<F: BlockFormat>(
 }
 
 /// `out[i] +=` panel · token `t + i`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 #[inline]
 fn int8_tile<F: BlockFormat, const T: usize>(
     panel: &Int8Panel,
@@ -149,7 +149,7 @@ fn int8_tile<F: BlockFormat, const T: usize>(
 }
 
 /// See `Cpu::float_tiles`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 pub fn float_tiles(
     panel: &FloatPanel,
     first: usize,
@@ -173,7 +173,7 @@ pub fn float_tiles(
 }
 
 /// `out[t] +=` the panel's first `n` columns · `x[t]`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 #[inline]
 fn float_tile<const T: usize>(
     panel: &FloatPanel,
@@ -209,7 +209,7 @@ fn float_tile<const T: usize>(
 // ---- packing ----
 
 /// See `Cpu::pack_int8`: groups of four blocks and 16 rows at a time, the rest in plain code.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 pub fn pack_int8<F: BlockFormat>(panel: &mut Int8Panel, rows: &[&[u8]], first: usize, n: usize) {
     assert!(n <= BLOCKS && rows.len() <= ROWS);
     // A block that is begun is read whole.
@@ -229,7 +229,7 @@ pub fn pack_int8<F: BlockFormat>(panel: &mut Int8Panel, rows: &[&[u8]], first: u
 }
 
 /// Unpacks group `g` of 16 rows into lanes `16v..` of slots `slot..slot + 4`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 #[inline]
 fn pack_group<F: BlockFormat>(
     panel: &mut Int8Panel,
@@ -304,7 +304,7 @@ fn pack_group<F: BlockFormat>(
 }
 
 /// See `Cpu::pack_float`: 16 columns of 16 rows at a time, the rest in plain code.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 pub fn pack_float<F: FloatFormat>(panel: &mut FloatPanel, rows: &[&[u8]], first: usize, n: usize) {
     assert!(n <= COLUMNS && rows.len() <= ROWS);
     assert!(rows.iter().all(|row| row.len() >= (first + n) * F::SIZE));
