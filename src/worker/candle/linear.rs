@@ -7,6 +7,7 @@ use super::attention::KvType;
 use super::kernels::activations::{Int8Batch, Rounded};
 use super::kernels::format::{BLOCK, FloatKind, Kind};
 use super::kernels::panel::{Int8Rows, ROWS};
+use super::kernels::tiles::TileTokens;
 use super::kernels::{Cpu, Isa, STREAMS, with_cpu};
 use super::math::silu_times;
 use super::pool::{Pool, Scatter};
@@ -15,6 +16,7 @@ use crate::worker::resident::bytes_in_memory;
 
 mod few;
 mod many;
+mod tiled;
 
 use few::{PIECE, Pieces};
 use many::Segment;
@@ -144,6 +146,9 @@ pub struct Multiplier {
     /// Between the gated products and `down`: rounded, or where that takes floats.
     inner_int8: Int8Rows,
     inner: Vec<f32>,
+    /// Activations in tiles, and those between the gated products and `down`.
+    tiles: TileTokens,
+    inner_tiles: TileTokens,
     q8_0: Vec<BlockQ8_0>,
     q8_1: Vec<BlockQ8_1>,
     q8k: Vec<BlockQ8K>,
@@ -168,6 +173,8 @@ impl Multiplier {
             rounded: Rounded { groups: Int8Batch::default(), rows: Int8Rows::default() },
             inner_int8: Int8Rows::default(),
             inner: Vec::new(),
+            tiles: TileTokens::default(),
+            inner_tiles: TileTokens::default(),
             q8_0: Vec::new(),
             q8_1: Vec::new(),
             q8k: Vec::new(),
@@ -180,6 +187,8 @@ impl Multiplier {
             + self.rounded.rows.bytes()
             + self.inner_int8.bytes()
             + size_of_val(&self.inner[..])
+            + self.tiles.bytes()
+            + self.inner_tiles.bytes()
             + size_of_val(&self.q8_0[..])
             + size_of_val(&self.q8_1[..])
             + size_of_val(&self.q8k[..])
@@ -192,6 +201,8 @@ impl Multiplier {
                 + self.rounded.rows.bytes_in_memory()?
                 + self.inner_int8.bytes_in_memory()?
                 + bytes_in_memory(&self.inner)?
+                + self.tiles.bytes_in_memory()?
+                + self.inner_tiles.bytes_in_memory()?
                 + bytes_in_memory(&self.q8_0)?
                 + bytes_in_memory(&self.q8_1)?
                 + bytes_in_memory(&self.q8k)?,
@@ -213,6 +224,15 @@ impl Multiplier {
         let rows: usize = parts.iter().map(|p| p.rows()).sum();
         assert!(parts.iter().all(|p| p.columns() == k));
         assert_eq!((x.len(), out.len()), (m * k, m * rows));
+        if let Some(pairs) = self.tiled(parts, m) {
+            let mut tiles = std::mem::take(&mut self.tiles);
+            with_cpu!(self.arithmetic.isa, cpu => {
+                Self::tile(cpu, pool, x, k, pairs, &mut tiles);
+                self.tiled_product(cpu, pool, parts, &tiles, m, pairs, out, add);
+            });
+            self.tiles = tiles;
+            return;
+        }
         self.round(pool, parts, x, k, m);
         self.product(pool, parts, X { floats: x, int8: &self.rounded.rows, m }, out, add);
     }
@@ -276,8 +296,19 @@ impl Multiplier {
         let m = x.len() / k;
         assert_eq!((up.columns(), up.rows(), down.columns()), (k, n, n));
         assert_eq!((x.len(), out.len()), (m * k, m * down.rows()));
-        self.round(pool, &[gate, up], x, k, m);
         let both = [gate, up];
+        if let (Some(pairs), Some(inner_pairs)) = (self.tiled(&both, m), self.tiled(&[down], m)) {
+            let (mut tiles, mut inner) =
+                (std::mem::take(&mut self.tiles), std::mem::take(&mut self.inner_tiles));
+            with_cpu!(self.arithmetic.isa, cpu => {
+                Self::tile(cpu, pool, x, k, pairs, &mut tiles);
+                self.tiled_gated(cpu, pool, both, &tiles, m, pairs, &mut inner, inner_pairs);
+                self.tiled_product(cpu, pool, &[down], &inner, m, inner_pairs, out, true);
+            });
+            (self.tiles, self.inner_tiles) = (tiles, inner);
+            return;
+        }
+        self.round(pool, &both, x, k, m);
         let rounded = matches!(self.arithmetic.method(down.encoding(), m), Method::Block(_));
         if m >= MANY && rounded {
             let mut inner = std::mem::take(&mut self.inner_int8);

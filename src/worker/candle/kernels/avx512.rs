@@ -17,17 +17,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::activations::{Int8Row, Rounded};
 use super::format::{BlockFormat, FloatFormat, FloatKind, Kind};
 use super::panel::{FloatPanel, Int8Panel, Int8Rows, ROWS};
-use super::{Cpu, SPAN, STREAMS};
+use super::tiles::{DEPTH, PartPairs, Sums, Tile, TilePanel, TileTokens};
+use super::{Cpu, SPAN, STREAMS, tiles as reference};
 
 mod attention;
 mod blocks;
 mod panels;
+mod tiles;
 
-/// Proof that this CPU has what the kernels use.
+/// Proof that this CPU has what the kernels use; with `TILES`, AMX's tiles of bfloat16 too.
 #[derive(Debug, Clone, Copy)]
-pub struct Avx512(());
+pub struct Avx512<const TILES: bool>(());
 
-impl Avx512 {
+impl<const TILES: bool> Avx512<TILES> {
     /// `Some` where the CPU has AVX-512 F, BW, DQ, VL and VNNI, F16C and FMA.
     pub fn detect() -> Option<Self> {
         let has = is_x86_feature_detected!("avx512f")
@@ -36,7 +38,8 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("f16c")
-            && is_x86_feature_detected!("fma");
+            && is_x86_feature_detected!("fma")
+            && (!TILES || tiles::detect());
         choose_prefetch();
         has.then_some(Self(()))
     }
@@ -50,12 +53,13 @@ macro_rules! call {
     };
 }
 
-impl Cpu for Avx512 {
+impl<const TILES: bool> Cpu for Avx512<TILES> {
     const FMA: bool = true;
     const GROUPED: bool = true;
+    const TILED: bool = TILES;
 
     fn name(self) -> &'static str {
-        "avx512vnni"
+        if TILES { "amx-bf16" } else { "avx512vnni" }
     }
 
     #[inline]
@@ -169,6 +173,68 @@ impl Cpu for Avx512 {
         out: &mut [[f32; ROWS]],
     ) {
         call!(panels::float_tiles, panel, first, n, x, k, out)
+    }
+
+    fn pack_tiles<F: BlockFormat>(
+        self,
+        panel: &mut TilePanel,
+        lane: usize,
+        rows: &[&[u8]],
+        first: usize,
+        n: usize,
+    ) {
+        if TILES {
+            call!(tiles::pack::<F>, panel, lane, rows, first, n)
+        } else {
+            reference::pack::<F>(panel, lane, rows, first, n)
+        }
+    }
+
+    fn pack_float_tiles<F: FloatFormat>(
+        self,
+        panel: &mut TilePanel,
+        lane: usize,
+        rows: &[&[u8]],
+        first: usize,
+        n: usize,
+    ) {
+        if TILES {
+            call!(tiles::pack_float::<F>, panel, lane, rows, first, n)
+        } else {
+            reference::pack_float::<F>(panel, lane, rows, first, n)
+        }
+    }
+
+    fn tile_tokens(self, x: &[f32], k: usize, parts: [&mut [Tile]; 2]) {
+        if TILES {
+            call!(tiles::tile_tokens, x, k, parts)
+        } else {
+            reference::tile_tokens(x, k, parts)
+        }
+    }
+
+    fn tile_rows(self, sums: &Sums, parts: [&mut [[u16; DEPTH]]; 2]) {
+        if TILES { call!(tiles::tile_rows, sums, parts) } else { reference::tile_rows(sums, parts) }
+    }
+
+    fn multiply_tiles(
+        self,
+        panel: &TilePanel,
+        n: usize,
+        x: &TileTokens,
+        first: usize,
+        pairs: PartPairs,
+        sums: &mut [[Sums; 2]],
+    ) {
+        if TILES {
+            call!(tiles::multiply, panel, n, x, first, pairs, sums)
+        } else {
+            reference::multiply(panel, n, x, first, pairs, sums)
+        }
+    }
+
+    fn transposed(self, sums: &Sums) -> Sums {
+        if TILES { call!(tiles::transposed, sums) } else { reference::transposed(sums) }
     }
 
     fn scores<const Q: usize>(self, keys: &[f32], queries: [&[f32]; Q]) -> [[f32; SPAN]; Q] {

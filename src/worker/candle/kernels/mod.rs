@@ -5,7 +5,8 @@
 //!
 //! One token (decoding) is a matter of memory: `int8_dot` and `float_dot` read the stored blocks
 //! as they come. Many tokens (prefill) are a matter of arithmetic: `panel` unpacks 64 rows once,
-//! and the `*_tiles` multiply them with all tokens.
+//! and the `*_tiles` multiply them with all tokens; where the processor multiplies whole tiles of
+//! bfloat16, `tiles` takes their place.
 
 pub mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -21,10 +22,12 @@ pub mod portable;
 mod tables;
 #[cfg(test)]
 mod tests;
+pub mod tiles;
 
 use activations::Rounded;
 use format::{BLOCK, BlockFormat, FloatFormat};
 use panel::{FloatPanel, Int8Panel, Int8Rows, ROWS, round_block};
+use tiles::{DEPTH, PartPairs, Sums, Tile, TilePanel, TileTokens};
 
 /// Positions whose keys the cache interleaves: one vector register of scores.
 pub const SPAN: usize = 16;
@@ -40,6 +43,9 @@ pub trait Cpu: Copy + Send + Sync + 'static {
 
     /// Whether `int8_dot` reads the activations' interleaved form.
     const GROUPED: bool = false;
+
+    /// Whether many tokens are multiplied in tiles of bfloat16.
+    const TILED: bool = false;
 
     /// As `llm-bench` names it.
     fn name(self) -> &'static str;
@@ -148,6 +154,61 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         self.run(|| portable::float_tiles(panel, first, n, x, k, out));
     }
 
+    /// Unpacks blocks `first..first + n` of `rows` into rows `lane..` of a tile panel, rounded to
+    /// bfloat16.
+    fn pack_tiles<F: BlockFormat>(
+        self,
+        panel: &mut TilePanel,
+        lane: usize,
+        rows: &[&[u8]],
+        first: usize,
+        n: usize,
+    ) {
+        self.run(|| tiles::pack::<F>(panel, lane, rows, first, n));
+    }
+
+    /// The same for columns `first..first + n` of float rows: f16 in two parts, others rounded.
+    fn pack_float_tiles<F: FloatFormat>(
+        self,
+        panel: &mut TilePanel,
+        lane: usize,
+        rows: &[&[u8]],
+        first: usize,
+        n: usize,
+    ) {
+        self.run(|| tiles::pack_float::<F>(panel, lane, rows, first, n));
+    }
+
+    /// Up to 16 rows of `k` activations as tiles; in two parts if there is a second one.
+    fn tile_tokens(self, x: &[f32], k: usize, parts: [&mut [Tile]; 2]) {
+        self.run(|| tiles::tile_tokens(x, k, parts));
+    }
+
+    /// 16 rows of products as activations, for a matrix whose columns those rows are: eight rows
+    /// of a tile for 16 tokens; in two parts if there is a second one.
+    fn tile_rows(self, sums: &Sums, parts: [&mut [[u16; DEPTH]]; 2]) {
+        self.run(|| tiles::tile_rows(sums, parts));
+    }
+
+    /// `sums[b][h] +=` rows `16h..` of the panel · tokens `16b..`, over the panel's first `n` tiles,
+    /// which are those from `first` on in the tokens' rows.
+    fn multiply_tiles(
+        self,
+        panel: &TilePanel,
+        n: usize,
+        x: &TileTokens,
+        first: usize,
+        pairs: PartPairs,
+        sums: &mut [[Sums; 2]],
+    ) {
+        self.run(|| tiles::multiply(panel, n, x, first, pairs, sums));
+    }
+
+    /// Products as `[token][row]`.
+    fn transposed(self, sums: &Sums) -> Sums {
+        self.run(|| tiles::transposed(sums))
+    }
+
     /// `out[i]` = scores of query `i` and the 16 keys of a span: `keys` is `[head_dim, 16]`.
     fn scores<const Q: usize>(self, keys: &[f32], queries: [&[f32]; Q]) -> [[f32; SPAN]; Q] {
         self.run(|| portable::scores::<Self, Q>(keys, queries))
@@ -201,7 +262,9 @@ pub enum Isa {
     #[cfg(target_arch = "x86_64")]
     AvxVnni(avx2::Avx2<true>),
     #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
+    Avx512(avx512::Avx512<false>),
+    #[cfg(target_arch = "x86_64")]
+    Amx(avx512::Avx512<true>),
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Neon<false>),
     #[cfg(target_arch = "aarch64")]
@@ -220,6 +283,8 @@ macro_rules! with_cpu {
             Isa::AvxVnni($cpu) => $body,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512($cpu) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx($cpu) => $body,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon($cpu) => $body,
             #[cfg(target_arch = "aarch64")]
@@ -238,6 +303,8 @@ impl Isa {
     /// All that this CPU has, the best first; the last one runs anywhere.
     pub fn all() -> Vec<Self> {
         let found = [
+            #[cfg(target_arch = "x86_64")]
+            avx512::Avx512::detect().map(Self::Amx),
             #[cfg(target_arch = "x86_64")]
             avx512::Avx512::detect().map(Self::Avx512),
             #[cfg(target_arch = "x86_64")]
@@ -264,5 +331,13 @@ impl Isa {
     /// As `llm-bench` names it.
     pub fn name(self) -> &'static str {
         with_cpu!(self, cpu => cpu.name())
+    }
+
+    /// See `Cpu::TILED`.
+    pub fn is_tiled(self) -> bool {
+        fn tiled<C: Cpu>(_: C) -> bool {
+            C::TILED
+        }
+        with_cpu!(self, cpu => tiled(cpu))
     }
 }

@@ -337,7 +337,7 @@ pub fn pack_float<F: FloatFormat>(panel: &mut FloatPanel, rows: &[&[u8]], first:
 /// Lane `c` of register `r` becomes lane `r` of register `c`.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn transpose(rows: [__m512i; LANES]) -> [__m512i; LANES] {
+pub fn transpose(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     // Pairs of rows, then quadruples: t[4q + c] has, in each 128 bits `p`, rows 4q.. of column
     // 4p + c.
     let mut t = rows;

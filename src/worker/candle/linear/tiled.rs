@@ -1,0 +1,266 @@
+//! Products with many tokens in tiles of bfloat16: 32 rows at a time are unpacked into a panel.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::super::kernels::Cpu;
+use super::super::kernels::format::{self, FloatKind, Kind};
+use super::super::kernels::tiles::{
+    DEPTH, PartPairs, ROUNDED, ROWS, SIDE, SPLIT_BOTH, SPLIT_TOKENS, STEPS, Sums, TilePanel,
+    TileTokens,
+};
+use super::super::math::silu_times;
+use super::super::pool::{Pool, Scatter};
+use super::super::weights::{Matrix, f32_bytes};
+use super::{MANY, Method, Multiplier, Output, with_float, with_format};
+
+/// A thread's buffers.
+struct Scratch {
+    panel: Box<TilePanel>,
+    /// `[tokens / 16][rows / 16]`.
+    sums: Vec<[Sums; 2]>,
+    /// `[rows, STEPS * DEPTH]`.
+    wide: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        panel: TilePanel::new(),
+        sums: Vec::new(),
+        wide: Vec::new(),
+    });
+}
+
+impl Multiplier {
+    /// How `matrices` times `m` tokens is multiplied in tiles; `None` where it is not.
+    pub(super) fn tiled(&self, matrices: &[&Matrix], m: usize) -> Option<PartPairs> {
+        if m < MANY || self.arithmetic.plain_f32 || !self.arithmetic.isa.is_tiled() {
+            return None;
+        }
+        let pairs = |matrix: &Matrix| match self.arithmetic.method(matrix.encoding(), m) {
+            Method::Block(_) | Method::Widen | Method::Candle(_) => Some(ROUNDED),
+            Method::Float(FloatKind::Bf16) => Some(SPLIT_TOKENS),
+            Method::Float(FloatKind::F16) => Some(SPLIT_BOTH),
+            // Two parts do not hold all of it.
+            Method::Float(FloatKind::F32) => None,
+        };
+        let first = pairs(matrices[0])?;
+        matrices.iter().all(|m| pairs(m) == Some(first)).then_some(first)
+    }
+
+    /// `x` (`[m, k]`) in tiles.
+    pub(super) fn tile<C: Cpu>(
+        cpu: C,
+        pool: &mut Pool,
+        x: &[f32],
+        k: usize,
+        pairs: PartPairs,
+        out: &mut TileTokens,
+    ) {
+        let m = x.len() / k;
+        out.reserve(m, k, pairs);
+        let steps = out.steps();
+        let parts = out.parts().map(Scatter::new);
+        let n_parts = parts_of(pairs);
+        pool.run(m.div_ceil(SIDE), 1, |blocks| {
+            for block in blocks {
+                let x = &x[block * SIDE * k..m.min((block + 1) * SIDE) * k];
+                let mut part = 0;
+                cpu.tile_tokens(
+                    x,
+                    k,
+                    parts.each_ref().map(|tiles| {
+                        let n = if part < n_parts { steps } else { 0 };
+                        part += 1;
+                        // SAFETY: each piece of work has its own tokens.
+                        unsafe { tiles.get(block * n..(block + 1) * n) }
+                    }),
+                );
+            }
+        });
+    }
+
+    /// `Multiplier::multiply` of tokens in tiles.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn tiled_product<C: Cpu>(
+        &self,
+        cpu: C,
+        pool: &mut Pool,
+        parts: &[&Matrix],
+        x: &TileTokens,
+        m: usize,
+        pairs: PartPairs,
+        out: &mut [f32],
+        add: bool,
+    ) {
+        let rows: usize = parts.iter().map(|p| p.rows()).sum();
+        let out = Output { values: Scatter::new(out), stride: rows, add };
+        let panels: usize = parts.iter().map(|p| p.rows().div_ceil(ROWS)).sum();
+        pool.run(panels, 1, |range| {
+            for panel in range {
+                let (mut panel, mut first) = (panel, 0);
+                for part in parts {
+                    let n = part.rows().div_ceil(ROWS);
+                    if panel < n {
+                        let rows = panel * ROWS..part.rows().min((panel + 1) * ROWS);
+                        let column = first + rows.start;
+                        self.tiled_panel(cpu, &[(part, rows.clone())], x, m, pairs, |sums| {
+                            put(cpu, sums, m, rows.len(), |t, at, values| {
+                                out.put(t, column + at, values);
+                            });
+                        });
+                        break;
+                    }
+                    (panel, first) = (panel - n, first + part.rows());
+                }
+            }
+        });
+    }
+
+    /// `inner[t] = silu(gate · x[t]) · (up · x[t])` in tiles with the parts of `inner_pairs`.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn tiled_gated<C: Cpu>(
+        &self,
+        cpu: C,
+        pool: &mut Pool,
+        [gate, up]: [&Matrix; 2],
+        x: &TileTokens,
+        m: usize,
+        pairs: PartPairs,
+        inner: &mut TileTokens,
+        inner_pairs: PartPairs,
+    ) {
+        let n = gate.rows();
+        inner.reserve(m, n, inner_pairs);
+        let (steps, n_parts) = (inner.steps(), parts_of(inner_pairs));
+        let parts = inner.parts().map(Scatter::new);
+        // A piece of work fills whole tiles: two panels, each of 16 rows of both matrices.
+        pool.run(steps, 1, |range| {
+            for (step, half) in range.flat_map(|step| [(step, 0), (step, 1)]) {
+                let first = step * DEPTH + half * SIDE;
+                let rows = first.min(n)..n.min(first + SIDE);
+                if rows.is_empty() {
+                    continue;
+                }
+                let segments = [(gate, rows.clone()), (up, rows.clone())];
+                self.tiled_panel(cpu, &segments, x, m, pairs, |sums| {
+                    for (block, [gate, up]) in sums.iter().enumerate() {
+                        let mut gated = Sums::ZERO;
+                        let (gate, up) = (gate.0.as_flattened(), up.0.as_flattened());
+                        silu_times(cpu, gate, up, gated.0.as_flattened_mut());
+                        gated.0[rows.len()..].fill([0.0; SIDE]);
+                        let at = block * steps + step;
+                        let mut part = 0;
+                        let halves = parts.each_ref().map(|tiles| {
+                            let n = if part < n_parts { 1 } else { 0 };
+                            part += 1;
+                            // SAFETY: each piece of work has its own step.
+                            let tile = unsafe { tiles.get(at * n..(at + 1) * n) };
+                            let half = SIDE / 2 * half..SIDE / 2 * (half + 1);
+                            tile.first_mut().map_or(&mut [][..], |tile| &mut tile.0[half])
+                        });
+                        cpu.tile_rows(&gated, halves);
+                    }
+                });
+            }
+        });
+    }
+
+    /// Calls `done` with the products of all tokens with the rows of one or two segments; the
+    /// second one begins with the panel's 16th row.
+    fn tiled_panel<C: Cpu>(
+        &self,
+        cpu: C,
+        segments: &[(&Matrix, Range<usize>)],
+        x: &TileTokens,
+        m: usize,
+        pairs: PartPairs,
+        done: impl FnOnce(&[[Sums; 2]]),
+    ) {
+        let n_blocks = m.div_ceil(SIDE);
+        // Of two parts, half as many columns stay in the first cache.
+        let most = if pairs.iter().any(|&(w, _)| w == 1) { STEPS / 2 } else { STEPS };
+        SCRATCH.with_borrow_mut(|Scratch { panel, sums, wide }| {
+            if sums.len() < n_blocks {
+                sums.resize(n_blocks, [Sums::ZERO; 2]);
+            }
+            let sums = &mut sums[..n_blocks];
+            sums.fill([Sums::ZERO; 2]);
+            for first in (0..x.steps()).step_by(most) {
+                let n = most.min(x.steps() - first);
+                for (i, (matrix, rows)) in segments.iter().enumerate() {
+                    self.pack_tiles(cpu, panel, i * SIDE, matrix, rows.clone(), first, n, wide);
+                }
+                cpu.multiply_tiles(panel, n, x, first, pairs, sums);
+            }
+            cpu.run(|| done(sums));
+        });
+    }
+
+    /// Unpacks tiles `first..first + n` of `rows` into rows `lane..` of the panel.
+    #[allow(clippy::too_many_arguments)]
+    fn pack_tiles<C: Cpu>(
+        &self,
+        cpu: C,
+        panel: &mut TilePanel,
+        lane: usize,
+        matrix: &Matrix,
+        rows: Range<usize>,
+        first: usize,
+        n: usize,
+        wide: &mut Vec<f32>,
+    ) {
+        let start = first * DEPTH;
+        let columns = (n * DEPTH).min(matrix.columns() - start);
+        let mut stored: [&[u8]; ROWS] = [&[]; ROWS];
+        let n_rows = rows.len();
+        for (slot, r) in stored.iter_mut().zip(rows.clone()) {
+            *slot = matrix.row(r);
+        }
+        match self.arithmetic.method(matrix.encoding(), MANY) {
+            Method::Block(kind) => with_format!(kind, F => {
+                cpu.pack_tiles::<F>(panel, lane, &stored[..n_rows], first, n);
+            }),
+            Method::Float(kind) => with_float!(kind, F => {
+                cpu.pack_float_tiles::<F>(panel, lane, &stored[..n_rows], start, columns);
+            }),
+            Method::Widen | Method::Candle(_) => {
+                const WIDTH: usize = STEPS * DEPTH;
+                wide.resize(ROWS * WIDTH, 0.0);
+                for (r, wide) in rows.zip(wide.chunks_exact_mut(WIDTH)) {
+                    matrix.dequantize_columns(r, start, &mut wide[..columns]);
+                }
+                for (slot, wide) in stored.iter_mut().zip(wide.chunks_exact(WIDTH)) {
+                    *slot = f32_bytes(&wide[..columns]);
+                }
+                let stored = &stored[..n_rows];
+                cpu.pack_float_tiles::<format::F32>(panel, lane, stored, 0, columns);
+            }
+        }
+    }
+}
+
+/// In how many parts the tokens of `pairs` are.
+fn parts_of(pairs: PartPairs) -> usize {
+    pairs.iter().map(|&(_, x)| x + 1).max().unwrap_or(1)
+}
+
+/// Calls `each(token, first of its rows, products)`.
+#[inline(always)]
+fn put<C: Cpu>(
+    cpu: C,
+    sums: &[[Sums; 2]],
+    m: usize,
+    n_rows: usize,
+    mut each: impl FnMut(usize, usize, &[f32]),
+) {
+    for (block, halves) in sums.iter().enumerate() {
+        for (half, sums) in halves.iter().enumerate().take(n_rows.div_ceil(SIDE)) {
+            let values = cpu.transposed(sums);
+            let n = SIDE.min(n_rows - half * SIDE);
+            for (i, values) in values.0.iter().enumerate().take(m - block * SIDE) {
+                each(block * SIDE + i, half * SIDE, &values[..n]);
+            }
+        }
+    }
+}
