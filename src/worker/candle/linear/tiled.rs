@@ -95,23 +95,28 @@ impl Multiplier {
     ) {
         let rows: usize = parts.iter().map(|p| p.rows()).sum();
         let out = Output { values: Scatter::new(out), stride: rows, add };
-        let panels: usize = parts.iter().map(|p| p.rows().div_ceil(ROWS)).sum();
-        pool.run(panels, 1, |range| {
-            for panel in range {
-                let (mut panel, mut first) = (panel, 0);
+        let strip = strip_rows(parts[0].columns(), rows, pool.threads());
+        let strips: usize = parts.iter().map(|p| p.rows().div_ceil(strip)).sum();
+        pool.run(strips, 1, |range| {
+            for i in range {
+                let (mut i, mut first) = (i, 0);
                 for part in parts {
-                    let n = part.rows().div_ceil(ROWS);
-                    if panel < n {
-                        let rows = panel * ROWS..part.rows().min((panel + 1) * ROWS);
-                        let column = first + rows.start;
-                        self.tiled_panel(cpu, &[(part, rows.clone())], x, m, pairs, |sums| {
+                    let n = part.rows().div_ceil(strip);
+                    if i < n {
+                        let rows = i * strip..part.rows().min((i + 1) * strip);
+                        let panels = rows
+                            .step_by(ROWS)
+                            .map(|r| [Some((*part, r..part.rows().min(r + ROWS))), None]);
+                        let panels: Vec<Panel<'_>> = panels.collect();
+                        self.tiled_strip(cpu, &panels, x, m, pairs, |panel, sums| {
+                            let rows = panels[panel][0].as_ref().expect("one segment").1.clone();
                             put(cpu, sums, m, rows.len(), |t, at, values| {
-                                out.put(t, column + at, values);
+                                out.put(t, first + rows.start + at, values);
                             });
                         });
                         break;
                     }
-                    (panel, first) = (panel - n, first + part.rows());
+                    (i, first) = (i - n, first + part.rows());
                 }
             }
         });
@@ -134,16 +139,20 @@ impl Multiplier {
         inner.reserve(m, n, inner_pairs);
         let (steps, n_parts) = (inner.steps(), parts_of(inner_pairs));
         let parts = inner.parts().map(Scatter::new);
-        // A piece of work fills whole tiles: two panels, each of 16 rows of both matrices.
-        pool.run(steps, 1, |range| {
-            for (step, half) in range.flat_map(|step| [(step, 0), (step, 1)]) {
-                let first = step * DEPTH + half * SIDE;
-                let rows = first.min(n)..n.min(first + SIDE);
-                if rows.is_empty() {
-                    continue;
-                }
-                let segments = [(gate, rows.clone()), (up, rows.clone())];
-                self.tiled_panel(cpu, &segments, x, m, pairs, |sums| {
+        let strip = strip_rows(gate.columns(), 2 * n, pool.threads()) / 2;
+        // A piece of work fills whole tiles: for each, two panels of 16 rows of both matrices.
+        let tiles_each = strip.div_ceil(DEPTH);
+        pool.run(steps.div_ceil(tiles_each), 1, |range| {
+            for i in range {
+                let rows = i * tiles_each * DEPTH..n.min((i + 1) * tiles_each * DEPTH);
+                let panels = rows.step_by(SIDE).map(|r| {
+                    let rows = r..n.min(r + SIDE);
+                    [Some((gate, rows.clone())), Some((up, rows))]
+                });
+                let panels: Vec<Panel<'_>> = panels.collect();
+                self.tiled_strip(cpu, &panels, x, m, pairs, |panel, sums| {
+                    let rows = &panels[panel][0].as_ref().expect("two segments").1;
+                    let (step, half) = (rows.start / DEPTH, rows.start / SIDE % 2);
                     for (block, [gate, up]) in sums.iter().enumerate() {
                         let mut gated = Sums::ZERO;
                         let (gate, up) = (gate.0.as_flattened(), up.0.as_flattened());
@@ -154,7 +163,7 @@ impl Multiplier {
                         let halves = parts.each_ref().map(|tiles| {
                             let n = if part < n_parts { 1 } else { 0 };
                             part += 1;
-                            // SAFETY: each piece of work has its own step.
+                            // SAFETY: each piece of work has its own steps.
                             let tile = unsafe { tiles.get(at * n..(at + 1) * n) };
                             let half = SIDE / 2 * half..SIDE / 2 * (half + 1);
                             tile.first_mut().map_or(&mut [][..], |tile| &mut tile.0[half])
@@ -166,34 +175,42 @@ impl Multiplier {
         });
     }
 
-    /// Calls `done` with the products of all tokens with the rows of one or two segments; the
-    /// second one begins with the panel's 16th row.
-    fn tiled_panel<C: Cpu>(
+    /// Calls `done(panel, products)` with the products of all tokens with each panel's rows. Goes
+    /// through all panels with some columns, then with the next, so that the tokens' part stays in
+    /// the second cache.
+    fn tiled_strip<C: Cpu>(
         &self,
         cpu: C,
-        segments: &[(&Matrix, Range<usize>)],
+        panels: &[Panel<'_>],
         x: &TileTokens,
         m: usize,
         pairs: PartPairs,
-        done: impl FnOnce(&[[Sums; 2]]),
+        mut done: impl FnMut(usize, &[[Sums; 2]]),
     ) {
         let n_blocks = m.div_ceil(SIDE);
         // Of two parts, half as many columns stay in the first cache.
         let most = if pairs.iter().any(|&(w, _)| w == 1) { STEPS / 2 } else { STEPS };
-        SCRATCH.with_borrow_mut(|Scratch { panel, sums, wide }| {
-            if sums.len() < n_blocks {
-                sums.resize(n_blocks, [Sums::ZERO; 2]);
+        SCRATCH.with_borrow_mut(|Scratch { panel: unpacked, sums, wide }| {
+            if sums.len() < panels.len() * n_blocks {
+                sums.resize(panels.len() * n_blocks, [Sums::ZERO; 2]);
             }
-            let sums = &mut sums[..n_blocks];
+            let sums = &mut sums[..panels.len() * n_blocks];
             sums.fill([Sums::ZERO; 2]);
             for first in (0..x.steps()).step_by(most) {
                 let n = most.min(x.steps() - first);
-                for (i, (matrix, rows)) in segments.iter().enumerate() {
-                    self.pack_tiles(cpu, panel, i * SIDE, matrix, rows.clone(), first, n, wide);
+                for (segments, sums) in panels.iter().zip(sums.chunks_exact_mut(n_blocks)) {
+                    for (i, (matrix, rows)) in segments.iter().flatten().enumerate() {
+                        let lane = i * SIDE;
+                        self.pack_tiles(cpu, unpacked, lane, matrix, rows.clone(), first, n, wide);
+                    }
+                    cpu.multiply_tiles(unpacked, n, x, first, pairs, sums);
                 }
-                cpu.multiply_tiles(panel, n, x, first, pairs, sums);
             }
-            cpu.run(|| done(sums));
+            cpu.run(|| {
+                for (panel, sums) in sums.chunks_exact(n_blocks).enumerate() {
+                    done(panel, sums);
+                }
+            });
         });
     }
 
@@ -238,6 +255,17 @@ impl Multiplier {
             }
         }
     }
+}
+
+/// Rows of one or two matrices that share a panel; those of the second begin with its 16th row.
+type Panel<'a> = [Option<(&'a Matrix, Range<usize>)>; 2];
+
+/// Rows of a piece of work, of `rows` in all: each brings the tokens' activations from the third
+/// cache once, so the more columns there are, the more rows share that; and the threads need some
+/// pieces each.
+fn strip_rows(columns: usize, rows: usize, threads: usize) -> usize {
+    let shared = (columns / 16).clamp(ROWS, 256);
+    shared.min((rows / (4 * threads)).max(ROWS)).next_multiple_of(ROWS)
 }
 
 /// In how many parts the tokens of `pairs` are.

@@ -163,6 +163,20 @@ pub unsafe fn multiply(
 
 // ---- weights ----
 
+/// Asks for the part of a row that will be unpacked next: at the same place, as many rows on as
+/// are unpacked together. Such pieces are too short for the hardware's prefetchers.
+///
+/// # Safety
+/// SSE is there.
+#[inline(always)]
+unsafe fn prefetch_next(rows: &[&[u8]], row: &[u8], at: usize, bytes: usize) {
+    let p = row.as_ptr().wrapping_add(rows.len() * row.len() + at);
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: the caller's promise; a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(line).cast()) };
+    }
+}
+
 /// The f16 at `p` in all lanes.
 ///
 /// # Safety
@@ -201,6 +215,8 @@ pub fn pack<F: BlockFormat>(
     );
     let centred = _mm512_sub_ps(counted, _mm512_set1_ps(8.0));
     for (r, row) in rows.iter().enumerate() {
+        // SAFETY: this function has the features.
+        unsafe { prefetch_next(rows, row, first / per * F::SIZE, n / per * F::SIZE) };
         for stored in 0..n / per {
             let p = row[(first / per + stored) * F::SIZE..].as_ptr();
             // SAFETY: this function has the features; a stored block is readable at `p` (checked
@@ -317,6 +333,8 @@ pub fn pack_float<F: FloatFormat>(
     assert!(n <= STEPS * DEPTH && lane + rows.len() <= ROWS);
     assert!(rows.iter().all(|row| row.len() >= (first + n) * F::SIZE));
     for (r, row) in rows.iter().enumerate() {
+        // SAFETY: this function has the features.
+        unsafe { prefetch_next(rows, row, first * F::SIZE, n * F::SIZE) };
         for step in 0..n / DEPTH {
             // SAFETY: this function has the features; 32 weights are readable at `p` (checked
             // above).
