@@ -10,7 +10,7 @@
 //!                                                       history (records over commits)
 //! ```
 //!
-//! Beside it: `units`, `metric` and `interrupt` below everything, `cli` and `cmd` on top.
+//! Beside it: `units`, `cpu`, `metric` and `interrupt` below everything, `cli` and `cmd` on top.
 
 // `println!` panics when whoever reads our output has seen enough.
 #![cfg_attr(not(test), deny(clippy::print_stdout))]
@@ -18,6 +18,7 @@
 pub mod analysis;
 pub mod cli;
 pub mod cmd;
+pub mod cpu;
 pub mod engine;
 pub mod history;
 pub mod interrupt;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 /// Module → modules of this crate that it may name.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("units", &[]),
+    ("cpu", &[]),
     ("metric", &[]),
     ("interrupt", &[]),
     ("stats", &["units"]),
@@ -14,10 +15,20 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("model", &["units", "record", "interrupt"]),
     ("workload", &["units", "model", "record"]),
     ("engine", &["units", "protocol", "record", "interrupt"]),
-    ("worker", &["units", "protocol", "model"]),
+    ("worker", &["units", "cpu", "protocol", "model"]),
     (
         "measure",
-        &["units", "metric", "protocol", "record", "engine", "workload", "stats", "interrupt"],
+        &[
+            "units",
+            "cpu",
+            "metric",
+            "protocol",
+            "record",
+            "engine",
+            "workload",
+            "stats",
+            "interrupt",
+        ],
     ),
     ("analysis", &["units", "metric", "record", "stats"]),
     ("history", &["units", "metric", "record", "stats", "analysis", "interrupt"]),

@@ -74,6 +74,12 @@ fn isa() -> Vec<String> {
         )*};
     }
     look!("avx2" "fma" "f16c" "avxvnni" "avx512f" "avx512bw" "avx512vl" "avx512vnni" "avx512bf16");
+    #[cfg(target_arch = "x86_64")]
+    {
+        let amx = crate::cpu::amx();
+        let names = [(amx.int8, "amx_int8"), (amx.bf16, "amx_bf16")];
+        found.extend(names.into_iter().filter(|(has, _)| *has).map(|(_, name)| name.to_string()));
+    }
     #[cfg(target_arch = "aarch64")]
     found.push("neon".to_string());
     found

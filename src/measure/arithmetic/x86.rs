@@ -6,10 +6,13 @@ use std::arch::x86_64::*;
 use std::hint::black_box;
 
 use super::{Format, Method};
+use crate::cpu::{self, WHOLE_TILES};
 
 /// Independent sums of the 512-bit kernels (32 registers) and of the 256-bit ones (16).
 const WIDE: usize = 24;
 const NARROW: usize = 12;
+/// Independent sums of the tile kernels (8 tiles, 4 of them operands).
+const TILES: usize = 4;
 
 /// The best instruction of each format that this processor has.
 pub fn methods() -> Vec<Method> {
@@ -20,10 +23,18 @@ pub fn methods() -> Vec<Method> {
         macs: sums as u64 * width,
         width: Some(width),
     };
+    // A tile instruction takes many cycles, so that "two in each cycle" says nothing of it.
+    let tiles = |format, instruction, kernel, depth: u64| Method {
+        width: None,
+        ..method(format, instruction, kernel, TILES, 16 * 16 * depth)
+    };
+    let amx = cpu::amx();
     let mut found = Vec::new();
     let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
     let avx2 = is_x86_feature_detected!("avx2");
-    if avx512 && is_x86_feature_detected!("avx512vnni") {
+    if amx.int8 {
+        found.push(tiles(Format::Int8, "AMX-INT8", int8_amx, 64));
+    } else if avx512 && is_x86_feature_detected!("avx512vnni") {
         found.push(method(Format::Int8, "AVX512-VNNI", int8_avx512_vnni, WIDE, 64));
     } else if avx2 && is_x86_feature_detected!("avxvnni") {
         found.push(method(Format::Int8, "AVX-VNNI", int8_avx_vnni, NARROW, 32));
@@ -35,7 +46,9 @@ pub fn methods() -> Vec<Method> {
         };
         found.push(three);
     }
-    if avx512 && is_x86_feature_detected!("avx512bf16") {
+    if amx.bf16 {
+        found.push(tiles(Format::Bf16, "AMX-BF16", bf16_amx, 32));
+    } else if avx512 && is_x86_feature_detected!("avx512bf16") {
         found.push(method(Format::Bf16, "AVX512-BF16", bf16_avx512, WIDE, 32));
     }
     if avx512 {
@@ -65,6 +78,38 @@ pub fn multiply_chain(iterations: u64) -> f32 {
     }
     x as f32
 }
+
+/// Generates a kernel around a product of tiles. They are zero: a product takes as long.
+macro_rules! amx_kernel {
+    ($name:ident, $instruction:literal) => {
+        /// # Safety
+        /// `cpu::amx` tells of the instruction.
+        unsafe fn $name(iterations: u64) -> f32 {
+            // SAFETY: the caller's promise; nobody else uses tile registers here.
+            unsafe {
+                asm!(
+                    "ldtilecfg [{configuration}]",
+                    "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                    "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+                    "test {n}, {n}", "jz 3f", "2:",
+                    concat!($instruction, " tmm0, tmm4, tmm6"),
+                    concat!($instruction, " tmm1, tmm5, tmm6"),
+                    concat!($instruction, " tmm2, tmm4, tmm7"),
+                    concat!($instruction, " tmm3, tmm5, tmm7"),
+                    "dec {n}", "jnz 2b", "3:",
+                    "tilerelease",
+                    configuration = in(reg) &raw const WHOLE_TILES,
+                    n = inout(reg) iterations => _,
+                    options(nostack),
+                );
+            }
+            iterations as f32
+        }
+    };
+}
+
+amx_kernel!(int8_amx, "tdpbssd");
+amx_kernel!(bf16_amx, "tdpbf16ps");
 
 /// # Safety
 /// The processor has AVX512-VNNI.

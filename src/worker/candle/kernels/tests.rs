@@ -11,8 +11,11 @@ use super::activations::{BLOCK, GROUP, Int8Batch, Int8Row, Rounded};
 use super::format::{self, BlockFormat, FloatFormat};
 use super::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS};
 use super::portable::Portable;
-use super::{Cpu, Isa, SPAN, with_cpu};
+use super::tiles::{DEPTH, STEPS, Tile, TilePanel};
+use super::{Cpu, Isa, SPAN, STREAMS, with_cpu};
 use crate::worker::candle::weights::blocks;
+
+mod tiles;
 
 /// Whether a product of so many multiplications is too long for Miri, which interprets each.
 fn too_long(n: usize) -> bool {
@@ -144,6 +147,16 @@ fn check_float<C: Cpu, F: FloatFormat, T: GgmlType>(cpu: C) {
                 assert_close(got[r][t], &w[r].values, &x[t], 0.0, &what);
             }
         }
+        let places: [Vec<u8>; STREAMS] =
+            std::array::from_fn(|s| [rows[s], rows[(s + 1) % 4]].concat());
+        let mut out = [[0.0; STREAMS]; 2];
+        cpu.float_rows::<F>(places.each_ref().map(|rows| &rows[..]), tokens[1], &mut out);
+        for (r, out) in out.into_iter().enumerate() {
+            for (s, got) in out.into_iter().enumerate() {
+                let what = format!("{name} {:?} k={k} row {r} of place {s}", F::KIND);
+                assert_close(got, &w[(r + s) % 4].values, &x[1], 0.0, &what);
+            }
+        }
         let [[one]] = cpu.float_dot::<F, 1, 1>([rows[2]], [tokens[3]]);
         assert_close(one, &w[2].values, &x[3], 0.0, &format!("{name} {:?} k={k}", F::KIND));
     }
@@ -192,6 +205,17 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
             for (t, got) in got.into_iter().enumerate() {
                 let x = activations(x.groups.row(t, k), k);
                 assert_close(got, &w.values, &x, room, &format!("{name} k={k} token {t}"));
+            }
+        }
+        let places: [Vec<u8>; STREAMS] =
+            std::array::from_fn(|s| [w[s % 2].bytes(), w[1 - s % 2].bytes()].concat());
+        let mut out = [[0.0; STREAMS]; 2];
+        cpu.int8_rows::<F>(places.each_ref().map(|rows| &rows[..]), &x, &mut out);
+        let first = activations(x.groups.row(0, k), k);
+        for (r, out) in out.into_iter().enumerate() {
+            for (s, got) in out.into_iter().enumerate() {
+                let what = format!("{name} k={k} row {r} of place {s}");
+                assert_close(got, &w[(r + s) % 2].values, &first, room, &what);
             }
         }
         let [[one]] = cpu.int8_dot::<F, 1, 1>([w[1].bytes()], &x, 2);
@@ -453,13 +477,34 @@ fn int8_results<C: Cpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> Vec<
         }
         results.extend(out.iter().flat_map(|out| &out[..n_rows]));
     }
+    results.extend(int8_rows_results::<C, F>(cpu, row, x));
+    let (mut panel, n) = (TilePanel::new(), blocks.min(STEPS));
+    cpu.pack_tiles::<F>(&mut panel, 31, &[row], 0, n);
+    results.extend((0..n).flat_map(|step| panel.row(0, 31, step).map(|bits| bits as f32)));
     results
+}
+
+/// A token's products with rows in several places: both rows of a stream are the same one.
+fn int8_rows_results<C: Cpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> Vec<f32> {
+    let mut out = [[0.0; STREAMS]; 1];
+    cpu.int8_rows::<F>([row; STREAMS], x, &mut out);
+    let alone = cpu.int8_dot::<F, 1, 1>([row], x, 0)[0][0];
+    let near = |value: f32| (value - alone).abs() <= 1e-4 * alone.abs().max(1.0);
+    assert!(out[0].into_iter().all(near), "{}: {out:?}, {alone}", cpu.name());
+    out[0].to_vec()
 }
 
 fn float_results<C: Cpu, F: FloatFormat>(cpu: C, row: &[u8], x: &[f32]) -> Vec<f32> {
     let mut results = vec![cpu.float_dot::<F, 1, 1>([row], [x])[0][0]];
     results.extend(cpu.float_dot::<F, 2, 1>([row, row], [x]).as_flattened());
     results.extend(cpu.float_dot::<F, 1, 4>([row], [x; 4]).as_flattened());
+    let mut out = [[0.0; STREAMS]; 1];
+    cpu.float_rows::<F>([row; STREAMS], x, &mut out);
+    results.extend(out[0]);
+    let (mut panel, n) = (TilePanel::new(), x.len().min(STEPS * DEPTH));
+    cpu.pack_float_tiles::<F>(&mut panel, 31, &[row], 0, n);
+    let steps = 0..n.div_ceil(DEPTH);
+    results.extend(steps.flat_map(|step| panel.row(0, 31, step).map(|bits| bits as f32)));
     for n_rows in [1, ROWS] {
         let (mut panel, mut out) = (FloatPanel::new(), [[0.0; ROWS]]);
         cpu.pack_float::<F>(&mut panel, &vec![row; n_rows], 0, x.len());
@@ -544,6 +589,8 @@ fn no_kernel_leaves_the_slices_of_activations_and_of_the_cache() {
                     cpu.widen(&halves, &mut wide);
                 });
                 assert_eq!(*wide, *values, "{}", isa.name());
+                let mut tiles = Guarded::new(&vec![Tile::ZERO; n.div_ceil(DEPTH)], edge);
+                with_cpu!(isa, cpu => cpu.tile_tokens(&values, n, [&mut tiles, &mut []]));
                 let x = floats(n * BLOCK);
                 let mut bytes = Guarded::new(&vec![0i8; n * BLOCK], edge);
                 let mut scales = Guarded::new(&vec![0.0; n], edge);

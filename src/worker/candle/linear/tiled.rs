@@ -292,3 +292,78 @@ fn put<C: Cpu>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::worker::candle::kernels::{Isa, with_cpu};
+    use crate::worker::candle::linear::Arithmetic;
+    use crate::worker::candle::weights::Encoding;
+
+    /// A matrix in f16, and its values.
+    fn matrix(rng: &mut StdRng, rows: usize, columns: usize) -> (Matrix, Vec<f32>) {
+        let halves: Vec<half::f16> =
+            (0..rows * columns).map(|_| half::f16::from_f32(rng.random_range(-1.0..1.0))).collect();
+        let mut map = memmap2::MmapMut::map_anon(2 * halves.len()).unwrap();
+        for (to, half) in map.chunks_exact_mut(2).zip(&halves) {
+            to.copy_from_slice(&half.to_le_bytes());
+        }
+        let map = Arc::new(map.make_read_only().unwrap());
+        let matrix = Matrix::in_map(&map, 0..2 * halves.len(), Encoding::F16, rows, columns);
+        (matrix, halves.iter().map(|half| half.to_f32()).collect())
+    }
+
+    /// `w` (`[rows, k]`) · each row of `x`, in f64.
+    fn product(w: &[f32], x: &[f32], k: usize) -> Vec<f32> {
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum();
+        let rows = |x| w.chunks_exact(k).map(move |w| dot(w, x));
+        x.chunks_exact(k).flat_map(|x| rows(x).map(|sum: f64| sum as f32)).collect()
+    }
+
+    fn assert_close(got: &[f32], want: &[f32], what: &str) {
+        let size = want.iter().fold(1.0f32, |a, b| a.max(b.abs()));
+        for (i, (a, b)) in got.iter().zip(want).enumerate() {
+            assert!((a - b).abs() <= 2e-4 * size, "{what}, {i}: {a}, expected {b}");
+        }
+    }
+
+    #[test]
+    fn matrices_of_any_shape_are_multiplied_whole() {
+        let mut rng = StdRng::seed_from_u64(11);
+        let mut pool = Pool::new(2).unwrap();
+        for (m, k, n) in [(9, 33, 40), (16, 64, 16), (35, 100, 77), (17, 32, 31), (8, 600, 300)] {
+            let [(gate, gates), (up, ups)] = [(); 2].map(|()| matrix(&mut rng, n, k));
+            let (down, downs) = matrix(&mut rng, k, n);
+            let x: Vec<f32> = (0..m * k).map(|_| rng.random_range(-1.0..1.0)).collect();
+            let gated: Vec<f32> = product(&gates, &x, k)
+                .iter()
+                .zip(product(&ups, &x, k))
+                .map(|(g, u)| g / (1.0 + (-g).exp()) * u)
+                .collect();
+            let both = product(&[&gates[..], &ups[..]].concat(), &x, k);
+            let result = product(&downs, &gated, n);
+            for isa in Isa::all() {
+                let what = format!("{} {m} tokens {n}×{k}", isa.name());
+                let multiplier = Multiplier::new(Arithmetic::new(isa));
+                let (mut tiles, mut inner) = (TileTokens::default(), TileTokens::default());
+                let (mut out, mut last) = (vec![1.0; m * 2 * n], vec![0.0; m * k]);
+                with_cpu!(isa, cpu => {
+                    let (pool, pairs) = (&mut pool, SPLIT_BOTH);
+                    Multiplier::tile(cpu, pool, &x, k, pairs, &mut tiles);
+                    let parts = [&gate, &up];
+                    multiplier.tiled_product(cpu, pool, &parts, &tiles, m, pairs, &mut out, true);
+                    out.iter_mut().for_each(|value| *value -= 1.0);
+                    assert_close(&out, &both, &what);
+                    multiplier.tiled_gated(cpu, pool, parts, &tiles, m, pairs, &mut inner, pairs);
+                    let parts = [&down];
+                    multiplier.tiled_product(cpu, pool, &parts, &inner, m, pairs, &mut last, false);
+                    assert_close(&last, &result, &what);
+                });
+            }
+        }
+    }
+}

@@ -15,60 +15,12 @@ use super::super::tiles::{
 use super::blocks::q4k_scales;
 use super::panels::transpose;
 use super::{load_f16, load_f32};
+use crate::cpu::{self, WHOLE_TILES};
 
 /// Whether the processor has AMX with bfloat16 and this process may use it.
 pub fn detect() -> bool {
-    is_x86_feature_detected!("avx512bf16") && has_amx() && permitted()
+    is_x86_feature_detected!("avx512bf16") && cpu::amx().bf16
 }
-
-/// What CPUID says, and that the system keeps tile registers when it switches threads.
-fn has_amx() -> bool {
-    if __cpuid(0).eax < 7 || __cpuid(1).ecx & (1 << 27) == 0 {
-        return false;
-    }
-    const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
-    const CONFIGURATION_AND_DATA: u64 = 0b11 << 17;
-    // SAFETY: bit 27 of leaf 1 says that the system lets programs read this register.
-    #[target_feature(enable = "xsave")]
-    fn saved() -> u64 {
-        // SAFETY: register 0 always exists.
-        unsafe { _xgetbv(0) }
-    }
-    let saved = unsafe { saved() };
-    __cpuid_count(7, 0).edx & BF16_AND_TILES == BF16_AND_TILES
-        && saved & CONFIGURATION_AND_DATA == CONFIGURATION_AND_DATA
-}
-
-/// Asks Linux for the tile registers, for all threads of the process.
-fn permitted() -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
-        const XTILEDATA: libc::c_long = 18;
-        // SAFETY: changes nothing but that permission.
-        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0 }
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        false
-    }
-}
-
-/// Palette 1, all eight tiles of 16 rows of 64 bytes.
-#[repr(C, align(64))]
-struct Configuration([u8; 64]);
-
-static CONFIGURATION: Configuration = {
-    let mut bytes = [0; 64];
-    bytes[0] = 1;
-    let mut i = 0;
-    while i < 8 {
-        bytes[16 + 2 * i] = 64;
-        bytes[48 + i] = SIDE as u8;
-        i += 1;
-    }
-    Configuration(bytes)
-};
 
 /// Bytes between rows of a tile in memory.
 const STRIDE: usize = 64;
@@ -91,7 +43,7 @@ pub unsafe fn multiply(
     // `block`), or is that of a whole `Sums`. The tile registers that one statement leaves for the
     // next are nobody else's.
     unsafe {
-        asm!("ldtilecfg [{0}]", in(reg) &raw const CONFIGURATION, options(nostack));
+        asm!("ldtilecfg [{0}]", in(reg) &raw const WHOLE_TILES, options(nostack));
         for (i, two) in twos.iter_mut().enumerate() {
             let [[s0, s1], [s2, s3]] = two.each_mut().map(|pair| pair.each_mut());
             let s = [s0, s1, s2, s3].map(|s| &raw mut *s);
