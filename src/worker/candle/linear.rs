@@ -228,7 +228,7 @@ impl Multiplier {
             let mut tiles = std::mem::take(&mut self.tiles);
             with_cpu!(self.arithmetic.isa, cpu => {
                 Self::tile(cpu, pool, x, k, pairs, &mut tiles);
-                self.tiled_product(cpu, pool, parts, &tiles, m, pairs, out, add);
+                self.tiled_product(cpu, pool, parts, 0, &tiles, m, pairs, out, add);
             });
             self.tiles = tiles;
             return;
@@ -302,8 +302,8 @@ impl Multiplier {
                 (std::mem::take(&mut self.tiles), std::mem::take(&mut self.inner_tiles));
             with_cpu!(self.arithmetic.isa, cpu => {
                 Self::tile(cpu, pool, x, k, pairs, &mut tiles);
-                self.tiled_gated(cpu, pool, both, &tiles, m, pairs, &mut inner, inner_pairs);
-                self.tiled_product(cpu, pool, &[down], &inner, m, inner_pairs, out, true);
+                let (all, pairs) = ([gate, up, down], [pairs, inner_pairs]);
+                self.tiled_mlp(cpu, pool, all, &tiles, m, pairs, &mut inner, out);
             });
             (self.tiles, self.inner_tiles) = (tiles, inner);
             return;

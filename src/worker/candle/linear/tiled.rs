@@ -80,19 +80,22 @@ impl Multiplier {
         });
     }
 
-    /// `Multiplier::multiply` of tokens in tiles.
+    /// `Multiplier::multiply` of tokens in tiles, with the matrices' columns from `first` on, where
+    /// a stored block of any format begins.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn tiled_product<C: Cpu>(
         &self,
         cpu: C,
         pool: &mut Pool,
         parts: &[&Matrix],
+        first: usize,
         x: &TileTokens,
         m: usize,
         pairs: PartPairs,
         out: &mut [f32],
         add: bool,
     ) {
+        let first_step = first / DEPTH;
         let rows: usize = parts.iter().map(|p| p.rows()).sum();
         let out = Output { values: Scatter::new(out), stride: rows, add };
         let strip = strip_rows(parts[0].columns(), rows, pool.threads());
@@ -108,7 +111,7 @@ impl Multiplier {
                             .step_by(ROWS)
                             .map(|r| [Some((*part, r..part.rows().min(r + ROWS))), None]);
                         let panels: Vec<Panel<'_>> = panels.collect();
-                        self.tiled_strip(cpu, &panels, x, m, pairs, |panel, sums| {
+                        self.tiled_strip(cpu, &panels, first_step, x, m, pairs, |panel, sums| {
                             let rows = panels[panel][0].as_ref().expect("one segment").1.clone();
                             put(cpu, sums, m, rows.len(), |t, at, values| {
                                 out.put(t, first + rows.start + at, values);
@@ -122,20 +125,22 @@ impl Multiplier {
         });
     }
 
-    /// `inner[t] = silu(gate · x[t]) · (up · x[t])` in tiles with the parts of `inner_pairs`.
+    /// `inner[t] = silu(gate · x[t]) · (up · x[t])` for some rows of both, in tiles with the parts
+    /// of `inner_pairs`.
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn tiled_gated<C: Cpu>(
+    fn tiled_gated<C: Cpu>(
         &self,
         cpu: C,
         pool: &mut Pool,
         [gate, up]: [&Matrix; 2],
+        of: Range<usize>,
         x: &TileTokens,
         m: usize,
         pairs: PartPairs,
         inner: &mut TileTokens,
         inner_pairs: PartPairs,
     ) {
-        let n = gate.rows();
+        let n = of.len();
         inner.reserve(m, n, inner_pairs);
         let (steps, n_parts) = (inner.steps(), parts_of(inner_pairs));
         let parts = inner.parts().map(Scatter::new);
@@ -146,13 +151,14 @@ impl Multiplier {
             for i in range {
                 let rows = i * tiles_each * DEPTH..n.min((i + 1) * tiles_each * DEPTH);
                 let panels = rows.step_by(SIDE).map(|r| {
-                    let rows = r..n.min(r + SIDE);
+                    let rows = of.start + r..of.end.min(of.start + r + SIDE);
                     [Some((gate, rows.clone())), Some((up, rows))]
                 });
                 let panels: Vec<Panel<'_>> = panels.collect();
-                self.tiled_strip(cpu, &panels, x, m, pairs, |panel, sums| {
+                self.tiled_strip(cpu, &panels, 0, x, m, pairs, |panel, sums| {
                     let rows = &panels[panel][0].as_ref().expect("two segments").1;
-                    let (step, half) = (rows.start / DEPTH, rows.start / SIDE % 2);
+                    let row = rows.start - of.start;
+                    let (step, half) = (row / DEPTH, row / SIDE % 2);
                     for (block, [gate, up]) in sums.iter().enumerate() {
                         let mut gated = Sums::ZERO;
                         let (gate, up) = (gate.0.as_flattened(), up.0.as_flattened());
@@ -175,13 +181,36 @@ impl Multiplier {
         });
     }
 
-    /// Calls `done(panel, products)` with the products of all tokens with each panel's rows. Goes
+    /// `Multiplier::mlp` of tokens in tiles; `inner` is room for what is between the matrices.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn tiled_mlp<C: Cpu>(
+        &self,
+        cpu: C,
+        pool: &mut Pool,
+        [gate, up, down]: [&Matrix; 3],
+        x: &TileTokens,
+        m: usize,
+        [pairs, inner_pairs]: [PartPairs; 2],
+        inner: &mut TileTokens,
+        out: &mut [f32],
+    ) {
+        let n = gate.rows();
+        for first in (0..n).step_by(part_of_inner(n)) {
+            let of = first..n.min(first + part_of_inner(n));
+            self.tiled_gated(cpu, pool, [gate, up], of, x, m, pairs, inner, inner_pairs);
+            self.tiled_product(cpu, pool, &[down], first, inner, m, inner_pairs, out, true);
+        }
+    }
+
+    /// Calls `done(panel, products)` with the products of all tokens with each panel's rows, whose
+    /// columns count from tile `first_step` on. Goes
     /// through all panels with some columns, then with the next, so that the tokens' part stays in
     /// the second cache.
     fn tiled_strip<C: Cpu>(
         &self,
         cpu: C,
         panels: &[Panel<'_>],
+        first_step: usize,
         x: &TileTokens,
         m: usize,
         pairs: PartPairs,
@@ -201,7 +230,8 @@ impl Multiplier {
                 for (segments, sums) in panels.iter().zip(sums.chunks_exact_mut(n_blocks)) {
                     for (i, (matrix, rows)) in segments.iter().flatten().enumerate() {
                         let lane = i * SIDE;
-                        self.pack_tiles(cpu, unpacked, lane, matrix, rows.clone(), first, n, wide);
+                        let at = first_step + first;
+                        self.pack_tiles(cpu, unpacked, lane, matrix, rows.clone(), at, n, wide);
                     }
                     cpu.multiply_tiles(unpacked, n, x, first, pairs, sums);
                 }
@@ -255,6 +285,13 @@ impl Multiplier {
             }
         }
     }
+}
+
+/// How many rows of `gate` and `up` are multiplied before `down` takes their products: with half of
+/// them the products between take half the memory. A multiple of what any format stores together.
+fn part_of_inner(rows: usize) -> usize {
+    const STORED: usize = 256;
+    (rows / 2).next_multiple_of(STORED)
 }
 
 /// Rows of one or two matrices that share a panel; those of the second begin with its 16th row.
@@ -335,7 +372,7 @@ mod tests {
     fn matrices_of_any_shape_are_multiplied_whole() {
         let mut rng = StdRng::seed_from_u64(11);
         let mut pool = Pool::new(2).unwrap();
-        for (m, k, n) in [(9, 33, 40), (16, 64, 16), (35, 100, 77), (17, 32, 31), (8, 600, 300)] {
+        for (m, k, n) in [(9, 33, 40), (16, 64, 16), (35, 100, 77), (17, 32, 31), (8, 300, 600)] {
             let [(gate, gates), (up, ups)] = [(); 2].map(|()| matrix(&mut rng, n, k));
             let (down, downs) = matrix(&mut rng, k, n);
             let x: Vec<f32> = (0..m * k).map(|_| rng.random_range(-1.0..1.0)).collect();
@@ -355,12 +392,10 @@ mod tests {
                     let (pool, pairs) = (&mut pool, SPLIT_BOTH);
                     Multiplier::tile(cpu, pool, &x, k, pairs, &mut tiles);
                     let parts = [&gate, &up];
-                    multiplier.tiled_product(cpu, pool, &parts, &tiles, m, pairs, &mut out, true);
+                    multiplier.tiled_product(cpu, pool, &parts, 0, &tiles, m, pairs, &mut out, true);
                     out.iter_mut().for_each(|value| *value -= 1.0);
                     assert_close(&out, &both, &what);
-                    multiplier.tiled_gated(cpu, pool, parts, &tiles, m, pairs, &mut inner, pairs);
-                    let parts = [&down];
-                    multiplier.tiled_product(cpu, pool, &parts, &inner, m, pairs, &mut last, false);
+                    multiplier.tiled_mlp(cpu, pool, [&gate, &up, &down], &tiles, m, [pairs; 2], &mut inner, &mut last);
                     assert_close(&last, &result, &what);
                 });
             }
