@@ -37,12 +37,13 @@ impl Multiplier {
         if m < MANY || self.arithmetic.plain_f32 || !self.arithmetic.isa.is_tiled() {
             return None;
         }
-        let pairs = |matrix: &Matrix| match self.arithmetic.method(matrix.encoding(), m) {
-            Method::Block(_) | Method::Widen | Method::Candle(_) => Some(ROUNDED),
+        // What one token is rounded to int8 for, many may be rounded to bfloat16 for.
+        let pairs = |matrix: &Matrix| match self.arithmetic.method(matrix.encoding(), 1) {
+            Method::Block(_) | Method::Candle(_) => Some(ROUNDED),
             Method::Float(FloatKind::Bf16) => Some(SPLIT_TOKENS),
             Method::Float(FloatKind::F16) => Some(SPLIT_BOTH),
             // Two parts do not hold all of it.
-            Method::Float(FloatKind::F32) => None,
+            Method::Float(FloatKind::F32) | Method::Widen => None,
         };
         let first = pairs(matrices[0])?;
         matrices.iter().all(|m| pairs(m) == Some(first)).then_some(first)
