@@ -44,10 +44,11 @@ pub fn measure(threads: u32, size: Bytes) -> Result<Bandwidth> {
 
 /// What memory delivers just now, for as long as a generation takes and not only in its best
 /// moment: read around each launch, since on a shared machine it moves by half within minutes.
-/// Takes a tenth of a second.
+/// Takes a tenth of a second, or some tenths behind a very large cache.
 pub fn sustained(threads: u32) -> Result<BytesPerSecond> {
     const ENOUGH: u64 = 128 << 20;
-    let size = last_level_cache().map_or(ENOUGH, |cache| ENOUGH.max(4 * cache));
+    // Nothing of a buffer that is read in a circle and twice as large is still there.
+    let size = last_level_cache().map_or(ENOUGH, |cache| ENOUGH.max(2 * cache));
     Ok(Reader::new(threads, Bytes(size))?.sustained(5))
 }
 

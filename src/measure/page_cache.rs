@@ -84,7 +84,7 @@ const LARGE: u64 = 2 << 20;
 /// How much of a file is read again to see whether its pages become large.
 const PROBE: u64 = 64 << 20;
 /// From this share on, pages count as large: what begins or ends between two cannot be.
-const MOSTLY: f64 = 0.8;
+const MOSTLY: f64 = 0.95;
 
 /// Reads a resident file again where it lies in small pages and the kernel would now take large
 /// ones; whether it did. A kernel that does not is asked with a part of the file, once a process.
@@ -108,27 +108,36 @@ fn enlarge_pages(path: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Drops and reads again what lies in `range`; whether the kernel was asked at all.
+/// Drops what lies in `range`, which begins a large page, and reads it again through a mapping that
+/// asks for large pages: plain reading begins with small ones. Whether the kernel was asked at all.
 fn renew(path: &Path, range: Range<u64>) -> bool {
     let Ok(file) = File::open(path) else { return false };
     let len = NonZeroU64::new(range.end - range.start);
     file.sync_all().is_ok()
         && fadvise(&file, range.start, len, Advice::DontNeed).is_ok()
-        && read(path, range).is_ok()
+        && touched(&file, range).is_some()
 }
 
-/// The share of `range`, which begins a large page, that a mapping of the file has in large
-/// pages. Reads a byte of each small page. Absent where the system does not tell.
-fn in_large_pages(path: &Path, range: Range<u64>) -> Option<f64> {
-    let file = File::open(path).ok()?;
-    let len = (range.end - range.start) as usize;
+/// A mapping of `range` of which a byte of each small page was read.
+fn touched(file: &File, range: Range<u64>) -> Option<memmap2::Mmap> {
+    let mut options = memmap2::MmapOptions::new();
+    options.offset(range.start).len((range.end - range.start) as usize);
     // SAFETY: nothing but single bytes is read, and whatever they are, they are thrown away; a
     // file that is cut meanwhile would have been measured in the next moment.
-    let map = unsafe { memmap2::MmapOptions::new().offset(range.start).len(len).map(&file) };
-    let map = map.ok()?;
+    let map = unsafe { options.map(file) }.ok()?;
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
     for page in map.chunks(rustix::param::page_size()) {
         black_box(page[0]);
     }
+    Some(map)
+}
+
+/// The share of `range`, which begins a large page, that a mapping of the file has in large
+/// pages. Absent where the system does not tell.
+fn in_large_pages(path: &Path, range: Range<u64>) -> Option<f64> {
+    let len = (range.end - range.start) as usize;
+    let map = touched(&File::open(path).ok()?, range)?;
     let smaps = std::fs::read_to_string("/proc/self/smaps").ok()?;
     let start = format!("{:x}-", map.as_ptr().addr());
     let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start)).skip(1);
