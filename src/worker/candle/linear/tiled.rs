@@ -207,6 +207,7 @@ impl Multiplier {
     /// columns count from tile `first_step` on. Goes
     /// through all panels with some columns, then with the next, so that the tokens' part stays in
     /// the second cache.
+    #[allow(clippy::too_many_arguments)]
     fn tiled_strip<C: Cpu>(
         &self,
         cpu: C,
