@@ -137,8 +137,9 @@ fn a_candidate_that_crashes_is_regressed_and_a_baseline_that_crashes_is_an_error
 fn an_inconclusive_gate_exits_with_three_or_as_it_was_told() {
     let dir = tempfile::tempdir().unwrap();
     let own = own_program();
-    // No two launches could tell a change of a thousandth.
-    let args = ["--baseline-bin", &own, "-r", "2", "--max-launches", "2", "--margin", "0.1%"];
+    // No two launches could tell a change of a thousandth, and at this level not by chance either.
+    let few = ["-r", "2", "--max-launches", "2", "--margin", "0.1%", "--alpha", "0.000001"];
+    let args = [&["--baseline-bin", &own][..], &few].concat();
     let with = |extra: &[&str]| gate(dir.path(), &[&args[..], &TINY, extra].concat());
     let (code, stdout, stderr) = with(&[]);
     assert_eq!(code, Some(3), "{stdout} {stderr}");
