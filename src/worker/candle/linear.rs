@@ -73,6 +73,16 @@ impl Arithmetic {
         }
     }
 
+    /// What a reader must know of a prompt's products, where they are not computed as one token's.
+    pub fn of_prompts(self) -> Option<String> {
+        (self.isa.is_tiled() && !self.plain_f32).then(|| {
+            format!(
+                "{MANY} or more tokens at once are multiplied in bfloat16 with sums in float32 \
+                 (AMX): quantized weights rounded to it, f16 in two parts"
+            )
+        })
+    }
+
     /// In which type the products of one decoded token are computed.
     pub fn compute(self, encoding: Encoding) -> &'static str {
         match self.method(encoding, 1) {
@@ -226,9 +236,10 @@ impl Multiplier {
         assert_eq!((x.len(), out.len()), (m * k, m * rows));
         if let Some(pairs) = self.tiled(parts, m) {
             let mut tiles = std::mem::take(&mut self.tiles);
+            let out = Output { values: Scatter::new(out), stride: rows, add };
             with_cpu!(self.arithmetic.isa, cpu => {
                 Self::tile(cpu, pool, x, k, pairs, &mut tiles);
-                self.tiled_product(cpu, pool, parts, 0, &tiles, m, pairs, out, add);
+                self.tiled_product(cpu, pool, parts, 0, &tiles, out);
             });
             self.tiles = tiles;
             return;
@@ -302,8 +313,8 @@ impl Multiplier {
                 (std::mem::take(&mut self.tiles), std::mem::take(&mut self.inner_tiles));
             with_cpu!(self.arithmetic.isa, cpu => {
                 Self::tile(cpu, pool, x, k, pairs, &mut tiles);
-                let (all, pairs) = ([gate, up, down], [pairs, inner_pairs]);
-                self.tiled_mlp(cpu, pool, all, &tiles, m, pairs, &mut inner, out);
+                let inner = (&mut inner, inner_pairs);
+                self.tiled_mlp(cpu, pool, [gate, up, down], &tiles, inner, out);
             });
             (self.tiles, self.inner_tiles) = (tiles, inner);
             return;

@@ -145,6 +145,7 @@ impl Engine for Candle {
                 config.n_ctx_train
             ));
         }
+        notes.extend(arithmetic.of_prompts());
         let model = Model::new(&request.path, config, weights, n_ctx, threads, arithmetic)?;
         let end = MonoNs::now();
         let mut settings = BTreeMap::from([

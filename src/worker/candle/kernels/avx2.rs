@@ -19,6 +19,7 @@ use std::arch::x86_64::*;
 use super::activations::{Rounded, int8_value};
 use super::format::{BLOCK, BlockFormat, FloatFormat, FloatKind, Kind};
 use super::panel::{FloatPanel, Int8Panel, Int8Rows, Int8Token, ROWS};
+use super::tiles::TileCpu;
 use super::{Cpu, SPAN};
 
 mod attention;
@@ -46,6 +47,8 @@ macro_rules! call {
         unsafe { $function($($argument),*) }
     };
 }
+
+impl<const VNNI: bool> TileCpu for Avx2<VNNI> {}
 
 impl<const VNNI: bool> Cpu for Avx2<VNNI> {
     const FMA: bool = true;

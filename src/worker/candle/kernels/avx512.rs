@@ -17,8 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::activations::{Int8Row, Rounded};
 use super::format::{BlockFormat, FloatFormat, FloatKind, Kind};
 use super::panel::{FloatPanel, Int8Panel, Int8Rows, ROWS};
-use super::tiles::{DEPTH, PartPairs, Sums, Tile, TilePanel, TileTokens};
-use super::{Cpu, SPAN, STREAMS, tiles as reference};
+use super::{Cpu, SPAN, STREAMS};
 
 mod attention;
 mod blocks;
@@ -45,7 +44,7 @@ impl<const TILES: bool> Avx512<TILES> {
     }
 }
 
-/// Calls a kernel of this file.
+/// Calls a kernel of these files.
 macro_rules! call {
     ($function:path, $($argument:expr),*) => {
         // SAFETY: `Avx512` proves the features.
@@ -53,10 +52,11 @@ macro_rules! call {
     };
 }
 
+use call;
+
 impl<const TILES: bool> Cpu for Avx512<TILES> {
     const FMA: bool = true;
     const GROUPED: bool = true;
-    const TILED: bool = TILES;
 
     fn name(self) -> &'static str {
         if TILES { "amx-bf16" } else { "avx512vnni" }
@@ -175,68 +175,6 @@ impl<const TILES: bool> Cpu for Avx512<TILES> {
         call!(panels::float_tiles, panel, first, n, x, k, out)
     }
 
-    fn pack_tiles<F: BlockFormat>(
-        self,
-        panel: &mut TilePanel,
-        lane: usize,
-        rows: &[&[u8]],
-        first: usize,
-        n: usize,
-    ) {
-        if TILES {
-            call!(tiles::pack::<F>, panel, lane, rows, first, n)
-        } else {
-            reference::pack::<F>(panel, lane, rows, first, n)
-        }
-    }
-
-    fn pack_float_tiles<F: FloatFormat>(
-        self,
-        panel: &mut TilePanel,
-        lane: usize,
-        rows: &[&[u8]],
-        first: usize,
-        n: usize,
-    ) {
-        if TILES {
-            call!(tiles::pack_float::<F>, panel, lane, rows, first, n)
-        } else {
-            reference::pack_float::<F>(panel, lane, rows, first, n)
-        }
-    }
-
-    fn tile_tokens(self, x: &[f32], k: usize, parts: [&mut [Tile]; 2]) {
-        if TILES {
-            call!(tiles::tile_tokens, x, k, parts)
-        } else {
-            reference::tile_tokens(x, k, parts)
-        }
-    }
-
-    fn tile_rows(self, sums: &Sums, parts: [&mut [[u16; DEPTH]]; 2]) {
-        if TILES { call!(tiles::tile_rows, sums, parts) } else { reference::tile_rows(sums, parts) }
-    }
-
-    fn multiply_tiles(
-        self,
-        panel: &TilePanel,
-        n: usize,
-        x: &TileTokens,
-        first: usize,
-        pairs: PartPairs,
-        sums: &mut [[Sums; 2]],
-    ) {
-        if TILES {
-            call!(tiles::multiply, panel, n, x, first, pairs, sums)
-        } else {
-            reference::multiply(panel, n, x, first, pairs, sums)
-        }
-    }
-
-    fn transposed(self, sums: &Sums) -> Sums {
-        if TILES { call!(tiles::transposed, sums) } else { reference::transposed(sums) }
-    }
-
     fn scores<const Q: usize>(self, keys: &[f32], queries: [&[f32]; Q]) -> [[f32; SPAN]; Q] {
         call!(attention::scores, keys, queries)
     }
@@ -271,22 +209,33 @@ fn choose_prefetch() {
     PAST_CACHES.store(amd, Ordering::Relaxed);
 }
 
-/// Asks for the 128 bytes that lie `AHEAD` of `p`. Rows follow each other in the file, so the end
-/// of one row fetches the next; the address need not be valid.
+/// Asks for the `BYTES` that lie `AHEAD` of `p`. Rows follow each other in the file, so the end of
+/// one row fetches the next; the address need not be valid.
 ///
 /// # Safety
 /// SSE is there.
 #[inline(always)]
-unsafe fn prefetch(p: *const u8) {
-    let (first, second) = (p.wrapping_add(AHEAD).cast(), p.wrapping_add(AHEAD + 64).cast());
-    // SAFETY: the caller's promise; a prefetch of any address is harmless.
-    unsafe {
-        if PAST_CACHES.load(Ordering::Relaxed) {
-            _mm_prefetch::<_MM_HINT_NTA>(first);
-            _mm_prefetch::<_MM_HINT_NTA>(second);
-        } else {
-            _mm_prefetch::<_MM_HINT_T0>(first);
-            _mm_prefetch::<_MM_HINT_T0>(second);
+unsafe fn prefetch<const BYTES: usize>(p: *const u8) {
+    // SAFETY: the caller's promise.
+    unsafe { prefetch_at::<BYTES>(p.wrapping_add(AHEAD)) }
+}
+
+/// Asks for the `BYTES` at `p`, which need not be valid. Calls with every `BYTES` of a stretch
+/// leave out none of its cache lines.
+///
+/// # Safety
+/// SSE is there.
+#[inline(always)]
+unsafe fn prefetch_at<const BYTES: usize>(p: *const u8) {
+    const LINE: usize = 64;
+    for line in 0..BYTES.div_ceil(LINE) {
+        let p = p.wrapping_add(line * LINE).cast();
+        // SAFETY: the caller's promise; a prefetch of any address is harmless.
+        unsafe {
+            match PAST_CACHES.load(Ordering::Relaxed) {
+                true => _mm_prefetch::<_MM_HINT_NTA>(p),
+                false => _mm_prefetch::<_MM_HINT_T0>(p),
+            }
         }
     }
 }
@@ -323,7 +272,7 @@ macro_rules! float_kernel {
                     w[r] = unsafe { $load(rows[r].as_ptr().add(i * $size)) };
                     if T == 1 && i * $size % 128 == 0 {
                         // SAFETY: this function has the features.
-                        unsafe { prefetch(rows[r].as_ptr().wrapping_add(i * $size)) };
+                        unsafe { prefetch::<128>(rows[r].as_ptr().wrapping_add(i * $size)) };
                     }
                 }
                 for t in 0..T {

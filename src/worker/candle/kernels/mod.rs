@@ -27,7 +27,7 @@ pub mod tiles;
 use activations::Rounded;
 use format::{BLOCK, BlockFormat, FloatFormat};
 use panel::{FloatPanel, Int8Panel, Int8Rows, ROWS, round_block};
-use tiles::{DEPTH, PartPairs, Sums, Tile, TilePanel, TileTokens};
+use tiles::TileCpu;
 
 /// Positions whose keys the cache interleaves: one vector register of scores.
 pub const SPAN: usize = 16;
@@ -43,9 +43,6 @@ pub trait Cpu: Copy + Send + Sync + 'static {
 
     /// Whether `int8_dot` reads the activations' interleaved form.
     const GROUPED: bool = false;
-
-    /// Whether many tokens are multiplied in tiles of bfloat16.
-    const TILED: bool = false;
 
     /// As `llm-bench` names it.
     fn name(self) -> &'static str;
@@ -152,61 +149,6 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         out: &mut [[f32; ROWS]],
     ) {
         self.run(|| portable::float_tiles(panel, first, n, x, k, out));
-    }
-
-    /// Unpacks blocks `first..first + n` of `rows` into rows `lane..` of a tile panel, rounded to
-    /// bfloat16.
-    fn pack_tiles<F: BlockFormat>(
-        self,
-        panel: &mut TilePanel,
-        lane: usize,
-        rows: &[&[u8]],
-        first: usize,
-        n: usize,
-    ) {
-        self.run(|| tiles::pack::<F>(panel, lane, rows, first, n));
-    }
-
-    /// The same for columns `first..first + n` of float rows: f16 in two parts, others rounded.
-    fn pack_float_tiles<F: FloatFormat>(
-        self,
-        panel: &mut TilePanel,
-        lane: usize,
-        rows: &[&[u8]],
-        first: usize,
-        n: usize,
-    ) {
-        self.run(|| tiles::pack_float::<F>(panel, lane, rows, first, n));
-    }
-
-    /// Up to 16 rows of `k` activations as tiles; in two parts if there is a second one.
-    fn tile_tokens(self, x: &[f32], k: usize, parts: [&mut [Tile]; 2]) {
-        self.run(|| tiles::tile_tokens(x, k, parts));
-    }
-
-    /// 16 rows of products as activations, for a matrix whose columns those rows are: eight rows
-    /// of a tile for 16 tokens; in two parts if there is a second one.
-    fn tile_rows(self, sums: &Sums, parts: [&mut [[u16; DEPTH]]; 2]) {
-        self.run(|| tiles::tile_rows(sums, parts));
-    }
-
-    /// `sums[b][h] +=` rows `16h..` of the panel · tokens `16b..`, over the panel's first `n` tiles,
-    /// which are those from `first` on in the tokens' rows.
-    fn multiply_tiles(
-        self,
-        panel: &TilePanel,
-        n: usize,
-        x: &TileTokens,
-        first: usize,
-        pairs: PartPairs,
-        sums: &mut [[Sums; 2]],
-    ) {
-        self.run(|| tiles::multiply(panel, n, x, first, pairs, sums));
-    }
-
-    /// Products as `[token][row]`.
-    fn transposed(self, sums: &Sums) -> Sums {
-        self.run(|| tiles::transposed(sums))
     }
 
     /// `out[i]` = scores of query `i` and the 16 keys of a span: `keys` is `[head_dim, 16]`.
@@ -333,9 +275,9 @@ impl Isa {
         with_cpu!(self, cpu => cpu.name())
     }
 
-    /// See `Cpu::TILED`.
+    /// See `TileCpu::TILED`.
     pub fn is_tiled(self) -> bool {
-        fn tiled<C: Cpu>(_: C) -> bool {
+        fn tiled<C: TileCpu>(_: C) -> bool {
             C::TILED
         }
         with_cpu!(self, cpu => tiled(cpu))

@@ -13,6 +13,7 @@ use std::array::from_fn;
 use super::activations::{Rounded, int8_value};
 use super::format::{self, BLOCK, BlockFormat, FloatFormat, FloatKind, Kind};
 use super::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, Int8Token, ROWS};
+use super::tiles::TileCpu;
 use super::{Cpu, SPAN};
 
 /// Proof that this CPU has NEON, and with `DOT` its dot product of bytes.
@@ -32,6 +33,8 @@ impl<const DOT: bool> Neon<DOT> {
 const LANES: usize = 4;
 const WIDTH: usize = 4;
 const TOKENS: usize = 4;
+
+impl<const DOT: bool> TileCpu for Neon<DOT> {}
 
 impl<const DOT: bool> Cpu for Neon<DOT> {
     const FMA: bool = true;

@@ -4,6 +4,7 @@
 use super::activations::{Rounded, int8_value};
 use super::format::{BLOCK, BlockFormat, FloatFormat};
 use super::panel::{FloatPanel, Int8Panel, Int8Rows, ROWS};
+use super::tiles::TileCpu;
 use super::{Cpu, SPAN};
 
 /// No instruction set in particular: what the binary was compiled for.
@@ -17,6 +18,8 @@ impl Cpu for Portable {
         "portable"
     }
 }
+
+impl TileCpu for Portable {}
 
 const LANES: usize = 16;
 

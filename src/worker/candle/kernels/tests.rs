@@ -11,7 +11,7 @@ use super::activations::{BLOCK, GROUP, Int8Batch, Int8Row, Rounded};
 use super::format::{self, BlockFormat, FloatFormat};
 use super::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS};
 use super::portable::Portable;
-use super::tiles::{DEPTH, STEPS, Tile, TilePanel};
+use super::tiles::{DEPTH, STEPS, Tile, TileCpu, TilePanel};
 use super::{Cpu, Isa, SPAN, STREAMS, with_cpu};
 use crate::worker::candle::weights::blocks;
 
@@ -463,7 +463,7 @@ impl<T> Drop for Guarded<T> {
 }
 
 /// Every kernel that reads `row`, stored as `F`; the row may be anywhere.
-fn int8_results<C: Cpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> Vec<f32> {
+fn int8_results<C: TileCpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> Vec<f32> {
     let mut results = vec![cpu.int8_dot::<F, 1, 1>([row], x, 0)[0][0]];
     results.extend(cpu.int8_dot::<F, 2, 1>([row, row], x, 1).as_flattened());
     results.extend(cpu.int8_dot::<F, 1, 4>([row], x, 0).as_flattened());
@@ -494,7 +494,7 @@ fn int8_rows_results<C: Cpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) ->
     out[0].to_vec()
 }
 
-fn float_results<C: Cpu, F: FloatFormat>(cpu: C, row: &[u8], x: &[f32]) -> Vec<f32> {
+fn float_results<C: TileCpu, F: FloatFormat>(cpu: C, row: &[u8], x: &[f32]) -> Vec<f32> {
     let mut results = vec![cpu.float_dot::<F, 1, 1>([row], [x])[0][0]];
     results.extend(cpu.float_dot::<F, 2, 1>([row, row], [x]).as_flattened());
     results.extend(cpu.float_dot::<F, 1, 4>([row], [x; 4]).as_flattened());
@@ -522,7 +522,7 @@ fn finite_bytes(n: usize) -> Vec<u8> {
 #[test]
 #[cfg_attr(miri, ignore = "Miri knows no forbidden pages, and looks at every access itself")]
 fn no_kernel_reads_beyond_a_row_of_weights() {
-    fn int8<C: Cpu, F: BlockFormat>(cpu: C, edge: Edge) {
+    fn int8<C: TileCpu, F: BlockFormat>(cpu: C, edge: Edge) {
         for n in [1, 2, 3, 4, 5, 8, 17] {
             let (stored, k) = (finite_bytes(n * F::SIZE), n * F::VALUES);
             let x: Vec<f32> = (0..4 * k).map(|i| (i * 31 % 17) as f32 - 8.0).collect();
@@ -531,7 +531,7 @@ fn no_kernel_reads_beyond_a_row_of_weights() {
             assert_eq!(got, int8_results::<C, F>(cpu, &stored, &x), "{} {n}", cpu.name());
         }
     }
-    fn float<C: Cpu, F: FloatFormat>(cpu: C, edge: Edge) {
+    fn float<C: TileCpu, F: FloatFormat>(cpu: C, edge: Edge) {
         for k in [1, 7, 8, 9, 15, 16, 17, 31, 33, 100, 128] {
             let stored = finite_bytes(k * F::SIZE);
             let x: Vec<f32> = (0..k).map(|i| (i * 31 % 17) as f32 - 8.0).collect();

@@ -3,6 +3,7 @@
 //! would be are split in two: the high part, and what it leaves. The functions here are the scalar
 //! reference for `avx512::tiles`.
 
+use super::Cpu;
 use super::format::{BLOCK, BlockFormat, FloatFormat, FloatKind};
 use crate::worker::resident::bytes_in_memory;
 
@@ -62,17 +63,24 @@ pub const SPLIT_BOTH: PartPairs = &[(0, 0), (1, 0), (0, 1)];
 /// Activations of some tokens in tiles: `[part][token / 16][step]`.
 #[derive(Default)]
 pub struct TileTokens {
+    n_tokens: usize,
     steps: usize,
+    pairs: PartPairs,
     parts: [Vec<Tile>; 2],
 }
 
 impl TileTokens {
-    /// From now on rows have `k` values, and there is room for `n_tokens` in the parts of `pairs`.
+    /// From now on these are `n_tokens` rows of `k` values, in the parts of `pairs`.
     pub fn reserve(&mut self, n_tokens: usize, k: usize, pairs: PartPairs) {
-        self.steps = k.div_ceil(DEPTH);
-        let n = n_tokens.div_ceil(SIDE) * self.steps;
-        for (part, tiles) in self.parts.iter_mut().enumerate() {
-            if pairs.iter().any(|&(_, x)| x == part) && tiles.len() < n {
+        *self = Self {
+            n_tokens,
+            steps: k.div_ceil(DEPTH),
+            pairs,
+            parts: std::mem::take(&mut self.parts),
+        };
+        let n = self.used();
+        for (tiles, n) in self.parts.iter_mut().zip(n) {
+            if tiles.len() < n {
                 tiles.resize(n, Tile::ZERO);
             }
             if !k.is_multiple_of(DEPTH) {
@@ -82,9 +90,32 @@ impl TileTokens {
         }
     }
 
+    /// Tokens.
+    pub fn len(&self) -> usize {
+        self.n_tokens
+    }
+
     /// Tiles of a row.
     pub fn steps(&self) -> usize {
         self.steps
+    }
+
+    /// Which parts are multiplied.
+    pub fn pairs(&self) -> PartPairs {
+        self.pairs
+    }
+
+    /// Tiles of a row in each part.
+    pub fn widths(&self) -> [usize; 2] {
+        [0, 1].map(|part| match self.pairs.iter().any(|&(_, x)| x == part) {
+            true => self.steps,
+            false => 0,
+        })
+    }
+
+    /// Tiles of each part.
+    fn used(&self) -> [usize; 2] {
+        self.widths().map(|width| self.n_tokens.div_ceil(SIDE) * width)
     }
 
     /// The tiles of 16 tokens.
@@ -93,9 +124,11 @@ impl TileTokens {
         &self.parts[part][block * self.steps..][..self.steps]
     }
 
-    /// Both parts, to be written by several threads.
+    /// Both parts, to be written by several threads; empty is one that nothing is multiplied with.
     pub fn parts(&mut self) -> [&mut [Tile]; 2] {
-        self.parts.each_mut().map(|tiles| &mut tiles[..])
+        let [high, low] = self.used();
+        let [a, b] = &mut self.parts;
+        [&mut a[..high], &mut b[..low]]
     }
 
     /// Bytes held.
@@ -106,6 +139,66 @@ impl TileTokens {
     /// Of those, what lies in memory now.
     pub fn bytes_in_memory(&self) -> Option<u64> {
         Some(bytes_in_memory(&self.parts[0])? + bytes_in_memory(&self.parts[1])?)
+    }
+}
+
+/// What multiplies tiles. The provided methods are the scalar reference.
+pub trait TileCpu: Cpu {
+    /// Whether it does so faster than without.
+    const TILED: bool = false;
+
+    /// Unpacks blocks `first..first + n` of `rows` into rows `lane..` of a tile panel, rounded to
+    /// bfloat16.
+    fn pack_tiles<F: BlockFormat>(
+        self,
+        panel: &mut TilePanel,
+        lane: usize,
+        rows: &[&[u8]],
+        first: usize,
+        n: usize,
+    ) {
+        self.run(|| pack::<F>(panel, lane, rows, first, n));
+    }
+
+    /// The same for columns `first..first + n` of float rows: f16 in two parts, others rounded.
+    fn pack_float_tiles<F: FloatFormat>(
+        self,
+        panel: &mut TilePanel,
+        lane: usize,
+        rows: &[&[u8]],
+        first: usize,
+        n: usize,
+    ) {
+        self.run(|| pack_float::<F>(panel, lane, rows, first, n));
+    }
+
+    /// Up to 16 rows of `k` activations as tiles; in two parts if there is a second one.
+    fn tile_tokens(self, x: &[f32], k: usize, parts: [&mut [Tile]; 2]) {
+        self.run(|| tile_tokens(x, k, parts));
+    }
+
+    /// 16 rows of products as activations, for a matrix whose columns those rows are: eight rows
+    /// of a tile for 16 tokens; in two parts if there is a second one.
+    fn tile_rows(self, sums: &Sums, parts: [&mut [[u16; DEPTH]]; 2]) {
+        self.run(|| tile_rows(sums, parts));
+    }
+
+    /// `sums[b][h] +=` rows `16h..` of the panel · tokens `16b..`, over the panel's first `n` tiles,
+    /// which are those from `first` on in the tokens' rows.
+    fn multiply_tiles(
+        self,
+        panel: &TilePanel,
+        n: usize,
+        x: &TileTokens,
+        first: usize,
+        sums: &mut [[Sums; 2]],
+    ) {
+        self.run(|| multiply(panel, n, x, first, sums));
+    }
+
+    /// Products as `[token][row]`.
+    fn transposed(self, sums: &Sums) -> Sums {
+        self.run(|| transposed(sums))
     }
 }
 
@@ -132,7 +225,7 @@ fn split(x: f32) -> [u16; 2] {
     [high, round(x - widen(high))]
 }
 
-/// See `Cpu::pack_tiles`.
+/// See `TileCpu::pack_tiles`.
 #[inline(always)]
 pub fn pack<F: BlockFormat>(
     panel: &mut TilePanel,
@@ -154,7 +247,7 @@ pub fn pack<F: BlockFormat>(
     }
 }
 
-/// See `Cpu::pack_float_tiles`.
+/// See `TileCpu::pack_float_tiles`.
 #[inline(always)]
 pub fn pack_float<F: FloatFormat>(
     panel: &mut TilePanel,
@@ -182,7 +275,7 @@ pub fn pack_float<F: FloatFormat>(
     }
 }
 
-/// See `Cpu::tile_tokens`.
+/// See `TileCpu::tile_tokens`.
 #[inline(always)]
 pub fn tile_tokens(x: &[f32], k: usize, [high, low]: [&mut [Tile]; 2]) {
     for (step, tile) in high.iter_mut().enumerate() {
@@ -204,7 +297,7 @@ pub fn tile_tokens(x: &[f32], k: usize, [high, low]: [&mut [Tile]; 2]) {
     }
 }
 
-/// See `Cpu::tile_rows`.
+/// See `TileCpu::tile_rows`.
 #[inline(always)]
 pub fn tile_rows(sums: &Sums, [high, low]: [&mut [[u16; DEPTH]]; 2]) {
     for r in 0..SIDE {
@@ -218,19 +311,12 @@ pub fn tile_rows(sums: &Sums, [high, low]: [&mut [[u16; DEPTH]]; 2]) {
     }
 }
 
-/// See `Cpu::multiply_tiles`.
+/// See `TileCpu::multiply_tiles`.
 #[inline(always)]
-pub fn multiply(
-    panel: &TilePanel,
-    n: usize,
-    x: &TileTokens,
-    first: usize,
-    pairs: PartPairs,
-    sums: &mut [[Sums; 2]],
-) {
+pub fn multiply(panel: &TilePanel, n: usize, x: &TileTokens, first: usize, sums: &mut [[Sums; 2]]) {
     for (block, sums) in sums.iter_mut().enumerate() {
         for (half, sums) in sums.iter_mut().enumerate() {
-            for &(w, part) in pairs {
+            for &(w, part) in x.pairs {
                 for step in 0..n {
                     let (w, x) = (&panel.0[w][half][step], &x.block(part, block)[first + step]);
                     for (w, sums) in w.0.iter().zip(&mut sums.0) {

@@ -1,17 +1,18 @@
 //! Products with many tokens in tiles of bfloat16: 32 rows at a time are unpacked into a panel.
 
+use std::array::from_fn;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::super::kernels::Cpu;
 use super::super::kernels::format::{self, FloatKind, Kind};
 use super::super::kernels::tiles::{
-    DEPTH, PartPairs, ROUNDED, ROWS, SIDE, SPLIT_BOTH, SPLIT_TOKENS, STEPS, Sums, TilePanel,
-    TileTokens,
+    DEPTH, PartPairs, ROUNDED, ROWS, SIDE, SPLIT_BOTH, SPLIT_TOKENS, STEPS, Sums, TileCpu,
+    TilePanel, TileTokens,
 };
 use super::super::math::silu_times;
 use super::super::pool::{Pool, Scatter};
 use super::super::weights::{Matrix, f32_bytes};
+use super::many::Segment;
 use super::{MANY, Method, Multiplier, Output, with_float, with_format};
 
 /// A thread's buffers.
@@ -50,7 +51,7 @@ impl Multiplier {
     }
 
     /// `x` (`[m, k]`) in tiles.
-    pub(super) fn tile<C: Cpu>(
+    pub(super) fn tile<C: TileCpu>(
         cpu: C,
         pool: &mut Pool,
         x: &[f32],
@@ -60,45 +61,34 @@ impl Multiplier {
     ) {
         let m = x.len() / k;
         out.reserve(m, k, pairs);
-        let steps = out.steps();
+        let widths = out.widths();
         let parts = out.parts().map(Scatter::new);
-        let n_parts = parts_of(pairs);
         pool.run(m.div_ceil(SIDE), 1, |blocks| {
             for block in blocks {
                 let x = &x[block * SIDE * k..m.min((block + 1) * SIDE) * k];
-                let mut part = 0;
-                cpu.tile_tokens(
-                    x,
-                    k,
-                    parts.each_ref().map(|tiles| {
-                        let n = if part < n_parts { steps } else { 0 };
-                        part += 1;
-                        // SAFETY: each piece of work has its own tokens.
-                        unsafe { tiles.get(block * n..(block + 1) * n) }
-                    }),
-                );
+                let parts = from_fn(|part| {
+                    let n = widths[part];
+                    // SAFETY: each piece of work has its own tokens.
+                    unsafe { parts[part].get(block * n..(block + 1) * n) }
+                });
+                cpu.tile_tokens(x, k, parts);
             }
         });
     }
 
     /// `Multiplier::multiply` of tokens in tiles, with the matrices' columns from `first` on, where
     /// a stored block of any format begins.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn tiled_product<C: Cpu>(
+    pub(super) fn tiled_product<C: TileCpu>(
         &self,
         cpu: C,
         pool: &mut Pool,
         parts: &[&Matrix],
         first: usize,
         x: &TileTokens,
-        m: usize,
-        pairs: PartPairs,
-        out: &mut [f32],
-        add: bool,
+        out: Output<'_>,
     ) {
         let first_step = first / DEPTH;
         let rows: usize = parts.iter().map(|p| p.rows()).sum();
-        let out = Output { values: Scatter::new(out), stride: rows, add };
         let strip = strip_rows(parts[0].columns(), rows, pool.threads());
         let strips: usize = parts.iter().map(|p| p.rows().div_ceil(strip)).sum();
         pool.run(strips, 1, |range| {
@@ -108,13 +98,14 @@ impl Multiplier {
                     let n = part.rows().div_ceil(strip);
                     if i < n {
                         let rows = i * strip..part.rows().min((i + 1) * strip);
-                        let panels = rows
-                            .step_by(ROWS)
-                            .map(|r| [Some((*part, r..part.rows().min(r + ROWS))), None]);
+                        let panels = rows.step_by(ROWS).map(|r| {
+                            let rows = r..part.rows().min(r + ROWS);
+                            [Some(Segment { matrix: part, rows }), None]
+                        });
                         let panels: Vec<Panel<'_>> = panels.collect();
-                        self.tiled_strip(cpu, &panels, first_step, x, m, pairs, |panel, sums| {
-                            let rows = panels[panel][0].as_ref().expect("one segment").1.clone();
-                            put(cpu, sums, m, rows.len(), |t, at, values| {
+                        self.tiled_strip(cpu, &panels, first_step, x, |panel, sums| {
+                            let rows = &panel[0].as_ref().expect("one segment").rows;
+                            put(cpu, sums, x.len(), rows.len(), |t, at, values| {
                                 out.put(t, first + rows.start + at, values);
                             });
                         });
@@ -126,24 +117,18 @@ impl Multiplier {
         });
     }
 
-    /// `inner[t] = silu(gate · x[t]) · (up · x[t])` for some rows of both, in tiles with the parts
-    /// of `inner_pairs`.
-    #[allow(clippy::too_many_arguments)]
-    fn tiled_gated<C: Cpu>(
+    /// `inner[t] = silu(gate · x[t]) · (up · x[t])` for rows `of` of both. `inner` has room for them.
+    fn tiled_gated<C: TileCpu>(
         &self,
         cpu: C,
         pool: &mut Pool,
         [gate, up]: [&Matrix; 2],
         of: Range<usize>,
         x: &TileTokens,
-        m: usize,
-        pairs: PartPairs,
         inner: &mut TileTokens,
-        inner_pairs: PartPairs,
     ) {
         let n = of.len();
-        inner.reserve(m, n, inner_pairs);
-        let (steps, n_parts) = (inner.steps(), parts_of(inner_pairs));
+        let (steps, widths) = (inner.steps(), inner.widths());
         let parts = inner.parts().map(Scatter::new);
         let strip = strip_rows(gate.columns(), 2 * n, pool.threads()) / 2;
         // A piece of work fills whole tiles: for each, two panels of 16 rows of both matrices.
@@ -153,11 +138,11 @@ impl Multiplier {
                 let rows = i * tiles_each * DEPTH..n.min((i + 1) * tiles_each * DEPTH);
                 let panels = rows.step_by(SIDE).map(|r| {
                     let rows = of.start + r..of.end.min(of.start + r + SIDE);
-                    [Some((gate, rows.clone())), Some((up, rows))]
+                    [gate, up].map(|matrix| Some(Segment { matrix, rows: rows.clone() }))
                 });
                 let panels: Vec<Panel<'_>> = panels.collect();
-                self.tiled_strip(cpu, &panels, 0, x, m, pairs, |panel, sums| {
-                    let rows = &panels[panel][0].as_ref().expect("two segments").1;
+                self.tiled_strip(cpu, &panels, 0, x, |panel, sums| {
+                    let rows = &panel[0].as_ref().expect("two segments").rows;
                     let row = rows.start - of.start;
                     let (step, half) = (row / DEPTH, row / SIDE % 2);
                     for (block, [gate, up]) in sums.iter().enumerate() {
@@ -165,13 +150,11 @@ impl Multiplier {
                         let (gate, up) = (gate.0.as_flattened(), up.0.as_flattened());
                         silu_times(cpu, gate, up, gated.0.as_flattened_mut());
                         gated.0[rows.len()..].fill([0.0; SIDE]);
-                        let at = block * steps + step;
-                        let mut part = 0;
-                        let halves = parts.each_ref().map(|tiles| {
-                            let n = if part < n_parts { 1 } else { 0 };
-                            part += 1;
+                        let halves = from_fn(|part| {
+                            let n = widths[part].min(1);
+                            let at = (block * steps + step) * n;
                             // SAFETY: each piece of work has its own steps.
-                            let tile = unsafe { tiles.get(at * n..(at + 1) * n) };
+                            let tile = unsafe { parts[part].get(at..at + n) };
                             let half = SIDE / 2 * half..SIDE / 2 * (half + 1);
                             tile.first_mut().map_or(&mut [][..], |tile| &mut tile.0[half])
                         });
@@ -182,45 +165,41 @@ impl Multiplier {
         });
     }
 
-    /// `Multiplier::mlp` of tokens in tiles; `inner` is room for what is between the matrices.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn tiled_mlp<C: Cpu>(
+    /// `Multiplier::mlp` of tokens in tiles; `inner` is room for what is between the matrices, and
+    /// `pairs` its parts.
+    pub(super) fn tiled_mlp<C: TileCpu>(
         &self,
         cpu: C,
         pool: &mut Pool,
         [gate, up, down]: [&Matrix; 3],
         x: &TileTokens,
-        m: usize,
-        [pairs, inner_pairs]: [PartPairs; 2],
-        inner: &mut TileTokens,
+        (inner, pairs): (&mut TileTokens, PartPairs),
         out: &mut [f32],
     ) {
         let n = gate.rows();
         for first in (0..n).step_by(part_of_inner(n)) {
             let of = first..n.min(first + part_of_inner(n));
-            self.tiled_gated(cpu, pool, [gate, up], of, x, m, pairs, inner, inner_pairs);
-            self.tiled_product(cpu, pool, &[down], first, inner, m, inner_pairs, out, true);
+            inner.reserve(x.len(), of.len(), pairs);
+            self.tiled_gated(cpu, pool, [gate, up], of, x, inner);
+            let out = Output { values: Scatter::new(out), stride: down.rows(), add: true };
+            self.tiled_product(cpu, pool, &[down], first, inner, out);
         }
     }
 
     /// Calls `done(panel, products)` with the products of all tokens with each panel's rows, whose
-    /// columns count from tile `first_step` on. Goes
-    /// through all panels with some columns, then with the next, so that the tokens' part stays in
-    /// the second cache.
-    #[allow(clippy::too_many_arguments)]
-    fn tiled_strip<C: Cpu>(
+    /// columns count from tile `first_step` on. Goes through all panels with some columns, then
+    /// with the next, so that the tokens' part stays in the second cache.
+    fn tiled_strip<C: TileCpu>(
         &self,
         cpu: C,
         panels: &[Panel<'_>],
         first_step: usize,
         x: &TileTokens,
-        m: usize,
-        pairs: PartPairs,
-        mut done: impl FnMut(usize, &[[Sums; 2]]),
+        mut done: impl FnMut(&Panel<'_>, &[[Sums; 2]]),
     ) {
-        let n_blocks = m.div_ceil(SIDE);
+        let n_blocks = x.len().div_ceil(SIDE);
         // Of two parts, half as many columns stay in the first cache.
-        let most = if pairs.iter().any(|&(w, _)| w == 1) { STEPS / 2 } else { STEPS };
+        let most = if x.pairs().iter().any(|&(w, _)| w == 1) { STEPS / 2 } else { STEPS };
         SCRATCH.with_borrow_mut(|Scratch { panel: unpacked, sums, wide }| {
             if sums.len() < panels.len() * n_blocks {
                 sums.resize(panels.len() * n_blocks, [Sums::ZERO; 2]);
@@ -229,37 +208,33 @@ impl Multiplier {
             sums.fill([Sums::ZERO; 2]);
             for first in (0..x.steps()).step_by(most) {
                 let n = most.min(x.steps() - first);
+                let steps = first_step + first..first_step + first + n;
                 for (segments, sums) in panels.iter().zip(sums.chunks_exact_mut(n_blocks)) {
-                    for (i, (matrix, rows)) in segments.iter().flatten().enumerate() {
-                        let lane = i * SIDE;
-                        let at = first_step + first;
-                        self.pack_tiles(cpu, unpacked, lane, matrix, rows.clone(), at, n, wide);
+                    for (i, segment) in segments.iter().flatten().enumerate() {
+                        self.pack_tiles(cpu, unpacked, i * SIDE, segment, steps.clone(), wide);
                     }
-                    cpu.multiply_tiles(unpacked, n, x, first, pairs, sums);
+                    cpu.multiply_tiles(unpacked, n, x, first, sums);
                 }
             }
             cpu.run(|| {
-                for (panel, sums) in sums.chunks_exact(n_blocks).enumerate() {
+                for (panel, sums) in panels.iter().zip(sums.chunks_exact(n_blocks)) {
                     done(panel, sums);
                 }
             });
         });
     }
 
-    /// Unpacks tiles `first..first + n` of `rows` into rows `lane..` of the panel.
-    #[allow(clippy::too_many_arguments)]
-    fn pack_tiles<C: Cpu>(
+    /// Unpacks tiles `steps` of a segment's rows into rows `lane..` of the panel.
+    fn pack_tiles<C: TileCpu>(
         &self,
         cpu: C,
         panel: &mut TilePanel,
         lane: usize,
-        matrix: &Matrix,
-        rows: Range<usize>,
-        first: usize,
-        n: usize,
+        Segment { matrix, rows }: &Segment<'_>,
+        steps: Range<usize>,
         wide: &mut Vec<f32>,
     ) {
-        let start = first * DEPTH;
+        let (start, n) = (steps.start * DEPTH, steps.len());
         let columns = (n * DEPTH).min(matrix.columns() - start);
         let mut stored: [&[u8]; ROWS] = [&[]; ROWS];
         let n_rows = rows.len();
@@ -268,7 +243,7 @@ impl Multiplier {
         }
         match self.arithmetic.method(matrix.encoding(), MANY) {
             Method::Block(kind) => with_format!(kind, F => {
-                cpu.pack_tiles::<F>(panel, lane, &stored[..n_rows], first, n);
+                cpu.pack_tiles::<F>(panel, lane, &stored[..n_rows], steps.start, n);
             }),
             Method::Float(kind) => with_float!(kind, F => {
                 cpu.pack_float_tiles::<F>(panel, lane, &stored[..n_rows], start, columns);
@@ -276,7 +251,7 @@ impl Multiplier {
             Method::Widen | Method::Candle(_) => {
                 const WIDTH: usize = STEPS * DEPTH;
                 wide.resize(ROWS * WIDTH, 0.0);
-                for (r, wide) in rows.zip(wide.chunks_exact_mut(WIDTH)) {
+                for (r, wide) in rows.clone().zip(wide.chunks_exact_mut(WIDTH)) {
                     matrix.dequantize_columns(r, start, &mut wide[..columns]);
                 }
                 for (slot, wide) in stored.iter_mut().zip(wide.chunks_exact(WIDTH)) {
@@ -297,7 +272,7 @@ fn part_of_inner(rows: usize) -> usize {
 }
 
 /// Rows of one or two matrices that share a panel; those of the second begin with its 16th row.
-type Panel<'a> = [Option<(&'a Matrix, Range<usize>)>; 2];
+type Panel<'a> = [Option<Segment<'a>>; 2];
 
 /// Rows of a piece of work, of `rows` in all: each brings the tokens' activations from the third
 /// cache once, so the more columns there are, the more rows share that; and the threads need some
@@ -307,14 +282,9 @@ fn strip_rows(columns: usize, rows: usize, threads: usize) -> usize {
     shared.min((rows / (4 * threads)).max(ROWS)).next_multiple_of(ROWS)
 }
 
-/// In how many parts the tokens of `pairs` are.
-fn parts_of(pairs: PartPairs) -> usize {
-    pairs.iter().map(|&(_, x)| x + 1).max().unwrap_or(1)
-}
-
 /// Calls `each(token, first of its rows, products)`.
 #[inline(always)]
-fn put<C: Cpu>(
+fn put<C: TileCpu>(
     cpu: C,
     sums: &[[Sums; 2]],
     m: usize,
@@ -394,10 +364,12 @@ mod tests {
                     let (pool, pairs) = (&mut pool, SPLIT_BOTH);
                     Multiplier::tile(cpu, pool, &x, k, pairs, &mut tiles);
                     let parts = [&gate, &up];
-                    multiplier.tiled_product(cpu, pool, &parts, 0, &tiles, m, pairs, &mut out, true);
+                    let to = Output { values: Scatter::new(&mut out), stride: 2 * n, add: true };
+                    multiplier.tiled_product(cpu, pool, &parts, 0, &tiles, to);
                     out.iter_mut().for_each(|value| *value -= 1.0);
                     assert_close(&out, &both, &what);
-                    multiplier.tiled_mlp(cpu, pool, [&gate, &up, &down], &tiles, m, [pairs; 2], &mut inner, &mut last);
+                    let (all, inner) = ([&gate, &up, &down], (&mut inner, pairs));
+                    multiplier.tiled_mlp(cpu, pool, all, &tiles, inner, &mut last);
                     assert_close(&last, &result, &what);
                 });
             }

@@ -110,7 +110,7 @@ macro_rules! block32_kernel {
                 let mut step = |g: usize, blocks: [*const u8; R]| {
                     let weights = blocks.map(|p| {
                         if T == 1 {
-                            prefetch(p);
+                            prefetch::<{ 4 * $size }>(p);
                         }
                         $unpack(p)
                     });
@@ -257,7 +257,7 @@ unsafe fn q4k_sums<const R: usize, const T: usize>(
                 for r in 0..R {
                     let nibbles = rows[r].add(b * Q4K_SIZE + 16 + 64 * half);
                     if T == 1 {
-                        prefetch(nibbles);
+                        prefetch::<{ Q4K_SIZE / 2 }>(nibbles);
                     }
                     let scale = match half {
                         0 => _mm512_shuffle_f32x4::<0b00_00_00_00>(scales[r], scales[r]),
@@ -396,7 +396,9 @@ unsafe fn q6k_sums<const R: usize, const T: usize>(
                 let mut steps = [([_mm512_setzero_si512(); 2], [zero; 2]); R];
                 for r in 0..R {
                     if T == 1 {
-                        prefetch(rows[r].add(b * Q6K_SIZE + Q6K_SIZE / 2 * half));
+                        prefetch::<{ Q6K_SIZE / 2 }>(
+                            rows[r].add(b * Q6K_SIZE + Q6K_SIZE / 2 * half),
+                        );
                     }
                     let first = table32(&SCALES[2 * half]);
                     let second = table32(&SCALES[2 * half + 1]);

@@ -10,11 +10,11 @@ use std::arch::x86_64::*;
 
 use super::super::format::{BLOCK, BlockFormat, FloatFormat, FloatKind, Kind};
 use super::super::tiles::{
-    DEPTH, PartPairs, ROWS, SIDE, STEPS, Sums, Tile, TilePanel, TileTokens, pack_float as pack_rest,
+    DEPTH, ROWS, SIDE, STEPS, Sums, Tile, TileCpu, TilePanel, TileTokens, pack_float as pack_rest,
 };
 use super::blocks::q4k_scales;
 use super::panels::transpose;
-use super::{load_f16, load_f32};
+use super::{Avx512, call, load_f16, load_f32};
 use crate::cpu::{self, WHOLE_TILES};
 
 /// Whether the processor has AMX with bfloat16 and this process may use it.
@@ -22,19 +22,69 @@ pub fn detect() -> bool {
     is_x86_feature_detected!("avx512bf16") && cpu::amx().bf16
 }
 
+impl TileCpu for Avx512<false> {}
+
+impl TileCpu for Avx512<true> {
+    const TILED: bool = true;
+
+    fn pack_tiles<F: BlockFormat>(
+        self,
+        panel: &mut TilePanel,
+        lane: usize,
+        rows: &[&[u8]],
+        first: usize,
+        n: usize,
+    ) {
+        call!(pack::<F>, panel, lane, rows, first, n)
+    }
+
+    fn pack_float_tiles<F: FloatFormat>(
+        self,
+        panel: &mut TilePanel,
+        lane: usize,
+        rows: &[&[u8]],
+        first: usize,
+        n: usize,
+    ) {
+        call!(pack_float::<F>, panel, lane, rows, first, n)
+    }
+
+    fn tile_tokens(self, x: &[f32], k: usize, parts: [&mut [Tile]; 2]) {
+        call!(tile_tokens, x, k, parts)
+    }
+
+    fn tile_rows(self, sums: &Sums, parts: [&mut [[u16; DEPTH]]; 2]) {
+        call!(tile_rows, sums, parts)
+    }
+
+    fn multiply_tiles(
+        self,
+        panel: &TilePanel,
+        n: usize,
+        x: &TileTokens,
+        first: usize,
+        sums: &mut [[Sums; 2]],
+    ) {
+        call!(multiply, panel, n, x, first, sums)
+    }
+
+    fn transposed(self, sums: &Sums) -> Sums {
+        call!(transposed, sums)
+    }
+}
+
 /// Bytes between rows of a tile in memory.
 const STRIDE: usize = 64;
 
-/// See `Cpu::multiply_tiles`.
+/// See `TileCpu::multiply_tiles`.
 ///
 /// # Safety
 /// `detect` said yes.
-pub unsafe fn multiply(
+unsafe fn multiply(
     panel: &TilePanel,
     n: usize,
     x: &TileTokens,
     first: usize,
-    pairs: PartPairs,
     sums: &mut [[Sums; 2]],
 ) {
     assert!(0 < n && n <= STEPS && first + n <= x.steps());
@@ -53,7 +103,7 @@ pub unsafe fn multiply(
                 in(reg) s[0], in(reg) s[1], in(reg) s[2], in(reg) s[3], in(reg) STRIDE,
                 options(nostack),
             );
-            for &(w, part) in pairs {
+            for &(w, part) in x.pairs() {
                 asm!(
                     "2:",
                     "tileloadd tmm4, [{a0} + {stride}]", "tileloadd tmm6, [{b0} + {stride}]",
@@ -86,7 +136,7 @@ pub unsafe fn multiply(
                 in(reg) s[0], in(reg) s[1], in(reg) STRIDE,
                 options(nostack),
             );
-            for &(w, part) in pairs {
+            for &(w, part) in x.pairs() {
                 asm!(
                     "2:",
                     "tileloadd tmm4, [{a0} + {stride}]", "tileloadd tmm6, [{b0} + {stride}]",
@@ -149,9 +199,9 @@ unsafe fn bytes_at(p: *const u8) -> __m512i {
     unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())) }
 }
 
-/// See `Cpu::pack_tiles`.
+/// See `TileCpu::pack_tiles`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,f16c,fma")]
-pub fn pack<F: BlockFormat>(
+fn pack<F: BlockFormat>(
     panel: &mut TilePanel,
     lane: usize,
     rows: &[&[u8]],
@@ -270,9 +320,9 @@ unsafe fn both([a, b]: [__m512; 2]) -> __m512i {
     unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(b, a)) }
 }
 
-/// See `Cpu::pack_float_tiles`.
+/// See `TileCpu::pack_float_tiles`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,f16c,fma")]
-pub fn pack_float<F: FloatFormat>(
+fn pack_float<F: FloatFormat>(
     panel: &mut TilePanel,
     lane: usize,
     rows: &[&[u8]],
@@ -310,9 +360,9 @@ pub fn pack_float<F: FloatFormat>(
 
 // ---- activations and products ----
 
-/// See `Cpu::tile_tokens`.
+/// See `TileCpu::tile_tokens`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,f16c,fma")]
-pub fn tile_tokens(x: &[f32], k: usize, [high, low]: [&mut [Tile]; 2]) {
+fn tile_tokens(x: &[f32], k: usize, [high, low]: [&mut [Tile]; 2]) {
     assert!(x.len() <= SIDE * k && high.len() * DEPTH < k + DEPTH);
     for (step, high) in high.iter_mut().enumerate() {
         let columns = DEPTH.min(k - step * DEPTH);
@@ -350,9 +400,9 @@ fn store_tile(tile: &mut Tile, rows: [__m512i; SIDE]) {
     }
 }
 
-/// See `Cpu::tile_rows`.
+/// See `TileCpu::tile_rows`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,f16c,fma")]
-pub fn tile_rows(sums: &Sums, [high, low]: [&mut [[u16; DEPTH]]; 2]) {
+fn tile_rows(sums: &Sums, [high, low]: [&mut [[u16; DEPTH]]; 2]) {
     assert!(high.len() == SIDE / 2 && (low.is_empty() || low.len() == SIDE / 2));
     // Lane 2t of a pair of rows is token t of the first, lane 2t + 1 of the second.
     static FIRST: [i32; 16] = [0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23];
@@ -375,9 +425,9 @@ pub fn tile_rows(sums: &Sums, [high, low]: [&mut [[u16; DEPTH]]; 2]) {
     }
 }
 
-/// See `Cpu::transposed`.
+/// See `TileCpu::transposed`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,f16c,fma")]
-pub fn transposed(sums: &Sums) -> Sums {
+fn transposed(sums: &Sums) -> Sums {
     let mut out = Sums::ZERO;
     // SAFETY: this function has the features; each row is 64 bytes long.
     unsafe {

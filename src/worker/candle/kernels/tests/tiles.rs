@@ -6,17 +6,17 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::super::format::{self, BLOCK, BlockFormat, FloatFormat};
 use super::super::tiles::{
-    DEPTH, PartPairs, ROUNDED, SIDE, SPLIT_BOTH, SPLIT_TOKENS, STEPS, Sums, Tile, TilePanel,
-    TileTokens,
+    DEPTH, PartPairs, ROUNDED, SIDE, SPLIT_BOTH, SPLIT_TOKENS, STEPS, Sums, Tile, TileCpu,
+    TilePanel, TileTokens,
 };
-use super::super::{Cpu, Isa, with_cpu};
+use super::super::{Isa, with_cpu};
 use super::{Stored, row, too_long};
 
 /// Two roundings to eight bits; with both in two parts, to sixteen.
 const ONCE: f64 = 1.0 / 128.0;
 const TWICE: f64 = 1.0 / 16384.0;
 
-fn tokens<C: Cpu>(cpu: C, x: &[f32], k: usize, pairs: PartPairs) -> TileTokens {
+fn tokens<C: TileCpu>(cpu: C, x: &[f32], k: usize, pairs: PartPairs) -> TileTokens {
     let mut tokens = TileTokens::default();
     // What a longer row left must not count.
     tokens.reserve(x.len() / k + 20, k + 100, pairs);
@@ -24,19 +24,18 @@ fn tokens<C: Cpu>(cpu: C, x: &[f32], k: usize, pairs: PartPairs) -> TileTokens {
         tiles.fill(Tile([[0x7FC0; DEPTH]; SIDE]));
     }
     tokens.reserve(x.len() / k, k, pairs);
-    let (steps, split) = (tokens.steps(), pairs.iter().any(|&(_, x)| x == 1));
+    let [steps, low_steps] = tokens.widths();
     for (block, x) in x.chunks(SIDE * k).enumerate() {
-        let range = block * steps..(block + 1) * steps;
         let [high, low] = tokens.parts();
-        let low = if split { &mut low[range.clone()] } else { &mut [] };
-        cpu.tile_tokens(x, k, [&mut high[range], low]);
+        let low = &mut low[block * low_steps..][..low_steps];
+        cpu.tile_tokens(x, k, [&mut high[block * steps..][..steps], low]);
     }
     tokens
 }
 
 /// Checks products that `pack` makes possible: it is called with a panel, a first tile and how many.
 #[allow(clippy::too_many_arguments)]
-fn check<C: Cpu>(
+fn check<C: TileCpu>(
     cpu: C,
     what: &str,
     w: &[Stored],
@@ -54,7 +53,7 @@ fn check<C: Cpu>(
     for first in (0..x_tiles.steps()).step_by(STEPS) {
         let n = STEPS.min(x_tiles.steps() - first);
         pack(&mut panel, first, n);
-        cpu.multiply_tiles(&panel, n, &x_tiles, first, pairs, &mut sums);
+        cpu.multiply_tiles(&panel, n, &x_tiles, first, &mut sums);
     }
     for (t, x) in x.chunks_exact(k).enumerate() {
         for (r, w) in w.iter().enumerate() {
@@ -73,7 +72,7 @@ fn check<C: Cpu>(
     }
 }
 
-fn check_blocks<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
+fn check_blocks<C: TileCpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
     let mut rng = StdRng::seed_from_u64(7);
     let shapes = [(32, 16), (1, 1), (17, 33), (31, 9), (16, 48), (5, 20)];
     for (n, (n_rows, m)) in shapes.into_iter().enumerate() {
@@ -98,7 +97,7 @@ fn check_blocks<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
     }
 }
 
-fn check_floats<C: Cpu, F: FloatFormat, T: GgmlType>(cpu: C, pairs: PartPairs, relative: f64) {
+fn check_floats<C: TileCpu, F: FloatFormat, T: GgmlType>(cpu: C, pairs: PartPairs, relative: f64) {
     let mut rng = StdRng::seed_from_u64(8);
     for (n_rows, m, k) in [(32, 16, 512), (1, 1, 1), (20, 33, 200), (16, 9, 1000), (31, 40, 33)] {
         if too_long(n_rows * m * k) {
@@ -132,7 +131,7 @@ fn products_in_tiles_agree_with_a_plain_sum() {
 
 #[test]
 fn every_instruction_set_unpacks_into_the_same_tiles() {
-    fn packed<C: Cpu, F: BlockFormat>(cpu: C, row: &[u8], lane: usize) -> Vec<u16> {
+    fn packed<C: TileCpu, F: BlockFormat>(cpu: C, row: &[u8], lane: usize) -> Vec<u16> {
         let blocks = row.len() / F::SIZE * F::VALUES / BLOCK;
         let mut panel = TilePanel::new();
         cpu.pack_tiles::<F>(&mut panel, lane, &[row; 3], 0, blocks);
