@@ -53,15 +53,18 @@ pub fn sustained(threads: u32) -> Result<BytesPerSecond> {
     const ENOUGH: u64 = 128 << 20;
     static KEPT: Mutex<Option<Reader>> = Mutex::new(None);
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    let reader = match kept.take() {
-        Some(reader) if reader.threads == threads.max(1) as usize => reader,
-        _ => {
-            // Nothing of a buffer that is read in a circle and twice as large is still there.
-            let size = last_level_cache().map_or(ENOUGH, |cache| ENOUGH.max(2 * cache));
-            Reader::new(threads, Bytes(size))?
-        }
-    };
+    // Nothing of a buffer that is read in a circle and twice as large is still there.
+    let size = last_level_cache().map_or(ENOUGH, |cache| ENOUGH.max(2 * cache));
+    let reader = kept_or_new(kept.take(), threads, Bytes(size))?;
     Ok(kept.insert(reader).sustained(5))
+}
+
+/// The reader of the last time, if it has as many threads.
+fn kept_or_new(kept: Option<Reader>, threads: u32, size: Bytes) -> Result<Reader> {
+    match kept {
+        Some(reader) if reader.threads == threads.max(1) as usize => Ok(reader),
+        _ => Reader::new(threads, size),
+    }
 }
 
 /// Bytes of the largest cache of the first processor, where the system tells.
@@ -183,10 +186,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_for_other_threads_has_a_buffer_of_its_own() {
-        for threads in [1, 2, 2, 1] {
-            assert!(sustained(threads).unwrap().0 > 0.0, "{threads} threads");
-        }
+    fn a_buffer_is_kept_for_as_many_threads() {
+        let size = Bytes(1 << 16);
+        let first = Reader::new(2, size).unwrap();
+        let at = first.buffer.as_ptr();
+        let second = kept_or_new(Some(first), 2, size).unwrap();
+        assert_eq!(second.buffer.as_ptr(), at);
+        assert_eq!(kept_or_new(Some(second), 1, size).unwrap().threads, 1);
     }
 
     #[test]
