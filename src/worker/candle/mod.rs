@@ -128,7 +128,7 @@ impl Engine for Candle {
         let config = gguf.config()?;
         let parsed = MonoNs::now();
         let weights = Weights::find(&gguf, &config)?;
-        drop(gguf); // the header with its vocabulary; the matrices keep the mapping
+        drop(gguf); // the header with its vocabulary; the matrices keep their mapping
         crate::worker::resident::give_back();
         let isa = self.options.kernels;
         let arithmetic = match self.options.float32 {

@@ -38,14 +38,25 @@ pub struct Gguf {
 
 impl Gguf {
     /// Maps the file, reads and checks its header.
+    ///
+    /// The header is read through a mapping of its own, which ends here: its vocabulary, some
+    /// megabytes, would else count as memory in use for as long as the weights are.
     pub fn open(path: &str) -> Result<Self, EngineError> {
         let named = |error| refused(GgufError::Io { path: path.into(), error });
         regular_file_len(Path::new(path)).map_err(named)?;
         let file = File::open(path).map_err(named)?;
         // SAFETY: the file is a model that nothing writes while it is measured; if another
         // process truncated it, this worker would die of SIGBUS, which the harness explains.
-        let map = unsafe { Mmap::map(&file) }.map_err(named)?;
-        Self::of_map(path, map)
+        let map = || unsafe { Mmap::map(&file) }.map_err(named);
+        let (header, checked) = {
+            let map = map()?;
+            (GgufFile::of_bytes(Path::new(path), &map).map_err(refused)?, map.len())
+        };
+        let map = map()?;
+        if map.len() != checked {
+            return Err(bad_model(path, "its length changed while it was opened"));
+        }
+        Ok(Self { path: path.to_string(), map: Arc::new(map), header })
     }
 
     /// The same for bytes that are mapped already.
