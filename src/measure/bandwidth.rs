@@ -46,9 +46,9 @@ pub fn measure(threads: u32, size: Bytes) -> Result<Bandwidth> {
 /// moment: read around each launch, since on a shared machine it moves by half within minutes.
 /// Takes a tenth of a second, or some tenths behind a very large cache.
 ///
-/// The buffer stays for the next reading. One that was given back before a launch disturbed it: a
-/// virtual machine reports memory that is free for two seconds to its host, which took a processor
-/// for up to 60 ms at a time in the middle of the first tokens.
+/// The buffer stays for the next reading. One that was given back before a launch disturbed it on
+/// a virtual machine: gaps of up to 63 ms among 26 ms in the first tokens, gone since it is kept.
+/// Presumably the host works on free memory that the machine reports to it.
 pub fn sustained(threads: u32) -> Result<BytesPerSecond> {
     const ENOUGH: u64 = 128 << 20;
     static KEPT: Mutex<Option<Reader>> = Mutex::new(None);
