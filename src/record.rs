@@ -1,38 +1,52 @@
-//! The result file: what was run, on what, and every raw sample. Versioned, written whole after
-//! every launch, so that a crash keeps what was measured. Numbers that are missing are absent.
+//! The result file: what was run, on what, and every raw sample. Versioned. A missing value is
+//! absent. `disk` reads and writes it.
 
+mod disk;
 mod verification;
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::path::Path;
 
-use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::metric::Better;
 pub use crate::protocol::{MemoryBook, Precision, Profile};
+pub use disk::write_atomically;
 pub use verification::{Divergence, FreeRunning, Limit, Verdict, Verification};
 
 /// Name and version of the format; the major number changes when old readers would misread.
 pub const SCHEMA: &str = "llm-bench/1";
 
-/// Far above any real record; a thousand launches of a long prompt set take some megabytes.
-const MAX_FILE: u64 = 256 << 20;
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     pub schema: String,
     pub run: Run,
     pub host: Host,
     pub build: Build,
+    /// The file that the arms measured; where they measured several, the first one. The file of
+    /// one arm is [`Record::model_of`]. On disk, what all arms share.
     pub model: Model,
     pub workload: Workload,
     pub arms: Vec<Arm>,
-    #[serde(default)]
     pub comparisons: Vec<Comparison>,
-    #[serde(default)]
     pub warnings: Vec<Warning>,
+}
+
+impl Record {
+    /// The file that an arm measured.
+    pub fn model_of<'a>(&'a self, arm: &'a Arm) -> &'a Model {
+        arm.point.model_file.as_ref().unwrap_or(&self.model)
+    }
+
+    /// Every file that was measured, each once, in the order of the arms.
+    pub fn models(&self) -> Vec<&Model> {
+        let mut models: Vec<&Model> = Vec::new();
+        for model in self.arms.iter().map(|arm| self.model_of(arm)) {
+            if !models.contains(&model) {
+                models.push(model);
+            }
+        }
+        if models.is_empty() { vec![&self.model] } else { models }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -159,12 +173,37 @@ pub struct WorkloadPrompt {
     pub depth: u32,
 }
 
+/// Where in the grid of a session an arm stands. Files from before there were grids state it once
+/// for the whole run; it is filled in from there when they are read.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// Name of the model.
+    pub model: String,
+    /// Recipe of the file, such as `Q4_0`.
+    pub quant: String,
+    pub engine: String,
+    /// Where the model ran: `cpu`, `cuda:0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Threads that the engine was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    /// Engine options that differ from the engine's own.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub options: serde_json::Map<String, serde_json::Value>,
+    /// The file, where the arms of the record measured several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_file: Option<Model>,
+}
+
 /// One engine in one configuration.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Arm {
     pub engine: String,
     /// What the table's column says.
     pub label: String,
+    #[serde(default)]
+    pub point: Point,
     pub version: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
@@ -473,66 +512,4 @@ impl std::fmt::Display for Build {
         let state = if self.git_dirty == Some(true) { ", modified" } else { "" };
         write!(f, " ({}{state})", commit.chars().take(8).collect::<String>())
     }
-}
-
-impl Record {
-    /// Writes the record beside its final name, syncs it and renames it: a reader sees the old
-    /// file or the new one, never half of one.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let mut json = serde_json::to_vec_pretty(self)?;
-        json.push(b'\n');
-        write_atomically(path, &json)
-    }
-
-    /// Reads a record of this schema.
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut bytes = Vec::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        if bytes.len() as u64 > MAX_FILE {
-            bail!(
-                "{}: expected a result file of `llm-bench run`, found more than {MAX_FILE} bytes",
-                path.display()
-            );
-        }
-        let value: serde_json::Value = serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} is not JSON", path.display()))?;
-        match value.get("schema").and_then(|s| s.as_str()) {
-            Some(SCHEMA) => {}
-            Some(other) => bail!(
-                "{}: schema {other:?}, expected {SCHEMA:?}; read it with the llm-bench that wrote it",
-                path.display()
-            ),
-            None => bail!(
-                "{}: no \"schema\" field; expected a result file of `llm-bench run`",
-                path.display()
-            ),
-        }
-        serde_json::from_value(value)
-            .with_context(|| format!("{} does not have the form of {SCHEMA}", path.display()))
-    }
-}
-
-/// Writes a whole file or nothing: temporary file in the same folder, fsync, rename.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    let attempt = || -> std::io::Result<()> {
-        // The rename would put the file in the place of a device node.
-        if path.metadata().is_ok_and(|m| !m.is_file()) {
-            return Err(std::io::Error::other("expected a file, found a folder or a device"));
-        }
-        std::fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        file.as_file().set_permissions(mode)?;
-        file.persist(path).map_err(|e| e.error)?;
-        Ok(())
-    };
-    attempt().with_context(|| format!("cannot write {}", path.display()))
 }

@@ -8,8 +8,8 @@ use serde_json::json;
 use crate::record::Precision;
 use crate::record::{
     Arm, Build, Environment, FailureKind, Host, How, Launch, LaunchError, Memory, MemoryPart,
-    Model, Part, Profile, PromptRun, Record, Role, Run, SCHEMA, Status, WeightsSource, Workload,
-    WorkloadPrompt,
+    Model, Part, Point, Profile, PromptRun, Record, Role, Run, SCHEMA, Status, WeightsSource,
+    Workload, WorkloadPrompt,
 };
 
 /// How the launches of an arm differ.
@@ -147,6 +147,7 @@ pub fn arm(engine: &Engine, launches: u32) -> Arm {
     Arm {
         engine: engine.label.split('-').next().unwrap_or_default().into(),
         label: engine.label.into(),
+        point: point(engine.label.split('-').next().unwrap_or_default()),
         version: BTreeMap::from([("rust".into(), "1.90".into())]),
         precision: Some(Precision { weights, compute, kv }),
         settings: BTreeMap::new(),
@@ -156,6 +157,17 @@ pub fn arm(engine: &Engine, launches: u32) -> Arm {
         launches: (0..launches).map(|i| launch(engine, i)).collect(),
         metrics: BTreeMap::new(),
         prompt_metrics: BTreeMap::new(),
+    }
+}
+
+fn point(engine: &str) -> Point {
+    let model = empty().model;
+    Point {
+        model: model.name,
+        quant: model.quant,
+        engine: engine.into(),
+        threads: Some(2),
+        ..Point::default()
     }
 }
 
@@ -176,6 +188,7 @@ pub fn failed_arm(label: &str, launches: u32) -> Arm {
     Arm {
         label: label.into(),
         engine: label.into(),
+        point: point(label),
         precision: None,
         notes: vec!["torch.compile, max-autotune, bf16".into()],
         preparation: Default::default(),

@@ -146,9 +146,9 @@ pub(super) fn one_session(
                 run: identity(args, quant, threads),
                 host: host::host(),
                 build: build(),
+                arms: session::arms(&arms, &found.model, &args.device, threads),
                 model: found.model,
                 workload: workload.record(),
-                arms: session::arms(&arms),
                 comparisons: Vec::new(),
                 warnings: Vec::new(),
             };

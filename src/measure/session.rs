@@ -7,7 +7,7 @@ use super::launch::{self, Identity, Outcome, Settings};
 use super::plan::Planned;
 use crate::engine::EngineSpec;
 use crate::engine::provision::Installed;
-use crate::record::{Arm, FailureKind, Launch, Record, Status};
+use crate::record::{Arm, FailureKind, Launch, Model, Point, Record, Status};
 use crate::units::Seconds;
 use crate::workload::Workload;
 
@@ -41,21 +41,21 @@ pub enum End {
 }
 
 /// An empty arm for each engine.
-pub fn arms(plans: &[ArmPlan]) -> Vec<Arm> {
+pub fn arms(plans: &[ArmPlan], model: &Model, device: &str, threads: u32) -> Vec<Arm> {
     plans
         .iter()
         .map(|p| Arm {
             engine: p.engine.name.clone(),
             label: p.engine.name.clone(),
-            version: Default::default(),
-            precision: None,
-            settings: Default::default(),
-            notes: Vec::new(),
-            preparation: Default::default(),
-            verification: None,
-            launches: Vec::new(),
-            metrics: Default::default(),
-            prompt_metrics: Default::default(),
+            point: Point {
+                model: model.name.clone(),
+                quant: model.quant.clone(),
+                engine: p.engine.name.clone(),
+                device: Some(device.to_string()),
+                threads: Some(threads),
+                ..Point::default()
+            },
+            ..Arm::default()
         })
         .collect()
 }

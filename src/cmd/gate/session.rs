@@ -146,7 +146,8 @@ impl Bench {
             None => {
                 let mut record = self.record(config);
                 record.run.seed = seed;
-                record.arms = session::arms(arms);
+                let model = &self.found.model;
+                record.arms = session::arms(arms, model, &self.args.device, self.threads);
                 for (arm, label) in record.arms.iter_mut().zip(labels) {
                     arm.label = label.to_string();
                 }
