@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::device::Device;
 use crate::measure::page_cache::PageCache;
 use crate::model::locate::WeightsPolicy;
 
@@ -115,8 +116,8 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
     /// Where the model runs
-    #[arg(long, default_value = "cpu", value_name = "cpu")]
-    pub device: String,
+    #[arg(long, default_value_t = Device::Cpu, value_name = "cpu|cuda[:N]|metal")]
+    pub device: Device,
     /// State of the page cache before each launch
     #[arg(long, value_enum, default_value_t = PageCache::Warm)]
     pub page_cache: PageCache,
@@ -359,9 +360,9 @@ pub struct GenerateArgs {
     /// Threads of the engine [default: the processors that this process may use]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
-    /// Where the model runs: cpu, or cuda[:i] for an engine that has it
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    pub device: String,
+    /// Where the model runs
+    #[arg(long, default_value_t = Device::Cpu, value_name = "cpu|cuda[:N]|metal")]
+    pub device: Device,
     /// Tokens to generate at most [default: 128; 512 for each answer of a chat]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub gen_len: Option<u32>,

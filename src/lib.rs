@@ -10,7 +10,7 @@
 //!                                                       history (records over commits)
 //! ```
 //!
-//! Beside it: `units`, `cpu`, `metric` and `interrupt` below everything, `cli` and `cmd` on top.
+//! Beside it: `units`, `cpu`, `device`, `metric` and `interrupt` below everything, `cli` and `cmd` on top.
 
 // `println!` panics when whoever reads our output has seen enough.
 #![cfg_attr(not(test), deny(clippy::print_stdout))]
@@ -19,6 +19,7 @@ pub mod analysis;
 pub mod cli;
 pub mod cmd;
 pub mod cpu;
+pub mod device;
 pub mod engine;
 pub mod history;
 pub mod interrupt;

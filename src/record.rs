@@ -276,6 +276,8 @@ pub struct LaunchError {
 pub enum FailureKind {
     MissingDependency,
     UnsupportedQuant,
+    /// The engine does not declare the device or the feature that was asked for.
+    Unsupported,
     CompileFailed,
     Oom,
     BadModel,

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use llm_bench::device::Device;
 use llm_bench::engine::provision::Provisioner;
 use llm_bench::engine::{Deadlines, Registry};
 use llm_bench::measure::verify::{Question, ask};
@@ -77,7 +78,7 @@ fn logits(engine: &str, model: &Path, tokens: &[u32], n_vocab: u32) -> Vec<Vec<f
     let question = Question {
         model: model.to_path_buf(),
         n_vocab,
-        device: "cpu".into(),
+        device: Device::Cpu,
         threads: 1,
         tokens: tokens.to_vec(),
         decode_from: tokens.len() as u32,

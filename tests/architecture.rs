@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("cpu", &[]),
+    ("device", &[]),
     ("metric", &[]),
     ("interrupt", &[]),
     ("stats", &["units"]),
@@ -14,13 +15,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("record", &["metric", "protocol"]),
     ("model", &["units", "record", "interrupt"]),
     ("workload", &["units", "model", "record"]),
-    ("engine", &["units", "protocol", "record", "interrupt"]),
+    ("engine", &["units", "device", "protocol", "record", "interrupt"]),
     ("worker", &["units", "cpu", "protocol", "model"]),
     (
         "measure",
         &[
             "units",
             "cpu",
+            "device",
             "metric",
             "protocol",
             "record",

@@ -230,8 +230,10 @@ fn a_prompt_beyond_the_context_is_refused_with_its_numbers() {
 }
 
 #[test]
-fn a_device_that_this_build_lacks_is_refused() {
-    refused(&["run", "--model", "tiny", "--device", "cuda"], &["cuda", "cpu"]);
+fn a_device_that_no_engine_declares_is_refused() {
+    let candle = ["run", "--model", "tiny", "--engine", "candle,candle-f32", "--device"];
+    refused(&[&candle[..], &["cuda"]].concat(), &["cuda:0", "candle-f32 runs on cpu"]);
+    refused(&[&candle[..], &["metal"]].concat(), &["metal", "candle runs on cpu"]);
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn logits(model: &Path, dir: &Path) -> Vec<f32> {
     let question = Question {
         model: model.to_path_buf(),
         n_vocab: VOCAB as u32,
-        device: "cpu".into(),
+        device: llm_bench::device::Device::Cpu,
         threads: 1,
         tokens: (0..40).map(|i| i * 37 % VOCAB as u32).collect(),
         decode_from: 32,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use half::f16;
 use llm_bench::analysis::divergence::{compare, judge, limit_for, sum_up};
+use llm_bench::device::Device;
 use llm_bench::engine::provision::Provisioner;
 use llm_bench::engine::{Deadlines, Registry};
 use llm_bench::measure::verify::{Answer, Question, ask};
@@ -88,7 +89,7 @@ fn question(model: &Path) -> Question {
     Question {
         model: model.to_path_buf(),
         n_vocab: N_VOCAB,
-        device: "cpu".into(),
+        device: Device::Cpu,
         threads: 1,
         decode_from: tokens.len() as u32 - 32,
         tokens,

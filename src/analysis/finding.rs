@@ -340,6 +340,9 @@ fn advice_on_failure(kind: FailureKind) -> &'static str {
         FailureKind::MissingDependency | FailureKind::SpawnFailed => {
             "llm-bench engines check tells what is missing, engines install gets it"
         }
+        FailureKind::Unsupported => {
+            "choose an engine that has it: the reason says what this one has"
+        }
         FailureKind::UnsupportedQuant => "llm-bench engines list tells what each engine can read",
         FailureKind::Oom => "use a smaller model or quantization, or free memory",
         FailureKind::BadModel => "llm-bench models inspect shows what the file holds",

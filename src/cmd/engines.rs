@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use super::models::find_model;
 use super::progress::say;
 use crate::cli::EnginesCommand;
+use crate::device::Device;
 use crate::engine::provision::Provisioner;
 use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Registry};
 use crate::model::cache::CacheDir;
@@ -99,7 +100,7 @@ fn converse(
     let holds_context = features.contains(&Feature::Context);
     let load = Load {
         path: path.to_string_lossy().into_owned(),
-        device: "cpu".into(),
+        device: Device::Cpu.to_string(),
         threads: 1,
         n_ctx: golden::N_CTX,
         options: engine.options.clone(),

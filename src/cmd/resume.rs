@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::progress::say;
 use super::run;
 use crate::cli::{Cli, Command, RunArgs};
+use crate::device::Device;
 use crate::engine::provision::Installed;
 use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Registry};
 use crate::interrupt;
@@ -38,7 +39,7 @@ struct Config {
     warmup: u32,
     iterations: u32,
     delay_s: f64,
-    device: String,
+    device: Device,
     page_cache: String,
     timeout_s: Option<f64>,
     weights: String,
@@ -155,7 +156,7 @@ fn settings(c: &Config, record: &Record, given: &RunArgs) -> Result<(RunArgs, Op
         iterations: c.iterations,
         delay: c.delay_s,
         seed: record.run.seed,
-        device: c.device.clone(),
+        device: c.device,
         page_cache: PageCache::from_str(&c.page_cache, true)
             .map_err(|_| anyhow!("page_cache: expected warm or cold, found {:?}", c.page_cache))?,
         weights: c.weights.parse().map_err(|e| anyhow!("weights: {e}"))?,

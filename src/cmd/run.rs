@@ -13,7 +13,9 @@ use super::report::format_of;
 use super::resume::{self, Claim, Interrupted};
 use super::verify::{Check, IN_RUN, Subject};
 use crate::cli::RunArgs;
+use crate::device::Device;
 use crate::engine::provision::Provisioner;
+use crate::engine::registry::check_device;
 use crate::engine::{Deadlines, EngineSpec, Registry};
 use crate::measure::bandwidth;
 use crate::measure::launch::{self, Settings};
@@ -45,6 +47,7 @@ pub(super) fn each(args: &RunArgs, completed: &mut dyn FnMut(&Path) -> Result<()
     }
     check(args)?;
     let engines = engines(args)?;
+    check_device(&engines, args.device)?;
     let quants: Vec<Option<Quant>> = match args.quant.is_empty() {
         true => vec![None],
         false => args.quant.iter().map(|q| Ok(Some(q.parse()?))).collect::<Result<_>>()?,
@@ -67,9 +70,6 @@ pub(super) fn each(args: &RunArgs, completed: &mut dyn FnMut(&Path) -> Result<()
 
 /// What clap cannot check.
 pub(super) fn check(args: &RunArgs) -> Result<()> {
-    if args.device != "cpu" {
-        bail!("--device {}: expected cpu; this build has no other device", args.device);
-    }
     let limit = args.timeout.unwrap_or(1.0);
     if !(0.001..=1e6).contains(&limit) {
         bail!("--timeout {limit:e}: expected seconds from 0.001 to 1000000");
@@ -128,7 +128,7 @@ pub(super) fn one_session(
     let n_ctx = workload.n_ctx().next_multiple_of(256).min(found.model.context_length);
     // Compiled code is for these shapes and this many threads.
     let work = format!("{} n_ctx {n_ctx} threads {threads}", found.model.sha256);
-    let arms = provide(engines, &found.model, &provisioner, &work);
+    let arms = provide(engines, &found.model, args.device, &provisioner, &work);
     if interrupt::requested() {
         bail!("stopped before anything was measured");
     }
@@ -233,29 +233,19 @@ pub(super) fn workload(args: &RunArgs, found: &Found) -> Result<Workload> {
 pub(super) fn provide(
     engines: &[EngineSpec],
     model: &Model,
+    device: Device,
     provisioner: &Provisioner,
     work: &str,
 ) -> Vec<ArmPlan> {
     engines
         .iter()
         .map(|engine| {
-            let takes = engine.quants.is_empty()
-                || engine.quants.iter().any(|q| q.eq_ignore_ascii_case(&model.quant));
-            let installed = if takes {
-                provisioner.provide(engine, work, &say).map_err(|e| Unavailable {
+            let installed = match engine.refusal(&model.quant, device) {
+                Some((kind, message)) => Err(Unavailable { kind, message }),
+                None => provisioner.provide(engine, work, &say).map_err(|e| Unavailable {
                     kind: FailureKind::MissingDependency,
                     message: format!("{e:#}"),
-                })
-            } else {
-                Err(Unavailable {
-                    kind: FailureKind::UnsupportedQuant,
-                    message: format!(
-                        "{} takes {}; this file is {}",
-                        engine.name,
-                        engine.quants.join(", "),
-                        model.quant
-                    ),
-                })
+                }),
             };
             if let Err(why) = &installed {
                 say(&format!("{}: {}", engine.name, why.message));
@@ -357,7 +347,7 @@ pub(super) fn settings(
     const IN_MEMORY: u64 = 64 << 20;
     Settings {
         model_path: path.to_path_buf(),
-        device: args.device.clone(),
+        device: args.device,
         threads,
         n_ctx,
         warmup: args.warmup,
@@ -366,7 +356,7 @@ pub(super) fn settings(
         deadlines: deadlines(args),
         idle_window: Duration::from_millis(200),
         read_bandwidth: record.model.weight_bytes_per_token >= IN_MEMORY,
-        known_bandwidth: record.host.measured_read_bandwidth_bytes_per_s.map(BytesPerSecond),
+        known_bandwidth: bandwidth::of_session(&record.host, args.device),
         profile: args.profile,
     }
 }

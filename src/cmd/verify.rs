@@ -12,6 +12,7 @@ use super::models::{DEFAULT_SEED, Found, find_model};
 use super::progress::say;
 use crate::analysis::divergence::{self, judge, limit_for, worst};
 use crate::cli::VerifyArgs;
+use crate::device::Device;
 use crate::engine::provision::{Installed, Provisioner};
 use crate::engine::registry::KnownDifference;
 use crate::engine::{Deadlines, EngineSpec, Failure, Registry};
@@ -137,7 +138,7 @@ impl Check {
             question: Question {
                 model: found.path.clone(),
                 n_vocab: found.model.n_vocab,
-                device: "cpu".into(),
+                device: Device::Cpu,
                 threads,
                 // Position 0 is always part of the prompt.
                 decode_from: positions.saturating_sub(decode).max(1),

@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
+use crate::device::{Device, DeviceKind};
+use crate::record::FailureKind;
+
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/scripts/engines");
 
 /// The environment variable with extra engine folders, separated like PATH.
@@ -28,7 +31,7 @@ pub struct EngineSpec {
     /// Sent with `load`.
     pub options: serde_json::Map<String, serde_json::Value>,
     pub quants: Vec<String>,
-    pub devices: Vec<String>,
+    pub devices: Vec<DeviceKind>,
     /// In what it is known to differ from the function that the file describes.
     pub known_differences: Vec<KnownDifference>,
     pub launcher: Launcher,
@@ -75,7 +78,7 @@ pub struct Manifest {
     #[serde(default)]
     pub quants: Vec<String>,
     #[serde(default = "cpu_only")]
-    pub devices: Vec<String>,
+    pub devices: Vec<DeviceKind>,
     /// Extra environment. `{threads}` is replaced.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -154,8 +157,8 @@ pub struct Variant {
     pub known_differences: Vec<KnownDifference>,
 }
 
-fn cpu_only() -> Vec<String> {
-    vec!["cpu".into()]
+fn cpu_only() -> Vec<DeviceKind> {
+    vec![DeviceKind::Cpu]
 }
 
 impl EngineFolder {
@@ -343,6 +346,27 @@ impl Registry {
 }
 
 impl EngineSpec {
+    /// Why it cannot measure a file of this type on this device; none where it can.
+    pub fn refusal(&self, quant: &str, device: Device) -> Option<(FailureKind, String)> {
+        if !self.devices.contains(&device.kind()) {
+            let message = format!("{} runs on {}; asked for {device}", self.name, self.devices());
+            return Some((FailureKind::Unsupported, message));
+        }
+        let takes = |q: &String| q.eq_ignore_ascii_case(quant);
+        if self.quants.is_empty() || self.quants.iter().any(takes) {
+            return None;
+        }
+        let message =
+            format!("{} takes {}; this file is {quant}", self.name, self.quants.join(", "));
+        Some((FailureKind::UnsupportedQuant, message))
+    }
+
+    /// The kinds of device that it declares, in words.
+    fn devices(&self) -> String {
+        let names: Vec<String> = self.devices.iter().map(DeviceKind::to_string).collect();
+        names.join(", ")
+    }
+
     /// In what it is known to differ with files of this type, if in anything.
     pub fn known_difference(&self, quant: &str) -> Option<&KnownDifference> {
         let with = |d: &&KnownDifference| {
@@ -375,6 +399,18 @@ impl EngineSpec {
             Launcher::Folder(f) => f.manifest.variants.get(&self.name).is_some_and(|v| v.compiles),
         }
     }
+}
+
+/// That at least one of `engines` declares the device; those that lack it fail with that reason.
+///
+/// # Errors
+/// None declares it.
+pub fn check_device(engines: &[EngineSpec], device: Device) -> Result<()> {
+    if engines.is_empty() || engines.iter().any(|e| e.devices.contains(&device.kind())) {
+        return Ok(());
+    }
+    let each = engines.iter().map(|e| format!("{} runs on {}", e.name, e.devices()));
+    bail!("--device {device}: no engine has it: {}", each.collect::<Vec<_>>().join("; "))
 }
 
 fn builtin() -> Vec<EngineSpec> {
@@ -433,6 +469,27 @@ mod tests {
         assert_eq!(most("llama.cpp-flash", "f16"), Some(Some(5e-5)));
         assert_eq!(most("candle-stock", "Q8_0"), Some(None), "another function, with every file");
         assert_eq!(most("pytorch", "Q4_K_M"), None);
+    }
+
+    #[test]
+    fn an_engine_refuses_a_device_and_a_file_type_that_its_manifest_does_not_declare() {
+        let registry = Registry::load().unwrap();
+        let (candle, pytorch) =
+            (registry.find("candle").unwrap(), registry.find("pytorch").unwrap());
+        let cuda = Device::Cuda(1);
+        assert!(candle.refusal("Q4_0", Device::Cpu).is_none());
+        assert!(pytorch.refusal("Q4_0", cuda).is_none());
+        let (kind, message) = candle.refusal("Q4_0", cuda).unwrap();
+        assert_eq!(kind, FailureKind::Unsupported);
+        assert_eq!(message, "candle runs on cpu; asked for cuda:1");
+        let only_f16 = EngineSpec { quants: vec!["F16".into()], ..candle.clone() };
+        let (kind, message) = only_f16.refusal("Q4_0", Device::Cpu).unwrap();
+        assert_eq!(kind, FailureKind::UnsupportedQuant);
+        assert_eq!(message, "candle takes F16; this file is Q4_0");
+        assert!(only_f16.refusal("f16", Device::Cpu).is_none());
+        assert!(check_device(&[candle.clone(), pytorch.clone()], cuda).is_ok());
+        let error = check_device(std::slice::from_ref(candle), cuda).unwrap_err().to_string();
+        assert_eq!(error, "--device cuda:1: no engine has it: candle runs on cpu");
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::sync::{Barrier, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use memmap2::MmapMut;
 
+use crate::device::Device;
+use crate::record::Host;
 use crate::units::{Bytes, BytesPerSecond, MonoNs};
 
 /// A reading and how it was taken.
@@ -49,14 +51,25 @@ pub fn measure(threads: u32, size: Bytes) -> Result<Bandwidth> {
 /// The buffer stays for the next reading. One that was given back before a launch disturbed it on
 /// a virtual machine: gaps of up to 63 ms among 26 ms in the first tokens, gone since it is kept.
 /// Presumably the host works on free memory that the machine reports to it.
-pub fn sustained(threads: u32) -> Result<BytesPerSecond> {
+///
+/// Nothing for a device whose memory it cannot read: another memory's rate is no ceiling.
+pub fn sustained(device: Device, threads: u32) -> Result<Option<BytesPerSecond>> {
+    if device != Device::Cpu {
+        return Ok(None);
+    }
     const ENOUGH: u64 = 128 << 20;
     static KEPT: Mutex<Option<Reader>> = Mutex::new(None);
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     // Nothing of a buffer that is read in a circle and twice as large is still there.
     let size = last_level_cache().map_or(ENOUGH, |cache| ENOUGH.max(2 * cache));
     let reader = kept_or_new(kept.take(), threads, Bytes(size))?;
-    Ok(kept.insert(reader).sustained(5))
+    Ok(Some(kept.insert(reader).sustained(5)))
+}
+
+/// What the record says of the device's memory, read once for the session.
+pub fn of_session(host: &Host, device: Device) -> Option<BytesPerSecond> {
+    let of_host = host.measured_read_bandwidth_bytes_per_s.map(BytesPerSecond);
+    of_host.filter(|_| device == Device::Cpu)
 }
 
 /// The reader of the last time, if it has as many threads.
@@ -193,6 +206,16 @@ mod tests {
         let second = kept_or_new(Some(first), 2, size).unwrap();
         assert_eq!(second.buffer.as_ptr(), at);
         assert_eq!(kept_or_new(Some(second), 1, size).unwrap().threads, 1);
+    }
+
+    #[test]
+    fn the_memory_of_the_host_is_no_ceiling_of_another_device() {
+        let host = Host { measured_read_bandwidth_bytes_per_s: Some(1e9), ..Host::default() };
+        assert_eq!(of_session(&host, Device::Cpu), Some(BytesPerSecond(1e9)));
+        for device in [Device::Cuda(0), Device::Metal] {
+            assert_eq!(of_session(&host, device), None);
+            assert_eq!(sustained(device, 1).unwrap(), None);
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::memory;
 use super::metrics::{self, ReadsPerToken};
 use super::page_cache::{self, PageCache};
 use super::sensors;
+use crate::device::Device;
 use crate::engine::provision::Installed;
 use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Stamped};
 use crate::protocol::{Context, Feature, Generate, Generated, Load, Loaded, Precision};
@@ -35,7 +36,7 @@ const NO_CONTEXT: &str = "This engine takes a context only as a part of its prom
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub model_path: PathBuf,
-    pub device: String,
+    pub device: Device,
     pub threads: u32,
     pub n_ctx: u32,
     /// Generations of each prompt that are run and not measured.
@@ -48,7 +49,8 @@ pub struct Settings {
     pub idle_window: Duration,
     /// Whether to read the memory's bandwidth before and after each launch, for MBU.
     pub read_bandwidth: bool,
-    /// What MBU is a share of where it is not; without both there is no MBU.
+    /// What MBU is a share of where it is not: the session's reading of the device's memory.
+    /// Without both there is no MBU.
     pub known_bandwidth: Option<BytesPerSecond>,
     /// One more generation of each prompt, with the time of each stage taken.
     pub profile: bool,
@@ -95,7 +97,7 @@ pub fn launch(
         ..Environment::default()
     };
     let read_bandwidth = || {
-        let read = || bandwidth::sustained(settings.threads).ok();
+        let read = || bandwidth::sustained(settings.device, settings.threads).ok().flatten();
         settings.read_bandwidth.then(read).flatten()
     };
     let before = read_bandwidth();
@@ -291,7 +293,7 @@ impl<'a> Conversation<'a> {
     fn load_request(&self) -> Load {
         Load {
             path: self.settings.model_path.to_string_lossy().into_owned(),
-            device: self.settings.device.clone(),
+            device: self.settings.device.to_string(),
             threads: self.settings.threads,
             n_ctx: self.settings.n_ctx,
             options: self.engine.options.clone(),

@@ -130,6 +130,7 @@ fn is_final_failure(launch: &Launch) -> bool {
                 e.kind,
                 MissingDependency
                     | UnsupportedQuant
+                    | Unsupported
                     | CompileFailed
                     | BadModel
                     | SpawnFailed

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::device::Device;
 use crate::engine::provision::Installed;
 use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure};
 use crate::protocol::{Feature, Generate, Load, Precision, Score};
@@ -13,7 +14,7 @@ use crate::record::{FailureKind, LaunchError};
 pub struct Question {
     pub model: PathBuf,
     pub n_vocab: u32,
-    pub device: String,
+    pub device: Device,
     pub threads: u32,
     /// Teacher-forced: position i gives the logits after `tokens[..=i]`.
     pub tokens: Vec<u32>,
@@ -60,7 +61,7 @@ pub fn ask(
     }
     let loaded = process.load(Load {
         path: q.model.to_string_lossy().into_owned(),
-        device: q.device.clone(),
+        device: q.device.to_string(),
         threads: q.threads,
         n_ctx: q.n_ctx(),
         options: engine.options.clone(),

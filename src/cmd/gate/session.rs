@@ -105,7 +105,7 @@ impl Bench {
         // Compiled code is for these shapes and this many threads.
         let (sha256, n_ctx, threads) = (&self.found.model.sha256, self.n_ctx, self.threads);
         let work = format!("{sha256} n_ctx {n_ctx} threads {threads}");
-        run::provide(engines, &self.found.model, provisioner, &work)
+        run::provide(engines, &self.found.model, self.args.device, provisioner, &work)
     }
 
     /// A record of this machine and these settings, without arms.

@@ -74,15 +74,8 @@ impl<'a> Session<'a> {
         n_ctx: u32,
     ) -> Result<Self> {
         let model = &found.model;
-        let device = args.device.split(':').next().unwrap_or_default();
-        if !engine.devices.iter().any(|d| d == device) {
-            let has = engine.devices.join(", ");
-            bail!("--device {}: the engine {} has {has}", args.device, engine.name);
-        }
-        let takes = |q: &String| q.eq_ignore_ascii_case(&model.quant);
-        if !engine.quants.is_empty() && !engine.quants.iter().any(takes) {
-            let takes = engine.quants.join(", ");
-            bail!("{} takes {takes}; this file is {}", engine.name, model.quant);
+        if let Some((_, why)) = engine.refusal(&model.quant, args.device) {
+            bail!(why);
         }
         if found.file.is_synthetic() {
             say(&format!(
@@ -104,7 +97,7 @@ impl<'a> Session<'a> {
         }
         let load = Load {
             path: found.path.to_string_lossy().into_owned(),
-            device: args.device.clone(),
+            device: args.device.to_string(),
             threads,
             n_ctx,
             options: engine.options.clone(),
