@@ -146,7 +146,7 @@ pub(super) fn one_session(
                 run: identity(args, quant, threads),
                 host: host::host(),
                 build: build(),
-                arms: session::arms(&arms, &found.model, &args.device, threads),
+                arms: session::arms(&arms, &found.model, args.device, threads),
                 model: found.model,
                 workload: workload.record(),
                 comparisons: Vec::new(),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::launch::{self, Identity, Outcome, Settings};
 use super::plan::Planned;
+use crate::device::Device;
 use crate::engine::EngineSpec;
 use crate::engine::provision::Installed;
 use crate::record::{Arm, FailureKind, Launch, Model, Point, Record, Status};
@@ -41,7 +42,7 @@ pub enum End {
 }
 
 /// An empty arm for each engine.
-pub fn arms(plans: &[ArmPlan], model: &Model, device: &str, threads: u32) -> Vec<Arm> {
+pub fn arms(plans: &[ArmPlan], model: &Model, device: Device, threads: u32) -> Vec<Arm> {
     plans
         .iter()
         .map(|p| Arm {

@@ -147,7 +147,7 @@ impl Bench {
                 let mut record = self.record(config);
                 record.run.seed = seed;
                 let model = &self.found.model;
-                record.arms = session::arms(arms, model, &self.args.device, self.threads);
+                record.arms = session::arms(arms, model, self.args.device, self.threads);
                 for (arm, label) in record.arms.iter_mut().zip(labels) {
                     arm.label = label.to_string();
                 }
