@@ -94,7 +94,7 @@ fn shared(models: &[&Model]) -> serde_json::Result<Map<String, Value>> {
     };
     for value in values {
         let value = value?;
-        common.retain(|key, known| value.get(&*key) == Some(known));
+        common.retain(|key, known| value.get(key) == Some(known));
     }
     Ok(common)
 }
