@@ -4,7 +4,9 @@
 use std::process::Command;
 
 fn main() {
-    for path in ["src", "prompts", "models", "scripts/engines", "Cargo.toml", ".git/logs/HEAD"] {
+    for path in
+        ["src", "crates", "prompts", "models", "scripts/engines", "Cargo.toml", ".git/logs/HEAD"]
+    {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rustc-env=LLM_BENCH_TARGET_CPU={}", target_cpu());

@@ -14,7 +14,7 @@ use std::time::Instant;
 use llm_bench::measure::arithmetic;
 use llm_bench::measure::bandwidth::Reader;
 use llm_bench::units::Bytes;
-use llm_bench::worker::candle::bench::{Attention, Kernels, Products};
+use llm_bench::worker::bench::{Attention, Kernels, Products};
 
 /// Larger than any last-level cache that this is meant for.
 const WEIGHTS: usize = 256 << 20;

@@ -10,7 +10,9 @@
 //!                                                       history (records over commits)
 //! ```
 //!
-//! Beside it: `units`, `cpu`, `device`, `metric` and `interrupt` below everything, `cli` and `cmd` on top.
+//! Beside it: `device`, `metric` and `interrupt` below everything, `cli` and `cmd` on top. What
+//! must not know the harness is a crate of its own under `crates/`: `units`, `cpu`, `stats`,
+//! `protocol`, `gguf` (which `model` shows) and the candle engines (`worker`).
 
 // `println!` panics when whoever reads our output has seen enough.
 #![cfg_attr(not(test), deny(clippy::print_stdout))]
@@ -18,7 +20,6 @@
 pub mod analysis;
 pub mod cli;
 pub mod cmd;
-pub mod cpu;
 pub mod device;
 pub mod engine;
 pub mod history;
@@ -26,10 +27,12 @@ pub mod interrupt;
 pub mod measure;
 pub mod metric;
 pub mod model;
-pub mod protocol;
 pub mod record;
 pub mod report;
-pub mod stats;
-pub mod units;
-pub mod worker;
 pub mod workload;
+
+pub use llm_bench_candle_engine as worker;
+pub use llm_bench_cpu as cpu;
+pub use llm_bench_protocol as protocol;
+pub use llm_bench_stats as stats;
+pub use llm_bench_units as units;

@@ -7,7 +7,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use llm_bench::protocol::{EngineError, ErrorKind, Generate, Load, Loaded, Score};
-use llm_bench::worker::candle::bench::Kernels;
+use llm_bench::worker::bench::Kernels;
 use llm_bench::worker::{Engine, engine};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 

@@ -6,7 +6,6 @@
 pub mod arch;
 pub mod cache;
 pub mod chat;
-pub mod gguf;
 pub mod golden;
 pub mod hub;
 pub mod locate;
@@ -17,3 +16,9 @@ pub mod registry;
 pub mod synth;
 pub mod tokenizer;
 mod unfinished;
+
+pub use llm_bench_gguf as gguf;
+
+#[cfg(test)]
+#[path = "../../crates/gguf/src/fixture.rs"]
+pub mod gguf_fixture;

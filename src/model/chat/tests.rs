@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::model::gguf::fixture::llama;
+use crate::model::gguf_fixture::llama;
 use crate::model::golden;
 
 const BOS: u32 = 507;
@@ -171,7 +171,7 @@ fn what_python_templates_call_is_there() {
 #[test]
 fn a_file_without_a_template_takes_llama_3s_form_or_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let file = |fixture: &crate::model::gguf::fixture::Fixture| {
+    let file = |fixture: &crate::model::gguf_fixture::Fixture| {
         GgufFile::open(&fixture.write(folder.path())).unwrap()
     };
     let none = file(&llama());

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::gguf::SYNTHETIC_KEY;
-use crate::model::gguf::fixture::llama;
+use crate::model::gguf_fixture::llama;
 use crate::model::hub::HubConfig;
 
 /// A place of its own, with a hub that nobody answers for.

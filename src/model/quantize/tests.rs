@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::model::gguf::fixture::{Fixture, llama};
+use crate::model::gguf_fixture::{Fixture, llama};
 
 fn tiny() -> GgufFile {
     GgufFile::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny.gguf")).unwrap()

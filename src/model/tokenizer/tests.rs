@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::model::gguf::fixture::{Fixture, llama};
+use crate::model::gguf_fixture::{Fixture, llama};
 
 /// The 256 byte characters, a few words, three control tokens.
 fn vocabulary() -> Fixture {

@@ -1,0 +1,389 @@
+//! The KV cache and causal attention over its filled part. Query heads that share a key/value
+//! head are computed together, so nothing is repeated in memory.
+
+use std::array::from_fn;
+use std::cell::RefCell;
+
+use crate::kernels::{Cpu, Isa, SPAN, with_cpu};
+use crate::math::softmax;
+use crate::pool::{Pool, Scatter};
+use crate::resident::bytes_in_memory;
+use crate::rope::rotate;
+
+/// Tokens of a prompt that share one pass over the cache.
+const TOKENS: usize = 8;
+/// Queries whose scores, and whose weighted values, are computed at once.
+const SCORED: usize = 8;
+const WEIGHED: usize = 4;
+
+/// The type in which keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvType {
+    F16,
+    F32,
+}
+
+impl KvType {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// Keys and values of every position.
+pub enum KvCache {
+    F16(Cache<u16>),
+    F32(Cache<f32>),
+}
+
+/// A number as it lies in the cache. Its zero is all zero bits, so that a new cache is untouched
+/// memory.
+pub trait Stored: Copy + Send + Sync + 'static {
+    const ZERO: Self;
+    fn narrow<C: Cpu>(cpu: C, values: &[f32], out: &mut [Self]);
+    fn widen<C: Cpu>(cpu: C, values: &[Self], out: &mut [f32]);
+}
+
+/// The bits of an f16.
+impl Stored for u16 {
+    const ZERO: Self = 0;
+
+    fn narrow<C: Cpu>(cpu: C, values: &[f32], out: &mut [Self]) {
+        cpu.narrow(values, out);
+    }
+
+    fn widen<C: Cpu>(cpu: C, values: &[Self], out: &mut [f32]) {
+        cpu.widen(values, out);
+    }
+}
+
+impl Stored for f32 {
+    const ZERO: Self = 0.0;
+
+    fn narrow<C: Cpu>(_: C, values: &[f32], out: &mut [Self]) {
+        out.copy_from_slice(values);
+    }
+
+    fn widen<C: Cpu>(_: C, values: &[Self], out: &mut [f32]) {
+        out.copy_from_slice(values);
+    }
+}
+
+/// The cache in one type.
+pub struct Cache<E> {
+    /// `[layer][kv_head][position / 16][head_dim][16]`: sixteen scores need no horizontal sum.
+    keys: Vec<E>,
+    /// `[layer][kv_head][position][head_dim]`.
+    values: Vec<E>,
+    n_kv_heads: usize,
+    head_dim: usize,
+    /// Positions, rounded up to whole spans.
+    capacity: usize,
+}
+
+/// Tokens' rows of queries, keys and values: row `t` starts at `t * stride` and holds
+/// `[n_heads + 2 n_kv_heads, head_dim]`.
+pub struct Projected<'a> {
+    pub values: &'a mut [f32],
+    pub stride: usize,
+    pub n_heads: usize,
+}
+
+/// Rotated queries, as in `Projected`.
+#[derive(Clone, Copy)]
+struct Queries<'a> {
+    values: &'a [f32],
+    stride: usize,
+}
+
+impl KvCache {
+    /// Bytes of a cache of this shape; `None` if that is no number.
+    pub fn bytes_for(
+        kind: KvType,
+        n_layers: usize,
+        n_kv_heads: usize,
+        head_dim: usize,
+        n_ctx: usize,
+    ) -> Option<usize> {
+        let positions = n_ctx.checked_next_multiple_of(SPAN)?;
+        let element = match kind {
+            KvType::F16 => size_of::<u16>(),
+            KvType::F32 => size_of::<f32>(),
+        };
+        [n_layers, n_kv_heads, head_dim, 2 * element]
+            .iter()
+            .try_fold(positions, |n, &f| n.checked_mul(f))
+    }
+
+    /// An empty cache. Its zero pages take no memory before they are written.
+    pub fn new(
+        kind: KvType,
+        n_layers: usize,
+        n_kv_heads: usize,
+        head_dim: usize,
+        n_ctx: usize,
+    ) -> Self {
+        match kind {
+            KvType::F16 => Self::F16(Cache::new(n_layers, n_kv_heads, head_dim, n_ctx)),
+            KvType::F32 => Self::F32(Cache::new(n_layers, n_kv_heads, head_dim, n_ctx)),
+        }
+    }
+
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::F16(cache) => cache.bytes(),
+            Self::F32(cache) => cache.bytes(),
+        }
+    }
+
+    /// Bytes that lie in memory: positions that were never written do not.
+    pub fn bytes_in_memory(&self) -> Option<u64> {
+        match self {
+            Self::F16(c) => Some(bytes_in_memory(&c.keys)? + bytes_in_memory(&c.values)?),
+            Self::F32(c) => Some(bytes_in_memory(&c.keys)? + bytes_in_memory(&c.values)?),
+        }
+    }
+
+    /// Rotates the tokens' queries and keys by `angles` (`[m, pairs]`), stores keys and values at
+    /// positions `first..`, and computes `out[t] = softmax(q[t] · K / √head_dim) · V` over
+    /// positions `0..=first + t`; `out` is `[m, n_heads * head_dim]`.
+    pub fn attend(
+        &mut self,
+        isa: Isa,
+        pool: &mut Pool,
+        at: Place<'_>,
+        projected: Projected<'_>,
+        out: &mut [f32],
+    ) {
+        with_cpu!(isa, cpu => match self {
+            Self::F16(cache) => cache.attend(cpu, pool, at, projected, out),
+            Self::F32(cache) => cache.attend(cpu, pool, at, projected, out),
+        })
+    }
+}
+
+/// Where in the model the tokens are.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub layer: usize,
+    /// The position of the first token.
+    pub first: usize,
+    /// Cosine and sine of each pair's angle, `[tokens, pairs]`.
+    pub angles: &'a [(f32, f32)],
+}
+
+impl<E: Stored> Cache<E> {
+    fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize, n_ctx: usize) -> Self {
+        let capacity = n_ctx.next_multiple_of(SPAN);
+        let n = n_layers * n_kv_heads * head_dim * capacity;
+        Self { keys: vec![E::ZERO; n], values: vec![E::ZERO; n], n_kv_heads, head_dim, capacity }
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(&self.keys[..]) + size_of_val(&self.values[..])
+    }
+
+    /// Where a head's keys (and values) begin.
+    fn base(&self, layer: usize, kv_head: usize) -> usize {
+        (layer * self.n_kv_heads + kv_head) * self.capacity * self.head_dim
+    }
+
+    fn attend<C: Cpu>(
+        &mut self,
+        cpu: C,
+        pool: &mut Pool,
+        at: Place<'_>,
+        projected: Projected<'_>,
+        out: &mut [f32],
+    ) {
+        let Projected { values, stride, n_heads } = projected;
+        self.store(cpu, pool, at, Projected { values, stride, n_heads });
+        let (this, first) = (&*self, at.first);
+        let queries = Queries { values, stride };
+        let width = n_heads * this.head_dim;
+        let m = out.len() / width;
+        let blocks = m.div_ceil(TOKENS);
+        let out = Scatter::new(out);
+        pool.run(blocks * this.n_kv_heads, 1, |items| {
+            for item in items {
+                // The last tokens of a prompt have the most to do: they come first.
+                let block = blocks - 1 - item / this.n_kv_heads;
+                let tokens = block * TOKENS..m.min((block + 1) * TOKENS);
+                let task = Task {
+                    cache: this,
+                    layer: at.layer,
+                    kv_head: item % this.n_kv_heads,
+                    group: n_heads / this.n_kv_heads,
+                    first,
+                    queries,
+                };
+                task.run(cpu, tokens, |t, start, result| {
+                    let at = t * width + start;
+                    // SAFETY: each item has its own tokens and heads.
+                    unsafe { out.get(at..at + result.len()) }.copy_from_slice(result);
+                });
+            }
+        });
+    }
+
+    /// Rotates queries and keys in place; copies keys and values into the cache.
+    fn store<C: Cpu>(&mut self, cpu: C, pool: &mut Pool, at: Place<'_>, rows: Projected<'_>) {
+        let (dim, n_kv) = (self.head_dim, self.n_kv_heads);
+        let pairs = dim / 2;
+        let m = at.angles.len() / pairs;
+        let (stride, q_dim, kv_dim) = (rows.stride, rows.n_heads * dim, n_kv * dim);
+        assert!(at.first + m <= self.capacity && rows.values.len() >= m * stride);
+        let bases: Vec<usize> = (0..n_kv).map(|head| self.base(at.layer, head)).collect();
+        let values = Scatter::new(rows.values);
+        let (cached_keys, cached_values) =
+            (Scatter::new(&mut self.keys), Scatter::new(&mut self.values));
+        pool.run(m, SPAN, |tokens| {
+            let mut stored = vec![E::ZERO; kv_dim];
+            for t in tokens {
+                // SAFETY: each token's row, and each position of the cache, belongs to one piece.
+                let row = unsafe { values.get(t * stride..t * stride + q_dim + 2 * kv_dim) };
+                let (qk, v) = row.split_at_mut(q_dim + kv_dim);
+                cpu.run(|| rotate(qk, dim, &at.angles[t * pairs..][..pairs]));
+                E::narrow(cpu, &qk[q_dim..], &mut stored);
+                let position = at.first + t;
+                let span = position / SPAN * SPAN * dim + position % SPAN;
+                for (base, keys) in bases.iter().zip(stored.chunks_exact(dim)) {
+                    for (d, &key) in keys.iter().enumerate() {
+                        let slot = base + span + d * SPAN;
+                        // SAFETY: as above.
+                        unsafe { cached_keys.get(slot..slot + 1)[0] = key };
+                    }
+                }
+                E::narrow(cpu, v, &mut stored);
+                for (base, values) in bases.iter().zip(stored.chunks_exact(dim)) {
+                    let slot = base + position * dim;
+                    // SAFETY: as above.
+                    unsafe { cached_values.get(slot..slot + dim) }.copy_from_slice(values);
+                }
+            }
+        });
+    }
+}
+
+/// Some tokens' query heads that share one key/value head.
+struct Task<'a, E> {
+    cache: &'a Cache<E>,
+    layer: usize,
+    kv_head: usize,
+    group: usize,
+    first: usize,
+    queries: Queries<'a>,
+}
+
+/// A thread's buffers.
+#[derive(Default)]
+struct Scratch {
+    /// `[queries, positions]`.
+    scores: Vec<f32>,
+    /// One span of keys or values in f32.
+    span: Vec<f32>,
+    /// `[queries, head_dim]`.
+    sums: Vec<f32>,
+    /// Where each query begins.
+    starts: Vec<usize>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl<E: Stored> Task<'_, E> {
+    /// Calls `put(token, start of the head in a row, values)` for each query.
+    fn run<C: Cpu>(
+        &self,
+        cpu: C,
+        tokens: std::ops::Range<usize>,
+        mut put: impl FnMut(usize, usize, &[f32]),
+    ) {
+        let dim = self.cache.head_dim;
+        let n_queries = tokens.len() * self.group;
+        // Query i: token i / group, head i % group of this group.
+        let heads = self.kv_head * self.group;
+        let start = |i: usize| {
+            let token = tokens.start + i / self.group;
+            token * self.queries.stride + (heads + i % self.group) * dim
+        };
+        let visible = |i: usize| self.first + tokens.start + i / self.group + 1;
+        let longest = self.first + tokens.end;
+        let padded = longest.next_multiple_of(SPAN);
+        let base = self.cache.base(self.layer, self.kv_head);
+
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { scores, span, sums, starts } = scratch;
+            starts.clear();
+            starts.extend((0..n_queries).map(start));
+            let query = |i: usize| &self.queries.values[starts[i]..][..dim];
+            scores.resize(n_queries * padded, 0.0);
+            span.resize(SPAN * dim, 0.0);
+            sums.clear();
+            sums.resize(n_queries * dim, 0.0);
+
+            for start in (0..padded).step_by(SPAN) {
+                E::widen(cpu, &self.cache.keys[base + start * dim..][..SPAN * dim], span);
+                let mut put = |i: usize, values: &[f32; SPAN]| {
+                    scores[i * padded + start..][..SPAN].copy_from_slice(values);
+                };
+                tiles::<SCORED, WEIGHED>(n_queries, |i, n| match n {
+                    SCORED => {
+                        let got = cpu.scores::<SCORED>(span, from_fn(|j| query(i + j)));
+                        got.iter().enumerate().for_each(|(j, values)| put(i + j, values));
+                    }
+                    WEIGHED => {
+                        let got = cpu.scores::<WEIGHED>(span, from_fn(|j| query(i + j)));
+                        got.iter().enumerate().for_each(|(j, values)| put(i + j, values));
+                    }
+                    _ => put(i, &cpu.scores::<1>(span, [query(i)])[0]),
+                });
+            }
+            let scale = 1.0 / (dim as f32).sqrt();
+            cpu.run(|| {
+                for i in 0..n_queries {
+                    let (seen, unseen) = scores[i * padded..][..padded].split_at_mut(visible(i));
+                    softmax(cpu, seen, scale);
+                    unseen.fill(0.0);
+                }
+            });
+            for start in (0..longest).step_by(SPAN) {
+                let n = SPAN.min(longest - start);
+                let values = &mut span[..n * dim];
+                E::widen(cpu, &self.cache.values[base + start * dim..][..n * dim], values);
+                let weights = |i: usize| &scores[i * padded + start..][..n];
+                let mut sums = &mut sums[..];
+                tiles::<WEIGHED, 1>(n_queries, |i, n| {
+                    let (these, rest) = std::mem::take(&mut sums).split_at_mut(n * dim);
+                    sums = rest;
+                    let mut these = these.chunks_exact_mut(dim);
+                    let mut next = || these.next().expect("n sums");
+                    match n {
+                        WEIGHED => {
+                            let sums: [&mut [f32]; WEIGHED] = from_fn(|_| next());
+                            cpu.weigh::<WEIGHED>(values, from_fn(|j| weights(i + j)), sums);
+                        }
+                        _ => cpu.weigh::<1>(values, [weights(i)], [next()]),
+                    }
+                });
+            }
+            for (i, sum) in sums.chunks_exact(dim).enumerate() {
+                put(tokens.start + i / self.group, (heads + i % self.group) * dim, sum);
+            }
+        });
+    }
+}
+
+/// Covers `0..n` with `A`, `B` or 1 at a time: calls `each(first, how many)`.
+#[inline(always)]
+fn tiles<const A: usize, const B: usize>(n: usize, mut each: impl FnMut(usize, usize)) {
+    let mut i = 0;
+    while i < n {
+        let take = [A, B].into_iter().find(|&size| i + size <= n).unwrap_or(1);
+        each(i, take);
+        i += take;
+    }
+}

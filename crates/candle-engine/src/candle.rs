@@ -1,0 +1,325 @@
+//! The engine `candle`: our own LLaMA on candle-core's GGUF reader and block types, with weights
+//! used from the mapped file, own kernels and one thread pool.
+
+use std::collections::BTreeMap;
+
+use llm_bench_protocol::{
+    EngineError, ErrorKind, Feature, Generate, Load, Loaded, MemoryBook, Precision, Profile, Score,
+};
+use llm_bench_units::MonoNs;
+
+use crate::answer::Decoder;
+use crate::kernels::Isa;
+use crate::linear::Arithmetic;
+use crate::math::argmax;
+use crate::model::{BATCH, Model, Weights};
+use crate::spans::Stage;
+use crate::weights::Gguf;
+use crate::{Engine, Timed, check_tokens, internal};
+
+/// Rows of logits that `score` computes at once.
+const SCORE_ROWS: usize = 12;
+
+/// The engine; empty until `load`.
+#[derive(Default)]
+pub struct Candle {
+    model: Option<Model>,
+    options: Options,
+    /// The tokens in the cache; empty where nobody may build on them.
+    held: Vec<u32>,
+    /// The row of the last `Decoder::forward` that has the last token.
+    last_row: usize,
+}
+
+/// The switches of `load.options`.
+#[derive(Debug, Clone, Copy)]
+struct Options {
+    /// `slow_down`: each token and each prefill takes this many times as long, as busy time. For
+    /// checks of the instrument: does it find a slow-down of known size?
+    slow_down: f64,
+    /// `kernels`: those of this name, instead of the best that the CPU has.
+    kernels: Isa,
+    /// `float32`: widen the weights to float32 and round nothing. Slow: a reference.
+    float32: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { slow_down: 1.0, kernels: Isa::detect(), float32: false }
+    }
+}
+
+impl Options {
+    fn read(map: &serde_json::Map<String, serde_json::Value>) -> Result<Self, EngineError> {
+        let mut options = Self::default();
+        for (key, value) in map {
+            if let ("kernels", Some(name)) = (key.as_str(), value.as_str()) {
+                options.kernels = Isa::named(name).map_err(internal)?;
+                continue;
+            }
+            match (key.as_str(), value.as_f64(), value.as_bool()) {
+                ("slow_down", Some(x), _) if (1.0..=100.0).contains(&x) => options.slow_down = x,
+                ("float32", _, Some(on)) => options.float32 = on,
+                _ => {
+                    return Err(internal(format!(
+                        "option {key} = {value}: the engine candle knows slow_down (1 to 100), \
+                         float32 (true or false) and kernels (a name such as \"portable\")"
+                    )));
+                }
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// All that `load` does with a file before it allocates and computes, for a file whose bytes are
+/// at hand: what has to hold against any bytes. `name` is what errors call it.
+pub fn examine(name: &str, bytes: &[u8]) -> Result<(), EngineError> {
+    let internal = |e: std::io::Error| internal(format!("cannot map {} bytes: {e}", bytes.len()));
+    let mut map = memmap2::MmapMut::map_anon(bytes.len()).map_err(internal)?;
+    map.copy_from_slice(bytes);
+    let gguf = Gguf::of_map(name, map.make_read_only().map_err(internal)?)?;
+    let weights = Weights::find(&gguf, &gguf.config()?)?;
+    let _ = (weights.encodings(), weights.mapped_bytes(), weights.private_bytes());
+    Ok(())
+}
+
+impl Engine for Candle {
+    fn versions(&self) -> Vec<(String, String)> {
+        vec![
+            ("llm-bench".into(), env!("CARGO_PKG_VERSION").into()),
+            ("candle-core".into(), crate::CANDLE_VERSION.into()),
+        ]
+    }
+
+    fn load(&mut self, request: &Load) -> Result<Loaded, EngineError> {
+        let begin = MonoNs::now();
+        self.options = Options::read(&request.options)?;
+        if request.device != "cpu" {
+            let message = format!("device {}: the engine candle runs on cpu", request.device);
+            return Err(EngineError::new(ErrorKind::MissingDependency, message));
+        }
+        if request.threads == 0 || request.n_ctx == 0 {
+            return Err(internal("threads and n_ctx must be at least 1"));
+        }
+        // An old model must not stand beside the new one in memory.
+        self.model = None;
+        self.held.clear();
+
+        let gguf = Gguf::open(&request.path)?;
+        let config = gguf.config()?;
+        let parsed = MonoNs::now();
+        let weights = Weights::find(&gguf, &config)?;
+        drop(gguf); // the header with its vocabulary; the matrices keep their mapping
+        crate::resident::give_back();
+        let isa = self.options.kernels;
+        let arithmetic = match self.options.float32 {
+            true => Arithmetic::plain_f32(isa),
+            false => Arithmetic::new(isa),
+        };
+        let (threads, n_ctx) = (request.threads as usize, request.n_ctx as usize);
+        let encodings = weights.encodings();
+        let mut notes =
+            vec!["weights are used from the mapped file; pages are read on first use".to_string()];
+        if n_ctx > config.n_ctx_train {
+            notes.push(format!(
+                "n_ctx {n_ctx} is beyond the {} positions that the model was trained for",
+                config.n_ctx_train
+            ));
+        }
+        notes.extend(arithmetic.of_prompts());
+        let model = Model::new(&request.path, config, weights, n_ctx, threads, arithmetic)?;
+        let end = MonoNs::now();
+        let mut settings = BTreeMap::from([
+            ("kernels".to_string(), arithmetic.name().into()),
+            ("threads".to_string(), threads.into()),
+            ("prefill_batch".to_string(), BATCH.into()),
+        ]);
+        if self.options.slow_down > 1.0 {
+            let factor = self.options.slow_down;
+            settings.insert("slow_down".into(), factor.into());
+            notes.push(format!("SLOWED DOWN ON PURPOSE: each token takes {factor} times as long"));
+        }
+
+        let names: Vec<&str> = encodings.iter().map(|e| e.name()).collect();
+        let mut compute: Vec<&str> = encodings.iter().map(|&e| arithmetic.compute(e)).collect();
+        compute.dedup();
+        self.model = Some(model);
+        Ok(Loaded {
+            t_begin_ns: begin.0,
+            t_end_ns: end.0,
+            stages: BTreeMap::from([
+                ("parse".to_string(), parsed.0 - begin.0),
+                ("weights".to_string(), end.0 - parsed.0),
+            ]),
+            precision: Precision {
+                weights: if self.options.float32 { "f32".into() } else { names.join("+") },
+                compute: compute.join("+"),
+                kv: arithmetic.kv_type().name().into(),
+            },
+            memory: self.memory(),
+            weight_bytes_per_token: None,
+            settings,
+            notes,
+        })
+    }
+
+    fn generate(&mut self, request: &Generate) -> Result<Timed, EngineError> {
+        let slow_down = self.options.slow_down;
+        let (n, depth) = (request.n as usize, request.depth as usize);
+        match depth {
+            0 => self.held.clear(),
+            depth if depth == self.held.len() => {}
+            _ => {
+                let held = self.held.len();
+                return Err(internal(format!("depth {depth}: the context holds {held} positions")));
+            }
+        }
+        let model = self.loaded()?;
+        check_tokens(&request.prompt, n, model.n_ctx() - depth, model.config.n_vocab)?;
+        let mut tokens = Vec::with_capacity(n);
+        let mut at = Vec::with_capacity(n);
+
+        model.spans.begin(request.profile);
+        let mut profile = request.profile.then(Profile::default);
+        let mut last = MonoNs::now();
+        let mut position = depth;
+        let mut row = 0;
+        for batch in request.prompt.chunks(BATCH) {
+            model.forward(batch, position);
+            position += batch.len();
+            row = batch.len() - 1;
+        }
+        model.logits(row);
+        slow_down_since(last, slow_down);
+        let prefill_end = MonoNs::now();
+        last = prefill_end;
+        while tokens.len() < n {
+            if let Some(&token) = tokens.last() {
+                model.forward(&[token], position);
+                position += 1;
+                model.logits(0);
+            }
+            model.spans.resume();
+            tokens.push(argmax(model.last_logits()) as u32);
+            model.spans.end(Stage::Sampling);
+            if tokens.len() == 1
+                && let Some(profile) = &mut profile
+            {
+                profile.prefill_ns = model.spans.take();
+            }
+            slow_down_since(last, slow_down);
+            last = MonoNs::now();
+            at.push(last);
+        }
+        if let Some(profile) = &mut profile {
+            profile.decode_ns = model.spans.take();
+            let bytes = model.weights.bytes_by_stage();
+            profile.decode_weight_bytes =
+                bytes.map(|(stage, bytes)| (stage.name().to_string(), bytes as u64)).into();
+            model.spans.begin(false);
+        }
+        Ok(Timed { tokens, prefill_end, at, profile })
+    }
+
+    fn features(&self) -> Vec<Feature> {
+        use Feature::*;
+        vec![Stream, Stop, Sampling, Reuse, Cancel, Score, Context]
+    }
+
+    fn decoder(&mut self) -> Result<&mut dyn Decoder, EngineError> {
+        self.loaded()?;
+        Ok(self)
+    }
+
+    fn score(
+        &mut self,
+        request: &Score,
+        row: &mut dyn FnMut(&[f32]) -> std::io::Result<()>,
+    ) -> Result<(), EngineError> {
+        self.held.clear();
+        let model = self.loaded()?;
+        let n_vocab = model.config.n_vocab;
+        check_tokens(&request.tokens, 0, model.n_ctx(), n_vocab)?;
+        let mut logits = vec![0.0; SCORE_ROWS * n_vocab];
+        let mut position = 0;
+        let together = request.decode_from.map_or(usize::MAX, |n| n as usize);
+        let (together, one_by_one) = request.tokens.split_at(together.min(request.tokens.len()));
+        for batch in together.chunks(BATCH).chain(one_by_one.chunks(1)) {
+            model.forward(batch, position);
+            let skipped = (request.first as usize).saturating_sub(position).min(batch.len());
+            for start in (skipped..batch.len()).step_by(SCORE_ROWS) {
+                let rows = start..batch.len().min(start + SCORE_ROWS);
+                let logits = &mut logits[..rows.len() * n_vocab];
+                model.logits_of(rows, logits);
+                for values in logits.chunks_exact(n_vocab) {
+                    row(values).map_err(|e| internal(format!("cannot hand over logits: {e}")))?;
+                }
+            }
+            position += batch.len();
+        }
+        Ok(())
+    }
+
+    fn memory(&self) -> MemoryBook {
+        let Some(model) = &self.model else { return MemoryBook::default() };
+        MemoryBook {
+            weights_mapped_bytes: Some(model.weights.mapped_bytes() as u64),
+            weights_private_bytes: Some(model.weights.private_bytes() as u64),
+            kv_bytes: Some(model.kv_bytes() as u64),
+            activation_bytes: Some(model.activation_bytes() as u64),
+            kv_resident_bytes: model.kv_bytes_in_memory(),
+            activation_resident_bytes: model.activation_bytes_in_memory(),
+            ..MemoryBook::default()
+        }
+    }
+}
+
+impl Candle {
+    fn loaded(&mut self) -> Result<&mut Model, EngineError> {
+        self.model.as_mut().ok_or_else(|| internal("no model is loaded"))
+    }
+}
+
+impl Decoder for Candle {
+    fn shape(&self) -> (usize, usize) {
+        self.model.as_ref().map_or((0, 0), |m| (m.n_ctx(), m.config.n_vocab))
+    }
+
+    fn batch(&self) -> usize {
+        BATCH
+    }
+
+    fn held(&mut self) -> &mut Vec<u32> {
+        &mut self.held
+    }
+
+    fn forward(&mut self, tokens: &[u32], first: usize) -> Result<(), EngineError> {
+        let begin = MonoNs::now();
+        self.loaded()?.forward(tokens, first);
+        slow_down_since(begin, self.options.slow_down);
+        self.last_row = tokens.len() - 1;
+        Ok(())
+    }
+
+    fn head(&mut self) {
+        if let Some(model) = &mut self.model {
+            model.logits(self.last_row);
+        }
+    }
+
+    fn logits(&self) -> &[f32] {
+        self.model.as_ref().map_or(&[], Model::last_logits)
+    }
+}
+
+/// Keeps the processor busy until what began at `begin` took `factor` times as long: a sleep would
+/// be as coarse as the timer, and let the clock and the caches rest.
+fn slow_down_since(begin: MonoNs, factor: f64) {
+    if factor > 1.0 {
+        let whole = MonoNs::now().since(begin).0 * factor;
+        while MonoNs::now().since(begin).0 < whole {
+            std::hint::spin_loop();
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Our side of the pipe: serves the engine protocol for the engines that are written in Rust
+//! (`candle`, `candle-stock`). A worker is a fresh process, and this crate knows no harness.
+
+pub mod answer;
+mod attention;
+#[doc(hidden)]
+pub mod bench;
+pub mod candle;
+pub mod candle_stock;
+mod config;
+mod iq4_nl;
+mod kernels;
+mod linear;
+mod math;
+mod model;
+mod pool;
+mod resident;
+mod rope;
+pub mod sampling;
+pub mod serve;
+mod spans;
+mod weights;
+
+use llm_bench_protocol::{
+    EngineError, ErrorKind, Feature, Generate, Load, Loaded, MemoryBook, Profile, Score,
+};
+use llm_bench_units::MonoNs;
+
+/// What a Rust engine implements; `serve` turns it into a protocol speaker.
+pub trait Engine {
+    /// Library versions, for `ready`.
+    fn versions(&self) -> Vec<(String, String)>;
+
+    /// Opens the file and makes every weight usable. Times the load itself.
+    fn load(&mut self, request: &Load) -> Result<Loaded, EngineError>;
+
+    /// Greedy generation of exactly `request.n` tokens, behind the `request.depth` positions that
+    /// `Decoder::held` has: none, or with the feature `context` all of a filled context.
+    fn generate(&mut self, request: &Generate) -> Result<Timed, EngineError>;
+
+    /// What else `decoder` can do.
+    fn features(&self) -> Vec<Feature>;
+
+    /// The parts of a generation that is not measured; see `answer`.
+    fn decoder(&mut self) -> Result<&mut dyn answer::Decoder, EngineError>;
+
+    /// Teacher-forced pass: hands the logits (`[n_vocab]`, f32) of positions `first`.. to `row`
+    /// in order.
+    fn score(
+        &mut self,
+        request: &Score,
+        row: &mut dyn FnMut(&[f32]) -> std::io::Result<()>,
+    ) -> Result<(), EngineError>;
+
+    /// What the engine holds now, by its own book.
+    fn memory(&self) -> MemoryBook;
+}
+
+/// The tokens of one generation and when each was on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timed {
+    pub tokens: Vec<u32>,
+    pub prefill_end: MonoNs,
+    pub at: Vec<MonoNs>,
+    /// Where the time went, if it was asked for and can be told.
+    pub profile: Option<Profile>,
+}
+
+/// The candle crates' version; they are pinned together.
+const CANDLE_VERSION: &str = "0.11.1";
+
+/// Makes the engine of this name, or none.
+pub fn engine(name: &str) -> Option<Box<dyn Engine>> {
+    match name {
+        "candle" | "candle-f32" => Some(Box::<candle::Candle>::default()),
+        "candle-stock" => Some(Box::<candle_stock::CandleStock>::default()),
+        _ => None,
+    }
+}
+
+pub(crate) fn internal(message: impl Into<String>) -> EngineError {
+    EngineError::new(ErrorKind::Internal, message)
+}
+
+/// Refuses tokens outside the vocabulary, an empty prompt, and what does not fit the context.
+pub(crate) fn check_tokens(
+    tokens: &[u32],
+    n_generate: usize,
+    n_ctx: usize,
+    n_vocab: usize,
+) -> Result<(), EngineError> {
+    if tokens.is_empty() {
+        return Err(internal("the prompt is empty: expected at least one token"));
+    }
+    if let Some(token) = tokens.iter().find(|&&t| t as usize >= n_vocab) {
+        return Err(internal(format!("token {token} is outside the vocabulary of {n_vocab}")));
+    }
+    // The last generated token is never fed back.
+    let positions = tokens.len() + n_generate.saturating_sub(1);
+    if positions > n_ctx {
+        return Err(internal(format!(
+            "{} tokens and {n_generate} generated ones need {positions} positions; n_ctx is {n_ctx}",
+            tokens.len()
+        )));
+    }
+    Ok(())
+}

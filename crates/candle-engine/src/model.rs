@@ -1,0 +1,344 @@
+//! A LLaMA over mapped weights: `forward` runs tokens through the layers, `logits` through the
+//! output head.
+
+use llm_bench_protocol::{EngineError, ErrorKind};
+
+use crate::attention::{KvCache, Place, Projected};
+use crate::config::Config;
+use crate::kernels::{Cpu, Isa, with_cpu};
+use crate::linear::{Arithmetic, Multiplier};
+use crate::math::rms_norm;
+use crate::pool::{Pool, Scatter};
+use crate::resident::bytes_in_memory;
+use crate::rope::Rope;
+use crate::spans::{Spans, Stage};
+use crate::weights::{Gguf, Matrix};
+
+/// Tokens that pass through the layers together; a longer prompt takes several passes. Each pass
+/// unpacks all weights once more (4 % of the time of 256 tokens), and its buffers take 44 kB a
+/// token.
+pub const BATCH: usize = 256;
+
+struct Layer {
+    attn_norm: Vec<f32>,
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
+    o: Matrix,
+    ffn_norm: Vec<f32>,
+    gate: Matrix,
+    up: Matrix,
+    down: Matrix,
+}
+
+/// The weights: matrices where the file has them, vectors as f32.
+pub struct Weights {
+    embedding: Matrix,
+    layers: Vec<Layer>,
+    output_norm: Vec<f32>,
+    /// The output head, where it is not the embedding.
+    output: Option<Matrix>,
+    rope_factors: Option<Vec<f32>>,
+}
+
+impl Weights {
+    /// Finds every tensor. Reads none of the matrices.
+    pub fn find(gguf: &Gguf, config: &Config) -> Result<Self, EngineError> {
+        let c = config;
+        let matrix = |name: &str, rows, columns| gguf.matrix(name, rows, columns);
+        let output = match gguf.has("output.weight") {
+            true => Some(matrix("output.weight", c.n_vocab, c.hidden)?),
+            false => None,
+        };
+        let mut layers = Vec::with_capacity(c.n_layers.min(1 << 10));
+        for i in 0..c.n_layers {
+            let name = |part: &str| format!("blk.{i}.{part}.weight");
+            layers.push(Layer {
+                attn_norm: gguf.vector(&name("attn_norm"), c.hidden)?,
+                q: matrix(&name("attn_q"), c.q_dim(), c.hidden)?,
+                k: matrix(&name("attn_k"), c.kv_dim(), c.hidden)?,
+                v: matrix(&name("attn_v"), c.kv_dim(), c.hidden)?,
+                o: matrix(&name("attn_output"), c.hidden, c.q_dim())?,
+                ffn_norm: gguf.vector(&name("ffn_norm"), c.hidden)?,
+                gate: matrix(&name("ffn_gate"), c.ffn, c.hidden)?,
+                up: matrix(&name("ffn_up"), c.ffn, c.hidden)?,
+                down: matrix(&name("ffn_down"), c.hidden, c.ffn)?,
+            });
+        }
+        let rope_factors = match gguf.has("rope_freqs.weight") {
+            true => Some(gguf.vector("rope_freqs.weight", c.head_dim / 2)?),
+            false => None,
+        };
+        Ok(Self {
+            embedding: gguf.matrix("token_embd.weight", c.n_vocab, c.hidden)?,
+            layers,
+            output_norm: gguf.vector("output_norm.weight", c.hidden)?,
+            output,
+            rope_factors,
+        })
+    }
+
+    fn head(&self) -> &Matrix {
+        self.output.as_ref().unwrap_or(&self.embedding)
+    }
+
+    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let layers = self.layers.iter();
+        layers
+            .flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down])
+            .chain([&self.embedding])
+            .chain(&self.output)
+    }
+
+    /// Bytes of the file that the matrices take.
+    pub fn mapped_bytes(&self) -> usize {
+        self.matrices().map(Matrix::bytes).sum()
+    }
+
+    /// Bytes of the matrices that a decode step multiplies with, by stage.
+    pub fn bytes_by_stage(&self) -> [(Stage, usize); 3] {
+        let sum = |of: fn(&Layer) -> [&Matrix; 4]| {
+            self.layers.iter().flat_map(of).map(Matrix::bytes).sum::<usize>()
+        };
+        let mlp = |l: &Layer| [&l.gate, &l.up, &l.down].map(Matrix::bytes).iter().sum::<usize>();
+        [
+            (Stage::Projections, sum(|l| [&l.q, &l.k, &l.v, &l.o])),
+            (Stage::Mlp, self.layers.iter().map(mlp).sum()),
+            (Stage::Head, self.head().bytes()),
+        ]
+    }
+
+    /// Bytes of the vectors, which are copied.
+    pub fn private_bytes(&self) -> usize {
+        let norms = self.layers.iter().map(|l| l.attn_norm.len() + l.ffn_norm.len()).sum::<usize>();
+        let factors = self.rope_factors.as_ref().map_or(0, Vec::len);
+        size_of::<f32>() * (norms + self.output_norm.len() + factors)
+    }
+
+    /// Encodings of the matrices that a decode step reads, by bytes, the largest first.
+    pub fn encodings(&self) -> Vec<crate::weights::Encoding> {
+        let mut by_bytes: Vec<(crate::weights::Encoding, usize)> = Vec::new();
+        let layers = self.layers.iter();
+        let all = layers.flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down]);
+        for matrix in all.chain([self.head()]) {
+            match by_bytes.iter_mut().find(|(e, _)| *e == matrix.encoding()) {
+                Some((_, bytes)) => *bytes += matrix.bytes(),
+                None => by_bytes.push((matrix.encoding(), matrix.bytes())),
+            }
+        }
+        by_bytes.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        by_bytes.into_iter().map(|(e, _)| e).collect()
+    }
+}
+
+/// The model with its cache and buffers.
+pub struct Model {
+    pub config: Config,
+    pub weights: Weights,
+    rope: Rope,
+    cache: KvCache,
+    pool: Pool,
+    multiplier: Multiplier,
+    buffers: Buffers,
+    n_ctx: usize,
+    isa: Isa,
+    /// Where the time goes, while somebody asks.
+    pub spans: Spans,
+}
+
+/// Activations of one batch; rows are tokens.
+struct Buffers {
+    /// The residual stream, `[BATCH, hidden]`.
+    x: Vec<f32>,
+    /// After a norm, `[BATCH, hidden]`; then attention's result, `[BATCH, q_dim]`.
+    h: Vec<f32>,
+    /// `[BATCH, q | k | v]`.
+    qkv: Vec<f32>,
+    /// `[BATCH, rope pairs]`.
+    angles: Vec<(f32, f32)>,
+    /// `[n_vocab]`.
+    logits: Vec<f32>,
+}
+
+impl Model {
+    /// Allocates cache and buffers for `n_ctx` positions; refuses what the machine cannot hold.
+    pub fn new(
+        path: &str,
+        config: Config,
+        weights: Weights,
+        n_ctx: usize,
+        threads: usize,
+        arithmetic: Arithmetic,
+    ) -> Result<Self, EngineError> {
+        let c = &config;
+        let ram = total_ram();
+        let kv_type = arithmetic.kv_type();
+        let kv = KvCache::bytes_for(kv_type, c.n_layers, c.n_kv_heads, c.head_dim, n_ctx);
+        if kv.is_none_or(|bytes| bytes as u64 > ram) {
+            let need = kv.map_or("more than 2^64".to_string(), |bytes| bytes.to_string());
+            return Err(EngineError::new(
+                ErrorKind::Oom,
+                format!(
+                    "{path}: a KV cache of {n_ctx} positions takes {need} bytes, this machine has \
+                     {ram}; ask for a smaller n_ctx"
+                ),
+            ));
+        }
+        let pool = Pool::new(threads).map_err(|e| {
+            EngineError::new(ErrorKind::Internal, format!("cannot start {threads} threads: {e}"))
+        })?;
+        let batch = BATCH.min(n_ctx);
+        let rope = Rope::new(c.rope_base, c.head_dim, weights.rope_factors.as_deref());
+        let buffers = Buffers {
+            x: vec![0.0; batch * c.hidden],
+            h: vec![0.0; batch * c.hidden.max(c.q_dim())],
+            qkv: vec![0.0; batch * (c.q_dim() + 2 * c.kv_dim())],
+            angles: vec![(1.0, 0.0); batch * rope.pairs()],
+            logits: vec![0.0; c.n_vocab],
+        };
+        Ok(Self {
+            cache: KvCache::new(kv_type, c.n_layers, c.n_kv_heads, c.head_dim, n_ctx),
+            multiplier: Multiplier::new(arithmetic),
+            rope,
+            pool,
+            buffers,
+            n_ctx,
+            isa: arithmetic.isa,
+            spans: Spans::default(),
+            config,
+            weights,
+        })
+    }
+
+    /// Positions that the cache has room for.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    pub fn kv_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
+    /// Of those, what lies in memory now; absent where the kernel does not tell.
+    pub fn kv_bytes_in_memory(&self) -> Option<u64> {
+        self.cache.bytes_in_memory()
+    }
+
+    /// Bytes of the activation buffers that lie in memory now.
+    pub fn activation_bytes_in_memory(&self) -> Option<u64> {
+        let b = &self.buffers;
+        let floats = [&b.x, &b.h, &b.qkv, &b.logits];
+        let floats = floats.into_iter().map(|v| bytes_in_memory(v)).sum::<Option<u64>>()?;
+        Some(floats + bytes_in_memory(&b.angles)? + self.multiplier.bytes_in_memory()?)
+    }
+
+    /// Bytes of the activation buffers.
+    pub fn activation_bytes(&self) -> usize {
+        let b = &self.buffers;
+        let floats = [&b.x, &b.h, &b.qkv, &b.logits];
+        floats.iter().map(|v| size_of_val(&v[..])).sum::<usize>()
+            + size_of_val(&b.angles[..])
+            + self.multiplier.bytes()
+    }
+
+    /// Runs at most `BATCH` tokens at positions `first..` through all layers. Their final
+    /// residuals stay in row 0.. for `logits`.
+    pub fn forward(&mut self, tokens: &[u32], first: usize) {
+        let c = &self.config;
+        let m = tokens.len();
+        assert!(m <= BATCH && first + m <= self.n_ctx);
+        let (hidden, q_dim, kv_dim) = (c.hidden, c.q_dim(), c.kv_dim());
+        let width = q_dim + 2 * kv_dim;
+        let pairs = self.rope.pairs();
+        let (pool, multiplier) = (&mut self.pool, &mut self.multiplier);
+        let (isa, spans) = (self.isa, &mut self.spans);
+        let b = &mut self.buffers;
+        let x = &mut b.x[..m * hidden];
+        let shared = &mut b.h;
+        let qkv = &mut b.qkv[..m * width];
+        let angles = &mut b.angles[..m * pairs];
+
+        spans.resume();
+        for (t, &token) in tokens.iter().enumerate() {
+            let row = &mut x[t * hidden..][..hidden];
+            self.weights.embedding.dequantize_row(token as usize, row);
+            self.rope.angles(first + t, &mut angles[t * pairs..][..pairs]);
+        }
+        spans.end(Stage::Embedding);
+        for (i, layer) in self.weights.layers.iter().enumerate() {
+            let h = &mut shared[..m * hidden];
+            norm_rows(isa, pool, x, &layer.attn_norm, c.norm_eps, h);
+            spans.end(Stage::Norm);
+            multiplier.multiply(pool, &[&layer.q, &layer.k, &layer.v], h, qkv, false);
+            spans.end(Stage::Projections);
+            let attended = &mut shared[..m * q_dim];
+            let place = Place { layer: i, first, angles };
+            let projected = Projected { values: qkv, stride: width, n_heads: c.n_heads };
+            self.cache.attend(isa, pool, place, projected, attended);
+            spans.end(Stage::Attention);
+            multiplier.multiply(pool, &[&layer.o], attended, x, true);
+            spans.end(Stage::Projections);
+
+            let h = &mut shared[..m * hidden];
+            norm_rows(isa, pool, x, &layer.ffn_norm, c.norm_eps, h);
+            spans.end(Stage::Norm);
+            multiplier.mlp(pool, [&layer.gate, &layer.up, &layer.down], h, x);
+            spans.end(Stage::Mlp);
+        }
+    }
+
+    /// Computes the logits of row `t` of the last `forward`; `last_logits` has them.
+    pub fn logits(&mut self, t: usize) {
+        let hidden = self.config.hidden;
+        let b = &mut self.buffers;
+        let h = &mut b.h[..hidden];
+        let x = &b.x[t * hidden..][..hidden];
+        self.spans.resume();
+        norm_rows(self.isa, &mut self.pool, x, &self.weights.output_norm, self.config.norm_eps, h);
+        self.spans.end(Stage::Norm);
+        let head = self.weights.head();
+        self.multiplier.multiply(&mut self.pool, &[head], h, &mut b.logits, false);
+        self.spans.end(Stage::Head);
+    }
+
+    /// What `logits` computed last: `[n_vocab]`.
+    pub fn last_logits(&self) -> &[f32] {
+        &self.buffers.logits
+    }
+
+    /// Logits of rows `rows` of the last `forward`, `[rows, n_vocab]`, into `out`.
+    pub fn logits_of(&mut self, rows: std::ops::Range<usize>, out: &mut [f32]) {
+        let hidden = self.config.hidden;
+        let b = &mut self.buffers;
+        let h = &mut b.h[..rows.len() * hidden];
+        let x = &b.x[rows.start * hidden..rows.end * hidden];
+        norm_rows(self.isa, &mut self.pool, x, &self.weights.output_norm, self.config.norm_eps, h);
+        self.multiplier.multiply(&mut self.pool, &[self.weights.head()], h, out, false);
+    }
+}
+
+/// Norms rows of the length of `weight`.
+fn norm_rows(isa: Isa, pool: &mut Pool, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let n = weight.len();
+    let (m, out) = (x.len() / n, Scatter::new(out));
+    with_cpu!(isa, cpu => pool.run(m, 4, |tokens| {
+        for t in tokens {
+            // SAFETY: each token's row belongs to one piece of work.
+            let out = unsafe { out.get(t * n..(t + 1) * n) };
+            cpu.run(|| rms_norm(&x[t * n..][..n], weight, eps, out));
+        }
+    }));
+}
+
+/// Physical memory of the machine in bytes; no limit where it is unknown.
+fn total_ram() -> u64 {
+    #[cfg(target_os = "linux")]
+    {
+        let info = rustix::system::sysinfo();
+        info.totalram as u64 * info.mem_unit as u64
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        u64::MAX
+    }
+}

@@ -1,0 +1,276 @@
+//! The protocol loop of a worker: reads requests, calls the engine, writes replies. Descriptor 1
+//! is pointed at stderr first, so that no library's print can corrupt the stream.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, bail};
+use llm_bench_protocol::{
+    CodecError, Context as Fill, ContextFilled, EngineError, ErrorKind, Feature, Generate,
+    Generated, Hello, Logits, MemoryBook, PROTOCOL, Ready, Reply, Request, Score, Scored, Token,
+    read_message, write_message,
+};
+use llm_bench_units::MonoNs;
+
+use crate::answer::Reader;
+use crate::{Engine, check_tokens, resident};
+
+/// Serves one engine until `bye` or the end of stdin. `entry` is the time of `main`'s first line.
+pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
+    die_with_parent();
+    let mut out = claim_stdout()?;
+    let mut input = BufReader::with_capacity(1 << 16, std::io::stdin());
+
+    match read_message::<Request>(&mut input)? {
+        Some(Request::Hello { protocol: PROTOCOL }) => {}
+        Some(Request::Hello { protocol }) => {
+            let message = format!("this engine speaks protocol {PROTOCOL}, asked for {protocol}");
+            write_message(&mut out, &error(ErrorKind::Internal, &message))?;
+            bail!(message);
+        }
+        Some(_) => bail!("expected `hello` first"),
+        None => return Ok(()),
+    }
+    write_message(
+        &mut out,
+        &Reply::Hello(Hello {
+            protocol: PROTOCOL,
+            engine: name.to_string(),
+            pid: std::process::id(),
+            t_entry_ns: entry.0,
+        }),
+    )?;
+    let Some(mut engine) = crate::engine(name) else {
+        bail!("no built-in engine is called {name:?}");
+    };
+    write_message(
+        &mut out,
+        &Reply::Ready(Ready {
+            versions: engine.versions().into_iter().collect(),
+            threads: None,
+            isa: Some(isa().to_string()),
+            features: engine.features(),
+            t_ns: MonoNs::now().0,
+        }),
+    )?;
+
+    let mut requests = Requests { input: Arc::new(Mutex::new(input)), listening: None };
+    let free_at_ready = resident::allocator_free();
+    while let Some(request) = requests.next()? {
+        let begin = MonoNs::now();
+        let reply = match request {
+            Request::Bye => return Ok(()),
+            Request::Hello { .. } => error(ErrorKind::Internal, "`hello` came twice"),
+            Request::Memory => Reply::Memory(MemoryBook {
+                resident_bytes: memory_stats::memory_stats().map(|m| m.physical_mem as u64),
+                allocator_free_bytes: resident::allocator_free()
+                    .zip(free_at_ready)
+                    .map(|(now, then)| now.saturating_sub(then)),
+                ..engine.memory()
+            }),
+            Request::Load(load) => {
+                engine.load(&load).map_or_else(Reply::Error, |l| Reply::Loaded(Box::new(l)))
+            }
+            Request::Generate(g) if g.logits != Logits::None => {
+                error(ErrorKind::Internal, "logits come from `score`, not from `generate`")
+            }
+            Request::Context(c) => {
+                fill(engine.as_mut(), &c, begin).map_or_else(Reply::Error, Reply::Context)
+            }
+            Request::Generate(g)
+                if g.depth > 0
+                    && !(g.is_greedy_only() && engine.features().contains(&Feature::Context)) =>
+            {
+                error(
+                    ErrorKind::Internal,
+                    "`depth` is for a measured generation of an engine with the feature `context`",
+                )
+            }
+            Request::Generate(g) if !g.is_greedy_only() => {
+                answer(engine.as_mut(), &g, begin, &mut requests, &mut out)
+                    .map_or_else(Reply::Error, Reply::Generated)
+            }
+            Request::Generate(g) => engine.generate(&g).map_or_else(Reply::Error, |timed| {
+                Reply::Generated(Generated {
+                    id: g.id,
+                    tokens: timed.tokens,
+                    t_begin_ns: begin.0,
+                    t_prefill_end_ns: Some(timed.prefill_end.0),
+                    t_tokens_ns: timed.at.iter().map(|t| t.0).collect(),
+                    compile_ns: None,
+                    depth: (g.depth > 0).then_some(g.depth),
+                    profile: timed.profile,
+                    reused: None,
+                })
+            }),
+            // What was to be cancelled is done.
+            Request::Cancel { .. } => continue,
+            Request::Score(s) => {
+                score(engine.as_mut(), &s, begin).map_or_else(Reply::Error, Reply::Scored)
+            }
+        };
+        write_message(&mut out, &reply)?;
+    }
+    Ok(())
+}
+
+/// Where requests come from. Until the first generation that can be cancelled there is no second
+/// thread: measured processes never have one.
+struct Requests {
+    input: Arc<Mutex<BufReader<std::io::Stdin>>>,
+    listening: Option<Listening>,
+}
+
+struct Listening {
+    messages: Receiver<Result<Option<Request>, CodecError>>,
+    /// The id that was cancelled last. Ids are compared, so that a late one ends nothing else.
+    cancelled: Arc<Mutex<Option<u64>>>,
+}
+
+impl Requests {
+    fn next(&mut self) -> Result<Option<Request>, CodecError> {
+        match &self.listening {
+            None => read_message(&mut *self.input.lock().unwrap()),
+            // A reader that is gone has told the end of the stream before.
+            Some(listening) => listening.messages.recv().unwrap_or(Ok(None)),
+        }
+    }
+
+    /// From now on a thread reads, so that `cancel` arrives during a generation.
+    fn listen(&mut self) -> &Listening {
+        self.listening.get_or_insert_with(|| {
+            let (sender, messages) = channel();
+            let cancelled = Arc::new(Mutex::new(None));
+            let (input, shared) = (Arc::clone(&self.input), Arc::clone(&cancelled));
+            std::thread::spawn(move || {
+                let mut input = input.lock().unwrap();
+                loop {
+                    let message = read_message::<Request>(&mut *input);
+                    if let Ok(Some(Request::Cancel { id })) = message {
+                        *shared.lock().unwrap() = Some(id);
+                        continue;
+                    }
+                    let last = !matches!(message, Ok(Some(_)));
+                    if sender.send(message).is_err() || last {
+                        return;
+                    }
+                }
+            });
+            Listening { messages, cancelled }
+        })
+    }
+}
+
+/// Writes tokens as they come.
+struct Streamed<'a> {
+    id: u64,
+    out: &'a mut BufWriter<File>,
+    cancelled: &'a Mutex<Option<u64>>,
+}
+
+impl Reader for Streamed<'_> {
+    fn token(&mut self, token: u32, at: MonoNs) -> std::io::Result<()> {
+        write_message(self.out, &Reply::Token(Token { id: self.id, token, t_ns: at.0 }))
+    }
+
+    fn cancelled(&self) -> bool {
+        *self.cancelled.lock().unwrap() == Some(self.id)
+    }
+}
+
+fn answer(
+    engine: &mut dyn Engine,
+    request: &Generate,
+    begin: MonoNs,
+    requests: &mut Requests,
+    out: &mut BufWriter<File>,
+) -> Result<Generated, EngineError> {
+    let mut reader = Streamed { id: request.id, out, cancelled: &requests.listen().cancelled };
+    let answer = crate::answer::answer(engine.decoder()?, request, &mut reader)?;
+    Ok(Generated {
+        id: request.id,
+        t_begin_ns: begin.0,
+        t_prefill_end_ns: Some(answer.timed.prefill_end.0),
+        t_tokens_ns: answer.timed.at.iter().map(|t| t.0).collect(),
+        tokens: answer.timed.tokens,
+        compile_ns: None,
+        depth: None,
+        profile: None,
+        reused: Some(answer.reused),
+    })
+}
+
+fn error(kind: ErrorKind, message: &str) -> Reply {
+    Reply::Error(EngineError::new(kind, message))
+}
+
+/// Empties the cache and fills it with a context, on which measured generations may build.
+fn fill(engine: &mut dyn Engine, c: &Fill, begin: MonoNs) -> Result<ContextFilled, EngineError> {
+    if !engine.features().contains(&Feature::Context) {
+        let message = "this engine takes a context only as a part of its prompt";
+        return Err(EngineError::new(ErrorKind::Internal, message));
+    }
+    let decoder = engine.decoder()?;
+    let (n_ctx, n_vocab) = decoder.shape();
+    check_tokens(&c.tokens, 0, n_ctx, n_vocab)?;
+    decoder.held().clear();
+    for batch in c.tokens.chunks(decoder.batch()) {
+        let first = decoder.held().len();
+        decoder.forward(batch, first)?;
+        decoder.held().extend(batch);
+    }
+    let positions = c.tokens.len() as u32;
+    let (t_begin_ns, t_end_ns) = (begin.0, MonoNs::now().0);
+    Ok(ContextFilled { id: c.id, positions, t_begin_ns, t_end_ns })
+}
+
+fn score(engine: &mut dyn Engine, s: &Score, begin: MonoNs) -> Result<Scored, EngineError> {
+    let internal = |e: std::io::Error| {
+        EngineError::new(ErrorKind::Internal, format!("{}: {e}", s.logits_path))
+    };
+    let mut file =
+        BufWriter::with_capacity(1 << 20, File::create(&s.logits_path).map_err(internal)?);
+    let (mut positions, mut vocab) = (0u32, 0u32);
+    engine.score(s, &mut |row| {
+        positions += 1;
+        vocab = row.len() as u32;
+        row.iter().try_for_each(|x| file.write_all(&x.to_le_bytes()))
+    })?;
+    file.flush().map_err(internal)?;
+    let decoded = match s.decode_from {
+        Some(from) => (s.tokens.len() as u32).saturating_sub(from.max(s.first)),
+        None => 0,
+    };
+    let (begin, end) = (begin.0, MonoNs::now().0);
+    Ok(Scored { id: s.id, positions, vocab, decoded, t_begin_ns: begin, t_end_ns: end })
+}
+
+/// Keeps the original stdout for the protocol and points descriptor 1 at stderr.
+fn claim_stdout() -> Result<BufWriter<File>> {
+    let kept = rustix::io::dup(rustix::stdio::stdout()).context("cannot duplicate stdout")?;
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr()).context("cannot redirect stdout")?;
+    Ok(BufWriter::new(File::from(kept)))
+}
+
+/// The kernel ends this process when the harness is gone.
+fn die_with_parent() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+}
+
+/// The widest instruction set that this build was compiled for.
+fn isa() -> &'static str {
+    if cfg!(target_feature = "avx512vnni") {
+        "avx512vnni"
+    } else if cfg!(target_feature = "avx512f") {
+        "avx512f"
+    } else if cfg!(target_feature = "avx2") {
+        "avx2"
+    } else if cfg!(target_feature = "neon") {
+        "neon"
+    } else {
+        "baseline"
+    }
+}

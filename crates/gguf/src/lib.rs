@@ -1,0 +1,387 @@
+//! Opens a GGUF file: header checked, then read; hyper-parameters typed and validated; sizes that
+//! METHODOLOGY.md defines. Harness and engines read through here. The file is not mapped: one
+//! that shrinks cannot take the harness with it. What the weights mean is the engines' business.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod inspect;
+mod scan;
+mod stored;
+pub mod write;
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use candle_core::quantized::gguf_file::{Content, Value};
+
+use scan::{Entry, Scanned, Stop, scan};
+
+pub use config::LlamaConfig;
+use inspect::shown;
+pub use inspect::{Inspection, KeyValue, TypeRow};
+pub use stored::{StoredType, TensorInfo};
+
+/// The metadata key that marks weights as made, not trained.
+pub const SYNTHETIC_KEY: &str = "llm_bench.synthetic";
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GgufError {
+    #[error("{}: {error}. Check the path, or `llm-bench models list`", .path.display())]
+    Io { path: PathBuf, error: std::io::Error },
+    #[error(
+        "{}: not a usable GGUF file: {what}: expected {expected}, found {found}. Download or \
+         convert it again", .path.display()
+    )]
+    Malformed { path: PathBuf, what: String, expected: String, found: String },
+    #[error(
+        "{}: {what}: expected {expected}, found {found}. See `llm-bench models inspect {}`",
+        .path.display(), .path.display()
+    )]
+    Unsupported { path: PathBuf, what: String, expected: String, found: String },
+    #[error(
+        "{}: tensor {tensor}: expected F32, F16, BF16, Q4_0 to Q8_1, Q2_K to Q8_K or IQ4_NL, found \
+         type number {found}. Take the file in another quantization",
+        .path.display()
+    )]
+    UnknownType { path: PathBuf, tensor: String, found: u32 },
+    #[error(
+        "{}: tensor {tensor} is {found}, which candle's own reader does not know. Take the file \
+         in another quantization, or another engine", .path.display()
+    )]
+    NotCandles { path: PathBuf, tensor: String, found: &'static str },
+}
+
+/// A GGUF file whose header fits its length: every tensor lies inside the file.
+pub struct GgufFile {
+    path: PathBuf,
+    len: u64,
+    /// The metadata, and of the tensors those whose type candle knows.
+    content: Content,
+    tensors: HashMap<String, TensorInfo>,
+    entries: Vec<Entry>,
+}
+
+impl std::fmt::Debug for GgufFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GgufFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl GgufFile {
+    /// Reads a file's header. Weights are not touched.
+    pub fn open(path: &Path) -> Result<Self, GgufError> {
+        let io = |error| GgufError::Io { path: path.to_owned(), error };
+        let len = regular_file_len(path).map_err(io)?;
+        let mut file = File::open(path).map_err(io)?;
+        let mut start = Vec::new();
+        let mut wanted = FIRST_READ;
+        loop {
+            let missing = wanted.min(len) - start.len() as u64;
+            let got = file.by_ref().take(missing).read_to_end(&mut start).map_err(io)?;
+            if (got as u64) < missing {
+                return Err(GgufError::Malformed {
+                    path: path.to_owned(),
+                    what: "the header".into(),
+                    expected: format!("a file of {len} bytes"),
+                    found: format!("an end after {}: is something writing it?", start.len()),
+                });
+            }
+            match Self::read(path, &start, len) {
+                Ok(file) => return Ok(file),
+                Err(Stop::Bad(e)) => return Err(e),
+                Err(Stop::Short) => wanted *= 2,
+            }
+        }
+    }
+
+    /// The same for a file whose bytes are at hand, as a map or otherwise; `path` is what errors
+    /// call it.
+    pub fn of_bytes(path: &Path, bytes: &[u8]) -> Result<Self, GgufError> {
+        Self::read(path, bytes, bytes.len() as u64).map_err(|stop| match stop {
+            Stop::Bad(e) => e,
+            Stop::Short => unreachable!("all bytes are here"),
+        })
+    }
+
+    /// `start` is the beginning of a file of `len` bytes.
+    fn read(path: &Path, start: &[u8], len: u64) -> Result<Self, Stop> {
+        let Scanned { end, entries, iq4_nl } = scan(path, start, len)?;
+        let mut header = Cow::Borrowed(&start[..end]);
+        for (_, at) in &iq4_nl {
+            // candle gives up at a type that it does not know; these are taken out again below.
+            const F32: u32 = 0;
+            header.to_mut()[at.clone()].copy_from_slice(&F32.to_le_bytes());
+        }
+        let mut content = Content::read(&mut Cursor::new(&header)).map_err(|e| {
+            let found = e.to_string();
+            let found = found.lines().next().unwrap_or_default().to_owned();
+            Stop::Bad(GgufError::Malformed {
+                path: path.to_owned(),
+                what: "the header".into(),
+                expected: "values that candle can read".into(),
+                found,
+            })
+        })?;
+        let begin = content.tensor_data_offset;
+        let mut tensors: HashMap<String, TensorInfo> = HashMap::new();
+        for (name, info) in &content.tensor_infos {
+            let (dtype, shape) = (StoredType::Candle(info.ggml_dtype), info.shape.dims().to_vec());
+            // The scan has held the offset against the file's length.
+            tensors.insert(name.clone(), TensorInfo { dtype, shape, offset: begin + info.offset });
+        }
+        for (name, _) in &iq4_nl {
+            content.tensor_infos.remove(name);
+            if let Some(info) = tensors.get_mut(name) {
+                info.dtype = StoredType::Iq4Nl;
+            }
+        }
+        let file = Self { path: path.to_owned(), len, content, tensors, entries };
+        file.check_tensors().map_err(Stop::Bad)?;
+        Ok(file)
+    }
+
+    /// Holds each tensor's blocks and bytes against the file.
+    fn check_tensors(&self) -> Result<(), GgufError> {
+        let len = self.len;
+        for (name, info) in &self.tensors {
+            let row = info.shape.last().copied().unwrap_or(0);
+            if row % info.dtype.block_size() != 0 {
+                return Err(self.malformed(
+                    format!("tensor {name}"),
+                    format!("rows of whole blocks of {}", info.dtype.block_size()),
+                    row,
+                ));
+            }
+            let end = info.offset.checked_add(info.bytes());
+            if end.is_none_or(|end| end > len) {
+                return Err(self.malformed(
+                    format!("tensor {name}"),
+                    format!("{} bytes at {}", info.bytes(), info.offset),
+                    format!("a file of {len} bytes: is it truncated?"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn metadata(&self) -> &HashMap<String, Value> {
+        &self.content.metadata
+    }
+
+    /// The tensor directory.
+    pub fn tensors(&self) -> &HashMap<String, TensorInfo> {
+        &self.tensors
+    }
+
+    /// The metadata in the file's order: each key, and the bytes of its whole entry. Reads the
+    /// file again.
+    pub fn raw_metadata(&self) -> std::io::Result<Vec<(&str, Vec<u8>)>> {
+        let file = File::open(&self.path)?;
+        let entry = |e: &Entry| -> std::io::Result<Vec<u8>> {
+            let mut bytes = vec![0; e.at.len()];
+            file.read_exact_at(&mut bytes, e.at.start as u64)?;
+            Ok(bytes)
+        };
+        self.entries.iter().map(|e| Ok((e.key.as_str(), entry(e)?))).collect()
+    }
+
+    /// The header as candle reads it; an error where candle does not know a tensor's type.
+    pub fn into_content(self) -> Result<Content, GgufError> {
+        let foreign =
+            |(_, info): &(&String, &TensorInfo)| !matches!(info.dtype, StoredType::Candle(_));
+        match self.tensors.iter().filter(foreign).min_by_key(|(name, _)| *name) {
+            None => Ok(self.content),
+            Some((tensor, info)) => Err(GgufError::NotCandles {
+                path: self.path.clone(),
+                tensor: tensor.clone(),
+                found: info.dtype.label(),
+            }),
+        }
+    }
+
+    /// Type, shape (rows first) and place in the file of one tensor.
+    pub fn tensor(&self, name: &str) -> Option<(StoredType, &[usize], Range<u64>)> {
+        let info = self.tensors.get(name)?;
+        Some((info.dtype, &info.shape, info.offset..info.offset + info.bytes()))
+    }
+
+    pub fn size_bytes(&self) -> u64 {
+        self.len
+    }
+
+    /// A metadata value that is a string.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match self.content.metadata.get(key)? {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A metadata value that is an unsigned number, of whatever width.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        match *self.content.metadata.get(key)? {
+            Value::U8(v) => Some(v.into()),
+            Value::U16(v) => Some(v.into()),
+            Value::U32(v) => Some(v.into()),
+            Value::U64(v) => Some(v),
+            Value::I8(v) => v.try_into().ok(),
+            Value::I16(v) => v.try_into().ok(),
+            Value::I32(v) => v.try_into().ok(),
+            Value::I64(v) => v.try_into().ok(),
+            _ => None,
+        }
+    }
+
+    /// A metadata value that is a floating-point number.
+    pub fn float(&self, key: &str) -> Option<f64> {
+        match *self.content.metadata.get(key)? {
+            Value::F32(v) => Some(v.into()),
+            Value::F64(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// A metadata value that is true or false.
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        match self.content.metadata.get(key)? {
+            Value::Bool(v) => Some(*v),
+            _ => None,
+        }
+    }
+
+    /// A metadata value that is an array.
+    pub fn array(&self, key: &str) -> Option<&[Value]> {
+        match self.content.metadata.get(key)? {
+            Value::Array(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// `general.name`, or the file's own name.
+    pub fn name(&self) -> String {
+        match self.text("general.name") {
+            Some(name) if !name.trim().is_empty() => name.trim().to_owned(),
+            _ => self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        }
+    }
+
+    /// The hyper-parameters, validated against each other and against the tensors.
+    pub fn llama_config(&self) -> Result<LlamaConfig, GgufError> {
+        LlamaConfig::of(self)
+    }
+
+    /// True where the weights were made from a seed, not trained: the text means nothing then.
+    pub fn is_synthetic(&self) -> bool {
+        match self.content.metadata.get(SYNTHETIC_KEY) {
+            None | Some(Value::Bool(false)) => false,
+            Some(_) => true,
+        }
+    }
+
+    /// `F16`, `Q8_0`, `Q4_0`, `Q4_K_M`…: the recipe that the file names, if the bulk of its bytes
+    /// agrees, else the type of that bulk.
+    pub fn quant_label(&self) -> String {
+        let mut bytes = BTreeMap::new();
+        for info in self.tensors.values() {
+            *bytes.entry(info.dtype.label()).or_insert(0) += info.bytes();
+        }
+        let Some((bulk, _)) = bytes.into_iter().max_by_key(|(_, bytes)| *bytes) else {
+            return "none".into();
+        };
+        let named = match self.number("general.file_type") {
+            Some(2) => Some(("Q4_0", "Q4_0")),
+            Some(7) => Some(("Q8_0", "Q8_0")),
+            Some(14) => Some(("Q4_K_S", "Q4_K")),
+            Some(15) => Some(("Q4_K_M", "Q4_K")),
+            Some(16) => Some(("Q5_K_S", "Q5_K")),
+            Some(17) => Some(("Q5_K_M", "Q5_K")),
+            Some(25) => Some(("IQ4_NL", "IQ4_NL")),
+            _ => None,
+        };
+        match named {
+            // A small model's embedding can outweigh its blocks, and is Q6_K in these recipes.
+            Some((label, expected)) if bulk == expected || bulk == "Q6_K" => label.into(),
+            _ => bulk.into(),
+        }
+    }
+
+    /// Elements of all tensors, as llama.cpp counts: `rope_freqs.weight` included.
+    pub fn n_params(&self) -> u64 {
+        self.tensors.values().map(TensorInfo::elements).sum()
+    }
+
+    /// Bytes of the weights that one decoded token reads: all blocks, the last norm, and the
+    /// output matrix, which is the embedding where the two are tied. One row of an untied
+    /// embedding and the 128 bytes of `rope_freqs.weight` are left out.
+    pub fn weight_bytes_per_token(&self) -> u64 {
+        let tensors = &self.tensors;
+        let head = if tensors.contains_key("output.weight") { "output.weight" } else { EMBEDDING };
+        tensors
+            .iter()
+            .filter(|(name, _)| {
+                name.starts_with("blk.") || *name == "output_norm.weight" || *name == head
+            })
+            .map(|(_, info)| info.bytes())
+            .sum()
+    }
+
+    fn malformed(
+        &self,
+        what: impl ToString,
+        expected: impl ToString,
+        found: impl ToString,
+    ) -> GgufError {
+        GgufError::Malformed {
+            path: self.path.clone(),
+            what: what.to_string(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
+    }
+
+    pub fn unsupported(
+        &self,
+        what: impl ToString,
+        expected: impl ToString,
+        found: impl ToString,
+    ) -> GgufError {
+        GgufError::Unsupported {
+            path: self.path.clone(),
+            what: what.to_string(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
+    }
+}
+
+/// Enough for the header of a small model; the read doubles until the header is whole.
+const FIRST_READ: u64 = 1 << 20;
+
+/// The length of a regular file; anything else is refused before it is opened, because opening a
+/// FIFO waits for its writer.
+pub fn regular_file_len(path: &Path) -> std::io::Result<u64> {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_file() {
+        return Ok(metadata.len());
+    }
+    let what = if metadata.is_dir() { "found a folder" } else { "found a device, pipe or socket" };
+    Err(std::io::Error::other(format!("expected a regular file, {what}")))
+}
+
+const EMBEDDING: &str = "token_embd.weight";
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;

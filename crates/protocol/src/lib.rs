@@ -1,0 +1,485 @@
+//! The engine protocol's messages and their codec (docs/PROTOCOL.md), and nothing else: no
+//! process, no deadline, no model. Both sides of the pipe use these types.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, Write};
+
+use serde::{Deserialize, Serialize};
+
+/// The version that this build speaks.
+pub const PROTOCOL: u32 = 1;
+
+/// The longest line that either side accepts, in bytes.
+pub const MAX_LINE: usize = 64 << 20;
+
+/// Harness to engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Request {
+    Hello {
+        protocol: u32,
+    },
+    Load(Load),
+    Context(Context),
+    Generate(Generate),
+    /// End the generation of this id after the token that is being computed.
+    Cancel {
+        id: u64,
+    },
+    Score(Score),
+    Memory,
+    Bye,
+}
+
+/// Engine to harness.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Reply {
+    Hello(Hello),
+    Ready(Ready),
+    Loaded(Box<Loaded>),
+    Context(ContextFilled),
+    Token(Token),
+    Generated(Generated),
+    Scored(Scored),
+    Memory(MemoryBook),
+    Error(EngineError),
+}
+
+/// First sign of life; `t_entry_ns` is the first thing that the engine does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    pub protocol: u32,
+    pub engine: String,
+    pub pid: u32,
+    pub t_entry_ns: u64,
+}
+
+/// Imports are done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ready {
+    #[serde(default)]
+    pub versions: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isa: Option<String>,
+    /// What the engine can do beyond a measured generation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<Feature>,
+    pub t_ns: u64,
+}
+
+/// What an engine can do beyond greedy generation of a given length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Feature {
+    Stream,
+    Stop,
+    Sampling,
+    Reuse,
+    Cancel,
+    /// Teacher-forced logits: the message `score`.
+    Score,
+    /// A context that is filled apart from the generation behind it: the message `context`.
+    Context,
+    /// One that this build does not know.
+    #[serde(other)]
+    Other,
+}
+
+/// Open a GGUF and make every weight usable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    pub path: String,
+    /// `cpu`, `cuda:0`, `metal`.
+    pub device: String,
+    pub threads: u32,
+    /// Positions to allocate in the KV cache.
+    pub n_ctx: u32,
+    /// The engine's own switches.
+    #[serde(default)]
+    pub options: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Loaded {
+    pub t_begin_ns: u64,
+    pub t_end_ns: u64,
+    /// Nanoseconds by name.
+    #[serde(default)]
+    pub stages: BTreeMap<String, u64>,
+    pub precision: Precision,
+    #[serde(default)]
+    pub memory: MemoryBook,
+    /// Weight bytes that one decode step reads, as this engine stores them; absent where they
+    /// are the file's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_bytes_per_token: Option<u64>,
+    /// What was chosen: compile mode, kernels.
+    #[serde(default)]
+    pub settings: BTreeMap<String, serde_json::Value>,
+    /// What a reader of the table must know, as sentences.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// In what a model is stored, multiplied and cached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Precision {
+    pub weights: String,
+    pub compute: String,
+    pub kv: String,
+}
+
+/// What an engine holds by its own book, in bytes; absent where it does not know.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryBook {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_mapped_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_private_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_bytes: Option<u64>,
+    /// All that the process holds in memory, as it reads it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident_bytes: Option<u64>,
+    /// Of the private weights, the cache and the buffers, what lies in memory now: pages that
+    /// were never written do not. Absent where it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_private_resident_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_resident_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_resident_bytes: Option<u64>,
+    /// By how much the memory grew since `ready` that imports and compilation hold, without what
+    /// the allocator holds free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiler_bytes: Option<u64>,
+    /// By how much the memory grew since `ready` that the allocator holds for reuse: freed by its
+    /// user, not given back to the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocator_free_bytes: Option<u64>,
+}
+
+/// Empty the cache and run these tokens through the model, at positions 0...
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Context {
+    pub id: u64,
+    pub tokens: Vec<u32>,
+}
+
+/// The keys and values of a context are in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextFilled {
+    pub id: u64,
+    /// How many positions the cache holds.
+    pub positions: u32,
+    pub t_begin_ns: u64,
+    pub t_end_ns: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Generate {
+    pub id: u64,
+    pub prompt: Vec<u32>,
+    pub n: u32,
+    /// The prompt comes behind this many positions, which the last `context` filled; 0: an empty
+    /// context.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub depth: u32,
+    pub ignore_eos: bool,
+    #[serde(default)]
+    pub logits: Logits,
+    /// Take the time of each stage of the model; such a generation is not measured.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub profile: bool,
+    /// Send a `token` message for each token as it comes. Never set in a measured run.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stream: bool,
+    /// Ids that end the generation; the last token is then one of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<u32>,
+    /// Absent: greedy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
+    /// The engine may keep the cache of the longest prefix that this prompt shares with what
+    /// the cache holds.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub reuse: bool,
+}
+
+impl Generate {
+    /// The request of a measured run: greedy, exactly `n` tokens, from an empty context, nothing
+    /// sent before the end.
+    pub fn greedy(id: u64, prompt: Vec<u32>, n: u32) -> Self {
+        Self {
+            id,
+            prompt,
+            n,
+            depth: 0,
+            ignore_eos: true,
+            logits: Logits::None,
+            profile: false,
+            stream: false,
+            stop: Vec::new(),
+            sampling: None,
+            reuse: false,
+        }
+    }
+
+    /// Whether this is such a request, whatever its id, prompt and length.
+    pub fn is_greedy_only(&self) -> bool {
+        !self.stream && self.stop.is_empty() && self.sampling.is_none() && !self.reuse
+    }
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// How tokens are drawn; docs/PROTOCOL.md defines the algorithm for every engine.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Above 0.
+    pub temperature: f64,
+    /// In (0, 1].
+    pub top_p: f64,
+    pub seed: u64,
+}
+
+/// One token of a streamed generation, the moment it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    pub id: u64,
+    pub token: u32,
+    pub t_ns: u64,
+}
+
+/// Which logits come back with a generation; only `none` is answered in version 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Logits {
+    #[default]
+    None,
+    Last,
+    All,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Generated {
+    pub id: u64,
+    pub tokens: Vec<u32>,
+    pub t_begin_ns: u64,
+    /// The prompt's forward pass is finished and synced; absent if the engine cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub t_prefill_end_ns: Option<u64>,
+    /// The id of token i is on the host.
+    pub t_tokens_ns: Vec<u64>,
+    /// Just-in-time compilation inside this request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compile_ns: Option<u64>,
+    /// Positions of the context that it built on; absent for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<u32>,
+    /// Positions of the prompt whose keys and values were in the cache already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused: Option<u32>,
+    /// If it was asked for and the engine can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+}
+
+/// Where the time of a generation went, by stages of the model that follow one another. What no
+/// stage claims is the harness's to find.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Nanoseconds by stage from `t_begin_ns` until the first token.
+    pub prefill_ns: BTreeMap<String, u64>,
+    /// Nanoseconds by stage from the first token until the last.
+    pub decode_ns: BTreeMap<String, u64>,
+    /// Bytes of weights that one decode step reads, by stage; absent where it is not known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub decode_weight_bytes: BTreeMap<String, u64>,
+}
+
+/// Teacher-forced pass; the logits of positions `first`.. go to a file as f32, row by row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    pub id: u64,
+    pub tokens: Vec<u32>,
+    pub logits_path: String,
+    #[serde(default)]
+    pub first: u32,
+    /// Positions from this one on go through the model one by one, as in decoding; absent: all
+    /// may go together, as in a prefill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode_from: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scored {
+    pub id: u64,
+    /// Rows written.
+    pub positions: u32,
+    /// Columns of each row.
+    pub vocab: u32,
+    /// How many of the rows, the last ones, came from decode steps.
+    #[serde(default)]
+    pub decoded: u32,
+    pub t_begin_ns: u64,
+    pub t_end_ns: u64,
+}
+
+/// Why an engine cannot answer, in its own words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct EngineError {
+    pub kind: ErrorKind,
+    pub message: String,
+}
+
+impl EngineError {
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// The kinds of error that an engine states itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    MissingDependency,
+    UnsupportedQuant,
+    CompileFailed,
+    Oom,
+    BadModel,
+    Internal,
+}
+
+/// A line that is not a message.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    #[error("a line of more than {MAX_LINE} bytes")]
+    TooLong,
+    #[error("not a protocol message: {reason}: {excerpt}")]
+    Malformed { reason: String, excerpt: String },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Writes one message as one line and flushes it.
+pub fn write_message<T: Serialize>(out: &mut impl Write, message: &T) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    out.write_all(&line)?;
+    out.flush()
+}
+
+/// Reads the next line as a message; `None` at the end of the stream.
+pub fn read_message<T: for<'de> Deserialize<'de>>(
+    input: &mut impl BufRead,
+) -> Result<Option<T>, CodecError> {
+    let mut line = Vec::new();
+    let n = io::Read::take(&mut *input, MAX_LINE as u64 + 1).read_until(b'\n', &mut line)?;
+    if n == 0 {
+        return Ok(None);
+    }
+    if n > MAX_LINE {
+        return Err(CodecError::TooLong);
+    }
+    decode(&line).map(Some)
+}
+
+/// Decodes one line.
+pub fn decode<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Result<T, CodecError> {
+    serde_json::from_slice(line).map_err(|e| CodecError::Malformed {
+        reason: e.to_string(),
+        excerpt: String::from_utf8_lossy(&line[..line.len().min(120)]).trim_end().to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn messages_have_the_documented_form() {
+        let hello = serde_json::to_string(&Request::Hello { protocol: 1 }).unwrap();
+        assert_eq!(hello, r#"{"type":"hello","protocol":1}"#);
+        let bye = serde_json::to_string(&Request::Bye).unwrap();
+        assert_eq!(bye, r#"{"type":"bye"}"#);
+        let error: Reply = decode(br#"{"type":"error","kind":"oom","message":"no room"}"#).unwrap();
+        assert_eq!(error, Reply::Error(EngineError::new(ErrorKind::Oom, "no room")));
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_unknown_types_refused() {
+        let ok: Result<Request, _> = decode(br#"{"type":"memory","later":true}"#);
+        assert!(ok.is_ok());
+        let bad: Result<Request, _> = decode(br#"{"type":"dance"}"#);
+        assert!(bad.is_err());
+    }
+
+    #[test]
+    fn a_measured_request_has_no_field_of_the_others() {
+        let sent = serde_json::to_string(&Request::Generate(Generate::greedy(1, vec![5], 2)));
+        assert_eq!(
+            sent.unwrap(),
+            r#"{"type":"generate","id":1,"prompt":[5],"n":2,"ignore_eos":true,"logits":"none"}"#
+        );
+    }
+
+    #[test]
+    fn a_generation_behind_a_context_says_how_deep_it_is() {
+        let deep = Generate { depth: 2048, ..Generate::greedy(2, vec![5], 2) };
+        let sent = serde_json::to_string(&Request::Generate(deep)).unwrap();
+        assert!(sent.contains(r#""n":2,"depth":2048,"#), "{sent}");
+        let filled = br#"{"type":"context","id":1,"positions":9,"t_begin_ns":1,"t_end_ns":2}"#;
+        let Reply::Context(filled) = decode(filled).unwrap() else { panic!("not a context") };
+        assert_eq!((filled.id, filled.positions), (1, 9));
+    }
+
+    #[test]
+    fn a_feature_of_a_later_version_is_no_error() {
+        let ready = br#"{"type":"ready","t_ns":1,"features":["stream","telepathy"]}"#;
+        let Reply::Ready(ready) = decode(ready).unwrap() else { panic!("not ready") };
+        assert_eq!(ready.features, [Feature::Stream, Feature::Other]);
+        let Reply::Ready(old) = decode(br#"{"type":"ready","t_ns":1}"#).unwrap() else { panic!() };
+        assert!(old.features.is_empty());
+    }
+
+    #[test]
+    fn the_end_of_the_stream_is_not_an_error() {
+        assert!(read_message::<Reply>(&mut &b""[..]).unwrap().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn a_generation_survives_the_wire(
+            id: u64,
+            prompt in proptest::collection::vec(any::<u32>(), 0..50),
+            n: u32,
+        ) {
+            let sent = Request::Generate(Generate::greedy(id, prompt, n));
+            let mut wire = Vec::new();
+            write_message(&mut wire, &sent).unwrap();
+            let got: Request = read_message(&mut &wire[..]).unwrap().unwrap();
+            prop_assert_eq!(sent, got);
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read_message::<Reply>(&mut &bytes[..]);
+        }
+    }
+}

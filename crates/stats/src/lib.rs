@@ -1,0 +1,28 @@
+//! Pure numbers: samples, intervals, tests. Knows nothing of engines, metrics or records.
+
+#![forbid(unsafe_code)]
+
+mod beta;
+mod change_points;
+mod effect;
+mod margin;
+mod multiplicity;
+mod noncentral;
+mod power;
+mod proportion;
+mod sample;
+mod sequential;
+mod student;
+mod trend;
+mod welch;
+
+pub use change_points::{ChangePoint, Search, change_points};
+pub use effect::hedges_g;
+pub use margin::{MarginP, MarginTest, margin_test};
+pub use multiplicity::holm;
+pub use power::{Design, launches_needed, minimum_detectable_effect, power};
+pub use proportion::clopper_pearson;
+pub use sample::{BadSample, Interval, Sample, Summary, describe, mean_interval};
+pub use sequential::pocock;
+pub use trend::{autocorrelation, drift};
+pub use welch::{Ratio, TTest, Welch, ratio_of_geometric_means, welch};
