@@ -3,26 +3,21 @@
 //! (`llm-bench engines install pytorch`) and 3.5 GB of disk, so these run in the second stage of
 //! `scripts/test`.
 
-use std::path::{Path, PathBuf};
+mod support;
 
-use llm_bench::device::Device;
-use llm_bench::engine::provision::Provisioner;
-use llm_bench::engine::{Deadlines, Registry};
-use llm_bench::measure::verify::{Question, ask};
-use llm_bench::model::cache::CacheDir;
+use std::process::Command;
+
 use llm_bench::model::golden;
 use serde_json::Value;
+use support::engine::{logits, question};
+use support::{PROGRAM, repository, text};
 
-/// `verify`'s exit code and its verdicts by engine.
+/// `verify`'s exit code and its verdicts by engine, with the user's cache: PyTorch is in it.
 fn verdicts(args: &[&str]) -> (Option<i32>, Value) {
-    let out = assert_cmd::Command::cargo_bin("llm-bench")
-        .unwrap()
-        .args(["verify", "--json", "--no-install"])
-        .args(args)
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    let shown: Value = serde_json::from_slice(&out.stdout).expect(&stderr);
+    let verify = ["verify", "--json", "--no-install"];
+    let out = Command::new(PROGRAM).args(verify).args(args).output().unwrap();
+    let shown: Value = serde_json::from_slice(&out.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", text(&out.stderr)));
     let engines = shown[0]["engines"].clone();
     for (name, v) in engines.as_object().unwrap() {
         println!("{name}: {} {}", v["verdict"], v["divergence"]["nmse"]);
@@ -68,43 +63,14 @@ fn candle_and_pytorch_agree_with_pytorch_f32_on_llama3_1b_q4_0_beyond_position_5
     all_pass(&engines, &["candle", "pytorch"]);
 }
 
-/// The logits of `tokens`, row by row.
-fn logits(engine: &str, model: &Path, tokens: &[u32], n_vocab: u32) -> Vec<Vec<f32>> {
-    let registry = Registry::load().unwrap();
-    let engine = registry.find(engine).unwrap();
-    let mut provisioner = Provisioner::new(CacheDir::from_env().path().into(), false).unwrap();
-    provisioner.program = PathBuf::from(env!("CARGO_BIN_EXE_llm-bench"));
-    let installed = provisioner.provide(engine, "", &|_| {}).unwrap();
-    let question = Question {
-        model: model.to_path_buf(),
-        n_vocab,
-        device: Device::Cpu,
-        threads: 1,
-        tokens: tokens.to_vec(),
-        decode_from: tokens.len() as u32,
-        free_prompt: 0,
-        free_tokens: 0,
-        deadlines: Deadlines::default(),
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("logits.f32");
-    ask(engine, &installed, &question, &file).unwrap();
-    let bytes = std::fs::read(&file).unwrap();
-    let values: Vec<f32> =
-        bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-    values.chunks_exact(n_vocab as usize).map(<[f32]>::to_vec).collect()
-}
-
 #[test]
 #[ignore = "needs PyTorch"]
 fn candle_and_pytorch_f32_give_the_golden_logits_on_tiny() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tiny.gguf");
-    std::fs::write(&path, include_bytes!("../models/tiny.gguf")).unwrap();
     let golden = golden::scored().unwrap();
+    let question = question(&repository("models/tiny.gguf"), 512, golden.ids);
     // candle's KV cache is f16: 11 bits of keys and values that are a few units large.
     for (engine, limit) in [("candle", 2e-2), ("candle-f32", 1e-3), ("pytorch-f32", 1e-3)] {
-        let rows = logits(engine, &path, &golden.ids, 512);
+        let rows = logits(engine, &question);
         for at in &golden.positions {
             let row = &rows[at.position as usize];
             for (got, expected) in row.iter().zip(&at.logits) {

@@ -1,55 +1,29 @@
 //! What a user, a disk or another program can give that is wrong, through the real command and
 //! under a limit of memory: one clear error, exit code 2, no panic, nothing half-written.
 
+mod support;
+
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use llm_bench::record::Record;
+use support::{PROGRAM, done, limited, only_record, repository, text};
 
-/// The command in a folder of its own, with at most 3 GB of address space.
+/// The program with at most 3 GB of address space.
 fn llm_bench(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", "ulimit -v 3000000; exec \"$0\" \"$@\""])
-        .arg(assert_cmd::cargo::cargo_bin("llm-bench"))
-        .args(args)
-        .env("LLM_BENCH_CACHE", dir.join("cache"))
-        .env_remove("LLM_BENCH_ENGINES")
-        .env_remove("LLM_BENCH_PYTHON")
-        .stdin(Stdio::null())
-        .current_dir(dir);
-    command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Exit code 2, nothing on stdout, one error that holds all of `words`.
-fn is_refusal(output: &Output, words: &[&str]) {
-    let stderr = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{words:?}: {stderr}");
-    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
-    assert_eq!(stderr.matches("error:").count(), 1, "{stderr}");
-    for word in words {
-        assert!(stderr.contains(word), "expected {word:?} in {stderr:?}");
-    }
-    assert!(!stderr.contains("panicked") && !stderr.contains("memory allocation"), "{stderr}");
-    let harmless = |c: char| c == '\n' || c == '\t' || !c.is_control();
-    assert!(stderr.chars().all(harmless), "control characters reach the terminal: {stderr:?}");
+    limited(dir, "ulimit -v 3000000", args)
 }
 
 fn refused(dir: &Path, args: &[&str], words: &[&str]) {
-    is_refusal(&llm_bench(dir, args).output().unwrap(), words);
+    support::refused(llm_bench(dir, args).output().unwrap(), words);
     assert!(!dir.join("results").exists(), "nothing was measured, so nothing is written");
 }
 
 // ---- model files ----
 
 fn small_model() -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/gguf/small.gguf");
-    std::fs::read(path).unwrap()
+    std::fs::read(repository("fuzz/seeds/gguf/small.gguf")).unwrap()
 }
 
 fn place_of(bytes: &[u8], name: &str) -> usize {
@@ -83,7 +57,7 @@ fn refused_model(bytes: &[u8], whole_header: bool, words: &[&str]) {
     let inspect = llm_bench(dir.path(), &["models", "inspect", "./bad.gguf"]).output().unwrap();
     match whole_header {
         true => assert!(inspect.status.success(), "{}", text(&inspect.stderr)),
-        false => is_refusal(&inspect, &words),
+        false => support::refused(&inspect, &words),
     }
     assert_eq!(std::fs::read(&file).unwrap(), bytes, "a model file is never written");
 }
@@ -188,7 +162,7 @@ fn a_file_without_permission_is_refused() {
     if std::fs::File::open(&file).is_ok() {
         // Root may read everything: go on as nobody, with a copy that nobody may start.
         let program = dir.path().join("llm-bench");
-        std::fs::copy(assert_cmd::cargo::cargo_bin("llm-bench"), &program).unwrap();
+        std::fs::copy(PROGRAM, &program).unwrap();
         let mut version = Command::new(&program);
         if !version.arg("--version").uid(65534).status().is_ok_and(|s| s.success()) {
             eprintln!("skipped: the program cannot be started as another user here");
@@ -198,7 +172,7 @@ fn a_file_without_permission_is_refused() {
         command.args(["models", "inspect", "./secret.gguf"]).uid(65534).current_dir(dir.path());
         command.env("LLM_BENCH_CACHE", dir.path().join("cache"));
     }
-    is_refusal(&command.output().unwrap(), &["secret.gguf", "Permission denied"]);
+    support::refused(command.output().unwrap(), &["secret.gguf", "Permission denied"]);
 }
 
 // ---- the command line ----
@@ -290,13 +264,13 @@ fn an_engine_folder_that_is_wrong_is_refused_with_the_line() {
         std::fs::write(folder.join("engine.toml"), content).unwrap();
         let mut command = llm_bench(dir.path(), &["run", "--model", "tiny", "--engine", "mine"]);
         let output = command.env("LLM_BENCH_ENGINES", &folder).output().unwrap();
-        is_refusal(&output, &[&["mine/engine.toml"], words].concat());
+        support::refused(&output, &[&["mine/engine.toml"], words].concat());
     }
 }
 
 #[test]
 fn a_python_that_is_none_is_named() {
-    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
+    let engines = repository("tests/engines/fake");
     for python in ["/bin/false", "/bin/cat", "/usr/bin/yes", "/nowhere/python", "/dev/null"] {
         let dir = tempfile::tempdir().unwrap();
         let run = ["run", "--model", "tiny", "--engine", "fake-honest", "-r", "1", "-p", "4"];
@@ -315,9 +289,9 @@ fn a_python_that_is_none_is_named() {
 fn record() -> serde_json::Value {
     let dir = tempfile::tempdir().unwrap();
     let run = ["run", "--model", "tiny", "--engine", "candle", "-r", "2", "-p", "4", "-n", "2"];
-    let output = llm_bench(dir.path(), &[&run[..], &["-o", "json"]].concat()).output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    let shown =
+        done(llm_bench(dir.path(), &[&run[..], &["-o", "json"]].concat()).output().unwrap());
+    serde_json::from_str(&shown).unwrap()
 }
 
 #[test]
@@ -365,9 +339,8 @@ fn a_hostile_result_file_cannot_drive_the_terminal_or_take_the_memory() {
     hostile["arms"][0]["launches"][0]["metrics"]["\u{1b}[31m"] = serde_json::json!(0);
     std::fs::write(dir.path().join("r.json"), hostile.to_string()).unwrap();
     for format in ["table", "md", "csv"] {
-        let output = llm_bench(dir.path(), &["report", "r.json", "-o", format]).output().unwrap();
-        assert!(output.status.success(), "{format}: {}", text(&output.stderr));
-        let shown = text(&output.stdout);
+        let report = ["report", "r.json", "-o", format];
+        let shown = done(llm_bench(dir.path(), &report).output().unwrap());
         assert!(shown.len() < 1 << 20, "{format}: {} bytes", shown.len());
         let harmful = |c: char| c != '\n' && c.is_control() || c == '\u{202e}';
         assert_eq!(shown.chars().find(|c| harmful(*c)), None, "{format}");
@@ -394,7 +367,10 @@ fn a_reader_that_has_seen_enough_is_no_error() {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
     }
-    assert!(only_record(dir.path()).run.complete, "the record is written all the same");
+    assert!(
+        Record::read(&only_record(dir.path())).unwrap().run.complete,
+        "the record is written all the same"
+    );
 }
 
 #[test]
@@ -407,17 +383,9 @@ fn a_full_stdout_is_an_error_and_the_record_is_kept() {
     ] {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         let output = llm_bench(dir.path(), args).stdout(full).output().unwrap();
-        is_refusal(&output, &["No space left"]);
+        support::refused(&output, &["No space left"]);
     }
-    assert!(only_record(dir.path()).run.complete);
-}
-
-fn only_record(dir: &Path) -> Record {
-    let entries = std::fs::read_dir(dir.join("results")).unwrap().flatten().map(|e| e.path());
-    let found: Vec<PathBuf> =
-        entries.filter(|p| p.extension().is_some_and(|x| x == "json")).collect();
-    assert_eq!(found.len(), 1, "{found:?}");
-    Record::read(&found[0]).unwrap()
+    assert!(Record::read(&only_record(dir.path())).unwrap().run.complete);
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! `generate --interactive` under a real pseudo-terminal: keys go in, the screen that a user
 //! would see comes out.
 
+mod support;
+
 use std::io::{Read, Write};
 use std::num::NonZero;
-use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+use support::{PROGRAM, repository};
 
 /// Silence after which a chat is taken to be stuck: the test then fails with its screen, instead
 /// of standing still for ever. No speed is judged by it.
@@ -41,12 +43,11 @@ impl Terminal {
     fn open_in(folder: tempfile::TempDir, args: &[&str], env: &[(&str, &str)]) -> Self {
         let size = PtySize { rows: ROWS, cols: COLUMNS, pixel_width: 0, pixel_height: 0 };
         let pty = native_pty_system().openpty(size).unwrap();
-        let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_llm-bench"));
+        let mut command = CommandBuilder::new(PROGRAM);
         command.args(["generate", "--model", "tiny", "--interactive"]);
         command.args(args);
         command.env("LLM_BENCH_CACHE", folder.path().join("cache"));
-        let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
-        command.env("LLM_BENCH_ENGINES", engines);
+        command.env("LLM_BENCH_ENGINES", repository("tests/engines/fake"));
         command.env("TERM", "xterm-256color");
         command.env_remove("NO_COLOR");
         env.iter().for_each(|(name, value)| command.env(name, value));

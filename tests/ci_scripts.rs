@@ -1,6 +1,8 @@
 //! scripts/ci/*.sh as a job runs them: the gate with its exit code, and the comment that is updated
 //! in place, against a server that stands for GitHub's.
 
+mod support;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -8,30 +10,30 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+use support::{PROGRAM, files, repository, text};
 
 const TOKEN: &str = "ghs_thisIsSecret1234567890";
 
 fn script(name: &str) -> Command {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(root.join("scripts/ci").join(name));
-    command.current_dir(root).env_remove("GITHUB_STEP_SUMMARY");
+    let mut command = Command::new(repository("scripts/ci").join(name));
+    command.current_dir(repository("")).env_remove("GITHUB_STEP_SUMMARY");
     command
 }
 
-fn told(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+/// What a script printed, on stdout and stderr.
+fn printed(output: &Output) -> String {
+    text(&output.stdout) + &text(&output.stderr)
 }
 
 /// `gate.sh` over the tiny model with this program on both sides.
 fn gate(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
-    let program = assert_cmd::cargo::cargo_bin("llm-bench");
     let short = ["--model", "tiny", "-p", "64", "-n", "64", "-t", "1", "--primary", "decode_tps"];
     script("gate.sh")
         .arg("--baseline-bin")
-        .arg(&program)
+        .arg(PROGRAM)
         .args(short)
         .args(args)
-        .env("LLM_BENCH", &program)
+        .env("LLM_BENCH", PROGRAM)
         .env("LLM_BENCH_CACHE", dir.join("cache"))
         .env("OUT", dir.join("out"))
         .env("TMPDIR", dir)
@@ -46,14 +48,14 @@ fn the_gate_script_ends_with_the_gates_exit_code_and_leaves_all_that_a_job_keeps
     let dir = tempfile::tempdir().unwrap();
     let slow = ["-r", "6", "--max-launches", "12", "--slow-candidate", "200%"];
     let output = gate(dir.path(), &slow, &[]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
     let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
     assert_eq!(read("out/exit_code"), "1\n");
     assert!(read("summary.md").contains("### Performance gate: regressed"));
     assert!(read("out/comment.md").starts_with("<!-- llm-bench gate: Performance gate -->\n"));
     let verdict: Value = serde_json::from_str(&read("out/verdict.json")).unwrap();
     assert_eq!(verdict["outcome"], "regressed");
-    assert_eq!(std::fs::read_dir(dir.path().join("out/records")).unwrap().count(), 1);
+    assert_eq!(files(&dir.path().join("out/records")).len(), 1);
 }
 
 #[test]
@@ -61,11 +63,11 @@ fn an_inconclusive_gate_warns_or_fails_the_job_as_it_is_set() {
     let dir = tempfile::tempdir().unwrap();
     let open = ["-r", "2", "--max-launches", "2", "--margin", "0.1%"];
     let output = gate(dir.path(), &open, &[]);
-    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
-    assert!(told(&output).contains("::warning title=Performance gate::inconclusive"));
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    assert!(printed(&output).contains("::warning title=Performance gate::inconclusive"));
     assert_eq!(std::fs::read_to_string(dir.path().join("out/exit_code")).unwrap(), "3\n");
     let output = gate(dir.path(), &open, &[("FAIL_ON_INCONCLUSIVE", "true")]);
-    assert_eq!(output.status.code(), Some(3), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(3), "{}", printed(&output));
 }
 
 #[test]
@@ -77,10 +79,10 @@ fn the_gate_script_without_arguments_asks_for_the_base() {
         command.envs(base.map(|b| ("BASE", b))).output().unwrap()
     };
     let output = run(None);
-    assert!(!output.status.success() && told(&output).contains("BASE: expected"));
+    assert!(!output.status.success() && printed(&output).contains("BASE: expected"));
     let output = run(Some("no-such-branch"));
-    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
-    assert!(told(&output).contains("fetch the whole history"), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", printed(&output));
+    assert!(printed(&output).contains("fetch the whole history"), "{}", printed(&output));
 }
 
 /// The comments of a pull request, and every request that was made for them.
@@ -190,8 +192,8 @@ fn a_comment_is_added_once_and_then_updated_in_place() {
     let api = serve(Arc::clone(&hub));
     let put = |text: &str| {
         let output = comment(&api, &body(dir.path(), text));
-        assert!(output.status.success(), "{}", told(&output));
-        assert!(!told(&output).contains(TOKEN), "{}", told(&output));
+        assert!(output.status.success(), "{}", printed(&output));
+        assert!(!printed(&output).contains(TOKEN), "{}", printed(&output));
     };
     put("<!-- llm-bench gate: A -->\nfirst \"quoted\" `code` $HOME");
     put("<!-- llm-bench gate: A -->\nsecond");
@@ -218,7 +220,7 @@ fn a_comment_is_found_beyond_the_first_page() {
     hub.lock().unwrap().comments = (1..=150).map(other).chain([ours]).collect();
     let api = serve(Arc::clone(&hub));
     let output = comment(&api, &body(dir.path(), "<!-- llm-bench gate: A -->\nnew"));
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", printed(&output));
     let hub = hub.lock().unwrap();
     assert_eq!(hub.comments.len(), 151);
     assert_eq!(hub.comments[150]["body"], "<!-- llm-bench gate: A -->\nnew");
@@ -229,7 +231,7 @@ fn what_is_no_comment_of_a_gate_and_a_server_that_refuses_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let output = comment("http://127.0.0.1:9", &body(dir.path(), "no mark"));
     assert_eq!(output.status.code(), Some(2));
-    assert!(told(&output).contains("expected the mark"), "{}", told(&output));
+    assert!(printed(&output).contains("expected the mark"), "{}", printed(&output));
     let good = body(dir.path(), "<!-- llm-bench gate: A -->\nx");
     let odd = script("comment.sh")
         .arg(&good)
@@ -237,15 +239,14 @@ fn what_is_no_comment_of_a_gate_and_a_server_that_refuses_are_told() {
         .output()
         .unwrap();
     assert_eq!(odd.status.code(), Some(2));
-    assert!(!told(&odd).contains(TOKEN));
+    assert!(!printed(&odd).contains(TOKEN));
 }
 
 #[test]
 fn the_workflows_pin_what_they_use_and_give_no_job_more_than_it_needs() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(".github/workflows");
-    for entry in std::fs::read_dir(folder).unwrap().flatten() {
-        let text = std::fs::read_to_string(entry.path()).unwrap();
-        let name = entry.file_name().into_string().unwrap();
+    for path in files(&repository(".github/workflows")) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let name = path.display();
         assert!(!text.contains("secrets."), "{name}");
         assert!(!text.contains("pull_request_target"), "{name}");
         for line in text.lines().filter(|l| l.contains("uses: ")) {

@@ -1,38 +1,17 @@
 //! The commands as a user types them, on the tiny model: what they print, which files they
 //! write, and how they refuse.
 
-use std::path::Path;
+mod support;
+
 use std::process::Output;
 
-use assert_cmd::Command;
 use serde_json::Value;
+use support::{done, files, only_record, output, text};
 
-fn llm_bench(dir: &Path, args: &[&str]) -> Output {
-    Command::cargo_bin("llm-bench")
-        .unwrap()
-        .args(args)
-        .env("LLM_BENCH_CACHE", dir.join("cache"))
-        .env_remove("LLM_BENCH_ENGINES")
-        .current_dir(dir)
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// Exit code 2, nothing on stdout, and one error that names all of `words`.
+/// Refused with an error that names all of `words`.
 fn refused(args: &[&str], words: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
-    let out = llm_bench(dir.path(), args);
-    let stderr = text(&out.stderr);
-    assert_eq!(out.status.code(), Some(2), "{stderr}");
-    assert!(out.stdout.is_empty(), "{}", text(&out.stdout));
-    for word in words {
-        assert!(stderr.contains(word), "expected {word:?} in {stderr:?}");
-    }
-    assert!(!stderr.contains("panicked"), "{stderr}");
+    support::refused(output(dir.path(), args), words);
 }
 
 /// One small run: its folder and what it printed.
@@ -41,8 +20,8 @@ fn small_run(extra: &[&str]) -> (tempfile::TempDir, Output) {
     let mut args = vec!["run", "--model", "tiny", "--engine", "candle,candle-stock", "-r", "2"];
     args.extend(["-p", "16", "-n", "8"]);
     args.extend(extra);
-    let out = llm_bench(dir.path(), &args);
-    assert!(out.status.success(), "{}", text(&out.stderr));
+    let out = output(dir.path(), &args);
+    done(&out);
     (dir, out)
 }
 
@@ -100,9 +79,9 @@ fn a_run_writes_the_keys_that_other_programs_rely_on() {
         }
         assert!(launch["metrics"].get("peak_gpu_bytes").is_none(), "missing values are absent");
     }
-    let files: Vec<String> = std::fs::read_dir(dir.path().join("results"))
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
+    let files: Vec<String> = files(&dir.path().join("results"))
+        .iter()
+        .map(|p| p.file_name().unwrap().to_str().unwrap().to_string())
         .collect();
     for extension in ["json", "csv", "md"] {
         let of_form = |f: &&String| {
@@ -116,18 +95,13 @@ fn a_run_writes_the_keys_that_other_programs_rely_on() {
 #[test]
 fn report_shows_a_record_again_in_every_form() {
     let (dir, out) = small_run(&[]);
-    let results = dir.path().join("results");
-    let json = std::fs::read_dir(&results)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .find(|p| p.extension().is_some_and(|x| x == "json"))
-        .unwrap();
-    let json = json.to_str().unwrap();
-    let again = llm_bench(dir.path(), &["report", json]);
+    let record = only_record(dir.path());
+    let json = record.to_str().unwrap();
+    let again = output(dir.path(), &["report", json]);
     assert_eq!(text(&again.stdout), text(&out.stdout), "the table of the run itself");
     for (format, extension) in [("csv", "csv"), ("md", "md")] {
-        let shown = llm_bench(dir.path(), &["report", json, "-o", format]);
-        let written = std::fs::read(Path::new(json).with_extension(extension)).unwrap();
+        let shown = output(dir.path(), &["report", json, "-o", format]);
+        let written = std::fs::read(record.with_extension(extension)).unwrap();
         assert_eq!(text(&shown.stdout), text(&written));
     }
 }
@@ -136,7 +110,7 @@ fn report_shows_a_record_again_in_every_form() {
 fn list_prints_the_plan_and_runs_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["run", "--model", "tiny", "--engine", "candle,candle-stock", "-r", "3", "--list"];
-    let out = llm_bench(dir.path(), &args);
+    let out = output(dir.path(), &args);
     let plan = text(&out.stdout);
     assert!(out.status.success() && plan.contains("opening-16: 16 tokens in, 32 out"), "{plan}");
     assert_eq!(plan.matches("candle #").count(), 3);
@@ -147,7 +121,7 @@ fn list_prints_the_plan_and_runs_nothing() {
 fn list_estimates_the_time_from_earlier_results() {
     let (dir, _) = small_run(&[]);
     let args = ["run", "--model", "tiny", "--engine", "candle,candle-f32", "-r", "4", "--list"];
-    let plan = text(&llm_bench(dir.path(), &args).stdout);
+    let plan = text(&output(dir.path(), &args).stdout);
     assert!(plan.contains(" a launch") && plan.contains("what candle-f32 takes"), "{plan}");
 }
 
@@ -156,7 +130,7 @@ fn the_same_seed_gives_the_same_plan() {
     let dir = tempfile::tempdir().unwrap();
     let plan = |seed: &str| {
         let args = ["run", "--model", "tiny", "--engine", "candle,candle-stock", "--list"];
-        text(&llm_bench(dir.path(), &[&args[..], &["--seed", seed]].concat()).stdout)
+        text(&output(dir.path(), &[&args[..], &["--seed", seed]].concat()).stdout)
     };
     assert_eq!(plan("7"), plan("7"));
     let order = |plan: String| -> Vec<String> {
@@ -168,7 +142,7 @@ fn the_same_seed_gives_the_same_plan() {
 #[test]
 fn tokenize_shows_ids_and_pieces() {
     let dir = tempfile::tempdir().unwrap();
-    let out = llm_bench(dir.path(), &["models", "tokenize", "tiny", "the harbour"]);
+    let out = output(dir.path(), &["models", "tokenize", "tiny", "the harbour"]);
     let shown = text(&out.stdout);
     assert!(shown.contains("<|begin_of_text|>") && shown.contains("harbour"), "{shown}");
 }
@@ -176,7 +150,7 @@ fn tokenize_shows_ids_and_pieces() {
 #[test]
 fn inspect_names_shapes_and_types() {
     let dir = tempfile::tempdir().unwrap();
-    let out = llm_bench(dir.path(), &["models", "inspect", "tiny", "--json"]);
+    let out = output(dir.path(), &["models", "inspect", "tiny", "--json"]);
     let shown: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(shown["quant"], "F16");
     assert_eq!(shown["config"]["n_kv_heads"], 2);
@@ -191,9 +165,8 @@ fn the_shipped_model_is_the_one_that_the_golden_values_belong_to() {
     let record: Value = serde_json::from_slice(&out.stdout).unwrap();
     let golden = llm_bench::model::golden::sha256().unwrap();
     assert_eq!(record["model"]["sha256"].as_str().unwrap(), golden);
-    let check = llm_bench(dir.path(), &["engines", "check", "candle"]);
-    assert!(check.status.success(), "{}", text(&check.stdout));
-    assert!(text(&check.stdout).contains("384 of 384 golden tokens"));
+    let check = output(dir.path(), &["engines", "check", "candle"]);
+    assert!(done(check).contains("384 of 384 golden tokens"));
 }
 
 #[test]
@@ -251,7 +224,5 @@ fn an_output_folder_that_cannot_be_made_is_told_before_anything_runs() {
     std::fs::write(&file, "").unwrap();
     let args =
         ["run", "--model", "tiny", "--engine", "candle", "--output-dir", file.to_str().unwrap()];
-    let out = llm_bench(dir.path(), &args);
-    assert_eq!(out.status.code(), Some(2));
-    assert!(text(&out.stderr).contains("--output-dir"), "{}", text(&out.stderr));
+    support::refused(output(dir.path(), &args), &["--output-dir"]);
 }

@@ -5,6 +5,7 @@
 mod bench;
 #[path = "compare/refusals.rs"]
 mod refusals;
+mod support;
 
 use serde_json::{Value, json};
 

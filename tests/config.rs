@@ -1,27 +1,18 @@
 //! `llm-bench.toml` and `--print-config`: what a file sets, what the command line overrides, and
 //! how a wrong file is refused with its line.
 
-use std::path::Path;
-use std::process::Output;
+mod support;
 
-use assert_cmd::Command;
+use std::process::{Command, Output};
 
-fn llm_bench(dir: &Path, args: &[&str]) -> Output {
-    Command::cargo_bin("llm-bench")
-        .unwrap()
-        .args(args)
-        .env("LLM_BENCH_CACHE", dir.join("cache"))
-        .current_dir(dir)
-        .output()
-        .unwrap()
-}
+use support::{PROGRAM, output, text};
 
 fn stdout(out: &Output) -> String {
-    String::from_utf8(out.stdout.clone()).unwrap()
+    text(&out.stdout)
 }
 
 fn stderr(out: &Output) -> String {
-    String::from_utf8(out.stderr.clone()).unwrap()
+    text(&out.stderr)
 }
 
 fn folder(config: &str) -> tempfile::TempDir {
@@ -36,7 +27,7 @@ const SMALL: &str = "[run]\nmodel = \"tiny\"\nengine = [\"candle\"]\nlaunches = 
 #[test]
 fn a_file_in_the_current_folder_sets_what_the_command_line_leaves_open() {
     let dir = folder(SMALL);
-    let plan = stdout(&llm_bench(dir.path(), &["run", "--list"]));
+    let plan = stdout(&output(dir.path(), &["run", "--list"]));
     assert_eq!(plan.matches("candle #").count(), 4, "{plan}");
     assert!(plan.contains("16 tokens in, 4 out") && plan.contains("8 tokens in"), "{plan}");
 }
@@ -44,10 +35,10 @@ fn a_file_in_the_current_folder_sets_what_the_command_line_leaves_open() {
 #[test]
 fn the_command_line_overrides_the_file_also_where_options_exclude_each_other() {
     let dir = folder(SMALL);
-    let plan = stdout(&llm_bench(dir.path(), &["run", "--list", "-r", "2"]));
+    let plan = stdout(&output(dir.path(), &["run", "--list", "-r", "2"]));
     assert_eq!(plan.matches("candle #").count(), 2, "{plan}");
     // --prompts excludes -p and -n, which the file sets.
-    let plan = stdout(&llm_bench(dir.path(), &["run", "--list", "--prompts", "tiny"]));
+    let plan = stdout(&output(dir.path(), &["run", "--list", "--prompts", "tiny"]));
     assert!(plan.contains("opening-16"), "{plan}");
 }
 
@@ -56,46 +47,39 @@ fn another_file_can_be_named_and_none_at_all() {
     let dir = folder(SMALL);
     std::fs::write(dir.path().join("other.toml"), SMALL.replace("= 4\nprompt", "= 3\nprompt"))
         .unwrap();
-    let plan = stdout(&llm_bench(dir.path(), &["--config", "other.toml", "run", "--list"]));
+    let plan = stdout(&output(dir.path(), &["--config", "other.toml", "run", "--list"]));
     assert_eq!(plan.matches("candle #").count(), 3, "{plan}");
     let args = ["run", "--config", "none", "--model", "tiny", "--engine", "candle", "--list"];
-    let plan = stdout(&llm_bench(dir.path(), &args));
+    let plan = stdout(&output(dir.path(), &args));
     assert_eq!(plan.matches("candle #").count(), 5, "{plan}");
 }
 
 #[test]
 fn print_config_shows_every_default_and_can_be_read_back() {
     let dir = tempfile::tempdir().unwrap();
-    let shown = stdout(&llm_bench(dir.path(), &["run", "--print-config"]));
+    let shown = stdout(&output(dir.path(), &["run", "--print-config"]));
     for line in ["model = \"llama3-1b\"", "launches = 5", "delay = 0.0", "no-install = false"] {
         assert!(shown.contains(line) || shown.contains(&line.replace("0.0", "0")), "{shown}");
     }
     assert!(shown.contains("# threads ="), "an option without a value is a comment: {shown}");
     std::fs::write(dir.path().join("llm-bench.toml"), &shown).unwrap();
-    let again = llm_bench(dir.path(), &["run", "--print-config"]);
+    let again = output(dir.path(), &["run", "--print-config"]);
     assert_eq!(stdout(&again), shown, "{}", stderr(&again));
-    let changed = stdout(&llm_bench(dir.path(), &["run", "-r", "9", "--print-config"]));
+    let changed = stdout(&output(dir.path(), &["run", "-r", "9", "--print-config"]));
     assert_eq!(changed, shown.replace("launches = 5", "launches = 9"));
 }
 
 #[test]
 fn a_resumed_run_takes_its_settings_from_its_record_alone() {
     let dir = folder(SMALL);
-    let out = llm_bench(dir.path(), &["run", "--resume", "no.json"]);
-    assert_eq!(out.status.code(), Some(2));
-    assert!(stderr(&out).contains("no.json"), "{}", stderr(&out));
+    support::refused(output(dir.path(), &["run", "--resume", "no.json"]), &["no.json"]);
 }
 
 /// Exit code 2 and one error with the place and all of `words`.
 fn refused(config: &str, line: u32, words: &[&str]) {
     let dir = folder(config);
-    let out = llm_bench(dir.path(), &["run", "--list"]);
-    let error = stderr(&out);
-    assert_eq!(out.status.code(), Some(2), "{error}");
-    assert!(error.contains(&format!("llm-bench.toml:{line}: ")), "line {line}: {error}");
-    for word in words {
-        assert!(error.contains(word), "expected {word:?} in {error:?}");
-    }
+    let place = format!("llm-bench.toml:{line}: ");
+    support::refused(output(dir.path(), &["run", "--list"]), &[&[place.as_str()], words].concat());
 }
 
 #[test]
@@ -124,16 +108,15 @@ fn a_table_for_no_command_lists_the_commands() {
 #[test]
 fn a_file_that_was_named_and_is_missing_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let out = llm_bench(dir.path(), &["run", "--config", "no.toml", "--list"]);
-    assert_eq!(out.status.code(), Some(2));
-    assert!(stderr(&out).contains("no.toml"), "{}", stderr(&out));
+    let out = output(dir.path(), &["run", "--config", "no.toml", "--list"]);
+    support::refused(out, &["no.toml"]);
 }
 
 #[test]
 fn completions_know_the_commands() {
     let dir = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish"] {
-        let script = stdout(&llm_bench(dir.path(), &["completions", shell]));
+        let script = stdout(&output(dir.path(), &["completions", shell]));
         assert!(script.contains("verify") && script.contains("models"), "{shell}");
     }
 }
@@ -142,11 +125,7 @@ fn completions_know_the_commands() {
 fn a_full_disk_behind_stdout_is_an_error_and_no_panic() {
     for args in [&["completions", "bash"][..], &["run", "--print-config"]] {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let out = std::process::Command::new(env!("CARGO_BIN_EXE_llm-bench"))
-            .args(args)
-            .stdout(full)
-            .output()
-            .unwrap();
+        let out = Command::new(PROGRAM).args(args).stdout(full).output().unwrap();
         assert_eq!(out.status.code(), Some(2), "{args:?}");
         assert!(stderr(&out).starts_with("error: ") && !stderr(&out).contains("panicked"));
     }

@@ -1,25 +1,14 @@
 //! `run -d`: prefill and decode behind a context that was filled before, unmeasured; through the
 //! real command, and engine by engine over the real protocol.
 
-use std::path::{Path, PathBuf};
+mod support;
 
-use assert_cmd::Command;
-use llm_bench::engine::provision::Provisioner;
-use llm_bench::engine::{Deadlines, EngineProcess, Failure, Registry};
-use llm_bench::model::cache::CacheDir;
+use llm_bench::engine::{EngineProcess, Failure};
 use llm_bench::model::golden;
-use llm_bench::protocol::{Context, Feature, Generate, Load};
+use llm_bench::protocol::{Context, Feature, Generate};
 use llm_bench::record::{PromptRun, Record, Role};
-
-fn llm_bench(dir: &Path, args: &[&str]) -> std::process::Output {
-    let mut command = Command::cargo_bin("llm-bench").unwrap();
-    command.args(args).env("LLM_BENCH_CACHE", dir.join("cache")).env_remove("LLM_BENCH_ENGINES");
-    command.current_dir(dir).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
+use support::engine::with_tiny_loaded;
+use support::{done, only_record, output, text};
 
 const SWEEP: [&str; 11] =
     ["run", "--model", "tiny", "--no-verify", "-p", "1,16", "-n", "8", "-d", "64,0", "-r2"];
@@ -27,15 +16,11 @@ const SWEEP: [&str; 11] =
 /// The record of a small sweep, its table, its Markdown and its CSV.
 fn sweep() -> (Record, [String; 3]) {
     let dir = tempfile::tempdir().unwrap();
-    let out = llm_bench(dir.path(), &[&SWEEP[..], &["--engine", "candle,candle-stock"]].concat());
-    assert!(out.status.success(), "{}", text(&out.stderr));
-    let find = |extension: &str| -> PathBuf {
-        let files = std::fs::read_dir(dir.path().join("results")).unwrap();
-        let mut paths = files.map(|e| e.unwrap().path());
-        paths.find(|p| p.extension().is_some_and(|e| e == extension)).unwrap()
-    };
-    let read = |extension| std::fs::read_to_string(find(extension)).unwrap();
-    (Record::read(&find("json")).unwrap(), [text(&out.stdout), read("md"), read("csv")])
+    let args = [&SWEEP[..], &["--engine", "candle,candle-stock"]].concat();
+    let table = done(output(dir.path(), &args));
+    let json = only_record(dir.path());
+    let read = |extension| std::fs::read_to_string(json.with_extension(extension)).unwrap();
+    (Record::read(&json).unwrap(), [table, read("md"), read("csv")])
 }
 
 #[test]
@@ -113,17 +98,12 @@ fn the_cold_start_is_that_of_the_prompt_alone_and_the_depth_gets_its_own_warm_up
 fn a_depth_is_planned_and_resumed_and_refused_beyond_the_context() {
     let dir = tempfile::tempdir().unwrap();
     let list = |extra: &[&str]| {
-        llm_bench(dir.path(), &[&["run", "--model", "tiny", "--list"], extra].concat())
+        output(dir.path(), &[&["run", "--model", "tiny", "--list"], extra].concat())
     };
     let plan = text(&list(&["-d", "128", "-p", "16"]).stdout);
     let line = "p16-n64 @ d128: 16 tokens in, 64 out, behind a context of 128";
     assert!(plan.contains(line), "{plan}");
-    let refused = |extra: &[&str], words: &[&str]| {
-        let out = list(extra);
-        let error = text(&out.stderr);
-        assert_eq!(out.status.code(), Some(2), "{error}");
-        words.iter().for_each(|word| assert!(error.contains(word), "{word:?} in {error}"));
-    };
+    let refused = |extra: &[&str], words: &[&str]| support::refused(list(extra), words);
     let too_long = ["a context of 500, 16 prompt tokens and 64", "need 580", "has 512", "`-d`"];
     refused(&["-d", "500", "-p", "16"], &too_long);
     refused(&["-d", "128"], &["p512-n64 @ d128"]);
@@ -132,17 +112,13 @@ fn a_depth_is_planned_and_resumed_and_refused_beyond_the_context() {
     refused(&["-d", "64", "--prompts", "tiny"], &["--prompts", "--depth"]);
 
     let args = ["run", "--model", "tiny", "--engine", "candle", "--no-verify", "-r", "2"];
-    let out = llm_bench(dir.path(), &[&args[..], &["-d", "32", "-p", "4", "-n", "4"]].concat());
-    assert!(out.status.success(), "{}", text(&out.stderr));
-    let files = std::fs::read_dir(dir.path().join("results")).unwrap();
-    let mut paths = files.map(|e| e.unwrap().path());
-    let json = paths.find(|p| p.extension().is_some_and(|e| e == "json")).unwrap();
+    done(output(dir.path(), &[&args[..], &["-d", "32", "-p", "4", "-n", "4"]].concat()));
+    let json = only_record(dir.path());
     let mut record = Record::read(&json).unwrap();
     record.run.complete = false;
     record.arms[0].launches.pop();
     record.write(&json).unwrap();
-    let out = llm_bench(dir.path(), &["run", "--resume", json.to_str().unwrap()]);
-    assert!(out.status.success(), "{}", text(&out.stderr));
+    done(output(dir.path(), &["run", "--resume", json.to_str().unwrap()]));
     let record = Record::read(&json).unwrap();
     let last = record.arms[0].launches.last().unwrap();
     assert!(record.run.complete && last.prompts.iter().any(|run| run.depth == 32));
@@ -160,19 +136,7 @@ struct Loaded {
 
 impl Loaded {
     fn new(engine: &str) -> Self {
-        let registry = Registry::load().unwrap();
-        let engine = registry.find(engine).unwrap();
-        let mut provisioner = Provisioner::new(CacheDir::from_env().path().into(), false).unwrap();
-        provisioner.program = PathBuf::from(env!("CARGO_BIN_EXE_llm-bench"));
-        let installed = provisioner.provide(engine, "", &|_| {}).unwrap();
-        let command = installed.command(1);
-        let mut process = EngineProcess::spawn(command, 1, Deadlines::default()).unwrap();
-        let hello = process.hello().unwrap();
-        let features = process.ready(&hello).unwrap().value.features;
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny.gguf");
-        let path = path.to_str().unwrap().to_string();
-        let (device, options) = ("cpu".into(), engine.options.clone());
-        process.load(Load { path, device, threads: 1, n_ctx: 256, options }).unwrap();
+        let (process, features) = with_tiny_loaded(engine, 1, 256, serde_json::json!({}));
         Self { process, features, next_id: 1 }
     }
 

@@ -1,60 +1,30 @@
 //! Engines that are killed, hang, are missing or lie, over the real protocol and through the
 //! real command: each becomes a failed launch with its reason, and the other engines go on.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+mod support;
 
-use assert_cmd::Command;
-use llm_bench::record::{FailureKind, Launch, Record, Role, Status, Verdict};
+use std::path::Path;
+use std::process::{Child, Output, Stdio};
 
-fn llm_bench(dir: &Path) -> Command {
-    let mut command = Command::cargo_bin("llm-bench").unwrap();
-    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
-    command
-        .env("LLM_BENCH_ENGINES", engines)
-        .env("LLM_BENCH_CACHE", dir.join("cache"))
-        .current_dir(dir);
-    command
-}
+use llm_bench::record::{FailureKind, Record, Role, Status, Verdict};
+use rustix::process::Signal;
+use support::{
+    done, first_launch, only_record, running, stop, text, wait_for_launches, wait_until, with_fakes,
+};
 
 /// Runs engines on the tiny model and returns the record that was written.
-fn run(engines: &str, extra: &[&str]) -> (Record, std::process::Output) {
+fn run(engines: &str, extra: &[&str]) -> (Record, Output) {
     let dir = tempfile::tempdir().unwrap();
     let (record, output) = run_in(dir.path(), engines, extra);
-    assert_eq!(survivors(dir.path()), 0, "a process of an engine is still running");
+    assert_eq!(running(dir.path()), 0, "a process of an engine is still running");
     (record, output)
 }
 
-fn run_in(dir: &Path, engines: &str, extra: &[&str]) -> (Record, std::process::Output) {
-    let mut command = llm_bench(dir);
-    command.args(["run", "--model", "tiny", "--engine", engines]);
+fn run_in(dir: &Path, engines: &str, extra: &[&str]) -> (Record, Output) {
+    let mut command = with_fakes(dir, &["run", "--model", "tiny", "--engine", engines]);
     command.args(["-p", "8", "-n", "4", "--no-install", "--no-verify"]).args(extra);
     let output = command.output().unwrap();
     (Record::read(&only_record(dir)).unwrap(), output)
-}
-
-/// Processes that were started with this test's cache in their environment.
-fn survivors(dir: &Path) -> usize {
-    let mark = format!("LLM_BENCH_CACHE={}", dir.join("cache").display());
-    let has_mark = |e: &std::fs::DirEntry| {
-        let environ = std::fs::read(e.path().join("environ")).unwrap_or_default();
-        environ.split(|b| *b == 0).any(|v| v == mark.as_bytes())
-    };
-    std::fs::read_dir("/proc").unwrap().flatten().filter(has_mark).count()
-}
-
-fn only_record(dir: &Path) -> PathBuf {
-    let found: Vec<_> = std::fs::read_dir(dir.join("results"))
-        .expect("a results folder")
-        .map(|e| e.unwrap().path())
-        .filter(|p| p.extension().is_some_and(|x| x == "json"))
-        .collect();
-    assert_eq!(found.len(), 1, "{found:?}");
-    found[0].clone()
-}
-
-fn launch<'a>(record: &'a Record, label: &str) -> &'a Launch {
-    record.arms.iter().find(|a| a.label == label).unwrap().launches.first().unwrap()
 }
 
 /// The broken engine fails for this reason and in this phase; candle beside it is measured.
@@ -65,17 +35,17 @@ fn fails(engine: &str, kind: FailureKind, phase: &str, word: &str) {
 fn fails_with(extra: &[&str], engine: &str, kind: FailureKind, phase: &str, word: &str) {
     let extra = [&["-r", "1", "--timeout", "4"], extra].concat();
     let (record, output) = run(&format!("{engine},candle"), &extra);
-    let broken = launch(&record, engine);
+    let broken = first_launch(&record, engine);
     assert_eq!(broken.status, Status::Failed, "{broken:?}");
     let error = broken.error.as_ref().unwrap();
     assert_eq!((error.kind, error.phase.as_str()), (kind, phase), "{error:?}");
-    let told = format!("{} {}", error.message, error.stderr_tail.as_deref().unwrap_or_default());
-    assert!(told.contains(word), "expected {word:?} in {told:?}");
+    let said = format!("{} {}", error.message, error.stderr_tail.as_deref().unwrap_or_default());
+    assert!(said.contains(word), "expected {word:?} in {said:?}");
     assert!(broken.metrics.is_empty(), "a failed launch has no values");
-    assert_eq!(launch(&record, "candle").status, Status::Ok);
+    assert_eq!(first_launch(&record, "candle").status, Status::Ok);
     assert!(record.run.complete);
     assert_eq!(output.status.code(), Some(0), "something was measured");
-    let table = String::from_utf8(output.stdout).unwrap();
+    let table = text(&output.stdout);
     assert!(table.contains("failed"), "{table}");
 }
 
@@ -95,7 +65,7 @@ fn an_honest_engine_is_measured() {
 #[test]
 fn stray_prints_do_not_corrupt_the_stream() {
     let (record, _) = run("fake-stray-prints", &["-r", "1"]);
-    assert_eq!(launch(&record, "fake-stray-prints").status, Status::Ok);
+    assert_eq!(first_launch(&record, "fake-stray-prints").status, Status::Ok);
 }
 
 #[test]
@@ -151,11 +121,11 @@ fn an_engine_that_holds_its_context_is_measured_at_its_depth() {
     let (record, _) =
         run("fake-context,fake-honest", &["-r", "1", "-d", "16", "--iterations", "2"]);
     for (label, apart) in [("fake-context", true), ("fake-honest", false)] {
-        let launch = launch(&record, label);
+        let launch = first_launch(&record, label);
         let measured = launch.prompts.iter().filter(|run| run.role == Role::Measured);
-        let told: Vec<_> =
+        let runs: Vec<_> =
             measured.map(|r| (r.depth, r.n_prompt, r.context_in_request, r.n_gen)).collect();
-        assert_eq!(told, [(16, 8, !apart, 4); 2]);
+        assert_eq!(runs, [(16, 8, !apart, 4); 2]);
         for name in ["ttft_s", "prefill_tps", "e2e_tps"] {
             assert_eq!(launch.metrics.contains_key(name), apart, "{label} {name}");
         }
@@ -189,7 +159,7 @@ fn an_engine_that_does_not_exit_is_killed_at_the_deadline() {
 }
 
 #[test]
-fn a_killed_engine_is_told_by_its_signal() {
+fn the_signal_that_killed_an_engine_is_reported() {
     fails("fake-dies-at-load", FailureKind::Killed, "load", "signal 9");
 }
 
@@ -217,60 +187,29 @@ fn a_missing_engine_fails_and_the_others_go_on() {
 fn when_nothing_was_measured_the_exit_code_is_two() {
     let (record, output) = run("fake-oom", &["-r", "1"]);
     assert_eq!(output.status.code(), Some(2));
-    assert_eq!(launch(&record, "fake-oom").status, Status::Failed);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("nothing was measured"));
+    assert_eq!(first_launch(&record, "fake-oom").status, Status::Failed);
+    assert!(text(&output.stderr).contains("nothing was measured"));
 }
 
 #[test]
 fn children_of_an_engine_do_not_outlive_it() {
     let (record, _) = run("fake-orphan", &["-r", "1"]); // `run` looks for survivors
-    assert_eq!(launch(&record, "fake-orphan").status, Status::Ok);
+    assert_eq!(first_launch(&record, "fake-orphan").status, Status::Ok);
 }
 
 /// Starts a long run of the slow engine.
-fn start_slow_run(dir: &Path) -> std::process::Child {
-    let exe = assert_cmd::cargo::cargo_bin("llm-bench");
-    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
-    std::process::Command::new(exe)
-        .args(["run", "--model", "tiny", "--engine", "fake-slow", "-r", "50", "-p", "8", "-n", "4"])
-        .env("LLM_BENCH_ENGINES", engines)
-        .env("LLM_BENCH_CACHE", dir.join("cache"))
-        .current_dir(dir)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// Waits until the record of a run holds a launch.
-fn wait_for_a_launch(dir: &Path) {
-    let give_up = Instant::now() + Duration::from_secs(120);
-    let kept = || {
-        // Not a temporary file, which is not the record yet.
-        let entries = std::fs::read_dir(dir.join("results")).into_iter().flatten().flatten();
-        let mut records =
-            entries.map(|e| e.path()).filter(|p| p.extension() == Some("json".as_ref()));
-        records.any(|path| {
-            Record::read(&path).is_ok_and(|r| r.arms.iter().any(|a| !a.launches.is_empty()))
-        })
-    };
-    while !kept() {
-        assert!(Instant::now() < give_up, "no launch was kept");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+fn start_slow_run(dir: &Path) -> Child {
+    let run = ["run", "--model", "tiny", "--engine", "fake-slow", "-r", "50", "-p", "8", "-n", "4"];
+    with_fakes(dir, &run).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 #[test]
 fn ctrl_c_keeps_what_was_measured() {
     let dir = tempfile::tempdir().unwrap();
     let child = start_slow_run(dir.path());
-    wait_for_a_launch(dir.path());
-    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("stopped") && stderr.contains("are kept in"), "{stderr}");
+    wait_for_launches(dir.path(), 1);
+    let stderr = text(&stop(child, Signal::INT).stderr);
+    assert!(stderr.contains("are kept in"), "{stderr}");
     let record = Record::read(&only_record(dir.path())).unwrap();
     assert!(!record.run.complete && !record.arms[0].launches.is_empty());
     assert!(record.arms[0].metrics.contains_key("decode_tps"), "summaries are there too");
@@ -280,14 +219,10 @@ fn ctrl_c_keeps_what_was_measured() {
 fn when_the_harness_is_killed_its_engine_dies_and_the_record_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = start_slow_run(dir.path());
-    wait_for_a_launch(dir.path());
+    wait_for_launches(dir.path(), 1);
     child.kill().unwrap();
     child.wait().unwrap();
-    let give_up = Instant::now() + Duration::from_secs(10);
-    while survivors(dir.path()) > 0 {
-        assert!(Instant::now() < give_up, "the engine outlived the harness");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("the end of the engine", || running(dir.path()) == 0);
     let record = Record::read(&only_record(dir.path())).unwrap();
     assert!(!record.run.complete && !record.arms[0].launches.is_empty());
 }
@@ -295,12 +230,11 @@ fn when_the_harness_is_killed_its_engine_dies_and_the_record_is_whole() {
 #[test]
 fn an_engine_without_teacher_forced_logits_is_measured_and_has_no_verdict() {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = llm_bench(dir.path());
-    command.args(["run", "--model", "tiny", "--engine", "fake-honest,candle", "-r", "1"]);
-    let output = command.args(["-p", "8", "-n", "4", "--no-install"]).output().unwrap();
-    assert!(output.status.success());
+    let run = ["run", "--model", "tiny", "--engine", "fake-honest,candle", "-r", "1"];
+    let mut command = with_fakes(dir.path(), &run);
+    done(command.args(["-p", "8", "-n", "4", "--no-install"]).output().unwrap());
     let record = Record::read(&only_record(dir.path())).unwrap();
-    assert_eq!(launch(&record, "fake-honest").status, Status::Ok);
+    assert_eq!(first_launch(&record, "fake-honest").status, Status::Ok);
     let verdict = |label: &str| {
         let arm = record.arms.iter().find(|a| a.label == label).unwrap();
         arm.verification.as_ref().unwrap().verdict

@@ -1,17 +1,18 @@
 //! Every block format that a GGUF file may store its matrices in: the engine `candle` passes
 //! `verify` on a file of it, and float32 on that file is float32 on the values it stands for.
 
-use std::path::{Path, PathBuf};
+mod support;
+
+use std::path::Path;
 
 use candle_core::quantized::gguf_file::{self, Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use half::f16;
-use llm_bench::engine::provision::Provisioner;
-use llm_bench::engine::{Deadlines, Registry};
-use llm_bench::measure::verify::{Question, ask};
+use llm_bench::measure::verify::Question;
 use llm_bench::model::gguf::GgufFile;
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use support::{engine, output, text};
 
 const TINY: &[u8] = include_bytes!("../models/tiny.gguf");
 
@@ -168,12 +169,10 @@ fn iq4_nl(values: &[f32]) -> (Vec<u8>, Vec<f32>) {
     (bytes, back)
 }
 
-fn llm_bench(dir: &Path, args: &[&str]) -> serde_json::Value {
-    let mut command = assert_cmd::Command::cargo_bin("llm-bench").unwrap();
-    command.args(args).env("LLM_BENCH_CACHE", dir.join("cache")).env_remove("LLM_BENCH_ENGINES");
-    let out = command.current_dir(dir).output().unwrap();
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {stderr}"))
+/// The JSON that a command prints.
+fn json(dir: &Path, args: &[&str]) -> serde_json::Value {
+    let out = output(dir, args);
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&out.stderr)))
 }
 
 #[test]
@@ -183,13 +182,13 @@ fn candle_passes_verify_on_a_file_of_every_format() {
         let stored = dir.path().join("stored.gguf");
         write(format, &stored, &dir.path().join("plain.gguf"));
         let file = stored.to_str().unwrap();
-        let shown = llm_bench(dir.path(), &["models", "inspect", file, "--json"]);
+        let shown = json(dir.path(), &["models", "inspect", file, "--json"]);
         let types: Vec<_> = shown["tensors"].as_array().unwrap().iter().collect();
         assert!(types.iter().any(|t| t["type"] == label), "{label} in {types:?}");
         assert_eq!(shown["quant"], label);
         let args = ["verify", "--model", file, "--engine", "candle", "--reference", "candle-f32"];
         let rest = ["--positions", "96", "--decode", "24", "--no-install", "--json"];
-        let verdict = &llm_bench(dir.path(), &[&args[..], &rest].concat())[0]["engines"]["candle"];
+        let verdict = &json(dir.path(), &[&args[..], &rest].concat())[0]["engines"]["candle"];
         assert_eq!(verdict["verdict"], "pass", "{format:?}: {verdict}");
         assert_eq!(verdict["divergence"]["decoded"], 24, "{verdict}");
         println!("{label}: NMSE {}", verdict["divergence"]["nmse"]);
@@ -197,27 +196,10 @@ fn candle_passes_verify_on_a_file_of_every_format() {
 }
 
 /// The logits of a fixed text in float32, with decode steps at its end.
-fn logits(model: &Path, dir: &Path) -> Vec<f32> {
-    let registry = Registry::load().unwrap();
-    let engine = registry.find("candle-f32").unwrap();
-    let mut provisioner = Provisioner::new("/nonexistent".into(), false).unwrap();
-    provisioner.program = PathBuf::from(env!("CARGO_BIN_EXE_llm-bench"));
-    let installed = provisioner.provide(engine, "", &|_| {}).unwrap();
-    let question = Question {
-        model: model.to_path_buf(),
-        n_vocab: VOCAB as u32,
-        device: llm_bench::device::Device::Cpu,
-        threads: 1,
-        tokens: (0..40).map(|i| i * 37 % VOCAB as u32).collect(),
-        decode_from: 32,
-        free_prompt: 0,
-        free_tokens: 0,
-        deadlines: Deadlines::default(),
-    };
-    let out = dir.join("logits.f32");
-    ask(engine, &installed, &question, &out).unwrap();
-    let bytes = std::fs::read(out).unwrap();
-    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+fn logits(model: &Path) -> Vec<f32> {
+    let tokens = (0..40).map(|i| i * 37 % VOCAB as u32).collect();
+    let question = engine::question(model, VOCAB as u32, tokens);
+    engine::logits("candle-f32", &Question { decode_from: 32, ..question }).concat()
 }
 
 #[test]
@@ -226,7 +208,7 @@ fn float32_on_a_file_is_float32_on_the_values_that_it_stands_for() {
         let dir = tempfile::tempdir().unwrap();
         let (stored, plain) = (dir.path().join("stored.gguf"), dir.path().join("plain.gguf"));
         write(format, &stored, &plain);
-        let (got, want) = (logits(&stored, dir.path()), logits(&plain, dir.path()));
+        let (got, want) = (logits(&stored), logits(&plain));
         assert_eq!(got.len(), 40 * VOCAB);
         let error: f64 = got.iter().zip(&want).map(|(g, w)| f64::from(g - w).powi(2)).sum();
         let size: f64 = want.iter().map(|w| f64::from(*w).powi(2)).sum();

@@ -1,36 +1,19 @@
 //! `gate` through the real command, on the shipped tiny model: every verdict and every refusal
 //! with its exit code.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use llm_bench::record::{Record, Status};
-use rustix::process::{Pid, Signal, kill_process};
-
-fn program() -> PathBuf {
-    assert_cmd::cargo::cargo_bin("llm-bench")
-}
-
-fn llm_bench(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(program());
-    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
-    command
-        .args(args)
-        .env("LLM_BENCH_ENGINES", engines)
-        .env("LLM_BENCH_CACHE", dir.join("cache"))
-        .current_dir(dir);
-    command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use rustix::process::Signal;
+use support::{PROGRAM, done, edit_json, records, send, text, wait_for_launches, with_fakes};
 
 /// Exit code, stdout, stderr of `gate`.
 fn gate(dir: &Path, args: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } =
-        llm_bench(dir, &[&["gate"], args].concat()).output().unwrap();
+        with_fakes(dir, &[&["gate"], args].concat()).output().unwrap();
     let (stdout, stderr) = (text(&stdout), text(&stderr));
     assert!(!stderr.contains("panicked"), "{stderr}");
     (status.code(), stdout, stderr)
@@ -41,25 +24,20 @@ fn gate(dir: &Path, args: &[&str]) -> (Option<i32>, String, String) {
 const TINY: [&str; 10] =
     ["--model", "tiny", "-p", "64", "-n", "64", "-t", "1", "--primary", "decode_tps"];
 
-fn own_program() -> String {
-    program().to_str().unwrap().to_string()
-}
-
 fn json(stdout: &str) -> serde_json::Value {
     serde_json::from_str(stdout).unwrap_or_else(|e| panic!("{e}: {stdout}"))
 }
 
 fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir.join("results")).into_iter().flatten().flatten();
-    let named = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with(prefix);
-    entries.map(|e| e.path()).filter(named).collect()
+    let mut paths = support::files(&dir.join("results"));
+    paths.retain(|p| p.file_name().unwrap().to_str().unwrap().starts_with(prefix));
+    paths
 }
 
 #[test]
 fn a_program_against_itself_does_not_regress_and_the_record_is_an_ordinary_one() {
     let dir = tempfile::tempdir().unwrap();
-    let own = own_program();
-    let args = ["--baseline-bin", &own, "-r", "4", "--max-launches", "4", "-o", "json"];
+    let args = ["--baseline-bin", PROGRAM, "-r", "4", "--max-launches", "4", "-o", "json"];
     let wide = ["--margin", "60%"];
     let (code, stdout, stderr) = gate(dir.path(), &[&args[..], &TINY, &wide].concat());
     assert!(code == Some(0) || code == Some(3), "{code:?} {stdout} {stderr}");
@@ -85,19 +63,19 @@ fn a_program_against_itself_does_not_regress_and_the_record_is_an_ordinary_one()
     }
     // Every other command reads it.
     let path = files(dir.path(), "gate_")[0].display().to_string();
-    let report = llm_bench(dir.path(), &["report", &path]).output().unwrap();
-    assert!(report.status.success() && text(&report.stdout).contains("candidate"));
+    let report = with_fakes(dir.path(), &["report", &path]).output().unwrap();
+    assert!(done(report).contains("candidate"));
 }
 
 #[test]
-fn a_candidate_that_is_slowed_down_regresses_and_is_told_everywhere() {
+fn a_candidate_that_is_slowed_down_regresses_and_is_reported_everywhere() {
     let dir = tempfile::tempdir().unwrap();
-    let own = own_program();
     let slow = ["--slow-candidate", "200%"];
-    let args = ["--baseline-bin", &own, "-r", "6", "--max-launches", "12"];
-    let told = ["--summary", "summary.md", "--comment", "comment.md", "--verdict", "verdict.json"];
+    let args = ["--baseline-bin", PROGRAM, "-r", "6", "--max-launches", "12"];
+    let written =
+        ["--summary", "summary.md", "--comment", "comment.md", "--verdict", "verdict.json"];
     std::fs::write(dir.path().join("summary.md"), "before\n").unwrap();
-    let (code, stdout, stderr) = gate(dir.path(), &[&args[..], &slow, &TINY, &told].concat());
+    let (code, stdout, stderr) = gate(dir.path(), &[&args[..], &slow, &TINY, &written].concat());
     assert_eq!(code, Some(1), "{stdout} {stderr}");
     assert!(stdout.contains("Regressed: decode_tps changed by -"), "{stdout}");
     assert!(stdout.contains("SLOWED DOWN ON PURPOSE"), "{stdout}");
@@ -120,26 +98,25 @@ fn a_candidate_that_crashes_is_regressed_and_a_baseline_that_crashes_is_an_error
     let write = "printf %s \"$1\" > \"$0\" && chmod +x \"$0\"";
     let made = Command::new("sh").args(["-c", write]).arg(&broken).arg(script).status().unwrap();
     assert!(made.success());
-    let (own, broken) = (own_program(), broken.to_str().unwrap().to_string());
+    let broken = broken.to_str().unwrap().to_string();
     let sides = |baseline: &str, candidate: &str| {
         let args = ["--baseline-bin", baseline, "--candidate-bin", candidate];
         gate(dir.path(), &[&args[..], &TINY].concat())
     };
-    let (code, stdout, stderr) = sides(&own, &broken);
+    let (code, stdout, stderr) = sides(PROGRAM, &broken);
     assert_eq!(code, Some(1), "{stdout} {stderr}");
     assert!(stdout.contains("Regressed: the candidate failed in 2 of 2 launches"), "{stdout}");
-    let (code, _, stderr) = sides(&broken, &own);
+    let (code, _, stderr) = sides(&broken, PROGRAM);
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("the baseline could not be measured"), "{stderr}");
 }
 
 #[test]
-fn an_inconclusive_gate_exits_with_three_or_as_it_was_told() {
+fn an_inconclusive_gate_exits_with_three_or_as_it_was_set() {
     let dir = tempfile::tempdir().unwrap();
-    let own = own_program();
     // No two launches could tell a change of a thousandth, and at this level not by chance either.
     let few = ["-r", "2", "--max-launches", "2", "--margin", "0.1%", "--alpha", "0.000001"];
-    let args = [&["--baseline-bin", &own][..], &few].concat();
+    let args = [&["--baseline-bin", PROGRAM][..], &few].concat();
     let with = |extra: &[&str]| gate(dir.path(), &[&args[..], &TINY, extra].concat());
     let (code, stdout, stderr) = with(&[]);
     assert_eq!(code, Some(3), "{stdout} {stderr}");
@@ -155,16 +132,9 @@ fn an_inconclusive_gate_exits_with_three_or_as_it_was_told() {
 /// A record of this machine, from `run`.
 fn baseline(dir: &Path) -> PathBuf {
     let run = ["run", "--model", "tiny", "-p", "64", "-n", "64", "-t", "1", "--engine", "candle"];
-    let output =
-        llm_bench(dir, &[&run[..], &["-r", "3", "--no-verify"]].concat()).output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    files(dir, "benchmark_").into_iter().find(|p| p.extension().unwrap() == "json").unwrap()
-}
-
-fn changed(path: &Path, change: impl Fn(&mut serde_json::Value)) {
-    let mut value = json(&std::fs::read_to_string(path).unwrap());
-    change(&mut value);
-    std::fs::write(path, value.to_string()).unwrap();
+    let run = [&run[..], &["-r", "3", "--no-verify"]].concat();
+    done(with_fakes(dir, &run).output().unwrap());
+    records(dir).remove(0)
 }
 
 #[test]
@@ -199,7 +169,7 @@ fn what_is_not_comparable_ends_with_four_and_forced_it_never_passes() {
     let file = baseline(dir.path());
     let other = dir.path().join("other.json");
     std::fs::copy(&file, &other).unwrap();
-    changed(&other, |r| r["host"]["cpu_model"] = "Z80".into());
+    edit_json(&other, |r| r["host"]["cpu_model"] = "Z80".into());
     let (file, other) = (file.to_str().unwrap(), other.to_str().unwrap());
     let few = ["-r", "2", "--max-launches", "2", "--primary", "decode_tps", "--margin", "60%"];
     for args in [&["--baseline", other][..], &["--baseline", other, "--candidate", file]] {
@@ -247,7 +217,7 @@ fn odd_values_in_a_record_are_refused_with_the_metric() {
     let odd = dir.path().join("odd.json");
     for value in [serde_json::json!(0.0), serde_json::json!(-1.0)] {
         std::fs::copy(&file, &odd).unwrap();
-        changed(&odd, |r| r["arms"][0]["launches"][1]["metrics"]["decode_tps"] = value.clone());
+        edit_json(&odd, |r| r["arms"][0]["launches"][1]["metrics"]["decode_tps"] = value.clone());
         let args = ["--baseline", odd.to_str().unwrap(), "--candidate", file.to_str().unwrap()];
         let (code, _, stderr) = gate(dir.path(), &args);
         assert_eq!(code, Some(2), "{stderr}");
@@ -283,27 +253,12 @@ fn ratios_are_gated_from_a_record_and_in_a_session() {
     assert!(stderr.contains("fake-oom could not be measured"), "{stderr}");
 }
 
-fn wait_for_launches(dir: &Path, n: usize) -> PathBuf {
-    let give_up = Instant::now() + Duration::from_secs(300);
-    loop {
-        if let Some(path) = files(dir, "gate_").into_iter().next()
-            && let Ok(record) = Record::read(&path)
-            && record.arms.iter().map(|a| a.launches.len()).sum::<usize>() >= n
-        {
-            return path;
-        }
-        assert!(Instant::now() < give_up, "no {n} launches were kept");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
-fn a_gate_that_was_killed_is_gone_on_with() {
+fn a_gate_that_was_killed_is_resumed() {
     let dir = tempfile::tempdir().unwrap();
-    let own = own_program();
     let args =
-        ["gate", "--baseline-bin", &own, "-r", "10", "--max-launches", "10", "--delay", "0.2"];
-    let mut child = llm_bench(dir.path(), &[&args[..], &TINY, &["--margin", "60%"]].concat())
+        ["gate", "--baseline-bin", PROGRAM, "-r", "10", "--max-launches", "10", "--delay", "0.2"];
+    let mut child = with_fakes(dir.path(), &[&args[..], &TINY, &["--margin", "60%"]].concat())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -313,15 +268,14 @@ fn a_gate_that_was_killed_is_gone_on_with() {
     let (code, _, stderr) = gate(dir.path(), &["--resume", file]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("still goes on"), "{stderr}");
-    kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::KILL).unwrap();
+    send(&child, Signal::KILL);
     child.wait().unwrap();
     let before = Record::read(&path).unwrap();
     assert!(!before.run.complete);
 
-    // Only the command that wrote it goes on with it.
-    let run = llm_bench(dir.path(), &["run", "--resume", file]).output().unwrap();
-    assert_eq!(run.status.code(), Some(2));
-    assert!(text(&run.stderr).contains("gate --resume"), "{}", text(&run.stderr));
+    // Only the command that wrote it resumes it.
+    let run = with_fakes(dir.path(), &["run", "--resume", file]).output().unwrap();
+    support::refused(run, &["gate --resume"]);
 
     let (code, stdout, stderr) = gate(dir.path(), &["--resume", file, "-o", "json"]);
     assert!(code == Some(0) || code == Some(3), "{code:?} {stdout} {stderr}");
@@ -340,12 +294,11 @@ fn a_gate_that_was_killed_is_gone_on_with() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_told_before_anything_is_measured() {
+fn a_folder_that_cannot_be_written_is_reported_before_anything_is_measured() {
     let dir = tempfile::tempdir().unwrap();
-    let own = own_program();
     // A file in the folder's place: also root cannot write there.
     std::fs::write(dir.path().join("taken"), "").unwrap();
-    let args = ["--baseline-bin", &own, "--output-dir", "taken/results"];
+    let args = ["--baseline-bin", PROGRAM, "--output-dir", "taken/results"];
     let (code, stdout, stderr) = gate(dir.path(), &[&args[..], &TINY].concat());
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("taken/results") && stdout.is_empty(), "{stderr}");
@@ -354,13 +307,12 @@ fn a_folder_that_cannot_be_written_is_told_before_anything_is_measured() {
 #[test]
 fn a_command_line_that_means_nothing_is_refused_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
-    let own = own_program();
     for (args, word) in [
         (&[][..], "expected a baseline: --baseline-rev"),
         (&["--baseline-bin", "/bin/sh", "--model", "tiny"], "expected an llm-bench program"),
-        (&["--baseline-bin", &own, "--engine", "pytorch"], "inside the program"),
-        (&["--baseline-bin", &own, "--extend", "20"], "--extend 20: expected at most 6"),
-        (&["--baseline-bin", &own, "--max-minutes", "nan"], "--max-minutes"),
+        (&["--baseline-bin", PROGRAM, "--engine", "pytorch"], "inside the program"),
+        (&["--baseline-bin", PROGRAM, "--extend", "20"], "--extend 20: expected at most 6"),
+        (&["--baseline-bin", PROGRAM, "--max-minutes", "nan"], "--max-minutes"),
         (&["--baseline-rev", "main"], "--baseline-rev main"),
         (&["--require", "candle"], "found no >= or <="),
         (&["--self-check", "--slow", "0"], "expected a share above 0"),

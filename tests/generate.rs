@@ -2,46 +2,36 @@
 //! on stdout, what is refused, and that streaming, sampling, stopping and a kept cache change no
 //! token that they should not.
 
+mod support;
+
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 
-use llm_bench::engine::provision::Provisioner;
-use llm_bench::engine::{Deadlines, EngineProcess, Registry, Step};
-use llm_bench::model::cache::CacheDir;
+use llm_bench::engine::{EngineProcess, Step};
 use llm_bench::model::golden;
-use llm_bench::protocol::{Feature, Generate, Load, Sampling, Score};
+use llm_bench::protocol::{Feature, Generate, Sampling, Score};
 use llm_bench::worker::sampling::Sampler;
+use rustix::process::Signal;
+use support::engine::{read_logits, with_tiny_loaded};
+use support::{done as said, refused, stop, text, with_fakes};
 
 const STORY: &str = "Mara was a sailor who lived near the lighthouse. She had a good key";
 const STORY_GOES_ON: &str = " that she loved very much. One morning the key was gone.";
 
 fn command(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_llm-bench"));
-    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
-    command
-        .arg("generate")
-        .args(args)
-        .env("LLM_BENCH_CACHE", dir.join("cache"))
-        .env("LLM_BENCH_ENGINES", engines)
-        .current_dir(dir)
-        .stdin(Stdio::null());
-    command
+    with_fakes(dir, &[&["generate"], args].concat())
 }
 
 fn generate(args: &[&str]) -> Output {
     let dir = tempfile::tempdir().unwrap();
-    let mut all = vec!["--model", "tiny"];
-    all.extend(args);
-    command(dir.path(), &all).output().unwrap()
+    command(dir.path(), &[&["--model", "tiny"], args].concat()).output().unwrap()
 }
 
 fn with_stdin(args: &[&str], input: &[u8]) -> Output {
     let dir = tempfile::tempdir().unwrap();
-    let mut all = vec!["--model", "tiny"];
-    all.extend(args);
-    let mut child = command(dir.path(), &all)
+    let mut child = command(dir.path(), &[&["--model", "tiny"], args].concat())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -49,29 +39,6 @@ fn with_stdin(args: &[&str], input: &[u8]) -> Output {
         .unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
     child.wait_with_output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// The text that came, with nothing gone wrong.
-fn said(out: &Output) -> String {
-    assert!(out.status.success(), "{}", text(&out.stderr));
-    text(&out.stdout)
-}
-
-/// Exit code 2, nothing on stdout, and one error that names all of `words`.
-fn refused(out: &Output, words: &[&str]) {
-    let stderr = text(&out.stderr);
-    assert_eq!(out.status.code(), Some(2), "{stderr}");
-    assert!(out.stdout.is_empty(), "{}", text(&out.stdout));
-    let errors: Vec<&str> = stderr.lines().filter(|l| l.starts_with("error")).collect();
-    assert_eq!(errors.len(), 1, "{stderr}");
-    for word in words {
-        assert!(stderr.contains(word), "expected {word:?} in {stderr:?}");
-    }
-    assert!(!stderr.contains("panicked"), "{stderr}");
 }
 
 // ---- completions ----
@@ -94,12 +61,12 @@ fn a_prompt_comes_from_an_argument_a_file_or_stdin() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("prompt.txt");
     std::fs::write(&file, format!("{STORY}\n")).unwrap();
-    let expected = said(&generate(&["--prompt", STORY, "-n", "16"]));
+    let expected = said(generate(&["--prompt", STORY, "-n", "16"]));
     let from_file = generate(&["--prompt-file", file.to_str().unwrap(), "-n", "16"]);
     assert_eq!(said(&from_file), expected);
     let line = format!("{STORY}\r\n");
-    assert_eq!(said(&with_stdin(&["-n", "16"], line.as_bytes())), expected);
-    assert_eq!(said(&with_stdin(&["-n", "16"], STORY.as_bytes())), expected);
+    assert_eq!(said(with_stdin(&["-n", "16"], line.as_bytes())), expected);
+    assert_eq!(said(with_stdin(&["-n", "16"], STORY.as_bytes())), expected);
 }
 
 #[test]
@@ -116,21 +83,25 @@ fn an_end_of_turn_stops_unless_it_is_to_be_ignored() {
     assert_eq!(said(&out), answer);
     assert!(text(&out.stderr).contains("end of text"), "{}", text(&out.stderr));
     let n = case.tokens.len().to_string();
-    let on = said(&chat(&["--ignore-eos", "-n", &n]));
+    let on = said(chat(&["--ignore-eos", "-n", &n]));
     assert!(on.starts_with(answer.trim_end()) && on.contains("What is a boat for?"), "{on:?}");
     assert!(!on.contains("<|"), "control tokens stand for no text: {on:?}");
-    // An engine that knows no stop ids is cut there, and is told apart.
+    // An engine that knows no stop ids is cut there, and that is said.
     let old = generate(&["--prompt", STORY, "-n", "20", "--engine", "fake-honest", "--timing"]);
     said(&old);
     assert!(text(&old.stderr).contains("does not stream"), "{}", text(&old.stderr));
 }
 
+/// The engine that streams, asked for `n` tokens, with its output in pipes.
+fn streaming(dir: &Path, n: &str) -> Child {
+    let args = ["--model", "tiny", "--prompt", "x", "-n", n, "--engine", "fake-streams"];
+    command(dir, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
 #[test]
 fn tokens_leave_the_pipe_one_by_one() {
     let dir = tempfile::tempdir().unwrap();
-    let args = ["--model", "tiny", "--prompt", "x", "-n", "50", "--engine", "fake-streams"];
-    let mut child =
-        command(dir.path(), &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = streaming(dir.path(), "50");
     let (mut out, mut first) = (child.stdout.take().unwrap(), [0u8; 1]);
     out.read_exact(&mut first).unwrap();
     assert!(child.try_wait().unwrap().is_none(), "the first byte came only at the end");
@@ -146,9 +117,7 @@ fn tokens_leave_the_pipe_one_by_one() {
 #[test]
 fn whoever_stops_reading_ends_it_without_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let args = ["--model", "tiny", "--prompt", "x", "-n", "500", "--engine", "fake-streams"];
-    let mut child =
-        command(dir.path(), &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = streaming(dir.path(), "500");
     child.stdout.take().unwrap().read_exact(&mut [0u8; 3]).unwrap();
     let out = child.wait_with_output().unwrap();
     assert!(out.status.success(), "{}", text(&out.stderr));
@@ -158,18 +127,12 @@ fn whoever_stops_reading_ends_it_without_an_error() {
 #[test]
 fn ctrl_c_ends_the_text_and_says_after_how_many_tokens() {
     let dir = tempfile::tempdir().unwrap();
-    let args = ["--model", "tiny", "--prompt", "x", "-n", "500", "--engine", "fake-streams"];
-    let mut child =
-        command(dir.path(), &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = streaming(dir.path(), "500");
     let mut out = child.stdout.take().unwrap();
     out.read_exact(&mut [0u8; 3]).unwrap();
-    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let mut rest = String::new();
-    out.read_to_string(&mut rest).unwrap();
-    let ended = child.wait_with_output().unwrap();
-    assert_eq!(ended.status.code(), Some(2));
-    let stderr = text(&ended.stderr);
+    child.stdout = Some(out);
+    let ended = stop(child, Signal::INT);
+    let (stderr, rest) = (text(&ended.stderr), text(&ended.stdout));
     assert!(stderr.contains("stopped after") && rest.len() < 400, "{stderr} {rest}");
 }
 
@@ -179,12 +142,12 @@ fn sampling_is_reproducible_by_its_seed() {
         let args = ["--prompt", STORY, "-n", "40", "--ignore-eos", "--temperature", t];
         let mut all = args.to_vec();
         all.extend(["--top-p", p, "--seed", seed]);
-        said(&generate(&all))
+        said(generate(&all))
     };
     let one = ask("1", "3", "0.98");
     assert_eq!(one, ask("1", "3", "0.98"));
     assert_ne!(one, ask("2", "3", "0.98"));
-    let greedy = said(&generate(&["--prompt", STORY, "-n", "40", "--ignore-eos"]));
+    let greedy = said(generate(&["--prompt", STORY, "-n", "40", "--ignore-eos"]));
     assert_ne!(one, greedy);
     assert_eq!(ask("1", "0", "1"), greedy);
     assert_eq!(ask("1", "0.000001", "1"), greedy);
@@ -220,16 +183,16 @@ fn what_cannot_be_done_is_refused_with_its_name() {
         (&["--system", "y"], &["--interactive"]),
     ];
     for (args, words) in cases {
-        refused(&generate(args), words);
+        refused(generate(args), words);
     }
     refused(
-        &command(dir.path(), &["--model", "tinny", "--prompt", "x"]).output().unwrap(),
+        command(dir.path(), &["--model", "tinny", "--prompt", "x"]).output().unwrap(),
         &["tinny"],
     );
-    refused(&with_stdin(&[], b""), &["stdin", "empty"]);
-    refused(&with_stdin(&[], b"\n"), &["stdin", "empty"]);
-    refused(&with_stdin(&[], b"ab\xffcd"), &["stdin", "UTF-8", "offset 2"]);
-    refused(&with_stdin(&["--interactive"], b"ab\xffcd\n"), &["stdin", "UTF-8"]);
+    refused(with_stdin(&[], b""), &["stdin", "empty"]);
+    refused(with_stdin(&[], b"\n"), &["stdin", "empty"]);
+    refused(with_stdin(&[], b"ab\xffcd"), &["stdin", "UTF-8", "offset 2"]);
+    refused(with_stdin(&["--interactive"], b"ab\xffcd\n"), &["stdin", "UTF-8"]);
 }
 
 #[test]
@@ -273,7 +236,7 @@ fn a_chat_from_a_pipe_goes_turn_by_turn_on_the_kept_cache() {
     let stock = with_stdin(&["--interactive", "--timing", "--engine", "candle-stock"], input);
     let stderr = text(&stock.stderr);
     assert!(!stderr.contains(" cached)"), "{stderr}");
-    assert!(stderr.contains("rope_freqs.weight"), "the known difference is told: {stderr}");
+    assert!(stderr.contains("rope_freqs.weight"), "the known difference is shown: {stderr}");
 }
 
 #[test]
@@ -314,23 +277,8 @@ struct Engine {
 
 impl Engine {
     /// Starts an engine on the tiny model.
-    fn start(name: &str, folder: &Path, options: serde_json::Value) -> Self {
-        let path = folder.join("tiny.gguf");
-        std::fs::write(&path, include_bytes!("../models/tiny.gguf")).unwrap();
-        let registry = Registry::load().unwrap();
-        let spec = registry.find(name).unwrap();
-        let mut provisioner = Provisioner::new(CacheDir::from_env().path().into(), false).unwrap();
-        provisioner.program = PathBuf::from(env!("CARGO_BIN_EXE_llm-bench"));
-        let installed = provisioner.provide(spec, "", &|_| {}).unwrap();
-        let mut process =
-            EngineProcess::spawn(installed.command(2), 2, Deadlines::default()).unwrap();
-        let hello = process.hello().unwrap();
-        let features = process.ready(&hello).unwrap().value.features;
-        let mut all = spec.options.clone();
-        all.extend(options.as_object().unwrap().clone());
-        let path = path.to_str().unwrap().to_string();
-        let load = Load { path, device: "cpu".into(), threads: 2, n_ctx: 512, options: all };
-        process.load(load).unwrap();
+    fn start(name: &str, options: serde_json::Value) -> Self {
+        let (process, features) = with_tiny_loaded(name, 2, 512, options);
         Self { process, features, id: 0 }
     }
 
@@ -364,8 +312,7 @@ fn no_options() -> serde_json::Value {
 
 /// Greedy tokens with and without everything that may not change them.
 fn reuse_and_streaming_change_no_token(engine: &str) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut engine = Engine::start(engine, folder.path(), no_options());
+    let mut engine = Engine::start(engine, no_options());
     let reuses = engine.features.contains(&Feature::Reuse);
     for case in golden::cases().unwrap() {
         let n = case.tokens.len() as u32;
@@ -435,8 +382,8 @@ fn sampled(
 #[ignore = "needs PyTorch"]
 fn candle_and_pytorch_draw_the_same_tokens() {
     let folder = tempfile::tempdir().unwrap();
-    let mut candle = Engine::start("candle", folder.path(), no_options());
-    let mut pytorch = Engine::start("pytorch-f32", folder.path(), no_options());
+    let mut candle = Engine::start("candle", no_options());
+    let mut pytorch = Engine::start("pytorch-f32", no_options());
     let ours = sampled(&mut candle, 0.8, 0.9);
     assert_eq!(ours, sampled(&mut pytorch, 0.8, 0.9));
     let different: std::collections::BTreeSet<&Vec<u32>> = ours.iter().map(|(.., t)| t).collect();
@@ -453,21 +400,16 @@ fn candle_and_pytorch_draw_the_same_tokens() {
             .process
             .score(Score { id: 99, tokens: all, logits_path, first, decode_from: None })
             .unwrap();
-        let logits: Vec<f32> = std::fs::read(&path)
-            .unwrap()
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-            .collect();
+        let logits = read_logits(&path, 512);
         let mut sampler = Sampler::new(sampling).unwrap();
-        for ((step, token), row) in (0..).zip(&tokens).zip(logits.chunks_exact(512)) {
+        for ((step, token), row) in (0..).zip(&tokens).zip(&logits) {
             assert_eq!(sampler.draw(row, step), *token, "seed {}, step {step}", sampling.seed);
         }
     }
 }
 
 fn a_cancelled_answer_leaves_a_working_engine(engine: &str, options: serde_json::Value) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut engine = Engine::start(engine, folder.path(), options);
+    let mut engine = Engine::start(engine, options);
     let prompt = golden::cases().unwrap()[0].prompt.clone();
     let request =
         Generate { stream: true, reuse: true, ..Generate::greedy(0, prompt.clone(), 480) };

@@ -1,45 +1,16 @@
 //! `history` as a user types it: what goes in comes out, lines of different machines stay apart,
 //! and nothing that happens to the process, the disk or the file destroys what was there.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-
-fn llm_bench(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin("llm-bench"));
-    command
-        .args(args)
-        .env("LLM_BENCH_CACHE", dir.join("cache"))
-        .env_remove("LLM_BENCH_ENGINES")
-        .stdin(Stdio::null())
-        .current_dir(dir);
-    command
-}
+use support::{PROGRAM, done, files, limited, llm_bench, refused, text};
 
 fn history(dir: &Path, args: &[&str]) -> Output {
     llm_bench(dir, &[&["history", "--db", "h.sqlite"], args].concat()).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// What a command prints that must succeed.
-fn done(output: Output) -> String {
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    text(&output.stdout)
-}
-
-/// Exit code 2, nothing on stdout, one error that names all of `words`, no panic.
-fn refused(output: Output, words: &[&str]) {
-    let stderr = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
-    for word in words {
-        assert!(stderr.contains(word), "expected {word:?} in {stderr:?}");
-    }
-    assert!(!stderr.contains("panicked"), "{stderr}");
 }
 
 fn commit(i: usize) -> String {
@@ -318,9 +289,8 @@ fn track_runs_and_adds_in_one() {
     let list = llm_bench(dir.path(), &["history", "list", "-o", "json"]).output().unwrap();
     let list: Vec<Value> = serde_json::from_str(&done(list)).unwrap();
     assert_eq!((list.len(), &list[0]["sessions"]), (1, &json!(1)));
-    let folder = dir.path().join("results");
-    let names: Vec<_> = std::fs::read_dir(&folder).unwrap().flatten().collect();
-    assert_eq!(names.len(), 4, "json, csv, md and the history: {names:?}");
+    let left = files(&dir.path().join("results"));
+    assert_eq!(left.len(), 4, "json, csv, md and the history: {left:?}");
 }
 
 // ---- text and back ----
@@ -566,14 +536,12 @@ fn a_full_disk_adds_nothing_keeps_all_and_says_so() {
         (0..2000).map(|i| line.replacen("run-0", &format!("bulk-{i}"), 1) + "\n").collect();
     std::fs::write(dir.path().join("many.jsonl"), many).unwrap();
     // Files of this process can grow to 300 KiB; a longer write fails, as on a full disk.
-    let output = Command::new("bash")
-        .args(["-c", "trap '' XFSZ; ulimit -f 300; exec \"$0\" \"$@\""])
-        .arg(assert_cmd::cargo::cargo_bin("llm-bench"))
-        .args(["history", "--db", "h.sqlite", "import", "many.jsonl"])
-        .current_dir(dir.path())
-        .output()
-        .unwrap();
-    refused(output, &["cannot write", "h.sqlite", "nothing of this command was added"]);
+    let args = ["history", "--db", "h.sqlite", "import", "many.jsonl"];
+    let mut import = limited(dir.path(), "trap '' XFSZ; ulimit -f 300", &args);
+    refused(
+        import.output().unwrap(),
+        &["cannot write", "h.sqlite", "nothing of this command was added"],
+    );
     assert_eq!(export(dir.path(), "h.sqlite", "jsonl"), before);
     done(history(dir.path(), &["import", "many.jsonl"]));
     assert_eq!(sessions(dir.path()), 2024);
@@ -589,7 +557,7 @@ fn a_read_only_folder_can_be_read_and_a_write_there_is_refused() {
         );
         Command::new("unshare")
             .args(["--user", "--map-root-user", "--mount", "bash", "-c", &script])
-            .arg(assert_cmd::cargo::cargo_bin("llm-bench"))
+            .arg(PROGRAM)
             .arg(dir.path())
             .output()
             .unwrap()

@@ -3,12 +3,14 @@
 //! build that failed or was stopped. The engine here is a shell script around the fake one, and
 //! its build a shell script too; scripts/test builds the real one.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use llm_bench::record::{Record, Status};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
+use support::{files, only_record, stop, text, wait_until};
 
 /// A folder with an engine whose build counts itself in `built`.
 struct Folder(tempfile::TempDir);
@@ -48,20 +50,14 @@ impl Folder {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin("llm-bench"));
-        command
-            .args(args)
-            .env("LLM_BENCH_ENGINES", self.engine())
-            .env("LLM_BENCH_CACHE", self.path("cache"))
-            .env_remove("CXX")
-            .stdin(Stdio::null())
-            .current_dir(self.0.path());
+        let mut command = support::llm_bench(self.0.path(), args);
+        command.env("LLM_BENCH_ENGINES", self.engine()).env_remove("CXX");
         command
     }
 
     fn llm_bench(&self, args: &[&str]) -> (Output, String) {
         let output = self.command(args).output().unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let stderr = text(&output.stderr);
         (output, stderr)
     }
 
@@ -76,16 +72,8 @@ impl Folder {
 
     /// Files and folders of the installations, but for the lock.
     fn installed(&self) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        for home in files(&self.path("cache/engines")) {
-            found.extend(files(&home));
-        }
-        found
+        files(&self.path("cache/engines")).iter().flat_map(|home| files(home)).collect()
     }
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect()
 }
 
 const BY_SHELL: &str = "[native]\nprogram = 'out/engine'\n\
@@ -97,18 +85,15 @@ fn a_native_engine_is_built_once_and_then_measured() {
     let (output, stderr) = folder.install();
     assert!(output.status.success(), "{stderr}");
     assert!(stderr.contains("building the engine") && stderr.contains("is installed"), "{stderr}");
-    let mut names: Vec<_> =
+    let names: Vec<_> =
         folder.installed().iter().map(|p| p.file_name().unwrap().to_owned()).collect();
-    names.sort();
     assert_eq!(names, [".complete", "engine"], "only the program stays");
 
     let run = ["run", "--model", "tiny", "--engine", "fake-honest", "-p", "8", "-n", "4"];
     let (output, stderr) = folder.llm_bench(&[&run[..], &["-r", "1", "--no-verify"]].concat());
     assert!(output.status.success(), "{stderr}");
     assert_eq!(folder.builds(), 1, "{stderr}");
-    let results = files(&folder.path("results"));
-    let json = results.iter().find(|p| p.extension().is_some_and(|x| x == "json")).unwrap();
-    let record = Record::read(json).unwrap();
+    let record = Record::read(&only_record(folder.0.path())).unwrap();
     assert_eq!(record.arms[0].launches[0].status, Status::Ok);
 }
 
@@ -135,7 +120,7 @@ fn a_missing_compiler_is_one_error_that_says_what_to_do() {
         assert!(stderr.contains(word), "{word} in {stderr}");
     }
     let (output, _) = folder.llm_bench(&["engines", "list"]);
-    let listed = String::from_utf8(output.stdout).unwrap();
+    let listed = text(&output.stdout);
     let line = listed.lines().find(|l| l.starts_with("fake-honest")).unwrap();
     assert!(line.contains("not installed") && line.contains("a C++ compiler"), "{line}");
 
@@ -144,14 +129,14 @@ fn a_missing_compiler_is_one_error_that_says_what_to_do() {
         command.env("CXX", compiler).output().unwrap()
     };
     let wrong = named("/no/such/compiler -O2");
-    let stderr = String::from_utf8_lossy(&wrong.stderr);
+    let stderr = text(&wrong.stderr);
     assert!(stderr.contains("CXX=/no/such/compiler -O2"), "{stderr}");
     assert_eq!(folder.builds(), 0);
     assert!(named("sh -O2").status.success(), "the variable names one that is there");
 }
 
 #[test]
-fn a_build_that_fails_tells_the_first_complaint_and_leaves_nothing() {
+fn a_build_that_fails_shows_the_first_complaint_and_leaves_nothing() {
     let fails = "[native]\nprogram = 'out/engine'\nsteps = [\
         { what = 'building the engine', run = ['sh', '{folder}/build.sh'] }, \
         { what = 'compiling', run = ['sh', '-c', 'echo a.cpp:7: error: no; echo late; exit 1'], \
@@ -184,20 +169,12 @@ fn a_build_that_is_stopped_leaves_no_process_and_no_files() {
     let folder = Folder::new(slow);
     let mut command = folder.command(&["engines", "install", "fake-honest"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let give_up = Instant::now() + Duration::from_secs(300);
-    let pid = loop {
+    let mut pid = 0u32;
+    wait_until("the build", || {
         let text = std::fs::read_to_string(folder.path("pid")).unwrap_or_default();
-        if let Ok(pid) = text.trim().parse::<u32>() {
-            break pid;
-        }
-        assert!(Instant::now() < give_up, "the build never began");
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::INT).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("stopped"), "{stderr}");
+        text.trim().parse().map(|n| pid = n).is_ok()
+    });
+    stop(child, Signal::INT);
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "the build's process lives on");
     assert_eq!(folder.installed(), [] as [PathBuf; 0]);
 }

@@ -1,19 +1,13 @@
 //! `--profile` and `--timing` on real launches of the tiny model: parts of memory and of time add
 //! up, measured generations are left alone, and `report` shows the same again.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
 use llm_bench::analysis::{Phase, stages};
-use llm_bench::record::{Launch, Part, Record, Role};
-
-fn llm_bench(dir: &Path, arguments: &[&str]) -> String {
-    let mut command = Command::cargo_bin("llm-bench").unwrap();
-    command.env("LLM_BENCH_CACHE", dir.join("cache")).current_dir(dir);
-    let output = command.args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
+use llm_bench::record::{Part, Record, Role};
+use support::{done, first_launch, only_record, output};
 
 const RUN: [&str; 10] =
     ["run", "--model", "tiny", "--engine", "candle,candle-stock", "-r", "1", "-p", "40", "-n"];
@@ -21,15 +15,9 @@ const RUN: [&str; 10] =
 /// Runs both built-in engines; the record, its file, and what was on stdout.
 fn run(dir: &Path, extra: &[&str]) -> (Record, PathBuf, String) {
     let arguments = [&RUN[..], &["24", "--iterations", "2"], extra].concat();
-    let stdout = llm_bench(dir, &arguments);
-    let results = std::fs::read_dir(dir.join("results")).unwrap();
-    let json = |p: &PathBuf| p.extension().is_some_and(|x| x == "json");
-    let path = results.map(|e| e.unwrap().path()).find(json).unwrap();
+    let stdout = done(output(dir, &arguments));
+    let path = only_record(dir);
     (Record::read(&path).unwrap(), path, stdout)
-}
-
-fn launch<'a>(record: &'a Record, label: &str) -> &'a Launch {
-    &record.arms.iter().find(|a| a.label == label).unwrap().launches[0]
 }
 
 #[test]
@@ -37,15 +25,15 @@ fn the_parts_of_a_real_peak_add_up_to_it() {
     let dir = tempfile::tempdir().unwrap();
     let (record, ..) = run(dir.path(), &[]);
     for label in ["candle", "candle-stock"] {
-        let memory = &launch(&record, label).memory;
+        let memory = &first_launch(&record, label).memory;
         let sum: i64 = memory.breakdown.iter().map(|p| p.bytes).sum();
         assert_eq!(Some(sum as u64), memory.peak_host_bytes, "{label}: {memory:?}");
-        let metrics = &launch(&record, label).metrics;
+        let metrics = &first_launch(&record, label).metrics;
         let parts = metrics.iter().filter(|(name, _)| name.starts_with("memory_"));
         let sum: f64 = parts.map(|(_, bytes)| bytes).sum();
         assert_eq!(sum, metrics["peak_host_bytes"], "{label}: {metrics:?}");
     }
-    let memory = &launch(&record, "candle").memory;
+    let memory = &first_launch(&record, "candle").memory;
     let part = |part| memory.breakdown.iter().find(|p| p.part == part).unwrap().bytes;
     let file = std::fs::metadata(&record.model.file).map_or(1 << 20, |m| m.len() as i64);
     assert!(part(Part::WeightsMapped) <= file + 4096, "{memory:?}");
@@ -60,7 +48,7 @@ fn the_parts_of_a_real_peak_add_up_to_it() {
 fn stages_are_timed_in_generations_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
     let (record, path, stdout) = run(dir.path(), &["--profile", "--timing"]);
-    let launch = launch(&record, "candle");
+    let launch = first_launch(&record, "candle");
     let roles: Vec<Role> = launch.prompts.iter().map(|run| run.role).collect();
     assert_eq!(roles, [Role::Cold, Role::Measured, Role::Measured, Role::Profiled]);
     for run in &launch.prompts {
@@ -87,7 +75,8 @@ fn stages_are_timed_in_generations_of_their_own() {
         assert!(stdout.contains(shown), "{shown}: {stdout}");
     }
     let path = path.to_str().unwrap();
-    assert_eq!(llm_bench(dir.path(), &["report", path, "--profile", "--timing"]), stdout);
+    let again = done(output(dir.path(), &["report", path, "--profile", "--timing"]));
+    assert_eq!(again, stdout);
     let markdown = std::fs::read_to_string(path.replace(".json", ".md")).unwrap();
     assert!(markdown.contains("| Decode, by stage |"), "{markdown}");
     let csv = std::fs::read_to_string(path.replace(".json", ".csv")).unwrap();
@@ -98,10 +87,11 @@ fn stages_are_timed_in_generations_of_their_own() {
 fn nothing_is_profiled_that_was_not_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let (record, path, stdout) = run(dir.path(), &[]);
-    assert!(launch(&record, "candle").prompts.iter().all(|run| run.role != Role::Profiled));
+    assert!(first_launch(&record, "candle").prompts.iter().all(|run| run.role != Role::Profiled));
     assert!(!stdout.contains("by stage") && !stdout.contains("= peak"), "{stdout}");
     // Memory and times are in every record: they can be asked for later.
-    let later = llm_bench(dir.path(), &["report", path.to_str().unwrap(), "--profile", "--timing"]);
+    let report = ["report", path.to_str().unwrap(), "--profile", "--timing"];
+    let later = done(output(dir.path(), &report));
     assert!(later.contains("= peak") && later.contains("cold generation"), "{later}");
     assert!(!later.contains("by stage"), "{later}");
 }

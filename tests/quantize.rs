@@ -1,50 +1,30 @@
 //! `models quantize` as a user types it: what it writes, how it refuses, what it leaves behind,
 //! how much memory it takes.
 
+mod support;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Stdio};
 
 use llm_bench::model::arch::ArchSpec;
 use llm_bench::model::quant::Quant;
 use llm_bench::model::synth::synthesize;
+use rustix::process::Signal;
+use support::{done, files, llm_bench, output, repository, stop, text, wait_until};
 
-fn command(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("llm-bench"));
-    command.args(args).env("LLM_BENCH_CACHE", dir.join("cache")).current_dir(dir);
-    command
-}
-
-fn llm_bench(dir: &Path, args: &[&str]) -> Output {
-    command(dir, args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// Exit code 2, nothing on stdout, one error that names all of `words`.
+/// Refused with an error that names all of `words`.
 fn refused(dir: &Path, args: &[&str], words: &[&str]) {
-    let out = llm_bench(dir, args);
-    let stderr = text(&out.stderr);
-    assert_eq!(out.status.code(), Some(2), "{stderr}");
-    assert!(out.stdout.is_empty(), "{}", text(&out.stdout));
-    for word in words {
-        assert!(stderr.contains(word), "expected {word:?} in {stderr:?}");
-    }
-    assert!(!stderr.contains("panicked"), "{stderr}");
+    support::refused(output(dir, args), words);
 }
 
 /// Names in a folder, sorted.
 fn names(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
+    let name = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().to_string();
+    files(dir).iter().map(name).collect()
 }
 
 fn tiny() -> String {
-    format!("{}/models/tiny.gguf", env!("CARGO_MANIFEST_DIR"))
+    repository("models/tiny.gguf").to_str().unwrap().to_string()
 }
 
 /// A synthetic F16 model of some 130 MB.
@@ -72,22 +52,17 @@ fn large(dir: &Path) -> PathBuf {
 #[test]
 fn one_command_makes_several_files_that_inspect_names_and_the_engine_runs() {
     let dir = tempfile::tempdir().unwrap();
-    let out = llm_bench(
-        dir.path(),
-        &["models", "quantize", "tiny", "--to", "q8_0,Q4_0", "--out-dir", "made"],
-    );
-    assert!(out.status.success(), "{}", text(&out.stderr));
-    assert_eq!(text(&out.stdout), "made/tiny-Q8_0.gguf\nmade/tiny-Q4_0.gguf\n");
+    let args = ["models", "quantize", "tiny", "--to", "q8_0,Q4_0", "--out-dir", "made"];
+    assert_eq!(done(output(dir.path(), &args)), "made/tiny-Q8_0.gguf\nmade/tiny-Q4_0.gguf\n");
     assert_eq!(names(&dir.path().join("made")), ["tiny-Q4_0.gguf", "tiny-Q8_0.gguf"]);
     for quant in ["Q8_0", "Q4_0"] {
         let file = format!("made/tiny-{quant}.gguf");
-        let shown = llm_bench(dir.path(), &["models", "inspect", &file, "--json"]);
-        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+        let shown = done(output(dir.path(), &["models", "inspect", &file, "--json"]));
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
         assert_eq!(shown["quant"], quant);
         let run = ["run", "-m", &file, "--engine", "candle", "-r", "1", "-p", "8", "-n", "8"];
-        let out = llm_bench(dir.path(), &[&run[..], &["-o", "json"]].concat());
-        assert!(out.status.success(), "{}", text(&out.stderr));
-        let record: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        let out = done(output(dir.path(), &[&run[..], &["-o", "json"]].concat()));
+        let record: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!(record["model"]["quant"], quant);
         assert_eq!(record["arms"][0]["launches"][0]["status"], "ok", "{record}");
     }
@@ -98,9 +73,8 @@ fn a_quantized_file_of_synthetic_weights_is_still_called_synthetic() {
     let dir = tempfile::tempdir().unwrap();
     let source = large(dir.path());
     let args = ["models", "quantize", source.to_str().unwrap(), "--to", "q4_0"];
-    let out = llm_bench(dir.path(), &[&args[..], &["--out", "q.gguf"]].concat());
-    assert!(out.status.success(), "{}", text(&out.stderr));
-    let shown = text(&llm_bench(dir.path(), &["models", "inspect", "q.gguf"]).stdout);
+    done(output(dir.path(), &[&args[..], &["--out", "q.gguf"]].concat()));
+    let shown = done(output(dir.path(), &["models", "inspect", "q.gguf"]));
     assert!(shown.contains("synthetic weights: the text means nothing"), "{shown}");
 }
 
@@ -128,8 +102,7 @@ fn an_existing_file_is_replaced_only_with_force_and_a_quantized_one_is_no_source
     std::fs::write(dir.join("tiny-Q8_0.gguf"), "mine").unwrap();
     refused(dir, &args, &["tiny-Q8_0.gguf exists", "--force"]);
     assert_eq!(std::fs::read(dir.join("tiny-Q8_0.gguf")).unwrap(), b"mine");
-    let out = llm_bench(dir, &[&args[..], &["--force"]].concat());
-    assert!(out.status.success(), "{}", text(&out.stderr));
+    done(output(dir, &[&args[..], &["--force"]].concat()));
     let again = ["models", "quantize", "tiny-Q8_0.gguf", "--to", "q4_0"];
     refused(dir, &again, &["tiny-Q8_0.gguf", "Q8_0 already", "expected F32, F16 or BF16"]);
     assert_eq!(names(dir), ["tiny-Q8_0.gguf"]);
@@ -180,7 +153,7 @@ fn memory_does_not_grow_with_the_model() {
     let size = source.metadata().unwrap().len();
     assert!(size > 120_000_000, "{size}");
     let args = ["models", "quantize", source.to_str().unwrap(), "--to", "q8_0,q4_0", "-t", "2"];
-    let mut child = command(dir.path(), &args).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = llm_bench(dir.path(), &args).stdout(Stdio::null()).spawn().unwrap();
     let mut highest = 0;
     let status = loop {
         highest = highest.max(peak(&child).unwrap_or(0));
@@ -200,18 +173,13 @@ fn ctrl_c_leaves_nothing_behind() {
     let source = large(dir.path());
     let out = dir.path().join("out");
     let args = ["models", "quantize", source.to_str().unwrap(), "--to", "q4_k_m", "-t", "1"];
-    let mut child = command(dir.path(), &[&args[..], &["--out-dir", "out"]].concat())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    while !out.exists() || names(&out).is_empty() {
+    let mut command = llm_bench(dir.path(), &[&args[..], &["--out-dir", "out"]].concat());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("a file", || {
         assert!(child.try_wait().unwrap().is_none(), "it ended before it could be stopped");
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let ended = child.wait_with_output().unwrap();
-    assert_eq!(ended.status.code(), Some(2));
-    assert!(text(&ended.stderr).contains("stopped; nothing was kept"), "{}", text(&ended.stderr));
+        !names(&out).is_empty()
+    });
+    let stderr = text(&stop(child, Signal::INT).stderr);
+    assert!(stderr.contains("stopped; nothing was kept"), "{stderr}");
     assert!(names(&out).is_empty(), "{:?}", names(&out));
 }

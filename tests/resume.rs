@@ -1,27 +1,16 @@
-//! `run --resume`: an interrupted run is gone on with, through the real command; what would make
-//! the new launches other than the old ones is refused.
+//! `run --resume` through the real command: an interrupted run is completed, and what would make
+//! the new launches differ from the old ones is refused.
+
+mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Output, Stdio};
 
 use llm_bench::record::{Record, Status};
-use rustix::process::{Pid, Signal, kill_process};
-
-fn llm_bench(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin("llm-bench"));
-    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
-    command
-        .args(args)
-        .env("LLM_BENCH_ENGINES", engines)
-        .env("LLM_BENCH_CACHE", dir.join("cache"))
-        .current_dir(dir);
-    command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use rustix::process::Signal;
+use support::{
+    done, edit_json, launches, only_record, send, stop, text, wait_for_launches, with_fakes,
+};
 
 /// Eight launches of two engines, one of them slow enough to be caught in the middle.
 const RUN: [&str; 15] = [
@@ -43,43 +32,19 @@ const RUN: [&str; 15] = [
 ];
 
 fn start(dir: &Path) -> Child {
-    llm_bench(dir, &RUN).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-fn record_path(dir: &Path) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(dir.join("results")).into_iter().flatten().flatten();
-    entries.map(|e| e.path()).find(|p| p.extension().is_some_and(|x| x == "json"))
-}
-
-fn launches(record: &Record) -> usize {
-    record.arms.iter().map(|a| a.launches.len()).sum()
-}
-
-/// Waits until the record holds `n` launches.
-fn wait_for(dir: &Path, n: usize) -> PathBuf {
-    let give_up = Instant::now() + Duration::from_secs(300);
-    loop {
-        if let Some(path) = record_path(dir)
-            && Record::read(&path).is_ok_and(|r| launches(&r) >= n)
-        {
-            return path;
-        }
-        assert!(Instant::now() < give_up, "no {n} launches were kept");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    with_fakes(dir, &RUN).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// A run that was stopped by `signal` once `n` launches were in: its folder and its record.
 fn interrupted(signal: Signal, n: usize) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let child = start(dir.path());
-    let path = wait_for(dir.path(), n);
-    kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(!output.status.success());
-    if signal != Signal::KILL {
-        assert_eq!(output.status.code(), Some(2));
-        let stderr = text(&output.stderr);
+    let path = wait_for_launches(dir.path(), n);
+    if signal == Signal::KILL {
+        send(&child, signal);
+        assert!(!child.wait_with_output().unwrap().status.success());
+    } else {
+        let stderr = text(&stop(child, signal).stderr);
         assert!(stderr.contains("--resume") && stderr.contains("are kept in"), "{stderr}");
     }
     assert!(!Record::read(&path).unwrap().run.complete);
@@ -88,20 +53,13 @@ fn interrupted(signal: Signal, n: usize) -> (tempfile::TempDir, PathBuf) {
 
 fn resume(dir: &Path, file: &Path, extra: &[&str]) -> Output {
     let file = file.to_str().unwrap();
-    llm_bench(dir, &[&["run", "--resume", file], extra].concat()).output().unwrap()
+    with_fakes(dir, &[&["run", "--resume", file], extra].concat()).output().unwrap()
 }
 
-/// Exit code 2 and one error that names the file and all of `words`; the file stays as it was.
+/// Refused with an error that names all of `words`; the file stays as it was.
 fn refused(dir: &Path, file: &Path, extra: &[&str], words: &[&str]) {
     let before = std::fs::read(file).unwrap();
-    let output = resume(dir, file, extra);
-    let stderr = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
-    for word in words {
-        assert!(stderr.contains(word), "expected {word:?} in {stderr}");
-    }
-    assert_eq!(stderr.matches("error:").count(), 1, "{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
+    support::refused(resume(dir, file, extra), words);
     assert_eq!(std::fs::read(file).unwrap(), before, "a refused file is left alone");
 }
 
@@ -120,16 +78,15 @@ fn is_whole(record: &Record) {
     }
 }
 
-fn goes_on_after(signal: Signal) {
+fn resumes_after(signal: Signal) {
     let (dir, path) = interrupted(signal, 2);
     let before = Record::read(&path).unwrap();
     let had = launches(&before);
     assert!((2..8).contains(&had), "{had} launches");
 
-    let output = resume(dir.path(), &path, &[]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("fake-slow"), "the table is shown");
-    assert_eq!(record_path(dir.path()), Some(path.clone()), "no second file");
+    let table = done(resume(dir.path(), &path, &[]));
+    assert!(table.contains("fake-slow"), "the table is shown");
+    assert_eq!(only_record(dir.path()), path, "no second file");
     let after = Record::read(&path).unwrap();
     is_whole(&after);
     assert_eq!(after.run.resumed.len(), 1);
@@ -147,33 +104,29 @@ fn goes_on_after(signal: Signal) {
 }
 
 #[test]
-fn a_run_stopped_by_ctrl_c_is_gone_on_with() {
-    goes_on_after(Signal::INT);
+fn a_run_stopped_by_ctrl_c_is_resumed() {
+    resumes_after(Signal::INT);
 }
 
 #[test]
-fn a_run_stopped_by_sigterm_is_gone_on_with() {
-    goes_on_after(Signal::TERM);
+fn a_run_stopped_by_sigterm_is_resumed() {
+    resumes_after(Signal::TERM);
 }
 
 #[test]
-fn a_run_that_was_killed_is_gone_on_with() {
-    goes_on_after(Signal::KILL);
+fn a_run_that_was_killed_is_resumed() {
+    resumes_after(Signal::KILL);
 }
 
 #[test]
 fn a_resumed_run_can_be_interrupted_and_resumed_again() {
     let (dir, path) = interrupted(Signal::INT, 1);
     let file = path.to_str().unwrap();
-    let child = llm_bench(dir.path(), &["run", "--resume", file])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_for(dir.path(), launches(&Record::read(&path).unwrap()) + 1);
-    kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::TERM).unwrap();
-    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(2));
-    assert!(resume(dir.path(), &path, &[]).status.success());
+    let mut command = with_fakes(dir.path(), &["run", "--resume", file]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_launches(dir.path(), launches(&Record::read(&path).unwrap()) + 1);
+    stop(child, Signal::TERM);
+    done(resume(dir.path(), &path, &[]));
     let record = Record::read(&path).unwrap();
     is_whole(&record);
     assert_eq!(record.run.resumed.len(), 2);
@@ -183,11 +136,8 @@ fn a_resumed_run_can_be_interrupted_and_resumed_again() {
 fn a_run_that_still_goes_on_is_not_resumed_beside_itself() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = start(dir.path());
-    let path = wait_for(dir.path(), 1);
-    let output = resume(dir.path(), &path, &[]);
-    assert_eq!(output.status.code(), Some(2));
-    let stderr = text(&output.stderr);
-    assert!(stderr.contains("still goes on"), "{stderr}");
+    let path = wait_for_launches(dir.path(), 1);
+    support::refused(resume(dir.path(), &path, &[]), &["still goes on"]);
     assert!(child.wait().unwrap().success());
     is_whole(&Record::read(&path).unwrap());
 }
@@ -197,9 +147,8 @@ fn what_would_be_another_measurement_is_refused() {
     let (dir, path) = interrupted(Signal::INT, 1);
     let original = std::fs::read_to_string(&path).unwrap();
     let change = |edit: &dyn Fn(&mut serde_json::Value), words: &[&str]| {
-        let mut json: serde_json::Value = serde_json::from_str(&original).unwrap();
-        edit(&mut json);
-        std::fs::write(&path, json.to_string()).unwrap();
+        std::fs::write(&path, &original).unwrap();
+        edit_json(&path, edit);
         refused(dir.path(), &path, &[], &[&[path.to_str().unwrap()], words].concat());
     };
     change(&|r| r["model"]["sha256"] = "00".into(), &["model.sha256", "\"00\""]);
@@ -250,7 +199,7 @@ fn what_would_be_another_measurement_is_refused() {
         refused(dir.path(), &path, flag, &["--resume", "cannot be used with"]);
     }
     // And the file, as it was, is still good.
-    assert!(resume(dir.path(), &path, &[]).status.success());
+    done(resume(dir.path(), &path, &[]));
     is_whole(&Record::read(&path).unwrap());
 }
 
@@ -262,7 +211,5 @@ fn what_is_no_interrupted_run_is_refused_by_name() {
         std::fs::write(&file, content).unwrap();
         refused(dir.path(), &file, &[], &["not_a_run.json", word]);
     }
-    let output = resume(dir.path(), Path::new("nowhere.json"), &[]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("nowhere.json"));
+    support::refused(resume(dir.path(), Path::new("nowhere.json"), &[]), &["nowhere.json"]);
 }

@@ -2,72 +2,24 @@
 //! shrinks while it is used. What was measured stays, nothing half-written stays, and no process
 //! is left behind.
 
+mod support;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
 
 use llm_bench::record::{FailureKind, Record, Status};
-use rustix::process::{Pid, Signal, kill_process};
-
-fn llm_bench(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin("llm-bench"));
-    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
-    command
-        .args(args)
-        .env("LLM_BENCH_ENGINES", engines)
-        .env("LLM_BENCH_CACHE", dir.join("cache"))
-        .stdin(Stdio::null())
-        .current_dir(dir);
-    command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn wait_until(what: &str, mut seen: impl FnMut() -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(300);
-    while !seen() {
-        assert!(Instant::now() < give_up, "never seen: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use rustix::process::Signal;
+use support::{
+    done, files, limited, only_record, output, records, repository, running, stop, text,
+    wait_until, with_fakes,
+};
 
 fn start(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Stops a running command: it ends with exit code 2 and one error that says so.
-fn stop(child: Child, signal: Signal) -> Output {
-    kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let stderr = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("stopped"), "{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    output
-}
-
-/// Processes of this test, told by the cache in their environment.
-fn running(dir: &Path) -> usize {
-    let mark = format!("LLM_BENCH_CACHE={}", dir.join("cache").display());
-    let has_mark = |e: &std::fs::DirEntry| {
-        let environ = std::fs::read(e.path().join("environ")).unwrap_or_default();
-        environ.split(|b| *b == 0).any(|v| v == mark.as_bytes())
-    };
-    std::fs::read_dir("/proc").unwrap().flatten().filter(has_mark).count()
-}
-
 fn nothing_runs(dir: &Path) {
     wait_until("the end of every process", || running(dir) == 0);
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect()
-}
-
-fn record_path(dir: &Path) -> Option<PathBuf> {
-    files(&dir.join("results")).into_iter().find(|p| p.extension().is_some_and(|x| x == "json"))
 }
 
 // ---- stopped ----
@@ -82,12 +34,12 @@ fn a_stop_while_an_engine_hangs_in_load_or_generation_keeps_the_record() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let args = ["run", "--model", "tiny", "--engine", engine, "-p", "8", "-n", "4"];
-        let child = start(&mut llm_bench(dir.path(), &args));
+        let child = start(&mut with_fakes(dir.path(), &args));
         // The harness, and the engine that it has started.
-        wait_until("the engine", || running(dir.path()) >= 2 && record_path(dir.path()).is_some());
+        wait_until("the engine", || running(dir.path()) >= 2 && !records(dir.path()).is_empty());
         stop(child, signal);
         nothing_runs(dir.path());
-        let record = Record::read(&record_path(dir.path()).unwrap()).unwrap();
+        let record = Record::read(&only_record(dir.path())).unwrap();
         assert!(!record.run.complete && record.arms[0].launches.is_empty());
         assert_eq!(files(&dir.path().join("results")).len(), 3, "json, csv, md and nothing else");
     }
@@ -99,7 +51,7 @@ fn a_stop_in_the_middle_of_synthesis_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let models = dir.path().join("models");
         let args = ["models", "synth", "llama3-1b", "--quant", "Q4_0", "--out", "models/m.gguf"];
-        let child = start(&mut llm_bench(dir.path(), &args));
+        let child = start(&mut with_fakes(dir.path(), &args));
         wait_until("the temporary file", || !files(&models).is_empty());
         stop(child, signal);
         assert_eq!(files(&models), Vec::<PathBuf>::new());
@@ -136,7 +88,7 @@ fn a_stop_in_the_middle_of_an_installation_is_heard_and_the_next_one_starts_anew
         let dir = tempfile::tempdir().unwrap();
         let python = slow_installation(dir.path());
         let install = || {
-            let mut command = llm_bench(dir.path(), &["engines", "install", "slow"]);
+            let mut command = with_fakes(dir.path(), &["engines", "install", "slow"]);
             command.env("LLM_BENCH_ENGINES", dir.path().join("engine"));
             command.env("LLM_BENCH_PYTHON", &python);
             command
@@ -145,16 +97,14 @@ fn a_stop_in_the_middle_of_an_installation_is_heard_and_the_next_one_starts_anew
         wait_until("pip", || dir.path().join("pip-runs").exists());
         stop(child, signal);
         nothing_runs(dir.path());
-        let mut list = llm_bench(dir.path(), &["engines", "list"]);
+        let mut list = with_fakes(dir.path(), &["engines", "list"]);
         let list = list.env("LLM_BENCH_ENGINES", dir.path().join("engine")).output().unwrap();
         let listed = text(&list.stdout);
         let line = listed.lines().find(|l| l.starts_with("slow")).unwrap().to_string();
         assert!(line.contains("not installed"), "{line}");
 
         std::fs::write(dir.path().join("go"), "").unwrap();
-        let output = install().output().unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        assert!(text(&output.stdout).contains("slow: ready"));
+        assert!(done(install().output().unwrap()).contains("slow: ready"));
     }
 }
 
@@ -163,12 +113,12 @@ fn a_record_is_whole_whenever_it_is_looked_at() {
     let dir = tempfile::tempdir().unwrap();
     let args =
         ["run", "--model", "tiny", "--engine", "fake-honest", "-r", "12", "-p", "8", "-n", "2"];
-    let mut child = start(&mut llm_bench(dir.path(), &args));
+    let mut child = start(&mut with_fakes(dir.path(), &args));
     let mut looks = 0;
     let mut last = 0;
     while child.try_wait().unwrap().is_none() {
-        if let Some(path) = record_path(dir.path()) {
-            let now = Record::read(&path).unwrap().arms[0].launches.len();
+        if let Some(path) = records(dir.path()).first() {
+            let now = Record::read(path).unwrap().arms[0].launches.len();
             assert!(now >= last, "launches were lost");
             (looks, last) = (looks + 1, now);
         }
@@ -184,33 +134,24 @@ fn a_disk_that_fills_up_keeps_what_was_written_and_says_so() {
     unpack_the_shipped_model(dir.path());
     let args =
         ["run", "--model", "tiny", "--engine", "fake-honest", "-r", "40", "-p", "8", "-n", "4"];
-    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/fake");
     // Files of this process can grow to 24 KiB; a longer write fails, as on a full disk.
-    let output = Command::new("bash")
-        .args(["-c", "trap '' XFSZ; ulimit -f 24; exec \"$0\" \"$@\""])
-        .arg(assert_cmd::cargo::cargo_bin("llm-bench"))
-        .args(args)
-        .env("LLM_BENCH_ENGINES", engines)
-        .env("LLM_BENCH_CACHE", dir.path().join("cache"))
-        .current_dir(dir.path())
-        .output()
-        .unwrap();
+    let mut command = limited(dir.path(), "trap '' XFSZ; ulimit -f 24", &args);
+    command.env("LLM_BENCH_ENGINES", repository("tests/engines/fake"));
+    let output = command.output().unwrap();
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("cannot write") && stderr.contains("File too large"), "{stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
     assert!(text(&output.stdout).contains("fake-honest"), "the table is shown all the same");
-    let path = record_path(dir.path()).expect("the record as it was when it still fitted");
+    // The record as it was when it still fitted.
+    let path = only_record(dir.path());
     let record = Record::read(&path).unwrap();
     assert!(!record.run.complete);
     assert!((1..40).contains(&record.arms[0].launches.len()));
-    assert_eq!(files(&dir.path().join("results")), [path], "no temporary file is left");
+    assert_eq!(files(&dir.path().join("results")).len(), 1, "no temporary file is left");
 
-    // With room again, the run is gone on with.
-    let path = record_path(dir.path()).unwrap();
-    let output = llm_bench(dir.path(), &["run", "--resume", path.to_str().unwrap()]).output();
-    let output = output.unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    // With room again, the run is resumed.
+    done(with_fakes(dir.path(), &["run", "--resume", path.to_str().unwrap()]).output().unwrap());
     let record = Record::read(&path).unwrap();
     assert!(record.run.complete);
     assert_eq!(record.arms[0].launches.len(), 40);
@@ -218,23 +159,15 @@ fn a_disk_that_fills_up_keeps_what_was_written_and_says_so() {
 
 /// Makes the shipped model's copy in the cache, which a process of small files could not.
 fn unpack_the_shipped_model(dir: &Path) {
-    assert!(llm_bench(dir, &["models", "inspect", "tiny"]).output().unwrap().status.success());
+    done(output(dir, &["models", "inspect", "tiny"]));
 }
 
 #[test]
 fn a_synthesis_without_room_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
-    let output = Command::new("bash")
-        .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\""])
-        .arg(assert_cmd::cargo::cargo_bin("llm-bench"))
-        .args(["models", "synth", "llama3-1b", "--quant", "Q4_0", "--out", "models/m.gguf"])
-        .env("LLM_BENCH_CACHE", dir.path().join("cache"))
-        .current_dir(dir.path())
-        .output()
-        .unwrap();
-    let stderr = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("models/m.gguf") && stderr.contains("File too large"), "{stderr}");
+    let args = ["models", "synth", "llama3-1b", "--quant", "Q4_0", "--out", "models/m.gguf"];
+    let mut command = limited(dir.path(), "trap '' XFSZ; ulimit -f 1000", &args);
+    support::refused(command.output().unwrap(), &["models/m.gguf", "File too large"]);
     assert_eq!(files(&dir.path().join("models")), Vec::<PathBuf>::new());
 }
 
@@ -243,16 +176,15 @@ fn a_synthesis_without_room_leaves_no_file() {
 #[test]
 fn an_engine_whose_model_is_cut_under_it_fails_with_both_lengths() {
     let dir = tempfile::tempdir().unwrap();
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny.gguf");
     let model = dir.path().join("copy.gguf");
-    std::fs::copy(shipped, &model).unwrap();
+    std::fs::copy(repository("models/tiny.gguf"), &model).unwrap();
     let length = model.metadata().unwrap().len();
     let args = ["run", "--model", "./copy.gguf", "--engine", "fake-cuts-its-model,candle"];
     // One launch each; in whichever order, the harness lives on.
-    let output = llm_bench(dir.path(), &[&args[..], &["-r", "1", "-p", "8"]].concat()).output();
-    let stderr = text(&output.unwrap().stderr);
+    let args = [&args[..], &["-r", "1", "-p", "8"]].concat();
+    let stderr = text(&with_fakes(dir.path(), &args).output().unwrap().stderr);
     assert!(!stderr.contains("panicked"), "{stderr}");
-    let record = Record::read(&record_path(dir.path()).unwrap()).unwrap();
+    let record = Record::read(&only_record(dir.path())).unwrap();
     assert!(record.run.complete);
     let launch = &record.arms[0].launches[0];
     assert_eq!(launch.status, Status::Failed);

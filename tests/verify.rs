@@ -3,20 +3,20 @@
 //! what a wrong engine would compute from the right one. No Python here; tests/agreement.rs has
 //! the comparison with PyTorch.
 
+mod support;
+
 use std::fs::File;
 use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::Output;
 
-use assert_cmd::Command;
 use half::f16;
 use llm_bench::analysis::divergence::{compare, judge, limit_for, sum_up};
-use llm_bench::device::Device;
-use llm_bench::engine::provision::Provisioner;
-use llm_bench::engine::{Deadlines, Registry};
-use llm_bench::measure::verify::{Answer, Question, ask};
+use llm_bench::measure::verify::{Answer, Question};
 use llm_bench::model::gguf::GgufFile;
 use llm_bench::model::golden;
 use llm_bench::record::{Divergence, Verdict};
+use support::{done, engine, files, output, repository, text};
 
 const N_VOCAB: u32 = 512;
 const HEADS: usize = 4;
@@ -28,16 +28,12 @@ const LAYERS: usize = 3;
 struct Edited {
     bytes: Vec<u8>,
     original: GgufFile,
-    _folder: tempfile::TempDir,
 }
 
 impl Edited {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("tiny.gguf");
-        std::fs::write(&path, include_bytes!("../models/tiny.gguf")).unwrap();
-        let original = GgufFile::open(&path).unwrap();
-        Self { bytes: std::fs::read(&path).unwrap(), original, _folder: folder }
+        let path = repository("models/tiny.gguf");
+        Self { bytes: std::fs::read(&path).unwrap(), original: GgufFile::open(&path).unwrap() }
     }
 
     /// Where a tensor lies.
@@ -84,28 +80,11 @@ impl Edited {
     }
 }
 
-fn question(model: &Path) -> Question {
-    let tokens = golden::scored().unwrap().ids;
-    Question {
-        model: model.to_path_buf(),
-        n_vocab: N_VOCAB,
-        device: Device::Cpu,
-        threads: 1,
-        decode_from: tokens.len() as u32 - 32,
-        tokens,
-        free_prompt: 8,
-        free_tokens: 8,
-        deadlines: Deadlines::default(),
-    }
-}
-
 fn answer(engine: &str, model: &Path, logits: &Path) -> Answer {
-    let registry = Registry::load().unwrap();
-    let engine = registry.find(engine).unwrap();
-    let mut provisioner = Provisioner::new("/nonexistent".into(), false).unwrap();
-    provisioner.program = PathBuf::from(env!("CARGO_BIN_EXE_llm-bench"));
-    let installed = provisioner.provide(engine, "", &|_| {}).unwrap();
-    ask(engine, &installed, &question(model), logits).unwrap()
+    let question = engine::question(model, N_VOCAB, golden::scored().unwrap().ids);
+    let decode_from = question.decode_from - 32;
+    let question = Question { decode_from, free_prompt: 8, free_tokens: 8, ..question };
+    engine::answer(engine, &question, logits)
 }
 
 /// An engine on the changed file against float32 on the right one.
@@ -240,23 +219,15 @@ fn queries_that_stand_one_position_too_far_fail() {
     );
 }
 
-fn verify(dir: &Path, args: &[&str]) -> std::process::Output {
-    Command::cargo_bin("llm-bench")
-        .unwrap()
-        .args(["verify", "--model", "tiny", "--no-install"])
-        .args(args)
-        .env("LLM_BENCH_CACHE", dir.join("cache"))
-        .current_dir(dir)
-        .output()
-        .unwrap()
+fn verify(dir: &Path, args: &[&str]) -> Output {
+    output(dir, &[&["verify", "--model", "tiny", "--no-install"], args].concat())
 }
 
 #[test]
 fn without_python_candle_f32_is_the_reference() {
     let dir = tempfile::tempdir().unwrap();
-    let out = verify(dir.path(), &["--engine", "candle", "--json"]);
-    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
-    let shown: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let shown = done(verify(dir.path(), &["--engine", "candle", "--json"]));
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     let candle = &shown[0]["engines"]["candle"];
     assert_eq!(candle["verdict"], "pass");
     assert_eq!(candle["reference"], "candle-f32");
@@ -273,39 +244,30 @@ fn logits_that_a_killed_process_left_behind_are_removed() {
     std::fs::create_dir_all(&left).unwrap();
     std::fs::create_dir_all(&own).unwrap();
     std::fs::write(left.join("reference.f32"), [0; 64]).unwrap();
-    let out = verify(dir.path(), &["--engine", "candle"]);
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    assert!(!left.exists() && own.exists(), "only what is known to be left over goes");
-    assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 1);
+    done(verify(dir.path(), &["--engine", "candle"]));
+    assert!(!left.exists(), "only what is known to be left over goes");
+    assert_eq!(files(&scratch), [own]);
 }
 
 #[test]
 fn an_engine_that_was_named_and_fails_gives_exit_code_4_and_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let out = verify(dir.path(), &["--engine", "candle-stock"]);
-    assert_eq!(out.status.code(), Some(4), "{}", String::from_utf8_lossy(&out.stderr));
-    let shown = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(out.status.code(), Some(4), "{}", text(&out.stderr));
+    let shown = text(&out.stdout);
     assert!(shown.contains("FAIL") && shown.contains("rope_freqs.weight"), "{shown}");
     // Among all engines its known difference is shown and does not fail the command.
-    let out = verify(dir.path(), &[]);
-    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stdout));
+    done(verify(dir.path(), &[]));
 }
 
 #[test]
 fn a_run_says_whether_its_engines_were_verified_and_remembers_it() {
     let dir = tempfile::tempdir().unwrap();
     let run = |extra: &[&str]| {
-        let out = Command::cargo_bin("llm-bench")
-            .unwrap()
-            .args(["run", "--model", "tiny", "--engine", "candle,candle-stock", "-r", "1"])
-            .args(["-p", "8", "-n", "4", "-o", "md", "--no-install"])
-            .args(extra)
-            .env("LLM_BENCH_CACHE", dir.path().join("cache"))
-            .current_dir(dir.path())
-            .output()
-            .unwrap();
-        assert!(out.status.success());
-        (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
+        let args = ["run", "--model", "tiny", "--engine", "candle,candle-stock", "-r", "1"];
+        let rest = ["-p", "8", "-n", "4", "-o", "md", "--no-install"];
+        let out = output(dir.path(), &[&args[..], &rest, extra].concat());
+        (done(&out), text(&out.stderr))
     };
     let (table, progress) = run(&[]);
     assert!(table.contains("| Verified |") && table.contains("| pass"), "{table}");

@@ -1,11 +1,12 @@
 //! A folder with real result files, those that a test makes from them, and the command in it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Output;
 
-use assert_cmd::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::support::{self, files, repository, text};
 
 /// Quiet samples: a CV of 1 %.
 pub const QUIET: [f64; 5] = [1.0, 1.012, 0.991, 1.004, 0.993];
@@ -19,9 +20,7 @@ pub struct Bench {
 impl Bench {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/compare");
-        for entry in std::fs::read_dir(data).unwrap() {
-            let path = entry.unwrap().path();
+        for path in files(&repository("tests/data/compare")) {
             std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
         }
         Self { dir }
@@ -40,9 +39,7 @@ impl Bench {
     }
 
     pub fn compare(&self, args: &[&str]) -> Output {
-        let mut command = Command::cargo_bin("llm-bench").unwrap();
-        command.arg("compare").args(args).current_dir(self.dir.path());
-        let output = command.output().unwrap();
+        let output = support::output(self.dir.path(), &[&["compare"], args].concat());
         assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
         output
     }
@@ -61,16 +58,9 @@ impl Bench {
         serde_json::from_str(&self.prints(&args, status)).unwrap()
     }
 
-    /// Status 2, nothing on stdout, one error that holds all of `words`.
+    /// Refused with an error that contains all of `words`.
     pub fn refuses(&self, args: &[&str], words: &[&str]) {
-        let output = self.compare(args);
-        let stderr = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{}{stderr}", text(&output.stdout));
-        assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
-        for word in words {
-            assert!(stderr.contains(word), "expected {word:?} in {stderr:?}");
-        }
-        assert!(!stderr.contains(|c: char| c.is_control() && c != '\n'), "{stderr:?}");
+        support::refused(self.compare(args), words);
     }
 
     /// A record made from the real one: `change` gets it, with its arms' metrics quiet.
@@ -115,10 +105,6 @@ impl Bench {
                                        "times": times, "exit_codes": vec![0; times.len()]}]});
         self.write(name, file.to_string());
     }
-}
-
-pub fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// What no other order of a sum can change.

@@ -1,0 +1,75 @@
+//! Engines without the harness around them: started on a model, or asked for their logits.
+
+use std::path::{Path, PathBuf};
+
+use llm_bench::device::Device;
+use llm_bench::engine::provision::{Installed, Provisioner};
+use llm_bench::engine::{Deadlines, EngineProcess, EngineSpec, Registry};
+use llm_bench::measure::verify::{Answer, Question, ask};
+use llm_bench::model::cache::CacheDir;
+use llm_bench::protocol::{Feature, Load};
+
+/// An engine that is built in, or that the user's cache holds.
+fn installed(name: &str) -> (EngineSpec, Installed) {
+    let spec = Registry::load().unwrap().find(name).unwrap().clone();
+    let mut provisioner = Provisioner::new(CacheDir::from_env().path().into(), false).unwrap();
+    provisioner.program = PathBuf::from(super::PROGRAM);
+    let installed = provisioner.provide(&spec, "", &|_| {}).unwrap();
+    (spec, installed)
+}
+
+/// A process of an engine with the tiny model loaded, and its features.
+pub fn with_tiny_loaded(
+    name: &str,
+    threads: u32,
+    n_ctx: u32,
+    options: serde_json::Value,
+) -> (EngineProcess, Vec<Feature>) {
+    let (mut spec, installed) = installed(name);
+    let command = installed.command(threads);
+    let mut process = EngineProcess::spawn(command, threads, Deadlines::default()).unwrap();
+    let hello = process.hello().unwrap();
+    let features = process.ready(&hello).unwrap().value.features;
+    spec.options.extend(options.as_object().unwrap().clone());
+    let path = super::repository("models/tiny.gguf").to_str().unwrap().to_string();
+    let options = spec.options;
+    process.load(Load { path, device: "cpu".into(), threads, n_ctx, options }).unwrap();
+    (process, features)
+}
+
+/// A question for the logits of `tokens` alone, on one thread.
+pub fn question(model: &Path, n_vocab: u32, tokens: Vec<u32>) -> Question {
+    Question {
+        model: model.to_path_buf(),
+        n_vocab,
+        device: Device::Cpu,
+        threads: 1,
+        decode_from: tokens.len() as u32,
+        tokens,
+        free_prompt: 0,
+        free_tokens: 0,
+        deadlines: Deadlines::default(),
+    }
+}
+
+/// The answer of an engine; its logits go to the file `logits`.
+pub fn answer(engine: &str, question: &Question, logits: &Path) -> Answer {
+    let (spec, installed) = installed(engine);
+    ask(&spec, &installed, question, logits).unwrap()
+}
+
+/// The logits that an engine answers with, row by row.
+pub fn logits(engine: &str, question: &Question) -> Vec<Vec<f32>> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("logits.f32");
+    answer(engine, question, &file);
+    read_logits(&file, question.n_vocab)
+}
+
+/// A file of logits, row by row.
+pub fn read_logits(file: &Path, n_vocab: u32) -> Vec<Vec<f32>> {
+    let bytes = std::fs::read(file).unwrap();
+    let values: Vec<f32> =
+        bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    values.chunks_exact(n_vocab as usize).map(<[f32]>::to_vec).collect()
+}
