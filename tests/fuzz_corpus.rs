@@ -1,33 +1,45 @@
 //! Replays the fuzzing corpus (fuzz/README.md) through the functions that were fuzzed, and damages
 //! a small valid file in every simple way: nothing may panic.
 
-use std::path::{Path, PathBuf};
+mod support;
+
+use std::path::Path;
+use std::process::Command;
 
 use llm_bench::model::gguf::GgufFile;
 use llm_bench::model::tokenizer::{ControlTokens, Tokenizer};
 use llm_bench::worker::candle::examine;
+use support::{files, repository};
 
 #[path = "../fuzz/entry.rs"]
 mod entry;
 
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(name)
+/// The files of a pack: length (4 bytes, little-endian) and bytes of each.
+fn unpacked(mut pack: &[u8]) -> Vec<&[u8]> {
+    let mut contents = Vec::new();
+    while let Some((length, rest)) = pack.split_first_chunk::<4>() {
+        let (content, rest) = rest.split_at(u32::from_le_bytes(*length) as usize);
+        contents.push(content);
+        pack = rest;
+    }
+    assert!(pack.is_empty(), "the pack ends inside a length");
+    contents
 }
 
 /// Every file of the corpus and the seeds of one target.
 fn replay(target: &str, run: fn(&[u8])) {
-    let mut files = 0;
-    for place in ["corpus", "seeds"] {
-        for entry in std::fs::read_dir(folder(place).join(target)).unwrap() {
-            let path = entry.unwrap().path();
-            let bytes = std::fs::read(&path).unwrap();
-            if std::panic::catch_unwind(|| run(&bytes)).is_err() {
-                panic!("{} makes it panic", path.display());
-            }
-            files += 1;
-        }
+    let pack = std::fs::read(repository(&format!("fuzz/corpus/{target}.pack"))).unwrap();
+    let corpus = unpacked(&pack);
+    assert!(corpus.len() > 10, "{} files for {target}: is the corpus there?", corpus.len());
+    for (i, content) in corpus.iter().enumerate() {
+        let survived = std::panic::catch_unwind(|| run(content)).is_ok();
+        assert!(survived, "file {i} of {target}.pack makes it panic");
     }
-    assert!(files > 10, "{files} files for {target}: is the corpus there?");
+    for path in files(&repository(&format!("fuzz/seeds/{target}"))) {
+        let content = std::fs::read(&path).unwrap();
+        let survived = std::panic::catch_unwind(|| run(&content)).is_ok();
+        assert!(survived, "{} makes it panic", path.display());
+    }
 }
 
 #[test]
@@ -40,8 +52,34 @@ fn the_corpus_of_protocol_lines_is_read_or_refused() {
     replay("protocol", entry::protocol);
 }
 
+/// `scripts/fuzz` in a copy of its repository that holds the packs alone.
+#[test]
+fn a_corpus_that_is_unpacked_and_packed_again_is_the_same_file() {
+    let dir = tempfile::tempdir().unwrap();
+    for folder in ["scripts", "fuzz/corpus"] {
+        std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+    }
+    let script = dir.path().join("scripts/fuzz");
+    std::fs::copy(repository("scripts/fuzz"), &script).unwrap();
+    for target in ["gguf", "protocol"] {
+        let name = format!("fuzz/corpus/{target}.pack");
+        let (pack, copy) = (std::fs::read(repository(&name)).unwrap(), dir.path().join(&name));
+        std::fs::write(&copy, &pack).unwrap();
+        let run = |command| {
+            let mut python = Command::new("python3");
+            assert!(python.arg(&script).args([command, target]).status().unwrap().success());
+        };
+        run("unpack");
+        let unpacked = files(&copy.with_extension(""));
+        assert_eq!(unpacked.len(), self::unpacked(&pack).len());
+        std::fs::remove_file(&copy).unwrap();
+        run("pack");
+        assert_eq!(std::fs::read(&copy).unwrap(), pack, "{target}");
+    }
+}
+
 fn small_model() -> Vec<u8> {
-    std::fs::read(folder("seeds/gguf/small.gguf")).unwrap()
+    std::fs::read(repository("fuzz/seeds/gguf/small.gguf")).unwrap()
 }
 
 #[test]
