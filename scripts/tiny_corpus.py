@@ -299,7 +299,7 @@ def talk(c: Choice, s: State) -> str:
 
 
 def documents(seed: int, n_chars: int):
-    """Yields documents, each with its begin and end marks, until `n_chars` are out."""
+    """Yields documents, each with its begin and end marks, until there are `n_chars` characters."""
     c = Choice(seed)
     kinds = [lost] * 6 + [voyage] * 6 + [repair] * 5 + [talk] * 5 + [log_entry] * 2
     done = 0

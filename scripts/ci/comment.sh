@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Puts a comment on a pull request, or updates the one that it put there before.
+# Adds a comment to a pull request, or updates the one that it added before.
 #
 #   scripts/ci/comment.sh BODY.md
 #
 # REPOSITORY    owner/name
 # PULL_REQUEST  its number
-# TOKEN         may write comments on pull requests. Neither printed nor given as an argument,
-#               where other users of the machine could read it.
+# TOKEN         may write comments on pull requests. It is never printed, and never an argument,
+#               which other users of the machine could read.
 # API           [https://api.github.com]
 #
-# The body's first line is the mark by which `llm-bench gate --comment` makes the comment known.
+# The body's first line is the mark that `llm-bench gate --comment` writes; it identifies the comment.
 set -euo pipefail
 body=${1:?expected the file with the body}
 : "${REPOSITORY:?}" "${PULL_REQUEST:?}" "${TOKEN:?}"

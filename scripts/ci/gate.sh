@@ -6,9 +6,9 @@
 #   BASE=origin/main scripts/ci/gate.sh
 #   scripts/ci/gate.sh --require 'candle/candle-stock decode_tps >= 1.1' --model tiny
 #
-# OUT                   folder of what it writes [gate-out]
+# OUT                   the folder that it writes to [gate-out]
 # FAIL_ON_INCONCLUSIVE  "true": an inconclusive gate fails the job [false: it warns]
-# LLM_BENCH             a built program, in place of building one
+# LLM_BENCH             an existing program; otherwise one is built
 #
 # Exit codes: the gate's own (docs/GATE.md).
 set -euo pipefail
@@ -18,7 +18,7 @@ mkdir -p "$OUT"
 
 if [[ $# -eq 0 ]]; then
   : "${BASE:?BASE: expected the branch or commit to compare with, or arguments for the gate}"
-  # Not the tip of the target branch: what others merged there meanwhile is not this change.
+  # Not the tip of the target branch: what others have merged since then is not part of this change.
   if ! base=$(git merge-base "$BASE" HEAD); then
     echo "error: BASE=$BASE and HEAD have no common commit here; fetch the whole history" >&2
     exit 2
@@ -48,7 +48,7 @@ code=0
 echo "$code" >"$OUT/exit_code"
 
 if [[ $code -eq 3 && ${FAIL_ON_INCONCLUSIVE:-false} != true ]]; then
-  echo "::warning title=Performance gate::inconclusive: too few launches to tell; see the summary"
+  echo "::warning title=Performance gate::inconclusive: too few launches to decide; see the summary"
   exit 0
 fi
 exit "$code"

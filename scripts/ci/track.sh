@@ -7,7 +7,7 @@
 # HISTORY    the database; it outlives the checkout [~/.local/share/llm-bench/history.sqlite]
 # SITE       folder of the page [site]
 # OUT        folder of the records [track-out]
-# LLM_BENCH  a built program, in place of building one
+# LLM_BENCH  an existing program; otherwise one is built
 set -euo pipefail
 cd "$(git rev-parse --show-toplevel)"
 HISTORY=${HISTORY:-${XDG_DATA_HOME:-$HOME/.local/share}/llm-bench/history.sqlite}
