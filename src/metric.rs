@@ -1,7 +1,14 @@
-//! The catalogue of metrics: name, unit, direction, meaning. A new metric is one entry here and
-//! one line where `measure::metrics` computes it; tables, CSV and comparisons follow.
+//! The catalogue of metrics: name, unit, direction, rank, meaning. A new metric is one entry here
+//! and one line where `measure::metrics` computes it; tables, CSV and comparisons follow. No other
+//! file spells a metric's name.
 
-use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Which direction is an improvement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +28,6 @@ pub enum Unit {
     /// A ratio that people read in percent.
     Share,
     TokensPerSecondPerGb,
-    JoulesPerToken,
 }
 
 impl Unit {
@@ -33,7 +39,6 @@ impl Unit {
             Unit::Bytes => "B",
             Unit::Ratio | Unit::Share => "1",
             Unit::TokensPerSecondPerGb => "tok/s/GB",
-            Unit::JoulesPerToken => "J/tok",
         }
     }
 }
@@ -51,105 +56,319 @@ pub enum Rank {
     Part,
 }
 
-#[derive(Debug)]
-pub struct Metric {
-    pub name: &'static str,
-    pub title: &'static str,
-    pub unit: Unit,
-    pub better: Better,
-    pub rank: Rank,
-    pub meaning: &'static str,
+/// Which kind of work produces a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Every launch has it, whatever it was asked to do.
+    Any,
+    /// Generating tokens.
+    Generate,
+    /// Other tools' files hold it; llm-bench measures no such thing.
+    Foreign,
+}
+
+/// What the catalogue says of a metric.
+struct Entry {
+    name: &'static str,
+    title: &'static str,
+    unit: Unit,
+    better: Better,
+    rank: Rank,
+    task: Task,
+    meaning: &'static str,
 }
 
 macro_rules! metrics {
-    ($($name:literal $title:literal $unit:ident $better:ident $rank:ident $meaning:literal;)*) => {
-        /// Every metric, in the order of the table.
-        pub const METRICS: &[Metric] = &[$(Metric {
+    ($($metric:ident $name:literal $title:literal $unit:ident $better:ident $rank:ident $task:ident
+       $meaning:literal;)*) => {
+        /// A metric. Ordered by name, as result files list them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Metric { $(#[doc = $meaning] $metric),* }
+
+        impl Metric {
+            /// Every metric, in the order of tables.
+            pub const ALL: &[Metric] = &[$(Metric::$metric),*];
+        }
+
+        const CATALOGUE: &[Entry] = &[$(Entry {
             name: $name, title: $title, unit: Unit::$unit, better: Better::$better,
-            rank: Rank::$rank, meaning: $meaning,
+            rank: Rank::$rank, task: Task::$task, meaning: $meaning,
         }),*];
     };
 }
 
 metrics! {
-    "model_load_s" "Model load" Seconds Lower Primary
+    ModelLoad "model_load_s" "Model load" Seconds Lower Primary Any
         "open the file until every weight is usable on the device; tokenizer not included";
-    "cold_start_ttft_s" "TTFT, cold start" Seconds Lower Primary
+    ColdStartTtft "cold_start_ttft_s" "TTFT, cold start" Seconds Lower Primary Generate
         "spawn of the process until the id of the first token is on the host; includes interpreter, imports, load, compilation";
-    "first_generate_ttft_s" "TTFT, after load" Seconds Lower Shown
+    FirstGenerateTtft "first_generate_ttft_s" "TTFT, after load" Seconds Lower Shown Generate
         "model loaded, nothing warmed up: submit until the first token";
-    "ttft_s" "TTFT, warm" Seconds Lower Shown
+    Ttft "ttft_s" "TTFT, warm" Seconds Lower Shown Generate
         "warm: submit until the first token's id is on the host; mean over the prompts";
-    "prefill_tps" "Prefill" TokensPerSecond Higher Primary
+    PrefillTps "prefill_tps" "Prefill" TokensPerSecond Higher Primary Generate
         "prompt tokens divided by the time of their forward pass; over the set, sum by sum";
-    "decode_tps" "Decode" TokensPerSecond Higher Primary
+    DecodeTps "decode_tps" "Decode" TokensPerSecond Higher Primary Generate
         "(n-1) / (t_last - t_first); over the set, sum by sum";
-    "tpot_s" "TPOT" Seconds Lower Detail
+    Tpot "tpot_s" "TPOT" Seconds Lower Detail Generate
         "(t_last - t_first) / (n-1); over the set, sum by sum";
-    "itl_p50_s" "ITL p50" Seconds Lower Shown
+    ItlP50 "itl_p50_s" "ITL p50" Seconds Lower Shown Generate
         "median gap between consecutive tokens after the first";
-    "itl_p95_s" "ITL p95" Seconds Lower Shown "95th percentile of the gaps";
-    "itl_p99_s" "ITL p99" Seconds Lower Detail
+    ItlP95 "itl_p95_s" "ITL p95" Seconds Lower Shown Generate "95th percentile of the gaps";
+    ItlP99 "itl_p99_s" "ITL p99" Seconds Lower Detail Generate
         "99th percentile of the gaps; absent under 100 gaps";
-    "itl_max_s" "ITL max" Seconds Lower Detail "longest gap";
-    "e2e_tps" "End to end" TokensPerSecond Higher Detail
+    ItlMax "itl_max_s" "ITL max" Seconds Lower Detail Generate "longest gap";
+    E2eTps "e2e_tps" "End to end" TokensPerSecond Higher Detail Generate
         "n / (t_last - t_submit), prefill included; not a decode rate";
-    "peak_tps" "Peak" TokensPerSecond Higher Detail
+    PeakTps "peak_tps" "Peak" TokensPerSecond Higher Detail Generate
         "tokens in the best one-second bucket of decoding; never the headline";
-    "sustained_tps" "Sustained" TokensPerSecond Higher Detail
+    SustainedTps "sustained_tps" "Sustained" TokensPerSecond Higher Detail Generate
         "median token rate of the last third of each decode, then the median over the set";
-    "warmup_gain" "Warm-up gain" Ratio Higher Detail
+    WarmupGain "warmup_gain" "Warm-up gain" Ratio Higher Detail Generate
         "first decode step of the process divided by the steady median: what JIT or lazy packing costs";
-    "peak_host_bytes" "Peak memory" Bytes Lower Primary
+    PeakHostBytes "peak_host_bytes" "Peak memory" Bytes Lower Primary Any
         "the kernel's high-water mark of the process tree (VmHWM)";
-    "memory_weights_bytes" "Memory: weights" Bytes Lower Part
+    MemoryWeights "memory_weights_bytes" "Memory: weights" Bytes Lower Part Any
         "of the peak: weights, mapped and private";
-    "memory_kv_bytes" "Memory: KV cache" Bytes Lower Part "of the peak: keys and values";
-    "memory_activations_bytes" "Memory: activations" Bytes Lower Part
+    MemoryKv "memory_kv_bytes" "Memory: KV cache" Bytes Lower Part Generate
+        "of the peak: keys and values";
+    MemoryActivations "memory_activations_bytes" "Memory: activations" Bytes Lower Part Any
         "of the peak: buffers that stay, and temporaries that were given back since";
-    "memory_runtime_bytes" "Memory: runtime" Bytes Lower Part
+    MemoryRuntime "memory_runtime_bytes" "Memory: runtime" Bytes Lower Part Any
         "of the peak: program, interpreter, libraries, compiler, memory held free by the allocator";
-    "memory_unaccounted_bytes" "Memory: unaccounted" Bytes Lower Part
+    MemoryUnaccounted "memory_unaccounted_bytes" "Memory: unaccounted" Bytes Lower Part Any
         "of the peak: what no reading explains; negative where parts overlap";
-    "peak_gpu_bytes" "Peak GPU memory" Bytes Lower Primary "NVML, this process";
-    "mbu" "MBU" Share Higher Shown
+    Mbu "mbu" "MBU" Share Higher Shown Generate
         "(weight bytes read per token + mean KV bytes read) / TPOT / read bandwidth around the launch";
-    "tps_per_gb" "Decode per GB" TokensPerSecondPerGb Higher Shown
+    TpsPerGb "tps_per_gb" "Decode per GB" TokensPerSecondPerGb Higher Shown Generate
         "decode_tps / peak memory in GB (1e9 bytes)";
-    "joules_per_token" "Energy" JoulesPerToken Lower Shown
-        "energy counter over the decode windows / decode tokens; absent without a counter";
-    "decode_cv" "Decode CV over launches" Share Lower Detail
+    DecodeCv "decode_cv" "Decode CV over launches" Share Lower Detail Generate
         "sample sd / mean of decode_tps over launches; under 5 % is good, over 10 % warns";
+    Time "time_s" "Time" Seconds Lower Primary Foreign
+        "hyperfine: one run of the command, from start to exit";
+    TotalTps "total_tps" "Prompt and decode" TokensPerSecond Higher Primary Foreign
+        "llama-bench -pg: prompt and generated tokens divided by the time of both";
 }
 
-/// What other tools' files hold; llm-bench itself measures none of these.
-pub const FOREIGN: &[Metric] = &[
-    Metric {
-        name: "time_s",
-        title: "Time",
-        unit: Unit::Seconds,
-        better: Better::Lower,
-        rank: Rank::Primary,
-        meaning: "hyperfine: one run of the command, from start to exit",
-    },
-    Metric {
-        name: "total_tps",
-        title: "Prompt and decode",
-        unit: Unit::TokensPerSecond,
-        better: Better::Higher,
-        rank: Rank::Primary,
-        meaning: "llama-bench -pg: prompt and generated tokens divided by the time of both",
-    },
-];
+/// Names of metrics that nothing measures yet. A list of deciding metrics may hold them: earlier
+/// versions named the first one in theirs.
+pub const PLANNED: [&str; 2] = ["peak_gpu_bytes", "joules_per_token"];
 
-/// Looks a metric up by its name, those of other tools included.
-pub fn find_any(name: &str) -> Option<&'static Metric> {
-    find(name).or_else(|| FOREIGN.iter().find(|m| m.name == name))
+impl Metric {
+    /// What llm-bench itself measures, in the order of tables.
+    pub fn measured() -> impl Iterator<Item = Metric> {
+        Metric::ALL.iter().copied().filter(|m| m.task() != Task::Foreign)
+    }
+
+    /// Of a rank, in the order of tables, those of other tools left out.
+    pub fn of_rank(rank: Rank) -> impl Iterator<Item = Metric> {
+        Metric::measured().filter(move |m| m.rank() == rank)
+    }
+
+    fn entry(self) -> &'static Entry {
+        &CATALOGUE[self as usize]
+    }
+
+    /// The fixed name, with the unit in it where it has one.
+    pub fn name(self) -> &'static str {
+        self.entry().name
+    }
+
+    /// For readers.
+    pub fn title(self) -> &'static str {
+        self.entry().title
+    }
+
+    pub fn unit(self) -> Unit {
+        self.entry().unit
+    }
+
+    pub fn better(self) -> Better {
+        self.entry().better
+    }
+
+    pub fn rank(self) -> Rank {
+        self.entry().rank
+    }
+
+    pub fn task(self) -> Task {
+        self.entry().task
+    }
+
+    /// The definition, in a few words.
+    pub fn meaning(self) -> &'static str {
+        self.entry().meaning
+    }
 }
 
-/// Looks a metric up by its name.
-pub fn find(name: &str) -> Option<&'static Metric> {
-    METRICS.iter().find(|m| m.name == name)
+impl Ord for Metric {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name().cmp(other.name())
+    }
+}
+
+impl PartialOrd for Metric {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// No metric has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownMetric {
+    #[error("no metric is called {name:?}; did you mean {:?}?", nearest.name())]
+    Misspelt { name: String, nearest: Metric },
+    #[error("no metric is called {name:?}; there are: {}", names())]
+    Unlike { name: String },
+    #[error("nothing measures {name:?} yet; there are: {}", names())]
+    Planned { name: String },
+}
+
+fn names() -> String {
+    Metric::ALL.iter().map(|m| m.name()).collect::<Vec<_>>().join(", ")
+}
+
+impl FromStr for Metric {
+    type Err = UnknownMetric;
+
+    fn from_str(text: &str) -> Result<Self, UnknownMetric> {
+        if let Some(found) = Metric::ALL.iter().find(|m| m.name() == text) {
+            return Ok(*found);
+        }
+        let name = text.to_string();
+        if PLANNED.contains(&text) {
+            return Err(UnknownMetric::Planned { name });
+        }
+        let nearest = Metric::ALL
+            .iter()
+            .map(|m| (strsim::jaro_winkler(m.name(), text), *m))
+            .filter(|(score, _)| *score > 0.75)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        Err(match nearest {
+            Some((_, nearest)) => UnknownMetric::Misspelt { name, nearest },
+            None => UnknownMetric::Unlike { name },
+        })
+    }
+}
+
+impl Serialize for Metric {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Metric {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What a record holds by metric. A name that this version does not know (a newer one wrote it) is
+/// neither an error nor lost: its value is kept as it came, written back, and listed by
+/// [`Values::unknown`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Values<T = f64> {
+    known: BTreeMap<Metric, T>,
+    unknown: BTreeMap<String, serde_json::Value>,
+}
+
+impl<T> Values<T> {
+    pub fn new() -> Self {
+        Self { known: BTreeMap::new(), unknown: BTreeMap::new() }
+    }
+
+    /// The names that this version does not know.
+    pub fn unknown(&self) -> impl Iterator<Item = &str> {
+        self.unknown.keys().map(String::as_str)
+    }
+}
+
+impl<T> Default for Values<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Deref for Values<T> {
+    type Target = BTreeMap<Metric, T>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.known
+    }
+}
+
+impl<T> DerefMut for Values<T> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.known
+    }
+}
+
+impl<T> FromIterator<(Metric, T)> for Values<T> {
+    fn from_iter<I: IntoIterator<Item = (Metric, T)>>(values: I) -> Self {
+        Self { known: values.into_iter().collect(), unknown: BTreeMap::new() }
+    }
+}
+
+impl<T, const N: usize> From<[(Metric, T); N]> for Values<T> {
+    fn from(values: [(Metric, T); N]) -> Self {
+        values.into_iter().collect()
+    }
+}
+
+impl<T> IntoIterator for Values<T> {
+    type Item = (Metric, T);
+    type IntoIter = std::collections::btree_map::IntoIter<Metric, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.known.into_iter()
+    }
+}
+
+impl<'a, T> IntoIterator for &'a Values<T> {
+    type Item = (&'a Metric, &'a T);
+    type IntoIter = std::collections::btree_map::Iter<'a, Metric, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.known.iter()
+    }
+}
+
+impl<T: Serialize> Serialize for Values<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(Some(self.known.len() + self.unknown.len()))?;
+        for (metric, value) in &self.known {
+            map.serialize_entry(metric, value)?;
+        }
+        for (name, value) in &self.unknown {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for Values<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        let mut values = Self::new();
+        for (name, value) in BTreeMap::<String, serde_json::Value>::deserialize(deserializer)? {
+            match name.parse::<Metric>() {
+                Ok(metric) => {
+                    let value = serde_json::from_value(value)
+                        .map_err(|e| D::Error::custom(format!("{name}: {e}")))?;
+                    values.known.insert(metric, value);
+                }
+                Err(_) => _ = values.unknown.insert(name, value),
+            }
+        }
+        Ok(values)
+    }
 }
 
 #[cfg(test)]
@@ -158,11 +377,58 @@ mod tests {
 
     #[test]
     fn each_metric_is_listed_once_and_explained() {
-        for (i, m) in METRICS.iter().enumerate() {
-            assert!(METRICS[i + 1..].iter().all(|other| other.name != m.name), "{}", m.name);
-            assert!(!m.meaning.is_empty());
+        for (i, m) in Metric::ALL.iter().enumerate() {
+            assert_eq!(m.name().parse(), Ok(*m));
+            assert!(Metric::ALL[i + 1..].iter().all(|other| other.name() != m.name()), "{m}");
+            assert!(!m.meaning().is_empty() && !PLANNED.contains(&m.name()), "{m}");
         }
-        assert_eq!(find("decode_tps").unwrap().better, Better::Higher);
-        assert!(find("tok/s").is_none());
+        assert_eq!(Metric::DecodeTps.better(), Better::Higher);
+        assert!(Metric::measured().all(|m| m != Metric::Time));
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_refused_with_the_nearest_or_with_all() {
+        let error = |name: &str| name.parse::<Metric>().unwrap_err().to_string();
+        assert!(error("decode_tsp").ends_with("did you mean \"decode_tps\"?"), "{}", error("x"));
+        assert!(error("tok/s").contains("there are: model_load_s, cold_start_ttft_s"));
+        assert!(error("peak_gpu_bytes").starts_with("nothing measures \"peak_gpu_bytes\" yet"));
+    }
+
+    #[test]
+    fn values_of_a_newer_version_are_kept_and_named() {
+        let text = r#"{"decode_tps":2.0,"model_load_s":1.5,"tokens_per_dream":{"deep":1}}"#;
+        let values: Values = serde_json::from_str(text).unwrap();
+        assert_eq!(values[&Metric::DecodeTps], 2.0);
+        assert_eq!(
+            (values.len(), values.unknown().collect::<Vec<_>>()),
+            (2, vec!["tokens_per_dream"])
+        );
+        assert_eq!(serde_json::to_string(&values).unwrap(), text);
+        let wrong = serde_json::from_str::<Values>(r#"{"mbu":"much"}"#).unwrap_err().to_string();
+        assert!(wrong.contains("mbu: invalid type"), "{wrong}");
+    }
+
+    #[test]
+    fn no_other_file_spells_a_metrics_name() {
+        fn visit(folder: &std::path::Path, found: &mut Vec<String>) {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let rust = path.extension().is_some_and(|e| e == "rs");
+                if path.is_dir() {
+                    visit(&path, found);
+                } else if rust && !path.ends_with("src/metric.rs") {
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    let spelt = |m: &&Metric| text.contains(&format!("\"{m}\""));
+                    let spelt = Metric::ALL.iter().filter(spelt);
+                    found.extend(spelt.map(|m| format!("{m} in {}", path.display())));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        for folder in [root.join("src"), root.join("crates")].iter().filter(|f| f.exists()) {
+            visit(folder, &mut found);
+        }
+        assert_eq!(found, [""; 0]);
     }
 }

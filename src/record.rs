@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::metric::Better;
+use crate::metric::{Better, Metric, Values};
 pub use crate::protocol::{MemoryBook, Precision, Profile};
 pub use disk::write_atomically;
 pub use verification::{Divergence, FreeRunning, Limit, Verdict, Verification};
@@ -220,10 +220,10 @@ pub struct Arm {
     pub launches: Vec<Launch>,
     /// Over the launches that are ok; filled by `analysis`.
     #[serde(default)]
-    pub metrics: BTreeMap<String, MetricSummary>,
+    pub metrics: Values<MetricSummary>,
     /// The same for each prompt alone, by its id.
     #[serde(default)]
-    pub prompt_metrics: BTreeMap<String, BTreeMap<String, MetricSummary>>,
+    pub prompt_metrics: BTreeMap<String, Values<MetricSummary>>,
 }
 
 /// One fresh process: one replicate.
@@ -238,7 +238,7 @@ pub struct Launch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<LaunchError>,
     /// One value of each metric; see METHODOLOGY.md.
-    pub metrics: BTreeMap<String, f64>,
+    pub metrics: Values,
     /// Every generation of this launch, the cold one first.
     pub prompts: Vec<PromptRun>,
     pub memory: Memory,
@@ -335,7 +335,7 @@ pub struct PromptRun {
     pub profile: Option<Profile>,
     /// Metrics of this generation alone, where it was measured.
     #[serde(default)]
-    pub metrics: BTreeMap<String, f64>,
+    pub metrics: Values,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -479,7 +479,7 @@ pub struct MetricSummary {
 /// One metric of one arm against the baseline arm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    pub metric: String,
+    pub metric: Metric,
     pub arm: String,
     pub baseline: String,
     /// How many times better the arm is: above 1 is better whatever the direction. Ratio of the

@@ -4,6 +4,7 @@
 mod support;
 
 use llm_bench::engine::{EngineProcess, Failure};
+use llm_bench::metric::Metric;
 use llm_bench::model::golden;
 use llm_bench::protocol::{Context, Feature, Generate};
 use llm_bench::record::{PromptRun, Record, Role};
@@ -33,13 +34,14 @@ fn each_shape_of_a_sweep_can_be_read_for_each_engine_in_every_format() {
     assert_eq!(shapes, expected);
     let [candle, stock] = [&record.arms[0].prompt_metrics, &record.arms[1].prompt_metrics];
     for (id, _, depth) in expected {
-        for name in ["decode_tps", "tpot_s", "itl_p50_s", "mbu"] {
-            assert_eq!((candle[id][name].n, stock[id][name].n), (2, 2), "{id} {name}");
+        for metric in [Metric::DecodeTps, Metric::Tpot, Metric::ItlP50, Metric::Mbu] {
+            let n = [&candle[id], &stock[id]].map(|metrics| metrics[&metric].n);
+            assert_eq!(n, [2, 2], "{id} {metric}");
         }
-        for name in ["prefill_tps", "ttft_s", "e2e_tps"] {
-            assert_eq!(candle[id][name].n, 2, "{id} {name}");
+        for metric in [Metric::PrefillTps, Metric::Ttft, Metric::E2eTps] {
+            assert_eq!(candle[id][&metric].n, 2, "{id} {metric}");
             // The stock engine runs the context with the prompt: no number rather than a wrong one.
-            assert_eq!(stock[id].contains_key(name), depth == 0, "{id} {name}");
+            assert_eq!(stock[id].contains_key(&metric), depth == 0, "{id} {metric}");
         }
         for title in ["Decode", "Prefill", "TTFT, warm"] {
             let row = format!("| {title}, {id} |");
@@ -62,9 +64,12 @@ fn each_shape_of_a_sweep_can_be_read_for_each_engine_in_every_format() {
         assert_eq!(lines("candle-stock", "prefill_tps"), at_depth);
         assert_eq!(lines("candle-stock", "decode_tps"), 1);
     }
-    let whole = |arm: usize, name: &str| record.arms[arm].metrics.contains_key(name);
-    assert!(whole(0, "prefill_tps") && whole(0, "ttft_s") && whole(1, "decode_tps"));
-    assert!(!whole(1, "prefill_tps") && !whole(1, "ttft_s"), "a part of the set is not the set");
+    let whole = |arm: usize, metric| record.arms[arm].metrics.contains_key(&metric);
+    assert!(whole(0, Metric::PrefillTps) && whole(0, Metric::Ttft) && whole(1, Metric::DecodeTps));
+    assert!(
+        !whole(1, Metric::PrefillTps) && !whole(1, Metric::Ttft),
+        "a part of the set is not the set"
+    );
     let note = |arm: usize| record.arms[arm].notes.iter().any(|n| n.contains("context"));
     assert!(!note(0) && note(1), "{:?}", record.arms[1].notes);
     assert!(table.contains("behind a context of 0 to 64"), "{table}");
@@ -86,10 +91,10 @@ fn the_cold_start_is_that_of_the_prompt_alone_and_the_depth_gets_its_own_warm_up
             assert_eq!((measured.depth, measured.n_prompt), (64, 1));
             assert_eq!(measured.context_in_request, arm.engine == "candle-stock");
             assert_eq!(of("p16-n8", Role::Measured)[0].depth, 0);
-            for name in ["cold_start_ttft_s", "first_generate_ttft_s"] {
-                assert!(launch.metrics.contains_key(name), "{name}");
+            for metric in [Metric::ColdStartTtft, Metric::FirstGenerateTtft] {
+                assert!(launch.metrics.contains_key(&metric), "{metric}");
             }
-            assert!(!launch.metrics.contains_key("warmup_gain"), "other depths, other steps");
+            assert!(!launch.metrics.contains_key(&Metric::WarmupGain), "other depths, other steps");
         }
     }
 }

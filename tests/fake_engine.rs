@@ -6,6 +6,7 @@ mod support;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 
+use llm_bench::metric::Metric;
 use llm_bench::record::{FailureKind, Record, Role, Status, Verdict};
 use rustix::process::Signal;
 use support::{
@@ -55,10 +56,11 @@ fn an_honest_engine_is_measured() {
     assert_eq!(output.status.code(), Some(0));
     let arm = &record.arms[0];
     assert!(arm.launches.iter().all(|l| l.status == Status::Ok));
-    for name in ["model_load_s", "cold_start_ttft_s", "first_generate_ttft_s", "ttft_s"] {
-        assert_eq!(arm.metrics[name].n, 2, "{name}");
+    use Metric::{ColdStartTtft, DecodeTps, FirstGenerateTtft, ModelLoad, Ttft};
+    for metric in [ModelLoad, ColdStartTtft, FirstGenerateTtft, Ttft] {
+        assert_eq!(arm.metrics[&metric].n, 2, "{metric}");
     }
-    let decode = arm.metrics["decode_tps"].median;
+    let decode = arm.metrics[&DecodeTps].median;
     assert!(decode > 10.0 && decode < 500.0, "2 ms a token: {decode}");
 }
 
@@ -126,10 +128,10 @@ fn an_engine_that_holds_its_context_is_measured_at_its_depth() {
         let runs: Vec<_> =
             measured.map(|r| (r.depth, r.n_prompt, r.context_in_request, r.n_gen)).collect();
         assert_eq!(runs, [(16, 8, !apart, 4); 2]);
-        for name in ["ttft_s", "prefill_tps", "e2e_tps"] {
-            assert_eq!(launch.metrics.contains_key(name), apart, "{label} {name}");
+        for metric in [Metric::Ttft, Metric::PrefillTps, Metric::E2eTps] {
+            assert_eq!(launch.metrics.contains_key(&metric), apart, "{label} {metric}");
         }
-        assert!(launch.metrics.contains_key("decode_tps"), "{label}");
+        assert!(launch.metrics.contains_key(&Metric::DecodeTps), "{label}");
     }
 }
 
@@ -212,7 +214,7 @@ fn ctrl_c_keeps_what_was_measured() {
     assert!(stderr.contains("are kept in"), "{stderr}");
     let record = Record::read(&only_record(dir.path())).unwrap();
     assert!(!record.run.complete && !record.arms[0].launches.is_empty());
-    assert!(record.arms[0].metrics.contains_key("decode_tps"), "summaries are there too");
+    assert!(record.arms[0].metrics.contains_key(&Metric::DecodeTps), "summaries are there too");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use llm_bench::analysis::{Phase, stages};
+use llm_bench::metric::{Metric, Rank};
 use llm_bench::record::{Part, Record, Role};
 use support::{done, first_launch, only_record, output};
 
@@ -29,9 +30,9 @@ fn the_parts_of_a_real_peak_add_up_to_it() {
         let sum: i64 = memory.breakdown.iter().map(|p| p.bytes).sum();
         assert_eq!(Some(sum as u64), memory.peak_host_bytes, "{label}: {memory:?}");
         let metrics = &first_launch(&record, label).metrics;
-        let parts = metrics.iter().filter(|(name, _)| name.starts_with("memory_"));
+        let parts = metrics.iter().filter(|(metric, _)| metric.rank() == Rank::Part);
         let sum: f64 = parts.map(|(_, bytes)| bytes).sum();
-        assert_eq!(sum, metrics["peak_host_bytes"], "{label}: {metrics:?}");
+        assert_eq!(sum, metrics[&Metric::PeakHostBytes], "{label}: {metrics:?}");
     }
     let memory = &first_launch(&record, "candle").memory;
     let part = |part| memory.breakdown.iter().find(|p| p.part == part).unwrap().bytes;

@@ -6,6 +6,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
+use llm_bench::metric::Metric;
 use llm_bench::record::{Record, Status};
 use rustix::process::Signal;
 use support::{
@@ -74,7 +75,7 @@ fn is_whole(record: &Record) {
         let indices: Vec<u32> = arm.launches.iter().map(|l| l.index).collect();
         assert_eq!(indices, [0, 1, 2, 3], "{}", arm.label);
         assert!(arm.launches.iter().all(|l| l.status == Status::Ok));
-        assert_eq!(arm.metrics["decode_tps"].n, 4, "{}", arm.label);
+        assert_eq!(arm.metrics[&Metric::DecodeTps].n, 4, "{}", arm.label);
     }
 }
 

@@ -1,8 +1,7 @@
 //! Every arm against one baseline, as "how many times better", on the log scale.
 
 use super::ok_launches;
-use super::summary::DECODE_CV;
-use crate::metric::{Better, METRICS, Rank};
+use crate::metric::{Better, Metric, Rank};
 use crate::record::{Arm, Comparison, Record};
 use crate::stats::{Sample, ratio_of_geometric_means};
 
@@ -38,23 +37,21 @@ pub(super) fn find(record: &Record, label: &str) -> Result<usize, NoSuchArm> {
 pub(super) fn against(record: &Record, baseline: usize) -> Vec<Comparison> {
     let Some(base) = record.arms.get(baseline) else { return Vec::new() };
     let others = record.arms.iter().enumerate().filter(|(i, _)| *i != baseline);
-    let metrics = || METRICS.iter().filter(|m| m.rank != Rank::Part);
-    others.flat_map(|(_, arm)| metrics().filter_map(|m| compare(arm, base, m.name))).collect()
+    let metrics =
+        || Metric::measured().filter(|m| m.rank() != Rank::Part && *m != Metric::DecodeCv);
+    others.flat_map(|(_, arm)| metrics().filter_map(|m| compare(arm, base, m))).collect()
 }
 
 /// Absent where one of the two lacks the metric or has values that are not positive.
-fn compare(arm: &Arm, base: &Arm, metric: &str) -> Option<Comparison> {
-    if metric == DECODE_CV {
-        return None;
-    }
-    let (ours, theirs) = (arm.metrics.get(metric)?, base.metrics.get(metric)?);
+fn compare(arm: &Arm, base: &Arm, metric: Metric) -> Option<Comparison> {
+    let (ours, theirs) = (arm.metrics.get(&metric)?, base.metrics.get(&metric)?);
     let (a, b) = (Sample::new(&ours.values).ok()?, Sample::new(&theirs.values).ok()?);
     let ratio = match ours.better {
         Better::Higher => ratio_of_geometric_means(&a, &b, 0.95)?,
         Better::Lower => ratio_of_geometric_means(&b, &a, 0.95)?,
     };
     Some(Comparison {
-        metric: metric.to_string(),
+        metric,
         arm: arm.label.clone(),
         baseline: base.label.clone(),
         times_better: ratio.ratio,

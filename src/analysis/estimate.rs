@@ -1,6 +1,7 @@
 //! How long a planned run will take, from earlier records of the same file and engine. Pure.
 
 use super::ok_launches;
+use crate::metric::Metric;
 use crate::record::{Arm, Record, WorkloadPrompt};
 use crate::stats::Sample;
 use crate::units::Seconds;
@@ -30,12 +31,16 @@ pub fn launch_time(
     let arms: Vec<&Arm> =
         newest_first.flat_map(|r| &r.arms).filter(|a| a.engine == engine).collect();
     let rates = arms.iter().find_map(|arm| {
-        let median = |name: &str| {
+        let median = |metric: Metric| {
             let values: Vec<f64> =
-                ok_launches(arm).filter_map(|l| l.metrics.get(name).copied()).collect();
+                ok_launches(arm).filter_map(|l| l.metrics.get(&metric).copied()).collect();
             Sample::new(&values).ok().map(|s| s.median())
         };
-        Some((median("cold_start_ttft_s")?, median("prefill_tps")?, median("decode_tps")?))
+        Some((
+            median(Metric::ColdStartTtft)?,
+            median(Metric::PrefillTps)?,
+            median(Metric::DecodeTps)?,
+        ))
     });
     let (cold_start, prefill, decode) = rates?;
     // Whether it is known to run the context anew in each generation.
@@ -70,10 +75,10 @@ mod tests {
         record.arms.truncate(1);
         record.arms[0].launches.truncate(1);
         let metrics = &mut record.arms[0].launches[0].metrics;
-        for (name, value) in
-            [("cold_start_ttft_s", 2.0), ("prefill_tps", 100.0), ("decode_tps", 10.0)]
+        for (metric, value) in
+            [(Metric::ColdStartTtft, 2.0), (Metric::PrefillTps, 100.0), (Metric::DecodeTps, 10.0)]
         {
-            metrics.insert(name.into(), value);
+            metrics.insert(metric, value);
         }
         let prompt = |n_prompt, n_gen, depth| WorkloadPrompt {
             id: "p".into(),

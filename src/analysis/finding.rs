@@ -2,8 +2,12 @@
 //! a sentence and an advice.
 
 use super::kind_name;
+use crate::metric::Metric;
 use crate::record::{FailureKind, Warning};
 use crate::units::three_digits;
+
+/// The code of the warning that a file holds metrics which this version does not know.
+pub const UNKNOWN_METRICS: &str = "unknown_metrics";
 
 /// Something to know before quoting a number.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +18,10 @@ pub(super) enum Finding {
     },
     Incomplete {
         launches: usize,
+    },
+    /// A newer llm-bench wrote them.
+    UnknownMetrics {
+        names: Vec<String>,
     },
     Resumed {
         times: usize,
@@ -66,7 +74,7 @@ pub(super) enum Finding {
     },
     NotANumber {
         arm: String,
-        metric: String,
+        metric: Metric,
     },
     Nondeterministic {
         arm: String,
@@ -119,6 +127,7 @@ impl Finding {
             Finding::SyntheticWeights => "synthetic_weights",
             Finding::DebugBuild { .. } => "debug_build",
             Finding::Incomplete { .. } => "incomplete_run",
+            Finding::UnknownMetrics { .. } => UNKNOWN_METRICS,
             Finding::Resumed { .. } => "resumed",
             Finding::Failed { .. } => "failed_launches",
             Finding::FewLaunches { .. } => "few_launches",
@@ -168,6 +177,11 @@ impl Finding {
             Finding::Incomplete { launches } => format!(
                 "the run stopped before its plan was done; {} recorded",
                 count(*launches, "launch is", "launches are")
+            ),
+            Finding::UnknownMetrics { names } => format!(
+                "the file holds {} that this llm-bench does not know: {}",
+                count(names.len(), "metric", "metrics"),
+                names.join(", ")
             ),
             Finding::Resumed { times, last } => format!(
                 "the run was interrupted and gone on with {}, the last time at {last}",
@@ -270,6 +284,9 @@ impl Finding {
             }
             Finding::Incomplete { .. } => {
                 "go on with `llm-bench run --resume FILE.json` before comparing"
+            }
+            Finding::UnknownMetrics { .. } => {
+                "nothing here says whether they changed; read it with the llm-bench that wrote it"
             }
             Finding::Resumed { .. } => {
                 "the machine may have changed in between: compare the launches of the sittings"

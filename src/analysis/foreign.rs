@@ -84,7 +84,7 @@ pub struct SampledArm {
 /// measured.
 #[derive(Debug)]
 pub struct Series {
-    pub metric: &'static Metric,
+    pub metric: Metric,
     /// The prompt or the test that it is of; absent for a whole prompt set.
     pub test: Option<String>,
     /// Whether it counts for the verdict, unless something else is asked for.

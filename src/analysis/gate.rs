@@ -7,7 +7,7 @@ use super::identity::{Difference, Severity};
 use super::requirement::{Checked, State};
 use super::verdict::{ALPHA, BadPair, Decision, Judgement, Pair, Rules, judge, precision_reached};
 use super::{kind_name, ok_launches};
-use crate::metric::{METRICS, Rank};
+use crate::metric::{Metric, Rank};
 use crate::record::{Arm, Record, Status, Warning, WeightsSource};
 
 /// Name and version of the verdict's JSON.
@@ -262,27 +262,29 @@ impl Gate {
 /// # Errors
 /// A deciding metric with a value that is not a finite number above zero.
 pub fn judge_arms(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Result<Judgement, BadPair> {
-    let values = |arm: &Arm, name: &str| -> Vec<f64> {
-        ok_launches(arm).filter_map(|l| l.metrics.get(name).copied()).collect()
+    let values = |arm: &Arm, metric: Metric| -> Vec<f64> {
+        ok_launches(arm).filter_map(|l| l.metrics.get(&metric).copied()).collect()
     };
-    let decides = |name: &str| rules.primary.iter().any(|p| p == name);
-    let sides: Vec<_> = METRICS
-        .iter()
-        .filter(|m| m.rank != Rank::Part)
-        .map(|m| (m, values(baseline, m.name), values(candidate, m.name)))
+    let decides = |metric: &Metric| rules.primary.iter().any(|p| p == metric.name());
+    let sides: Vec<_> = Metric::measured()
+        .filter(|m| m.rank() != Rank::Part)
+        .map(|m| (m, values(baseline, m), values(candidate, m)))
         .filter(|(_, b, c)| !b.is_empty() && !c.is_empty())
-        .filter(|(m, b, c)| decides(m.name) || b.iter().chain(c).all(|v| *v > 0.0))
+        .filter(|(m, b, c)| decides(m) || b.iter().chain(c).all(|v| *v > 0.0))
         .collect();
     let pairs: Vec<Pair<'_>> = sides
         .iter()
-        .map(|(m, b, c)| Pair { metric: m.name, better: m.better, baseline: b, candidate: c })
+        .map(|(m, b, c)| Pair { metric: m.name(), better: m.better(), baseline: b, candidate: c })
         .collect();
     judge(&pairs, rules)
 }
 
 /// Deciding metrics that the baseline has and the candidate has not.
 pub fn lost(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Vec<String> {
-    let has = |arm: &Arm, name: &str| ok_launches(arm).any(|l| l.metrics.contains_key(name));
+    let has = |arm: &Arm, name: &str| {
+        let metric = name.parse::<Metric>();
+        metric.is_ok_and(|m| ok_launches(arm).any(|l| l.metrics.contains_key(&m)))
+    };
     let lost = rules.primary.iter().filter(|m| has(baseline, m) && !has(candidate, m));
     lost.cloned().collect()
 }
@@ -303,7 +305,7 @@ pub fn precise(judgement: &Judgement) -> bool {
 pub fn precise_ratios(checked: &[Checked], rules: &Rules) -> bool {
     !checked.is_empty()
         && checked.iter().all(|one| {
-            let theta = rules.theta_of(&one.metric);
+            let theta = rules.theta_of(one.metric.name());
             one.interval
                 .is_some_and(|[low, high]| precision_reached((high.ln() - low.ln()) / 2.0, theta))
         })
@@ -346,7 +348,7 @@ mod tests {
         let (a, b) = arms(0.95);
         let close = gate(&a, &b).conclude(None);
         assert_eq!((close.outcome, close.exit_code), (Outcome::Inconclusive, 3), "{}", close.why);
-        assert!(close.why.contains("decode_tps"), "{}", close.why);
+        assert!(close.why.contains(Metric::DecodeTps.name()), "{}", close.why);
         assert_eq!(gate(&a, &b).conclude(Some(0)).exit_code, 0);
         assert_eq!(gate(&a, &b).conclude(Some(1)).exit_code, 1);
     }
@@ -374,7 +376,7 @@ mod tests {
     #[test]
     fn a_metric_that_the_candidate_no_longer_has_is_not_passed_over() {
         let (a, mut b) = arms(1.0);
-        b.launches.iter_mut().for_each(|l| _ = l.metrics.remove("prefill_tps"));
+        b.launches.iter_mut().for_each(|l| _ = l.metrics.remove(&Metric::PrefillTps));
         let found = gate(&a, &b).conclude(None);
         assert_eq!(found.outcome, Outcome::NotComparable);
         assert!(found.why.contains("has no prefill_tps"), "{}", found.why);

@@ -25,7 +25,7 @@ mod warnings;
 use crate::record::{Arm, FailureKind, Launch, LaunchError, Record, Status};
 
 pub use comparison::{NoSuchArm, baseline};
-pub use finding::is_information;
+pub use finding::{UNKNOWN_METRICS, is_information};
 pub use memory::{PartMean, memory_parts};
 pub use profile::{OTHER, Phase, STAGES, StageTime, profiling_cost, stage_metrics, stages};
 pub use reading::reading;

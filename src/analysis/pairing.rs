@@ -69,7 +69,7 @@ pub struct ArmPair<'a> {
 /// One metric of a pair.
 #[derive(Debug)]
 pub struct Row {
-    pub metric: &'static Metric,
+    pub metric: Metric,
     /// The prompt or test; absent for a whole set.
     pub test: Option<String>,
     /// Of one prompt of a set.
@@ -225,16 +225,16 @@ fn pair<'a>(
 ) -> Result<ArmPair<'a>, BadPair> {
     let decides = |series: &Series| match rules.primary == Rules::default().primary {
         true => series.decides,
-        false => !series.part && rules.primary.iter().any(|name| name == series.metric.name),
+        false => !series.part && rules.primary.iter().any(|name| name == series.metric.name()),
     };
     let shown = |series: &Series| match series.part {
         true => {
             wanted.per_prompt
-                && (wanted.all || rules.primary.iter().any(|p| p == series.metric.name))
+                && (wanted.all || rules.primary.iter().any(|p| p == series.metric.name()))
         }
         false => wanted.all || decides(series),
     };
-    let same = |a: &Series, b: &Series| a.metric.name == b.metric.name && a.test == b.test;
+    let same = |a: &Series, b: &Series| a.metric == b.metric && a.test == b.test;
     let partner = |a: &Series, arm: &'a SampledArm| arm.series.iter().find(|b| same(a, b));
     let mut both: Vec<(&Series, &Series, String)> = baseline
         .series
@@ -248,8 +248,9 @@ fn pair<'a>(
         let alone = arm.series.iter().filter(|s| decides(s) && partner(s, other).is_none());
         alone.map(name).collect()
     });
-    let of_series =
-        |(a, _, name): &(&Series, &Series, String)| (name.clone(), rules.margin_of(a.metric.name));
+    let of_series = |(a, _, name): &(&Series, &Series, String)| {
+        (name.clone(), rules.margin_of(a.metric.name()))
+    };
     let rules = Rules {
         margins: both.iter().map(of_series).collect::<BTreeMap<_, _>>(),
         primary: both.iter().filter(|(a, ..)| decides(a)).map(|(.., n)| n.clone()).collect(),
@@ -259,7 +260,7 @@ fn pair<'a>(
         .iter()
         .map(|(a, b, name)| Pair {
             metric: name,
-            better: a.metric.better,
+            better: a.metric.better(),
             baseline: &a.values,
             candidate: &b.values,
         })
@@ -285,8 +286,8 @@ fn pair<'a>(
 /// A test of llama-bench is a metric by itself; a prompt of a set is not.
 fn name(series: &Series) -> String {
     match &series.test {
-        None => series.metric.name.to_string(),
-        Some(test) if series.part => format!("{} {test}", series.metric.name),
+        None => series.metric.name().to_string(),
+        Some(test) if series.part => format!("{} {test}", series.metric),
         Some(test) => test.clone(),
     }
 }

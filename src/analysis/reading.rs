@@ -1,6 +1,7 @@
 //! The result in a few sentences that claim no more than the numbers do.
 
 use super::{baseline, failure, kind_name, ok_launches, tokens};
+use crate::metric::Metric;
 use crate::record::{Arm, Comparison, Launch, Record};
 use crate::units::{Bytes, BytesPerSecond, Seconds, three_digits};
 
@@ -48,7 +49,7 @@ fn baseline_arm(record: &Record) -> Option<&Arm> {
     record.arms.get(index)
 }
 
-fn comparison<'a>(record: &'a Record, arm: &str, metric: &str) -> Option<&'a Comparison> {
+fn comparison<'a>(record: &'a Record, arm: &str, metric: Metric) -> Option<&'a Comparison> {
     record.comparisons.iter().find(|c| c.arm == arm && c.metric == metric)
 }
 
@@ -60,7 +61,7 @@ fn unresolved(c: &Comparison) -> bool {
 
 /// "candle decodes 2.41 times as fast as pytorch (95 % interval 2.34–2.48)."
 fn decode_compared(record: &Record, others: &[&Arm], base: &str) -> Vec<String> {
-    let compared = |arm: &&Arm| comparison(record, &arm.label, "decode_tps");
+    let compared = |arm: &&Arm| comparison(record, &arm.label, Metric::DecodeTps);
     let (open, settled): (Vec<_>, Vec<_>) =
         others.iter().filter_map(compared).partition(|c| unresolved(c));
     let mut sentences = Vec::new();
@@ -91,30 +92,30 @@ fn decode_compared(record: &Record, others: &[&Arm], base: &str) -> Vec<String> 
 
 /// "candle loads 31.2 times as fast; its cold start to the first token is 12.1 times as fast."
 fn start_compared(record: &Record, arm: &Arm) -> Option<String> {
-    let part = |metric: &str, better: &str, same: &str| {
+    let part = |metric: Metric, better: &str, same: &str| {
         let c = comparison(record, &arm.label, metric)?;
         Some(match unresolved(c) {
             true => format!("no difference in {same} was resolved"),
             false => format!("{better} {} times as fast", three_digits(c.times_better)),
         })
     };
-    let load = part("model_load_s", "loads", "load time");
-    let cold = part("cold_start_ttft_s", "its cold start to the first token is", "cold start");
+    let load = part(Metric::ModelLoad, "loads", "load time");
+    let cold = part(Metric::ColdStartTtft, "its cold start to the first token is", "cold start");
     let parts: Vec<String> = load.into_iter().chain(cold).collect();
     let colon = if parts.first()?.starts_with("loads") { "" } else { ":" };
     Some(format!("{}{colon} {}.", arm.label, parts.join("; ")))
 }
 
 fn memory_compared(arm: &Arm, base: &Arm) -> Option<String> {
-    let peak = |arm: &Arm| arm.metrics.get("peak_host_bytes").map(|s| Bytes(s.mean as u64));
+    let peak = |arm: &Arm| arm.metrics.get(&Metric::PeakHostBytes).map(|s| Bytes(s.mean as u64));
     let (ours, theirs) = (peak(arm)?, peak(base)?);
     Some(format!("{} peaks at {ours} of memory, {} at {theirs}.", arm.label, base.label))
 }
 
 /// "At 24.1 tok/s candle uses 78 % of the read bandwidth of 33.4 GB/s around its launches; …"
 fn bandwidth(record: &Record, arm: &Arm) -> Option<String> {
-    let rate = arm.metrics.get("decode_tps")?.mean;
-    let mbu = arm.metrics.get("mbu")?.mean;
+    let rate = arm.metrics.get(&Metric::DecodeTps)?.mean;
+    let mbu = arm.metrics.get(&Metric::Mbu)?.mean;
     let around = |launch: &Launch| launch.environment.read_bandwidth_bytes_per_s;
     let mut rates: Vec<f64> = arm.launches.iter().filter_map(around).flatten().collect();
     rates.sort_by(f64::total_cmp);
@@ -138,7 +139,7 @@ fn bandwidth(record: &Record, arm: &Arm) -> Option<String> {
 }
 
 fn decode_alone(arm: &Arm) -> Option<String> {
-    let s = arm.metrics.get("decode_tps")?;
+    let s = arm.metrics.get(&Metric::DecodeTps)?;
     let interval = match s.ci95 {
         Some([low, high]) => format!(
             "95 % interval {}–{} over {} launches",
@@ -152,8 +153,8 @@ fn decode_alone(arm: &Arm) -> Option<String> {
 }
 
 fn start_alone(arm: &Arm) -> Option<String> {
-    let load = Seconds(arm.metrics.get("model_load_s")?.mean);
-    let cold = Seconds(arm.metrics.get("cold_start_ttft_s")?.mean);
+    let load = Seconds(arm.metrics.get(&Metric::ModelLoad)?.mean);
+    let cold = Seconds(arm.metrics.get(&Metric::ColdStartTtft)?.mean);
     Some(format!(
         "It loads in {load}; its first token comes {cold} after the start of its process."
     ))

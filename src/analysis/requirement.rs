@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{failure, kind_name, ok_launches};
-use crate::metric::{self, METRICS, Metric};
+use crate::metric::Metric;
 use crate::record::{Arm, Record};
 use crate::stats::{Sample, holm, margin_test, ratio_of_geometric_means};
 use crate::units::three_digits;
@@ -35,7 +35,7 @@ impl Relation {
 pub struct Requirement {
     pub arm: String,
     pub reference: String,
-    pub metric: &'static Metric,
+    pub metric: Metric,
     pub relation: Relation,
     /// Above zero.
     pub bound: f64,
@@ -50,7 +50,7 @@ impl PartialEq for Requirement {
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { arm, reference, metric, relation, bound } = self;
-        write!(f, "{arm}/{reference} {} {} {bound}", metric.name, relation.as_str())
+        write!(f, "{arm}/{reference} {metric} {} {bound}", relation.as_str())
     }
 }
 
@@ -83,10 +83,7 @@ impl FromStr for Requirement {
         if arm == reference {
             return Err(format!("{FORM}; found {arm:?} on both sides"));
         }
-        let metric = metric::find(name).ok_or_else(|| {
-            let names: Vec<&str> = METRICS.iter().map(|m| m.name).collect();
-            format!("no metric is called {name:?}; there are: {}", names.join(", "))
-        })?;
+        let metric = name.parse().map_err(|e| format!("{e}"))?;
         Ok(Self { arm: arm.into(), reference: reference.into(), metric, relation, bound })
     }
 }
@@ -105,7 +102,7 @@ pub enum State {
 pub struct Checked {
     /// As it was given.
     pub requirement: String,
-    pub metric: String,
+    pub metric: Metric,
     pub bound: f64,
     pub relation: Relation,
     pub state: State,
@@ -136,9 +133,9 @@ pub enum Unanswerable {
     #[error("{requirement}: {name} could not be measured: {reason}")]
     NotMeasured { requirement: String, name: String, reason: String },
     #[error("{requirement}: {name} has no {metric}")]
-    NoMetric { requirement: String, name: String, metric: String },
+    NoMetric { requirement: String, name: String, metric: Metric },
     #[error("{requirement}: a value of {metric} is not a finite number above zero")]
-    BadValue { requirement: String, metric: String },
+    BadValue { requirement: String, metric: Metric },
 }
 
 /// Checks every requirement at level `alpha` against the launches of a record.
@@ -166,8 +163,7 @@ pub fn check(
 
 fn measure(record: &Record, r: &Requirement, alpha: f64) -> Result<Checked, Unanswerable> {
     let (ours, theirs) = (sample(record, r, &r.arm)?, sample(record, r, &r.reference)?);
-    let bad =
-        || Unanswerable::BadValue { requirement: r.to_string(), metric: r.metric.name.into() };
+    let bad = || Unanswerable::BadValue { requirement: r.to_string(), metric: r.metric };
     let ratio = ratio_of_geometric_means(&ours, &theirs, 1.0 - 2.0 * alpha).ok_or_else(bad)?;
     // Of "the ratio is at least the bound".
     let test = margin_test(&ours, &theirs, r.bound.ln()).and_then(|test| test.tests);
@@ -177,7 +173,7 @@ fn measure(record: &Record, r: &Requirement, alpha: f64) -> Result<Checked, Unan
     };
     Ok(Checked {
         requirement: r.to_string(),
-        metric: r.metric.name.into(),
+        metric: r.metric,
         bound: r.bound,
         relation: r.relation,
         state: State::Inconclusive,
@@ -192,7 +188,7 @@ fn measure(record: &Record, r: &Requirement, alpha: f64) -> Result<Checked, Unan
 
 fn sample(record: &Record, r: &Requirement, name: &str) -> Result<Sample, Unanswerable> {
     let requirement = r.to_string();
-    let metric = r.metric.name.to_string();
+    let metric = r.metric;
     let arm = arm(record, name).ok_or_else(|| Unanswerable::NoSuchArm {
         requirement: requirement.clone(),
         name: name.into(),
@@ -239,7 +235,7 @@ fn decide(one: &mut Checked, r: &Requirement, alpha: f64) {
     let range = one.interval.map_or(String::new(), |[low, high]| {
         format!(" ({}–{})", three_digits(low), three_digits(high))
     });
-    let name = r.metric.title;
+    let name = r.metric.title();
     let bound = format!("{} {}", r.relation.as_str(), r.bound);
     one.why = match one.state {
         State::Met => format!("{name}: the ratio is {ratio}{range}, {bound} is kept"),
@@ -266,7 +262,7 @@ mod tests {
     fn a_requirement_is_two_engines_a_metric_a_relation_and_a_ratio() {
         let r = parsed("candle/llama.cpp-flash decode_tps >= 0.9").unwrap();
         assert_eq!((r.arm.as_str(), r.reference.as_str()), ("candle", "llama.cpp-flash"));
-        assert_eq!((r.metric.name, r.relation, r.bound), ("decode_tps", Relation::AtLeast, 0.9));
+        assert_eq!((r.metric, r.relation, r.bound), (Metric::DecodeTps, Relation::AtLeast, 0.9));
         assert_eq!(parsed("  a/b  ttft_s<=2 ").unwrap().to_string(), "a/b ttft_s <= 2");
         assert_eq!(parsed(&r.to_string()).unwrap(), r);
     }
@@ -324,8 +320,8 @@ mod tests {
         let failed = record.arms.iter().find(|arm| failure(arm).is_some()).unwrap();
         let error = ask(&format!("candle/{} decode_tps >= 1", failed.label));
         assert!(error.contains("could not be measured"), "{error}");
-        let error = ask("candle/pytorch-f32 joules_per_token <= 1");
-        assert!(error.contains("has no joules_per_token"), "{error}");
+        let error = ask("candle/pytorch-f32 itl_p99_s <= 1");
+        assert!(error.contains("has no itl_p99_s"), "{error}");
     }
 
     #[test]
@@ -333,7 +329,7 @@ mod tests {
         let mut record = testing::record();
         for arm in &mut record.arms {
             for launch in &mut arm.launches {
-                launch.metrics.insert("peak_host_bytes".into(), 1e9);
+                launch.metrics.insert(Metric::PeakHostBytes, 1e9);
             }
         }
         let r = [parsed("candle/pytorch-f32 peak_host_bytes <= 1").unwrap()];

@@ -4,15 +4,12 @@
 use std::collections::BTreeMap;
 
 use super::ok_launches;
-use crate::metric::{Better, METRICS, Metric, Unit};
+use crate::metric::{Better, Metric, Unit, Values};
 use crate::record::{Arm, Launch, MetricSummary, Record, Role};
 use crate::stats;
 
-/// The metric that only several launches have together.
-pub(super) const DECODE_CV: &str = "decode_cv";
-
-/// Fills the summaries of every arm. Metrics that the catalogue does not know have no direction
-/// and stay in their launches.
+/// Fills the summaries of every arm. Metrics that this version does not know have no
+/// direction and stay in their launches.
 pub(super) fn fill(record: &mut Record) {
     for arm in &mut record.arms {
         arm.metrics = whole_set(arm);
@@ -20,27 +17,27 @@ pub(super) fn fill(record: &mut Record) {
     }
 }
 
-fn whole_set(arm: &Arm) -> BTreeMap<String, MetricSummary> {
-    let mut summaries = BTreeMap::new();
-    for metric in METRICS {
-        let values = ok_launches(arm).filter_map(|l| l.metrics.get(metric.name).copied()).collect();
+fn whole_set(arm: &Arm) -> Values<MetricSummary> {
+    let mut summaries = Values::new();
+    for metric in Metric::measured() {
+        let values = ok_launches(arm).filter_map(|l| l.metrics.get(&metric).copied()).collect();
         insert(&mut summaries, metric, values);
     }
-    let cv = summaries.get("decode_tps").and_then(|s| s.cv);
-    if let (Some(cv), Some(metric)) = (cv, crate::metric::find(DECODE_CV)) {
-        insert(&mut summaries, metric, vec![cv]);
+    let cv = summaries.get(&Metric::DecodeTps).and_then(|s| s.cv);
+    if let Some(cv) = cv {
+        insert(&mut summaries, Metric::DecodeCv, vec![cv]);
     }
     summaries
 }
 
-fn by_prompt(arm: &Arm) -> BTreeMap<String, BTreeMap<String, MetricSummary>> {
+fn by_prompt(arm: &Arm) -> BTreeMap<String, Values<MetricSummary>> {
     let mut prompts = BTreeMap::new();
     for id in ok_launches(arm).flat_map(|l| &l.prompts).map(|run| &run.id) {
         if prompts.contains_key(id) {
             continue;
         }
-        let mut summaries = BTreeMap::new();
-        for metric in METRICS {
+        let mut summaries = Values::new();
+        for metric in Metric::measured() {
             let values = ok_launches(arm).filter_map(|l| over_iterations(l, id, metric)).collect();
             insert(&mut summaries, metric, values);
         }
@@ -53,15 +50,15 @@ fn by_prompt(arm: &Arm) -> BTreeMap<String, BTreeMap<String, MetricSummary>> {
 
 /// One value of a metric for a prompt in a launch. Rates are averaged as time per token, which
 /// is tokens sum by sum, as over a prompt set.
-fn over_iterations(launch: &Launch, id: &str, metric: &Metric) -> Option<f64> {
+fn over_iterations(launch: &Launch, id: &str, metric: Metric) -> Option<f64> {
     let values: Vec<f64> = launch
         .prompts
         .iter()
         .filter(|run| run.id == id && run.role == Role::Measured)
-        .filter_map(|run| run.metrics.get(metric.name).copied())
+        .filter_map(|run| run.metrics.get(&metric).copied())
         .collect();
     let n = values.len() as f64;
-    match metric.unit {
+    match metric.unit() {
         _ if values.is_empty() => None,
         Unit::TokensPerSecond => Some(n / values.iter().map(|v| 1.0 / v).sum::<f64>()),
         _ => Some(values.iter().sum::<f64>() / n),
@@ -70,9 +67,9 @@ fn over_iterations(launch: &Launch, id: &str, metric: &Metric) -> Option<f64> {
 
 /// Adds a summary, unless there are no values or values that are no numbers (the latter are
 /// found again by the warnings).
-fn insert(summaries: &mut BTreeMap<String, MetricSummary>, metric: &Metric, values: Vec<f64>) {
-    if let Some(summary) = of_values(metric.unit, metric.better, values) {
-        summaries.insert(metric.name.to_string(), summary);
+fn insert(summaries: &mut Values<MetricSummary>, metric: Metric, values: Vec<f64>) {
+    if let Some(summary) = of_values(metric.unit(), metric.better(), values) {
+        summaries.insert(metric, summary);
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
+use crate::metric::{Metric, Values};
 use crate::record::Precision;
 use crate::record::{
     Arm, Build, Environment, FailureKind, Host, How, Launch, LaunchError, Memory, MemoryPart,
@@ -155,7 +156,7 @@ pub fn arm(engine: &Engine, launches: u32) -> Arm {
         preparation: Default::default(),
         verification: None,
         launches: (0..launches).map(|i| launch(engine, i)).collect(),
-        metrics: BTreeMap::new(),
+        metrics: Values::new(),
         prompt_metrics: BTreeMap::new(),
     }
 }
@@ -181,7 +182,7 @@ pub fn failed_arm(label: &str, launches: u32) -> Arm {
             message: "InductorError: g++ was not found\nTraceback (most recent call last)".into(),
             stderr_tail: None,
         }),
-        metrics: BTreeMap::new(),
+        metrics: Values::new(),
         prompts: vec![],
         ..launch(&CANDLE, i)
     };
@@ -203,23 +204,23 @@ fn launch(engine: &Engine, index: u32) -> Launch {
     let decode = engine.decode_tps * luck;
     let gap = 1.0 / decode;
     let metrics = [
-        ("model_load_s", engine.load_s / luck),
-        ("cold_start_ttft_s", engine.cold_s / luck),
-        ("first_generate_ttft_s", engine.cold_s / luck * 0.7),
-        ("ttft_s", 219.0 / engine.prefill_tps / luck),
-        ("prefill_tps", engine.prefill_tps * luck),
-        ("decode_tps", decode),
-        ("tpot_s", gap),
-        ("itl_p50_s", gap * 0.99),
-        ("itl_p95_s", gap * 1.08),
-        ("peak_host_bytes", engine.peak_bytes),
-        ("memory_weights_bytes", engine.peak_bytes * 0.80),
-        ("memory_kv_bytes", engine.peak_bytes * 0.011),
-        ("memory_activations_bytes", engine.peak_bytes * 0.031),
-        ("memory_runtime_bytes", engine.peak_bytes * 0.149),
-        ("memory_unaccounted_bytes", engine.peak_bytes * 0.009),
-        ("mbu", decode * 0.803e9 / 33.4e9),
-        ("tps_per_gb", decode / (engine.peak_bytes / 1e9)),
+        (Metric::ModelLoad, engine.load_s / luck),
+        (Metric::ColdStartTtft, engine.cold_s / luck),
+        (Metric::FirstGenerateTtft, engine.cold_s / luck * 0.7),
+        (Metric::Ttft, 219.0 / engine.prefill_tps / luck),
+        (Metric::PrefillTps, engine.prefill_tps * luck),
+        (Metric::DecodeTps, decode),
+        (Metric::Tpot, gap),
+        (Metric::ItlP50, gap * 0.99),
+        (Metric::ItlP95, gap * 1.08),
+        (Metric::PeakHostBytes, engine.peak_bytes),
+        (Metric::MemoryWeights, engine.peak_bytes * 0.80),
+        (Metric::MemoryKv, engine.peak_bytes * 0.011),
+        (Metric::MemoryActivations, engine.peak_bytes * 0.031),
+        (Metric::MemoryRuntime, engine.peak_bytes * 0.149),
+        (Metric::MemoryUnaccounted, engine.peak_bytes * 0.009),
+        (Metric::Mbu, decode * 0.803e9 / 33.4e9),
+        (Metric::TpsPerGb, decode / (engine.peak_bytes / 1e9)),
     ];
     let roles = [Role::Cold, Role::Measured, Role::Measured];
     let runs = PROMPTS.iter().flat_map(|prompt| {
@@ -231,7 +232,7 @@ fn launch(engine: &Engine, index: u32) -> Launch {
         started_at: "2026-03-01T10:15:31+01:00".into(),
         status: Status::Ok,
         error: None,
-        metrics: metrics.map(|(name, value)| (name.to_string(), value)).into(),
+        metrics: metrics.into(),
         prompts: runs.collect(),
         memory: memory(engine),
         timeline_ns: BTreeMap::new(),
@@ -294,9 +295,9 @@ fn generation(
     let gap_s = (1.0 + f64::from(n_prompt) / 5000.0) / engine.decode_tps / luck;
     let ns = |s: f64| (s * 1e9) as u64;
     let metrics = [
-        ("decode_tps", 1.0 / gap_s),
-        ("prefill_tps", f64::from(n_prompt) / prefill_s),
-        ("ttft_s", prefill_s),
+        (Metric::DecodeTps, 1.0 / gap_s),
+        (Metric::PrefillTps, f64::from(n_prompt) / prefill_s),
+        (Metric::Ttft, prefill_s),
     ];
     PromptRun {
         id: id.into(),
@@ -316,8 +317,8 @@ fn generation(
         }),
         profile: None,
         metrics: match role {
-            Role::Measured => metrics.map(|(name, value)| (name.to_string(), value)).into(),
-            _ => BTreeMap::new(),
+            Role::Measured => metrics.into(),
+            _ => Values::new(),
         },
     }
 }

@@ -2,6 +2,7 @@
 
 use super::testing::{CANDLE, CANDLE_STOCK, Engine, PYTORCH_F32, arm, empty, failed_arm, record};
 use super::*;
+use crate::metric::Metric;
 use crate::record::{Comparison, Role, WeightsSource};
 
 /// Candle and the float32 reference on a quiet machine with real weights: nothing to warn of but
@@ -17,7 +18,7 @@ fn summarized(mut record: Record) -> Record {
     record
 }
 
-fn compared<'a>(record: &'a Record, arm: &str, metric: &str) -> &'a Comparison {
+fn compared<'a>(record: &'a Record, arm: &str, metric: Metric) -> &'a Comparison {
     record.comparisons.iter().find(|c| c.arm == arm && c.metric == metric).unwrap()
 }
 
@@ -40,11 +41,11 @@ fn message(record: &Record, code: &str) -> String {
 #[test]
 fn each_launch_gives_one_value_and_failed_ones_none() {
     let record = summarized(record());
-    let decode = &record.arms[0].metrics["decode_tps"];
+    let decode = &record.arms[0].metrics[&Metric::DecodeTps];
     assert_eq!((decode.n, decode.values.len()), (5, 5));
-    assert_eq!(decode.values[0], record.arms[0].launches[0].metrics["decode_tps"]);
-    assert_eq!(record.arms[0].metrics["decode_cv"].values, [decode.cv.unwrap()]);
-    let single = &record.arms[1].metrics["decode_tps"];
+    assert_eq!(decode.values[0], record.arms[0].launches[0].metrics[&Metric::DecodeTps]);
+    assert_eq!(record.arms[0].metrics[&Metric::DecodeCv].values, [decode.cv.unwrap()]);
+    let single = &record.arms[1].metrics[&Metric::DecodeTps];
     assert_eq!((single.n, single.sd, single.ci95), (1, None, None));
     assert!(record.arms[2].metrics.is_empty());
 }
@@ -55,14 +56,14 @@ fn iterations_of_a_prompt_are_averaged_within_their_launch_as_time_per_token() {
     let runs = record.arms[0].launches[0].prompts.iter_mut();
     let measured = runs.filter(|r| r.id == "chat-16" && r.role == Role::Measured);
     for (run, rate) in measured.zip([30.0, 60.0]) {
-        run.metrics.insert("decode_tps".into(), rate);
-        run.metrics.insert("ttft_s".into(), rate);
+        run.metrics.insert(Metric::DecodeTps, rate);
+        run.metrics.insert(Metric::Ttft, rate);
     }
     let record = summarized(record);
     let chat = &record.arms[0].prompt_metrics["chat-16"];
-    assert_eq!(chat["decode_tps"].n, 5);
-    assert!((chat["decode_tps"].values[0] - 40.0).abs() < 1e-9);
-    assert!((chat["ttft_s"].values[0] - 45.0).abs() < 1e-9);
+    assert_eq!(chat[&Metric::DecodeTps].n, 5);
+    assert!((chat[&Metric::DecodeTps].values[0] - 40.0).abs() < 1e-9);
+    assert!((chat[&Metric::Ttft].values[0] - 45.0).abs() < 1e-9);
 }
 
 #[test]
@@ -85,13 +86,13 @@ fn the_baseline_is_pytorch_then_its_float32_then_the_first_that_ran() {
 #[test]
 fn better_is_above_one_whatever_the_direction() {
     let record = summarized(record());
-    let decode = compared(&record, "candle", "decode_tps");
+    let decode = compared(&record, "candle", Metric::DecodeTps);
     assert!((decode.times_better - 38.4 / 3.81).abs() < 1e-9);
     assert!(decode.p.unwrap() < 1e-6 && !decode.equal_precision);
-    let load = compared(&record, "candle", "model_load_s");
+    let load = compared(&record, "candle", Metric::ModelLoad);
     assert!((load.times_better - 4.87 / 0.0413).abs() < 1e-6);
-    assert_eq!(compared(&record, "candle-stock", "decode_tps").ci95, None);
-    let memory = compared(&record, "candle", "peak_host_bytes");
+    assert_eq!(compared(&record, "candle-stock", Metric::DecodeTps).ci95, None);
+    let memory = compared(&record, "candle", Metric::PeakHostBytes);
     assert_eq!((memory.times_better, memory.p), (memory.ci95.unwrap()[0], None));
 }
 
@@ -99,7 +100,7 @@ fn better_is_above_one_whatever_the_direction() {
 fn any_arm_can_be_the_baseline_and_an_unknown_one_is_refused_with_the_known() {
     let mut record = record();
     summarize_against(&mut record, "candle").unwrap();
-    assert!(compared(&record, "candle-stock", "decode_tps").times_better < 1.0);
+    assert!(compared(&record, "candle-stock", Metric::DecodeTps).times_better < 1.0);
     let before = record.clone();
     let error = summarize_against(&mut record, "mlx").unwrap_err().to_string();
     assert!(error.contains("\"mlx\"") && error.contains("pytorch-f32"), "{error}");
@@ -109,6 +110,21 @@ fn any_arm_can_be_the_baseline_and_an_unknown_one_is_refused_with_the_known() {
 #[test]
 fn a_quiet_run_raises_no_doubt() {
     assert_eq!(doubts(&summarized(quiet())), [""; 0]);
+}
+
+#[test]
+fn metrics_of_a_newer_version_are_named_and_none_of_them_is_taken_for_unchanged() {
+    let mut json = serde_json::to_value(quiet()).unwrap();
+    json["arms"][1]["launches"][0]["metrics"]["tokens_per_dream"] = 3.0.into();
+    json["comparisons"] = serde_json::json!([{"metric": "tokens_per_dream"}]);
+    let record = summarized(serde_json::from_value(json.clone()).unwrap());
+    assert_eq!(doubts(&record), [UNKNOWN_METRICS]);
+    assert!(
+        message(&record, UNKNOWN_METRICS)
+            .ends_with("1 metric that this llm-bench does not know: tokens_per_dream")
+    );
+    let written = serde_json::to_value(&record).unwrap();
+    assert_eq!(written["arms"][1]["launches"], json["arms"][1]["launches"]);
 }
 
 #[test]
@@ -142,11 +158,11 @@ fn load_at_the_start_counts_only_where_nothing_better_is_known() {
 
 #[test]
 fn numbers_too_good_or_too_scattered_are_doubted() {
-    let mbu = |l: &mut Launch| *l.metrics.get_mut("mbu").unwrap() = 1.2;
+    let mbu = |l: &mut Launch| *l.metrics.get_mut(&Metric::Mbu).unwrap() = 1.2;
     assert_eq!(doubts_when(mbu), ["bandwidth_exceeded"]);
-    let slow = |l: &mut Launch| *l.metrics.get_mut("decode_tps").unwrap() *= 0.7;
+    let slow = |l: &mut Launch| *l.metrics.get_mut(&Metric::DecodeTps).unwrap() *= 0.7;
     assert_eq!(doubts_when(slow), ["high_variance"]);
-    let nan = |l: &mut Launch| *l.metrics.get_mut("ttft_s").unwrap() = f64::NAN;
+    let nan = |l: &mut Launch| *l.metrics.get_mut(&Metric::Ttft).unwrap() = f64::NAN;
     assert_eq!(doubts_when(nan), ["not_a_number"]);
 }
 

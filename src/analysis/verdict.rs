@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::metric::{Better, METRICS, Rank};
+use crate::metric::{Better, Metric, Rank};
 use crate::stats::{
     BadSample, Design, MarginP, Sample, hedges_g, holm, launches_needed, margin_test,
     minimum_detectable_effect, welch,
@@ -53,13 +53,12 @@ pub struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        let primary = METRICS.iter().filter(|m| m.rank == Rank::Primary);
         Self {
             margin: MARGIN,
             margins: BTreeMap::new(),
             alpha: ALPHA,
             rule: Rule::default(),
-            primary: primary.map(|m| m.name.to_string()).collect(),
+            primary: Metric::of_rank(Rank::Primary).map(|m| m.name().to_string()).collect(),
         }
     }
 }

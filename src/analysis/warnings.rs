@@ -1,11 +1,12 @@
 //! Looks in a record for what a reader must know before quoting a number. The limits are here; the
 //! words are in `finding`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::finding::{Finding, Seen};
 use super::timing::steady;
 use super::{kind_name, ok_launches, tokens};
+use crate::metric::Metric;
 use crate::record::{Arm, FailureKind, Launch, Record, Status, Verdict, Warning, WeightsSource};
 
 /// Decode varies more than this between launches.
@@ -61,6 +62,10 @@ fn of_the_run(record: &Record) -> Vec<Finding> {
     if !record.run.complete {
         found.push(Finding::Incomplete { launches: launches.len() });
     }
+    let names = unknown_metrics(&launches);
+    if !names.is_empty() {
+        found.push(Finding::UnknownMetrics { names });
+    }
     if let Some(last) = record.run.resumed.last() {
         let times = record.run.resumed.len();
         found.push(Finding::Resumed { times, last: last.at.clone() });
@@ -93,6 +98,15 @@ fn of_the_run(record: &Record) -> Vec<Finding> {
         );
     }
     found
+}
+
+fn unknown_metrics(launches: &[&Launch]) -> Vec<String> {
+    let of = |l: &&Launch| {
+        let own = std::iter::once(&l.metrics);
+        let all = own.chain(l.prompts.iter().map(|run| &run.metrics));
+        all.flat_map(|values| values.unknown()).map(str::to_string).collect::<Vec<_>>()
+    };
+    launches.iter().flat_map(of).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Counts the items for which a value is known and bad, and keeps the worst.
@@ -149,7 +163,7 @@ fn of_the_arm(arm: &Arm) -> Vec<Finding> {
     if let Some(factor) = arm.settings.get("slow_down").and_then(|f| f.as_f64()) {
         found.push(Finding::SlowedDown { arm: label(), factor });
     }
-    if let Some(decode) = arm.metrics.get("decode_tps")
+    if let Some(decode) = arm.metrics.get(&Metric::DecodeTps)
         && let Some(cv) = decode.cv.filter(|cv| *cv > HIGH_CV)
     {
         found.push(Finding::HighVariance { arm: label(), cv, n: decode.n });
@@ -160,11 +174,11 @@ fn of_the_arm(arm: &Arm) -> Vec<Finding> {
         seen(&launches, |l| unsteady(l), |_| true, larger)
             .map(|seen| Finding::NotSteady { arm: label(), seen }),
     );
-    if let Some(mbu) = arm.metrics.get("mbu").map(|s| s.max).filter(|mbu| *mbu > MBU_LIMIT) {
+    if let Some(mbu) = arm.metrics.get(&Metric::Mbu).map(|s| s.max).filter(|mbu| *mbu > MBU_LIMIT) {
         found.push(Finding::BandwidthExceeded { arm: label(), mbu });
     }
     for (metric, value) in launches.iter().flat_map(|l| &l.metrics) {
-        let finding = Finding::NotANumber { arm: label(), metric: metric.clone() };
+        let finding = Finding::NotANumber { arm: label(), metric: *metric };
         if !value.is_finite() && !found.contains(&finding) {
             found.push(finding);
         }

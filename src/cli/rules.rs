@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 
 use crate::analysis::verdict::{MARGIN, Rule, Rules};
-use crate::metric;
+use crate::metric::{Metric, PLANNED};
 
 /// What a change has to be, and how sure, before it counts.
 #[derive(Debug, Clone, Args)]
@@ -22,7 +22,7 @@ pub struct RulesArgs {
     #[arg(long, value_enum, default_value_t = RuleArg::Welch)]
     pub rule: RuleArg,
     /// The metrics that decide, comma separated [default: model_load_s, cold_start_ttft_s,
-    /// prefill_tps, decode_tps, peak_host_bytes, peak_gpu_bytes]
+    /// prefill_tps, decode_tps, peak_host_bytes]
     #[arg(long, value_delimiter = ',', value_parser = metric_name, value_name = "METRIC")]
     pub primary: Vec<String>,
 }
@@ -71,7 +71,13 @@ impl RulesArgs {
     pub fn rules(&self) -> Rules {
         let general = self.margin.iter().rfind(|m| m.metric.is_none()).map(|m| m.share);
         let own = self.margin.iter().filter_map(|m| Some((m.metric.clone()?, m.share)));
-        let default = Rules::default();
+        let default = Rules::default().primary;
+        let planned = |name: &String| PLANNED.contains(&name.as_str());
+        // What nothing measures decides nothing, beside others; alone it must not pass for them.
+        let decide = match self.primary.iter().all(planned) {
+            true => self.primary.clone(),
+            false => self.primary.iter().filter(|name| !planned(name)).cloned().collect(),
+        };
         Rules {
             margin: general.unwrap_or(MARGIN),
             margins: own.collect(),
@@ -80,7 +86,7 @@ impl RulesArgs {
                 RuleArg::Welch => Rule::Welch,
                 RuleArg::Point => Rule::Point,
             },
-            primary: if self.primary.is_empty() { default.primary } else { self.primary.clone() },
+            primary: if decide.is_empty() { default } else { decide },
         }
     }
 }
@@ -92,23 +98,12 @@ fn alpha(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A name of the catalogue, with the nearest one where it is none.
+/// A name of the catalogue or of a metric to come; the nearest one where it is neither.
 pub fn metric_name(name: &str) -> Result<String, String> {
-    if metric::find_any(name).is_some() {
-        return Ok(name.to_string());
+    match name.parse::<Metric>() {
+        Err(e) if !PLANNED.contains(&name) => Err(e.to_string()),
+        _ => Ok(name.to_string()),
     }
-    let names = || metric::METRICS.iter().chain(metric::FOREIGN).map(|m| m.name);
-    let nearest = names()
-        .map(|known| (strsim::jaro_winkler(known, name), known))
-        .filter(|(score, _)| *score > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    Err(match nearest {
-        Some((_, known)) => format!("no metric is called {name:?}; did you mean {known:?}?"),
-        None => format!(
-            "no metric is called {name:?}; there are: {}",
-            names().collect::<Vec<_>>().join(", ")
-        ),
-    })
 }
 
 #[cfg(test)]
@@ -130,8 +125,20 @@ mod tests {
     #[test]
     fn margins_are_read_in_percent_or_as_shares_and_the_last_one_holds() {
         let given = rules(&["--margin", "5%,decode_tps=3 %", "--margin", "0.1"]).unwrap().rules();
-        assert_eq!((given.margin, given.margin_of("decode_tps")), (0.1, 0.03));
+        assert_eq!((given.margin, given.margin_of(Metric::DecodeTps.name())), (0.1, 0.03));
         assert_eq!(rules(&[]).unwrap().rules(), Rules::default());
+    }
+
+    #[test]
+    fn a_list_of_an_earlier_version_decides_as_it_did() {
+        let all = "model_load_s,cold_start_ttft_s,prefill_tps,decode_tps,peak_host_bytes";
+        let earlier = format!("{all},peak_gpu_bytes");
+        assert_eq!(rules(&["--primary", &earlier]).unwrap().rules(), Rules::default());
+        let alone = rules(&["--primary", "peak_gpu_bytes"]).unwrap().rules();
+        assert_eq!(alone.primary, ["peak_gpu_bytes"]);
+        let help = <Line as clap::CommandFactory>::command().render_long_help().to_string();
+        let help: String = help.split_whitespace().collect();
+        assert!(help.contains(&format!("[default:{all}]")), "{help}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::cli::history::{
 };
 use crate::history::{self, Added, Course, Filter, Form, Session, Store};
 use crate::interrupt;
-use crate::metric::{METRICS, Metric, Rank, find};
+use crate::metric::{Metric, Rank};
 use crate::record::{Record, write_atomically};
 use crate::report::history as text;
 use crate::report::{Style, Svg, page, plot};
@@ -133,21 +133,21 @@ fn list(db: &Path, args: &ListArgs) -> Result<()> {
 }
 
 fn show(db: &Path, args: &ShowArgs) -> Result<()> {
-    let metric = metric(&args.metric)?;
+    let metric = args.metric.parse()?;
     let courses = courses(db, metric, &args.filter.filter(), &args.margin)?;
     let format = format_of(args.output.output);
     print(&text::show(&courses, args.last, format, Style::of_stdout()))
 }
 
 fn draw(db: &Path, args: &PlotArgs) -> Result<()> {
-    let metric = metric(&args.metric)?;
+    let metric = args.metric.parse()?;
     let courses = courses(db, metric, &args.filter.filter(), &args.margin)?;
     if let Some(file) = &args.output {
         if courses.len() > MOST_PANELS {
             bail!(
                 "plot {}: {} lines do not fit into one picture (at most {MOST_PANELS}); choose \
                  some with --engine, --model, --quant, --host or --identity",
-                metric.name,
+                metric.name(),
                 courses.len()
             );
         }
@@ -210,13 +210,8 @@ fn export(db: &Path, args: &ExportArgs) -> Result<()> {
 }
 
 /// The lines of a metric, searched for change points.
-fn courses(
-    db: &Path,
-    metric: &'static Metric,
-    filter: &Filter,
-    margin: &MarginArgs,
-) -> Result<Vec<Course>> {
-    let of_metric = margin.margin.iter().rfind(|m| m.metric.as_deref() == Some(metric.name));
+fn courses(db: &Path, metric: Metric, filter: &Filter, margin: &MarginArgs) -> Result<Vec<Course>> {
+    let of_metric = margin.margin.iter().rfind(|m| m.metric.as_deref() == Some(metric.name()));
     let margin = of_metric.or(margin.margin.iter().rfind(|m| m.metric.is_none()));
     let margin = margin.map_or(MARGIN, |m| m.share);
     let series = Store::open_to_read(db)?.series(metric, filter)?;
@@ -227,15 +222,11 @@ fn courses(
     courses.collect()
 }
 
-fn metric(name: &str) -> Result<&'static Metric> {
-    find(name).with_context(|| format!("no metric is called {name:?}"))
-}
-
 /// Those that are named, else the primary ones.
-fn metrics(names: &[String]) -> Result<Vec<&'static Metric>> {
+fn metrics(names: &[String]) -> Result<Vec<Metric>> {
     match names {
-        [] => Ok(METRICS.iter().filter(|m| m.rank == Rank::Primary).collect()),
-        names => names.iter().map(|name| metric(name)).collect(),
+        [] => Ok(Metric::of_rank(Rank::Primary).collect()),
+        names => names.iter().map(|name| Ok(name.parse()?)).collect(),
     }
 }
 

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::measure::plan::Planned;
 use crate::measure::session::Observer;
+use crate::metric::Metric;
 use crate::record::{Arm, Record, Status};
 use crate::units::{Bytes, Seconds, three_digits};
 
@@ -127,8 +128,8 @@ impl Observer for SessionProgress<'_> {
                 format!("failed: {}", why.lines().next().unwrap_or_default())
             }
             Status::Ok => {
-                let figure = |name: &str| launch.metrics.get(name).map(|v| three_digits(*v));
-                match (figure("decode_tps"), figure("prefill_tps")) {
+                let figure = |metric| launch.metrics.get(&metric).map(|v| three_digits(*v));
+                match (figure(Metric::DecodeTps), figure(Metric::PrefillTps)) {
                     (Some(d), Some(p)) => format!("decode {d} tok/s, prefill {p} tok/s"),
                     (Some(d), None) => format!("decode {d} tok/s"),
                     _ => "measured".into(),

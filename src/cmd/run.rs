@@ -22,6 +22,7 @@ use crate::measure::launch::{self, Settings};
 use crate::measure::plan::plan;
 use crate::measure::session::{self, ArmPlan, End, Unavailable};
 use crate::measure::{host, page_cache};
+use crate::metric::Metric;
 use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
 use crate::record::{
@@ -295,7 +296,7 @@ fn prepare_compilers(record: &mut Record, arms: &[ArmPlan], work: &Workload, set
         let launched =
             launch::launch(&arm.engine, installed, work, &record.model, settings, (0, 0));
         if let Ok(outcome) = launched
-            && let Some(cold) = outcome.launch.metrics.get("cold_start_ttft_s")
+            && let Some(cold) = outcome.launch.metrics.get(&Metric::ColdStartTtft)
         {
             let settings = &mut record.arms[i].preparation;
             settings.insert("cold_start_ttft_s_empty_compile_cache".into(), *cold);

@@ -39,7 +39,7 @@ pub struct Point {
 pub struct Series {
     pub id: i64,
     pub identity: Identity,
-    pub metric: &'static Metric,
+    pub metric: Metric,
     pub points: Vec<Point>,
     pub revisions: Vec<Revision>,
 }
@@ -84,7 +84,7 @@ impl Series {
 
 impl Store {
     /// The lines of a metric that the filter takes, each in its order.
-    pub fn series(&self, metric: &'static Metric, filter: &Filter) -> Result<Vec<Series>> {
+    pub fn series(&self, metric: Metric, filter: &Filter) -> Result<Vec<Series>> {
         let mut all: Vec<Series> = Vec::new();
         let mut by_id: HashMap<i64, usize> = HashMap::new();
         for (id, identity) in self.identities(filter)? {
@@ -93,7 +93,7 @@ impl Store {
             all.push(Series { id, identity, metric, points, revisions });
         }
         let mut known: Vec<HashMap<Revision, u32>> = vec![HashMap::new(); all.len()];
-        self.points(metric.name, filter.since, |row| {
+        self.points(metric, filter.since, |row| {
             let Some(&at) = by_id.get(&row.get(0)?) else { return Ok(()) };
             let series = &mut all[at];
             let text = |i| row.get_ref(i)?.as_str_or_null().map_err(rusqlite::Error::from);
@@ -197,7 +197,7 @@ impl Course {
 
     /// Whether a change was an improvement.
     pub fn is_better(&self, change: &ChangePoint) -> bool {
-        (change.change > 0.0) == (self.series.metric.better == Better::Higher)
+        (change.change > 0.0) == (self.series.metric.better() == Better::Higher)
     }
 
     /// What was measured last at the old level and first at the new one.

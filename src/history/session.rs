@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Identity;
 use crate::analysis;
-use crate::metric::find;
-use crate::record::Record;
+use crate::metric::{Metric, Task};
+use crate::record::{MetricSummary, Record};
 use crate::stats;
 
 /// The form of a line of JSON.
@@ -62,7 +62,7 @@ pub fn sessions(record: &Record) -> Result<Vec<Session>> {
     let mut sessions = Vec::new();
     for arm in record.arms.iter().filter(|arm| analysis::ok_launches(arm).next().is_some()) {
         let values =
-            |(name, s): (&String, &crate::record::MetricSummary)| (name.clone(), s.values.clone());
+            |(metric, s): (&Metric, &MetricSummary)| (metric.name().to_string(), s.values.clone());
         let session = Session {
             form: FORM.into(),
             run_id: run.id.clone(),
@@ -136,7 +136,7 @@ impl Session {
         ensure!(!self.metrics.is_empty(), "metrics: expected at least one, found none");
         for (name, values) in &self.metrics {
             ensure!(
-                find(name).is_some(),
+                name.parse::<Metric>().is_ok_and(|m| m.task() != Task::Foreign),
                 "metrics: {:?} is not one that this llm-bench knows",
                 shortened(name)
             );

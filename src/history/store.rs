@@ -13,6 +13,7 @@ use super::schema::{self, told};
 use super::session::FORM;
 use super::{Filter, Identity, Session};
 use crate::interrupt;
+use crate::metric::Metric;
 use crate::stats;
 
 /// A history that is open.
@@ -184,7 +185,7 @@ impl Store {
     /// session, n, mean, sd, commit, dirty, executable, complete; in no order.
     pub(super) fn points(
         &self,
-        metric: &str,
+        metric: Metric,
         since: Option<Timestamp>,
         mut take: impl FnMut(&rusqlite::Row) -> rusqlite::Result<()>,
     ) -> Result<()> {
@@ -197,7 +198,7 @@ impl Store {
         let mut run = || {
             let mut select = self.db.prepare(select)?;
             let since = since.map_or(i64::MIN, |t| t.as_millisecond());
-            let mut rows = select.query(params![metric, since])?;
+            let mut rows = select.query(params![metric.name(), since])?;
             while let Some(row) = rows.next()? {
                 take(row)?;
             }

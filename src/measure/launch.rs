@@ -15,6 +15,7 @@ use super::sensors;
 use crate::device::Device;
 use crate::engine::provision::Installed;
 use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Stamped};
+use crate::metric::{Metric, Values};
 use crate::protocol::{Context, Feature, Generate, Generated, Load, Loaded, Precision};
 use crate::record::{
     Environment, FailureKind, Launch, LaunchError, Memory, Model, PromptRun, Role, Status,
@@ -152,7 +153,7 @@ pub fn failed(kind: FailureKind, phase: &str, message: String, at: (u32, u32)) -
         started_at: now(),
         status: Status::Failed,
         error: Some(LaunchError { kind, phase: phase.into(), message, stderr_tail: None }),
-        metrics: BTreeMap::new(),
+        metrics: Values::new(),
         prompts: Vec::new(),
         memory: Memory::default(),
         timeline_ns: BTreeMap::new(),
@@ -185,7 +186,7 @@ struct Conversation<'a> {
     timeline: BTreeMap<String, u64>,
     load_stages: BTreeMap<String, u64>,
     identity: Identity,
-    metrics: BTreeMap<String, f64>,
+    metrics: Values,
 }
 
 impl<'a> Conversation<'a> {
@@ -210,7 +211,7 @@ impl<'a> Conversation<'a> {
             timeline: BTreeMap::new(),
             load_stages: BTreeMap::new(),
             identity: Identity::default(),
-            metrics: BTreeMap::new(),
+            metrics: Values::new(),
         }
     }
 
@@ -244,11 +245,9 @@ impl<'a> Conversation<'a> {
         let cold = self.generate(&mut process, 0, Role::Cold, 0, &reads)?;
         if let Some(first) = cold.value.t_tokens_ns.first() {
             self.timeline.insert("first_token".into(), since_spawn(*first));
-            let put = |m: &mut BTreeMap<String, f64>, name: &str, from: MonoNs| {
-                m.insert(name.into(), MonoNs(*first).since(from).0);
-            };
-            put(&mut self.metrics, "cold_start_ttft_s", spawned);
-            put(&mut self.metrics, "first_generate_ttft_s", cold.sent);
+            let since = |from: MonoNs| MonoNs(*first).since(from).0;
+            self.metrics.insert(Metric::ColdStartTtft, since(spawned));
+            self.metrics.insert(Metric::FirstGenerateTtft, since(cold.sent));
         }
         for prompt in 0..self.workload.prompts.len() {
             // The cold generation was the first warm-up of the first prompt, if that has no depth.
@@ -303,7 +302,7 @@ impl<'a> Conversation<'a> {
     fn take_loaded(&mut self, loaded: Stamped<Loaded>) -> ReadsPerToken {
         let l = loaded.value;
         let took = MonoNs(l.t_end_ns).since(MonoNs(l.t_begin_ns));
-        self.metrics.insert("model_load_s".into(), took.0);
+        self.metrics.insert(Metric::ModelLoad, took.0);
         self.load_stages = l.stages;
         let kv_bytes = if l.precision.kv.contains("32") { 4 } else { 2 };
         let reads = ReadsPerToken {
@@ -365,7 +364,7 @@ impl<'a> Conversation<'a> {
             tokens_hash: hash_ids(&g.tokens),
             tokens: (role == Role::Measured && iteration == 0).then(|| g.tokens.clone()),
             profile: g.profile.clone(),
-            metrics: BTreeMap::new(),
+            metrics: Values::new(),
         };
         if role == Role::Measured {
             run.metrics = metrics::of_generation(&run, reads);
@@ -388,10 +387,10 @@ impl<'a> Conversation<'a> {
     fn finish(&mut self, reads: &ReadsPerToken) {
         self.metrics.extend(metrics::of_launch(&self.runs, reads));
         if let Some(peak) = self.memory.peak_host_bytes {
-            self.metrics.insert("peak_host_bytes".into(), peak as f64);
+            self.metrics.insert(Metric::PeakHostBytes, peak as f64);
             self.metrics.extend(metrics::of_memory(&self.memory.breakdown));
-            if let Some(decode) = self.metrics.get("decode_tps").copied() {
-                self.metrics.insert("tps_per_gb".into(), decode / (peak as f64 / 1e9));
+            if let Some(decode) = self.metrics.get(&Metric::DecodeTps).copied() {
+                self.metrics.insert(Metric::TpsPerGb, decode / (peak as f64 / 1e9));
             }
         }
     }

@@ -1,13 +1,10 @@
 //! From raw times to the metrics of one generation and of one launch. Pure. Definitions:
 //! docs/METHODOLOGY.md; names: `metric`.
 
-use std::collections::BTreeMap;
-
+use crate::metric::{Metric, Values};
 use crate::record::{Launch, MemoryPart, Part, PromptRun, Role};
 use crate::stats::Sample;
 use crate::units::{BytesPerSecond, Seconds};
-
-type Values = BTreeMap<String, f64>;
 
 /// What one decoded token must read from memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,7 +52,7 @@ pub fn of_launch(runs: &[PromptRun], reads: &ReadsPerToken) -> Values {
     if runs.iter().all(|run| run.depth == 0)
         && let (Some(first), Some(steady)) = (first_decode_step(runs), quantile(&sums.gaps, 0.5))
     {
-        values.insert("warmup_gain".into(), first / steady);
+        values.insert(Metric::WarmupGain, first / steady);
     }
     values
 }
@@ -64,7 +61,7 @@ pub fn of_launch(runs: &[PromptRun], reads: &ReadsPerToken) -> Values {
 pub fn move_ceiling(launch: &mut Launch, from: f64, to: f64) {
     let of_generations = launch.prompts.iter_mut().map(|run| &mut run.metrics);
     for metrics in of_generations.chain([&mut launch.metrics]) {
-        if let Some(mbu) = metrics.get_mut("mbu") {
+        if let Some(mbu) = metrics.get_mut(&Metric::Mbu) {
             *mbu *= from / to;
         }
     }
@@ -74,18 +71,18 @@ pub fn move_ceiling(launch: &mut Launch, from: f64, to: f64) {
 pub fn of_memory(breakdown: &[MemoryPart]) -> Values {
     let mut values = Values::new();
     for MemoryPart { part, bytes, .. } in breakdown {
-        let name = match part {
-            Part::WeightsMapped | Part::WeightsPrivate => "memory_weights_bytes",
-            Part::KvCache => "memory_kv_bytes",
+        let metric = match part {
+            Part::WeightsMapped | Part::WeightsPrivate => Metric::MemoryWeights,
+            Part::KvCache => Metric::MemoryKv,
             Part::Activations | Part::LoadTemporaries | Part::GenerationTemporaries => {
-                "memory_activations_bytes"
+                Metric::MemoryActivations
             }
             Part::BeforeLoad | Part::Libraries | Part::Compiler | Part::AllocatorFree => {
-                "memory_runtime_bytes"
+                Metric::MemoryRuntime
             }
-            Part::Unaccounted => "memory_unaccounted_bytes",
+            Part::Unaccounted => Metric::MemoryUnaccounted,
         };
-        *values.entry(name.into()).or_insert(0.0) += *bytes as f64;
+        *values.entry(metric).or_insert(0.0) += *bytes as f64;
     }
     values
 }
@@ -148,35 +145,31 @@ impl Sums {
 
     fn metrics(&self, reads: &ReadsPerToken) -> Values {
         let mut values = Values::new();
-        let mut put = |name: &str, value: Option<f64>| {
+        let mut put = |metric: Metric, value: Option<f64>| {
             if let Some(v) = value.filter(|v| v.is_finite()) {
-                debug_assert!(
-                    crate::metric::find(name).is_some(),
-                    "{name} is not in the catalogue"
-                );
-                values.insert(name.into(), v);
+                values.insert(metric, v);
             }
         };
-        put("ttft_s", mean(&self.ttft).filter(|_| self.submit_known));
+        put(Metric::Ttft, mean(&self.ttft).filter(|_| self.submit_known));
         if self.prefill_known && self.prefill > 0.0 {
-            put("prefill_tps", Some(self.prompt_tokens / self.prefill));
+            put(Metric::PrefillTps, Some(self.prompt_tokens / self.prefill));
         }
         if self.whole > 0.0 && self.submit_known {
-            put("e2e_tps", Some(self.tokens / self.whole));
+            put(Metric::E2eTps, Some(self.tokens / self.whole));
         }
         let decode: f64 = self.gaps.iter().sum();
         if decode > 0.0 {
             let steps = self.gaps.len() as f64;
-            put("decode_tps", Some(steps / decode));
-            put("tpot_s", Some(decode / steps));
-            put("itl_p50_s", quantile(&self.gaps, 0.50));
-            put("itl_p95_s", quantile(&self.gaps, 0.95));
-            put("itl_p99_s", quantile(&self.gaps, 0.99).filter(|_| self.gaps.len() >= 100));
-            put("itl_max_s", quantile(&self.gaps, 1.0));
-            put("mbu", reads.bandwidth.map(|b| self.read_bytes / decode / b.0));
+            put(Metric::DecodeTps, Some(steps / decode));
+            put(Metric::Tpot, Some(decode / steps));
+            put(Metric::ItlP50, quantile(&self.gaps, 0.50));
+            put(Metric::ItlP95, quantile(&self.gaps, 0.95));
+            put(Metric::ItlP99, quantile(&self.gaps, 0.99).filter(|_| self.gaps.len() >= 100));
+            put(Metric::ItlMax, quantile(&self.gaps, 1.0));
+            put(Metric::Mbu, reads.bandwidth.map(|b| self.read_bytes / decode / b.0));
         }
-        put("peak_tps", self.peak);
-        put("sustained_tps", quantile(&self.sustained, 0.5));
+        put(Metric::PeakTps, self.peak);
+        put(Metric::SustainedTps, quantile(&self.sustained, 0.5));
         values
     }
 }
@@ -246,25 +239,25 @@ mod tests {
         }
     }
 
-    fn close(values: &Values, name: &str, expected: f64) {
-        let v = values[name];
-        assert!((v - expected).abs() < 1e-9 * expected.abs(), "{name}: {v}, expected {expected}");
+    fn close(values: &Values, metric: Metric, expected: f64) {
+        let v = values[&metric];
+        assert!((v - expected).abs() < 1e-9 * expected.abs(), "{metric}: {v}, expected {expected}");
     }
 
     #[test]
     fn the_metrics_of_a_generation_follow_their_definitions() {
         let v = of_generation(&run(Role::Measured), &READS);
-        close(&v, "ttft_s", 0.9);
-        close(&v, "prefill_tps", 16.0 / 0.8);
-        close(&v, "decode_tps", 10.0);
-        close(&v, "tpot_s", 0.1);
-        close(&v, "itl_p50_s", 0.1);
-        close(&v, "e2e_tps", 5.0 / 1.3);
-        close(&v, "sustained_tps", 10.0);
+        close(&v, Metric::Ttft, 0.9);
+        close(&v, Metric::PrefillTps, 16.0 / 0.8);
+        close(&v, Metric::DecodeTps, 10.0);
+        close(&v, Metric::Tpot, 0.1);
+        close(&v, Metric::ItlP50, 0.1);
+        close(&v, Metric::E2eTps, 5.0 / 1.3);
+        close(&v, Metric::SustainedTps, 10.0);
         // 1 MB of weights and 18.5 positions of 1 kB in 0.1 s, of 1 GB/s.
-        close(&v, "mbu", (1_000_000.0 + 18_500.0) / 0.1 / 1e9);
-        assert!(!v.contains_key("itl_p99_s"), "under 100 gaps there is no p99");
-        assert!(!v.contains_key("peak_tps"), "the decode took less than a second");
+        close(&v, Metric::Mbu, (1_000_000.0 + 18_500.0) / 0.1 / 1e9);
+        assert!(!v.contains_key(&Metric::ItlP99), "under 100 gaps there is no p99");
+        assert!(!v.contains_key(&Metric::PeakTps), "the decode took less than a second");
     }
 
     #[test]
@@ -275,8 +268,8 @@ mod tests {
         cold.token_ns[1] += 700_000_000;
         cold.token_ns[2..].iter_mut().for_each(|t| *t += 700_000_000);
         let v = of_launch(&[cold, run(Role::Warmup), run(Role::Measured), slow], &READS);
-        close(&v, "decode_tps", 8.0 / (0.4 + 1.2));
-        close(&v, "warmup_gain", 0.8 / 0.2);
+        close(&v, Metric::DecodeTps, 8.0 / (0.4 + 1.2));
+        close(&v, Metric::WarmupGain, 0.8 / 0.2);
     }
 
     #[test]
@@ -284,36 +277,38 @@ mod tests {
         let mut one = run(Role::Measured);
         one.token_ns.truncate(1);
         let v = of_generation(&one, &READS);
-        assert!(v.contains_key("ttft_s") && !v.contains_key("decode_tps"));
+        assert!(v.contains_key(&Metric::Ttft) && !v.contains_key(&Metric::DecodeTps));
     }
 
     #[test]
     fn without_an_end_of_prefill_there_is_no_prefill_rate() {
         let mut unknown = run(Role::Measured);
         unknown.prefill_end_ns = None;
-        assert!(!of_launch(&[run(Role::Measured), unknown], &READS).contains_key("prefill_tps"));
+        assert!(
+            !of_launch(&[run(Role::Measured), unknown], &READS).contains_key(&Metric::PrefillTps)
+        );
     }
 
     #[test]
     fn at_a_depth_the_mbu_counts_the_keys_and_values_of_the_context() {
         let deep = PromptRun { depth: 2000, ..run(Role::Measured) };
         let v = of_generation(&deep, &READS);
-        close(&v, "ttft_s", 0.9);
-        close(&v, "prefill_tps", 16.0 / 0.8);
-        close(&v, "mbu", (1_000_000.0 + 2_018_500.0) / 0.1 / 1e9);
+        close(&v, Metric::Ttft, 0.9);
+        close(&v, Metric::PrefillTps, 16.0 / 0.8);
+        close(&v, Metric::Mbu, (1_000_000.0 + 2_018_500.0) / 0.1 / 1e9);
         let launch = of_launch(&[run(Role::Cold), deep], &READS);
-        assert!(!launch.contains_key("warmup_gain"), "the first step was not at this depth");
+        assert!(!launch.contains_key(&Metric::WarmupGain), "the first step was not at this depth");
     }
 
     #[test]
     fn a_context_inside_the_request_leaves_decode_alone() {
         let within = PromptRun { depth: 2000, context_in_request: true, ..run(Role::Measured) };
         let v = of_generation(&within, &READS);
-        close(&v, "decode_tps", 10.0);
-        close(&v, "mbu", (1_000_000.0 + 2_018_500.0) / 0.1 / 1e9);
+        close(&v, Metric::DecodeTps, 10.0);
+        close(&v, Metric::Mbu, (1_000_000.0 + 2_018_500.0) / 0.1 / 1e9);
         let launch = of_launch(&[run(Role::Measured), within], &READS);
-        for name in ["ttft_s", "prefill_tps", "e2e_tps"] {
-            assert!(!v.contains_key(name) && !launch.contains_key(name), "{name}");
+        for metric in [Metric::Ttft, Metric::PrefillTps, Metric::E2eTps] {
+            assert!(!v.contains_key(&metric) && !launch.contains_key(&metric), "{metric}");
         }
     }
 

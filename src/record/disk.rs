@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{Arm, Build, Comparison, Host, Model, Point, Record, Run, SCHEMA, Warning, Workload};
+use crate::metric::Metric;
 
 /// Far above any real record; a thousand launches of a long prompt set take some megabytes.
 const MAX_FILE: u64 = 256 << 20;
@@ -37,7 +38,7 @@ struct Stored {
     model: Value,
     workload: Workload,
     arms: Vec<Arm>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "of_known_metrics")]
     comparisons: Vec<Comparison>,
     #[serde(default)]
     warnings: Vec<Warning>,
@@ -97,6 +98,16 @@ fn shared(models: &[&Model]) -> serde_json::Result<Map<String, Value>> {
         common.retain(|key, known| value.get(key) == Some(known));
     }
     Ok(common)
+}
+
+/// Leaves out those of metrics that a newer version added: analysis makes comparisons anew.
+fn of_known_metrics<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Comparison>, D::Error> {
+    let all = Vec::<Value>::deserialize(from)?;
+    let known = |c: &Value| {
+        c.get("metric").and_then(|m| m.as_str()).is_none_or(|m| m.parse::<Metric>().is_ok())
+    };
+    let known = all.into_iter().filter(known).map(serde_json::from_value);
+    known.collect::<Result<_, _>>().map_err(serde::de::Error::custom)
 }
 
 /// Gives arms of a file without points theirs: one model, one device, one number of threads.

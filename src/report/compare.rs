@@ -240,7 +240,7 @@ fn line(row: &Row) -> Line {
     let judged = &row.judged;
     let means = [judged.baseline.mean, judged.candidate.mean];
     let (least, greatest) = (means[0].min(means[1]), means[0].max(means[1]));
-    let (unit, factor) = unit_for(row.metric.unit, least, greatest);
+    let (unit, factor) = unit_for(row.metric.unit(), least, greatest);
     let shown = |side: &Side| {
         let mean = side.mean * factor;
         let spread = side.cv.map_or(String::new(), |cv| format!(", {}", percent(cv)));
@@ -248,8 +248,8 @@ fn line(row: &Row) -> Line {
     };
     let or_none = |text: Option<String>| text.unwrap_or_else(|| NONE.into());
     let title = match &row.test {
-        None => row.metric.title.to_string(),
-        Some(test) if row.part => format!("{}, {}", row.metric.title, clean(test)),
+        None => row.metric.title().to_string(),
+        Some(test) if row.part => format!("{}, {}", row.metric.title(), clean(test)),
         Some(test) => clean(test),
     };
     let worse = match judged.better {

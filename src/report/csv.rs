@@ -3,7 +3,7 @@
 
 use super::text::{clean, escape_csv};
 use crate::analysis;
-use crate::metric::{Better, METRICS};
+use crate::metric::{Better, Metric, Values};
 use crate::record::{Arm, Comparison, MetricSummary, Record, WeightsSource};
 
 const HEADER: &str = "arm,engine,model,weights,quant,prompt,metric,unit,better,n,mean,sd,cv,median,\
@@ -13,10 +13,10 @@ pub(super) fn render(record: &Record) -> String {
     let mut out = HEADER.to_string() + "\n";
     for arm in &record.arms {
         let mut any = false;
-        for (name, summary) in in_order(&arm.metrics) {
+        for (metric, summary) in in_order(&arm.metrics) {
             let comparison =
-                record.comparisons.iter().find(|c| c.arm == arm.label && c.metric == name);
-            out += &line(record, arm, "", Some((name, summary)), comparison);
+                record.comparisons.iter().find(|c| c.arm == arm.label && c.metric == metric);
+            out += &line(record, arm, "", Some((metric.name(), summary)), comparison);
             any = true;
         }
         for (name, summary) in &analysis::stage_metrics(arm) {
@@ -24,8 +24,8 @@ pub(super) fn render(record: &Record) -> String {
             any = true;
         }
         for (prompt, metrics) in &arm.prompt_metrics {
-            for measured in in_order(metrics) {
-                out += &line(record, arm, prompt, Some(measured), None);
+            for (metric, summary) in in_order(metrics) {
+                out += &line(record, arm, prompt, Some((metric.name(), summary)), None);
                 any = true;
             }
         }
@@ -37,10 +37,8 @@ pub(super) fn render(record: &Record) -> String {
 }
 
 /// The summaries in the order of the catalogue.
-fn in_order(
-    metrics: &std::collections::BTreeMap<String, MetricSummary>,
-) -> impl Iterator<Item = (&'static str, &MetricSummary)> {
-    METRICS.iter().filter_map(|m| Some((m.name, metrics.get(m.name)?)))
+fn in_order(metrics: &Values<MetricSummary>) -> impl Iterator<Item = (Metric, &MetricSummary)> {
+    Metric::measured().filter_map(|m| Some((m, metrics.get(&m)?)))
 }
 
 fn line(

@@ -6,12 +6,12 @@ use super::sections::{self, Block};
 use super::text::clean;
 use super::verification;
 use crate::analysis;
-use crate::metric::{METRICS, Metric, Rank, find};
+use crate::metric::{Metric, Rank};
 use crate::record::{Arm, Comparison, MetricSummary, Record, WeightsSource};
 use crate::units::{Bytes, BytesPerSecond, Seconds, three_digits};
 
 /// The metrics that are shown prompt by prompt.
-const PER_PROMPT: [&str; 3] = ["decode_tps", "prefill_tps", "ttft_s"];
+const PER_PROMPT: [Metric; 3] = [Metric::DecodeTps, Metric::PrefillTps, Metric::Ttft];
 
 /// Said above every number that was measured with such weights.
 pub(super) const SYNTHETIC: &str =
@@ -22,7 +22,7 @@ pub(super) const SHARES_TITLE: &str = "  w/kv/act/run/?";
 
 /// Whether the row of shares stands beneath this one.
 pub(super) fn is_peak(row: &Row) -> bool {
-    find("peak_host_bytes").is_some_and(|m| m.title == row.title)
+    row.title == Metric::PeakHostBytes.title()
 }
 
 /// A report without a format. All texts are clean: one line each, no control characters.
@@ -79,9 +79,8 @@ impl Document {
     pub fn new(record: &Record, wanted: Sections) -> Self {
         let baseline = baseline_label(record);
         let rows = |wanted: fn(Rank) -> bool| {
-            METRICS
-                .iter()
-                .filter(|m| wanted(m.rank))
+            Metric::measured()
+                .filter(|m| wanted(m.rank()))
                 .filter_map(|m| metric_row(record, m))
                 .collect()
         };
@@ -203,14 +202,14 @@ fn column(arm: &Arm, baseline: Option<&str>) -> Column {
     }
 }
 
-fn metric_row(record: &Record, metric: &Metric) -> Option<Row> {
+fn metric_row(record: &Record, metric: Metric) -> Option<Row> {
     let summaries: Vec<Option<&MetricSummary>> =
-        record.arms.iter().map(|arm| arm.metrics.get(metric.name)).collect();
+        record.arms.iter().map(|arm| arm.metrics.get(&metric)).collect();
     let comparison = |arm: &Arm| -> Option<&Comparison> {
-        record.comparisons.iter().find(|c| c.arm == arm.label && c.metric == metric.name)
+        record.comparisons.iter().find(|c| c.arm == arm.label && c.metric == metric)
     };
     let comparisons: Vec<_> = record.arms.iter().map(comparison).collect();
-    grid::row(metric.title.to_string(), metric, &summaries, &comparisons)
+    grid::row(metric.title().to_string(), metric, &summaries, &comparisons)
 }
 
 /// The prompts in the order of the workload, then others that engines ran.
@@ -224,20 +223,19 @@ fn prompt_blocks(record: &Record) -> Vec<(&'static str, Vec<Row>)> {
     if ids.len() < 2 {
         return Vec::new();
     }
-    let block = |name: &&str| {
-        let metric = find(name)?;
+    let block = |metric: Metric| {
         let rows: Vec<Row> = ids
             .iter()
             .filter_map(|id| {
-                let of = |arm: &'_ Arm| arm.prompt_metrics.get(*id)?.get(metric.name).cloned();
+                let of = |arm: &'_ Arm| arm.prompt_metrics.get(*id)?.get(&metric).cloned();
                 let summaries: Vec<_> = record.arms.iter().map(of).collect();
                 let summaries: Vec<_> = summaries.iter().map(Option::as_ref).collect();
                 grid::row(clean(id), metric, &summaries, &[])
             })
             .collect();
-        (!rows.is_empty()).then_some((metric.title, rows))
+        (!rows.is_empty()).then_some((metric.title(), rows))
     };
-    PER_PROMPT.iter().filter_map(block).collect()
+    PER_PROMPT.into_iter().filter_map(block).collect()
 }
 
 fn remarks(record: &Record) -> Vec<Remark> {

@@ -14,7 +14,7 @@ use crate::analysis::identity::{Difference, Severity};
 use crate::analysis::is_information;
 use crate::analysis::requirement::{Checked, State};
 use crate::analysis::verdict::{Decision, Judged, Judgement};
-use crate::metric::{self, Rank};
+use crate::metric::{Metric, Rank};
 use crate::record::WeightsSource;
 use crate::units::three_digits;
 
@@ -209,16 +209,16 @@ struct Line {
 fn lines(gate: &Gate, primary: bool) -> Vec<Line> {
     let shown = |m: &&Judged| {
         m.primary == primary
-            && (primary || metric::find(&m.metric).is_some_and(|m| m.rank <= Rank::Shown))
+            && (primary || m.metric.parse::<Metric>().is_ok_and(|m| m.rank() <= Rank::Shown))
     };
     gate.judgement.iter().flat_map(|j| &j.metrics).filter(shown).map(line).collect()
 }
 
 fn line(m: &Judged) -> Line {
-    let found = metric::find(&m.metric);
+    let found = m.metric.parse::<Metric>().ok();
     let means = [m.baseline.mean, m.candidate.mean];
     let (unit, factor) = found
-        .map_or(("", 1.0), |f| unit_for(f.unit, means[0].min(means[1]), means[0].max(means[1])));
+        .map_or(("", 1.0), |f| unit_for(f.unit(), means[0].min(means[1]), means[0].max(means[1])));
     let value = |mean: f64| format!("{:.*}", decimals(mean * factor), mean * factor);
     let interval =
         m.ci90.map_or(DASH.into(), |[low, high]| format!("{} … {}", signed(low), signed(high)));
@@ -234,7 +234,7 @@ fn line(m: &Judged) -> Line {
     }
     let share = |x: f64| format!("{:.1} %", x * 100.0);
     let cells = [
-        found.map_or_else(|| clean(&m.metric), |f| f.title.to_string()),
+        found.map_or_else(|| clean(&m.metric), |f| f.title().to_string()),
         unit.to_string(),
         value(m.baseline.mean),
         value(m.candidate.mean),

@@ -25,20 +25,20 @@ pub(super) struct Cell {
 /// A row of a metric; absent where no engine has it. `comparisons` go with the summaries.
 pub(super) fn row(
     title: String,
-    metric: &Metric,
+    metric: Metric,
     summaries: &[Option<&MetricSummary>],
     comparisons: &[Option<&Comparison>],
 ) -> Option<Row> {
     let means = || summaries.iter().flatten().map(|s| s.mean.abs());
     let least = means().filter(|m| *m > 0.0).reduce(f64::min);
     let greatest = means().reduce(f64::max)?;
-    let (unit, factor) = unit_for(metric.unit, least.unwrap_or(greatest), greatest);
+    let (unit, factor) = unit_for(metric.unit(), least.unwrap_or(greatest), greatest);
     let cells = summaries
         .iter()
         .enumerate()
         .map(|(i, s)| s.map(|s| cell(s, comparisons.get(i).copied().flatten(), factor)))
         .collect();
-    Some(Row { title, unit, cells, best: best(metric.better, summaries) })
+    Some(Row { title, unit, cells, best: best(metric.better(), summaries) })
 }
 
 fn cell(summary: &MetricSummary, comparison: Option<&Comparison>, factor: f64) -> Cell {
@@ -96,9 +96,7 @@ pub(super) fn unit_for(unit: Unit, least: f64, greatest: f64) -> (&'static str, 
         Unit::Bytes => ("GB", 1e-9),
         Unit::Share => ("%", 100.0),
         Unit::Ratio => ("", 1.0),
-        Unit::TokensPerSecond | Unit::TokensPerSecondPerGb | Unit::JoulesPerToken => {
-            (unit.as_str(), 1.0)
-        }
+        Unit::TokensPerSecond | Unit::TokensPerSecondPerGb => (unit.as_str(), 1.0),
     }
 }
 
@@ -118,7 +116,6 @@ fn best(better: Better, summaries: &[Option<&MetricSummary>]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::find;
 
     fn summary(mean: f64, half: Option<f64>) -> MetricSummary {
         MetricSummary {
@@ -138,10 +135,10 @@ mod tests {
         }
     }
 
-    fn texts(metric: &str, values: &[(f64, Option<f64>)]) -> (String, Vec<String>) {
+    fn texts(metric: Metric, values: &[(f64, Option<f64>)]) -> (String, Vec<String>) {
         let all: Vec<_> = values.iter().map(|(mean, half)| summary(*mean, *half)).collect();
         let refs: Vec<_> = all.iter().map(Some).collect();
-        let row = row(String::new(), find(metric).unwrap(), &refs, &[]).unwrap();
+        let row = row(String::new(), metric, &refs, &[]).unwrap();
         let cell = |c: &Option<Cell>| {
             let c = c.clone().unwrap();
             format!("{} ± {}", c.value, c.half_width.unwrap_or_default())
@@ -151,16 +148,16 @@ mod tests {
 
     #[test]
     fn a_row_has_one_unit_in_which_all_its_values_read_well() {
-        assert_eq!(texts("model_load_s", &[(0.0413, None), (0.39, None)]).0, "ms");
-        assert_eq!(texts("model_load_s", &[(0.0413, None), (4.87, None)]).0, "ms");
-        assert_eq!(texts("model_load_s", &[(0.39, None), (31.2, None)]).0, "s");
-        assert_eq!(texts("peak_host_bytes", &[(0.7e9, None), (5.6e9, None)]).0, "GB");
-        assert_eq!(texts("mbu", &[(0.78, None)]), ("%".into(), vec!["78.0 ± ".into()]));
+        assert_eq!(texts(Metric::ModelLoad, &[(0.0413, None), (0.39, None)]).0, "ms");
+        assert_eq!(texts(Metric::ModelLoad, &[(0.0413, None), (4.87, None)]).0, "ms");
+        assert_eq!(texts(Metric::ModelLoad, &[(0.39, None), (31.2, None)]).0, "s");
+        assert_eq!(texts(Metric::PeakHostBytes, &[(0.7e9, None), (5.6e9, None)]).0, "GB");
+        assert_eq!(texts(Metric::Mbu, &[(0.78, None)]), ("%".into(), vec!["78.0 ± ".into()]));
     }
 
     #[test]
     fn digits_follow_the_value_and_an_interval_never_rounds_to_nothing() {
-        let decode = |mean, half| texts("decode_tps", &[(mean, Some(half))]).1.remove(0);
+        let decode = |mean, half| texts(Metric::DecodeTps, &[(mean, Some(half))]).1.remove(0);
         assert_eq!(decode(41.234, 0.61), "41.2 ± 0.6");
         assert_eq!(decode(9.996, 0.61), "10.0 ± 0.6");
         assert_eq!(decode(1784.0, 35.2), "1784 ± 35");

@@ -192,9 +192,9 @@ fn group_row<'a>(course: &'a Course, group: &Group) -> GroupRow<'a> {
         label: &series.identity.label,
         model: &series.identity.model,
         quant: &series.identity.quant,
-        metric: series.metric.name,
-        unit: series.metric.unit.as_str(),
-        better: series.metric.better,
+        metric: series.metric.name(),
+        unit: series.metric.unit().as_str(),
+        better: series.metric.better(),
         date: date(series.points[group.points.start].place),
         commit: revision.commit.as_deref(),
         dirty: revision.changed.is_some(),
@@ -291,7 +291,7 @@ fn heading(course: &Course, format: Format, style: Style) -> String {
 pub(super) fn title(course: &Course) -> String {
     let i = &course.series.identity;
     let parts =
-        [course.series.metric.title.to_string(), clean(&i.label), model(i), clean(&i.prompt_set)];
+        [course.series.metric.title().to_string(), clean(&i.label), model(i), clean(&i.prompt_set)];
     parts.join(" · ")
 }
 
@@ -302,7 +302,7 @@ pub(super) fn facts(course: &Course) -> String {
     let means = || series.points.iter().map(|p| p.mean);
     let least = means().fold(f64::INFINITY, f64::min);
     let most = means().fold(f64::NEG_INFINITY, f64::max);
-    let better = match series.metric.better {
+    let better = match series.metric.better() {
         Better::Higher => "higher",
         Better::Lower => "lower",
     };
@@ -394,7 +394,7 @@ pub fn changes(courses: &[Course], format: Format, style: Style) -> String {
         let word = if course.is_better(change) { "better" } else { "worse" };
         rows.push(vec![
             date(series.points[change.index].place),
-            series.metric.name.into(),
+            series.metric.name().into(),
             format!(
                 "{} {}, {}",
                 series.id,
@@ -425,7 +425,7 @@ pub fn changes(courses: &[Course], format: Format, style: Style) -> String {
     let short: Vec<String> = courses
         .iter()
         .filter(|c| c.changes.is_none())
-        .map(|c| format!("{} of line {}", c.series.metric.name, c.series.id))
+        .map(|c| format!("{} of line {}", c.series.metric.name(), c.series.id))
         .collect();
     if !short.is_empty() {
         let said = format!("Not searched, since a value is not above zero: {}.", short.join(", "));
@@ -442,8 +442,8 @@ fn change_row<'a>(course: &'a Course, change: &ChangePoint) -> ChangeRow<'a> {
         label: &series.identity.label,
         model: &series.identity.model,
         quant: &series.identity.quant,
-        metric: series.metric.name,
-        unit: series.metric.unit.as_str(),
+        metric: series.metric.name(),
+        unit: series.metric.unit().as_str(),
         date: date(series.points[change.index].place),
         before: change.before,
         after: change.after,
@@ -497,7 +497,7 @@ impl Scale {
         let size = || course.series.points.iter().map(|p| p.mean.abs());
         let least = size().filter(|m| *m > 0.0).fold(f64::INFINITY, f64::min);
         let most = size().fold(0.0, f64::max);
-        let (unit, factor) = unit_for(course.series.metric.unit, least.min(most), most);
+        let (unit, factor) = unit_for(course.series.metric.unit(), least.min(most), most);
         // One digit more than a single table has: here small differences are looked for.
         let digits = decimals(most * factor) + usize::from(most * factor < 1000.0);
         Self { unit, factor, digits }

@@ -25,7 +25,7 @@ td,th{border-color:#30363d}.better{color:#3fb950}.worse{color:#f85149}}\
 </style>";
 
 /// The page for some metrics, each with its lines; metrics without lines are left out.
-pub fn page(metrics: &[(&'static Metric, Vec<Course>)]) -> String {
+pub fn page(metrics: &[(Metric, Vec<Course>)]) -> String {
     let mut out = String::from(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src \
@@ -51,9 +51,9 @@ pub fn page(metrics: &[(&'static Metric, Vec<Course>)]) -> String {
     for (metric, courses) in metrics.iter().filter(|(_, courses)| !courses.is_empty()) {
         out += &format!(
             "<h2>{}</h2>\n<p class=\"soft\">{}: {}.</p>\n",
-            escape(metric.title),
-            escape(metric.name),
-            escape(metric.meaning)
+            escape(metric.title()),
+            escape(metric.name()),
+            escape(metric.meaning())
         );
         let shown = &courses[..courses.len().min(MOST_LINES)];
         out += &plot(shown, Svg::InPage);
@@ -68,7 +68,7 @@ pub fn page(metrics: &[(&'static Metric, Vec<Course>)]) -> String {
     out + "</body></html>\n"
 }
 
-fn changes(metrics: &[(&'static Metric, Vec<Course>)]) -> String {
+fn changes(metrics: &[(Metric, Vec<Course>)]) -> String {
     let courses = || metrics.iter().flat_map(|(_, courses)| courses);
     let mut all: Vec<_> =
         courses().flat_map(|c| c.changes().iter().map(move |change| (c, change))).collect();

@@ -4,6 +4,7 @@
 use super::Sections;
 use super::text::clean;
 use crate::analysis::{self, DRIFT, Generation, LaunchTiming, OTHER, Phase, Steady};
+use crate::metric::Metric;
 use crate::record::{Arm, How, Part, Record, Role};
 use crate::units::{Seconds, three_digits};
 
@@ -41,16 +42,16 @@ pub(super) fn blocks(record: &Record, wanted: Sections) -> Vec<Block> {
 /// Shares of the peak in whole percent that add up to 100: weights, KV cache, activations,
 /// runtime, unaccounted. Absent for an arm without a breakdown.
 pub(super) fn memory_shares(arm: &Arm) -> Option<String> {
-    const PARTS: [&str; 5] = [
-        "memory_weights_bytes",
-        "memory_kv_bytes",
-        "memory_activations_bytes",
-        "memory_runtime_bytes",
-        "memory_unaccounted_bytes",
+    const PARTS: [Metric; 5] = [
+        Metric::MemoryWeights,
+        Metric::MemoryKv,
+        Metric::MemoryActivations,
+        Metric::MemoryRuntime,
+        Metric::MemoryUnaccounted,
     ];
-    let bytes = PARTS.map(|name| arm.metrics.get(name).map_or(0.0, |s| s.mean));
+    let bytes = PARTS.map(|metric| arm.metrics.get(&metric).map_or(0.0, |s| s.mean));
     let whole: f64 = bytes.iter().sum();
-    arm.metrics.get(PARTS[4]).filter(|_| whole > 0.0)?;
+    arm.metrics.get(&PARTS[4]).filter(|_| whole > 0.0)?;
     let exact = bytes.map(|b| b / whole * 100.0);
     let mut shares = exact.map(f64::floor);
     let left = (100.0 - shares.iter().sum::<f64>()).round() as usize;
@@ -309,11 +310,13 @@ mod tests {
         let mut arm = crate::analysis::testing::arm(&crate::analysis::testing::CANDLE, 1);
         assert_eq!(memory_shares(&arm), None);
         let launch = &mut arm.launches[0].metrics;
-        let parts = [("weights", 2.0), ("kv", 1.0), ("activations", 1.0), ("runtime", 2.0)];
-        for (name, bytes) in parts {
-            launch.insert(format!("memory_{name}_bytes"), bytes);
-        }
-        launch.insert("memory_unaccounted_bytes".into(), -0.1);
+        launch.extend([
+            (Metric::MemoryWeights, 2.0),
+            (Metric::MemoryKv, 1.0),
+            (Metric::MemoryActivations, 1.0),
+            (Metric::MemoryRuntime, 2.0),
+            (Metric::MemoryUnaccounted, -0.1),
+        ]);
         let mut record = crate::analysis::testing::empty();
         record.arms.push(arm);
         analysis::summarize(&mut record);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::analysis::testing::{self, CANDLE, CANDLE_STOCK, PYTORCH_F32};
+use crate::metric::Metric;
 use crate::record::Arm;
 
 const FORMATS: [Format; 4] = [Format::Table, Format::Markdown, Format::Csv, Format::Json];
@@ -169,10 +170,9 @@ fn a_report_keeps_the_baseline_that_was_chosen() {
 #[test]
 fn odd_records_make_short_reports_and_no_panic() {
     let mut nan = testing::record();
-    nan.arms[0].launches[0].metrics.insert("decode_tps".into(), f64::NAN);
-    nan.arms[1].launches[0].metrics.insert("ttft_s".into(), 0.0);
-    nan.arms[3].launches[0].metrics.insert("peak_host_bytes".into(), -1.0);
-    nan.arms[3].launches[0].metrics.insert("unknown".into(), 1.0);
+    nan.arms[0].launches[0].metrics.insert(Metric::DecodeTps, f64::NAN);
+    nan.arms[1].launches[0].metrics.insert(Metric::Ttft, 0.0);
+    nan.arms[3].launches[0].metrics.insert(Metric::PeakHostBytes, -1.0);
     let mut hollow = testing::record();
     for arm in &mut hollow.arms {
         for launch in &mut arm.launches {

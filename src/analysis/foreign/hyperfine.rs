@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::field::Object;
 use super::{Format, SampledArm, Series, Source};
 use crate::analysis::identity::{Identity, Severity, scalar};
-use crate::metric::find_any;
+use crate::metric::Metric;
 use crate::record::Warning;
 
 pub(super) fn read(bytes: &[u8], file: String) -> Result<Source> {
@@ -66,17 +66,12 @@ fn arm(result: &Object<'_>) -> Result<SampledArm> {
             "none; a mean and a deviation are no samples",
         )
     })?;
-    let series = |name: &str, decides, values| Series {
-        metric: find_any(name).expect("it is in the catalogue"),
-        test: None,
-        decides,
-        part: false,
-        values,
-    };
-    let mut all = vec![series("time_s", true, times)];
+    let series =
+        |metric, decides, values| Series { metric, test: None, decides, part: false, values };
+    let mut all = vec![series(Metric::Time, true, times)];
     // Since hyperfine 1.20; not everywhere it can be read.
     if let Ok(Some(bytes)) = result.samples("memory_usage_byte", "size") {
-        all.push(series("peak_host_bytes", false, bytes));
+        all.push(series(Metric::PeakHostBytes, false, bytes));
     }
     let mut identity = Identity::of_format("hyperfine");
     identity.text("command", "command", Severity::Warn, &command);

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::field::Object;
 use super::{Format, SampledArm, Series, Source};
 use crate::analysis::identity::{Identity, Severity, scalar};
-use crate::metric::find_any;
+use crate::metric::Metric;
 use crate::record::Warning;
 
 /// What is measured, or says where and when: no setting.
@@ -75,11 +75,11 @@ impl Test {
         name
     }
 
-    fn metric(self) -> &'static str {
+    fn metric(self) -> Metric {
         match (self.prompt, self.generated) {
-            (_, 0) => "prefill_tps",
-            (0, _) => "decode_tps",
-            _ => "total_tps",
+            (_, 0) => Metric::PrefillTps,
+            (0, _) => Metric::DecodeTps,
+            _ => Metric::TotalTps,
         }
     }
 }
@@ -255,7 +255,7 @@ fn series(group: &[&Entry], in_one_process: &mut bool) -> Vec<Series> {
             runs => runs.iter().map(|run| run.rate).collect(),
         };
         Series {
-            metric: find_any(test.metric()).expect("it is in the catalogue"),
+            metric: test.metric(),
             test: Some(test.name()),
             decides: true,
             part: false,

@@ -1,22 +1,21 @@
 //! llm-bench's own result files: one arm for each engine, one value for each good launch.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, bail};
 
 use super::{Format, SampledArm, Series, Source, measurable};
 use crate::analysis::identity::Identity;
-use crate::analysis::summary::DECODE_CV;
-use crate::analysis::{ok_launches, summarize};
-use crate::metric::{METRICS, Rank};
+use crate::analysis::{UNKNOWN_METRICS, ok_launches, summarize};
+use crate::metric::{Metric, Rank, Values};
 use crate::record::{Arm, MetricSummary, Record, Warning, WeightsSource};
 
 /// Warnings of a record that bear on a comparison with another: not those about what its own
 /// engines are to each other, and not the number of launches, of which the verdict speaks.
-const KEPT: [&str; 9] = [
+const KEPT: [&str; 10] = [
     "debug_build",
     "incomplete_run",
+    UNKNOWN_METRICS,
     "resumed",
     "failed_launches",
     "busy_machine",
@@ -57,13 +56,12 @@ pub(super) fn read(path: &Path, file: String) -> Result<Source> {
 fn values_are_positive(record: &Record, file: &str) -> Result<()> {
     for arm in &record.arms {
         for launch in ok_launches(arm) {
-            for metric in METRICS.iter().filter(|m| m.rank == Rank::Primary) {
-                match launch.metrics.get(metric.name) {
+            for metric in Metric::of_rank(Rank::Primary) {
+                match launch.metrics.get(&metric) {
                     Some(x) if !measurable(*x) => bail!(
-                        "{file}: {}, launch {}: {}: expected a number above 0, up to 1e18, found {x}",
+                        "{file}: {}, launch {}: {metric}: expected a number above 0, up to 1e18, found {x}",
                         arm.label,
                         launch.index,
-                        metric.name
                     ),
                     _ => {}
                 }
@@ -77,17 +75,18 @@ fn sampled(record: &Record, arm: &Arm, warnings: &mut Vec<Warning>) -> SampledAr
     let model = &record.model;
     let mut series = Vec::new();
     let mut left_out: Vec<&str> = Vec::new();
-    let mut add = |metrics: &BTreeMap<String, MetricSummary>, prompt: Option<&String>| {
-        let wanted = METRICS.iter().filter(|m| m.rank != Rank::Part && m.name != DECODE_CV);
-        for (metric, summary) in wanted.filter_map(|m| Some((m, metrics.get(m.name)?))) {
+    let mut add = |metrics: &Values<MetricSummary>, prompt: Option<&String>| {
+        let wanted =
+            Metric::measured().filter(|m| m.rank() != Rank::Part && *m != Metric::DecodeCv);
+        for (metric, summary) in wanted.filter_map(|m| Some((m, metrics.get(&m)?))) {
             if !(measurable(summary.min) && measurable(summary.max)) {
-                left_out.push(metric.name);
+                left_out.push(metric.name());
                 continue;
             }
             series.push(Series {
                 metric,
                 test: prompt.cloned(),
-                decides: prompt.is_none() && metric.rank == Rank::Primary,
+                decides: prompt.is_none() && metric.rank() == Rank::Primary,
                 part: prompt.is_some(),
                 values: summary.values.clone(),
             });

@@ -17,7 +17,7 @@ fn close(got: f64, expected: f64, relative: f64) {
 }
 
 fn decode<'a>(baseline: &'a [f64], candidate: &'a [f64]) -> Pair<'a> {
-    Pair { metric: "decode_tps", better: Better::Higher, baseline, candidate }
+    Pair { metric: Metric::DecodeTps.name(), better: Better::Higher, baseline, candidate }
 }
 
 fn one(pair: Pair<'_>, rules: &Rules) -> Judged {
@@ -30,8 +30,12 @@ fn p_values_and_intervals_agree_with_scipy() {
         let (baseline, candidate) = (values(&case["base"]), values(&case["cand"]));
         let better: Better = serde_json::from_value(case["better"].clone()).unwrap();
         let rules = Rules { margin: case["margin"].as_f64().unwrap(), ..Rules::default() };
-        let pair =
-            Pair { metric: "decode_tps", better, baseline: &baseline, candidate: &candidate };
+        let pair = Pair {
+            metric: Metric::DecodeTps.name(),
+            better,
+            baseline: &baseline,
+            candidate: &candidate,
+        };
         let got = one(pair, &rules);
         let expected = |name: &str| case[name].as_f64().unwrap();
         close(got.worse_by.unwrap(), expected("delta_log"), 1e-10);
@@ -49,7 +53,7 @@ fn p_values_and_intervals_agree_with_scipy() {
 
 /// Only the metric of these tests is primary.
 fn alone() -> Rules {
-    Rules { primary: vec!["decode_tps".into()], ..Rules::default() }
+    Rules { primary: vec![Metric::DecodeTps.to_string()], ..Rules::default() }
 }
 
 #[test]
@@ -73,7 +77,7 @@ fn every_decision_has_its_exit_code_and_its_words() {
 fn where_nothing_varies_the_change_is_compared_exactly_and_p_is_absent() {
     let bytes = |candidate: &[f64]| {
         let pair = Pair {
-            metric: "peak_host_bytes",
+            metric: Metric::PeakHostBytes.name(),
             better: Better::Lower,
             baseline: &[1000.0; 3],
             candidate,
@@ -150,20 +154,20 @@ fn a_margin_of_its_own_decides_for_its_metric() {
     let pair = decode(&[100.0, 100.5, 99.5, 100.2], &[96.0, 96.3, 95.8, 96.1]);
     assert_eq!(one(pair, &alone()).decision, Decision::NotRegressed);
     assert!(one(pair, &alone()).real_but_small);
-    let margins = BTreeMap::from([("decode_tps".to_string(), 0.02)]);
+    let margins = BTreeMap::from([(Metric::DecodeTps.to_string(), 0.02)]);
     assert_eq!(one(pair, &Rules { margins, ..alone() }).decision, Decision::Regressed);
 }
 
 #[test]
 fn holm_over_the_primaries_can_take_a_regression_back() {
-    let metrics = ["decode_tps", "prefill_tps", "model_load_s", "cold_start_ttft_s"];
+    let metrics = [Metric::DecodeTps, Metric::PrefillTps, Metric::ModelLoad, Metric::ColdStartTtft];
     let (base, worse) = ([100.0, 101.0, 99.0, 100.0], [108.6, 104.6, 110.2, 107.9]);
     let same = [100.2, 100.9, 99.3, 100.0];
     let pairs = metrics.map(|metric| Pair {
-        metric,
+        metric: metric.name(),
         better: Better::Lower,
         baseline: &base,
-        candidate: if metric == "decode_tps" { &worse } else { &same },
+        candidate: if metric == Metric::DecodeTps { &worse } else { &same },
     });
     let judged = |rules: &Rules| judge(&pairs, rules).unwrap();
     let single = &judged(&alone()).metrics[0];
@@ -181,7 +185,7 @@ fn holm_over_the_primaries_can_take_a_regression_back() {
 
 #[test]
 fn without_a_primary_metric_nothing_is_decided() {
-    let rules = Rules { primary: vec!["mbu".into()], ..Rules::default() };
+    let rules = Rules { primary: vec![Metric::Mbu.to_string()], ..Rules::default() };
     let judgement = judge(&[decode(&[1.0, 1.1], &[1.0, 1.1])], &rules).unwrap();
     assert_eq!((judgement.decision, judgement.primaries), (Decision::Inconclusive, 0));
 }

@@ -9,7 +9,7 @@ use super::session::{Bench, Length, Session, go_on_or_stop, warm};
 use super::{BaselineMissing, ENGINE, Judge, check_ratios, length, look_alpha, must_have_measured};
 use crate::analysis::gate::{Gate, Side, lost};
 use crate::analysis::identity::{Difference, Identity, Severity};
-use crate::analysis::summarize;
+use crate::analysis::{UNKNOWN_METRICS, summarize};
 use crate::cli::RunArgs;
 use crate::cli::gate::GateArgs;
 use crate::cmd::progress::say;
@@ -38,6 +38,13 @@ pub fn run(args: &GateArgs, file: &Path) -> Result<Gate> {
         None => against_measurement(args, (&baseline, &arm), file)?,
     };
     let mut warnings = gate.warnings.clone();
+    let unknown = baseline.warnings.iter().filter(|w| w.code == UNKNOWN_METRICS);
+    warnings.extend(
+        unknown.map(|w| Warning {
+            message: format!("--baseline {shown}: {}", w.message),
+            ..w.clone()
+        }),
+    );
     if !baseline.run.complete {
         warnings.push(Warning {
             code: "incomplete_baseline".into(),

@@ -1,12 +1,12 @@
 //! How fast an answer came, for the user to see. The definitions are those of `run`; one answer,
 //! read while it comes, is no measurement.
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use super::session::{Answer, End};
 use crate::measure::metrics::{self, ReadsPerToken};
+use crate::metric::{Metric, Values};
 use crate::record::{PromptRun, Role};
 use crate::units::{Seconds, three_digits};
 
@@ -18,7 +18,7 @@ pub struct Figures {
     prefilled: u32,
     reused: u32,
     n: usize,
-    values: BTreeMap<String, f64>,
+    values: Values,
     compile: Option<Seconds>,
     end: End,
 }
@@ -28,7 +28,7 @@ impl Figures {
     pub fn of(answer: &Answer, n_prompt: u32, load: Option<Seconds>, end: End) -> Self {
         let reused = answer.generated.as_ref().and_then(|g| g.value.reused).unwrap_or(0);
         let prefilled = n_prompt - reused;
-        let (mut values, mut compile) = (BTreeMap::new(), None);
+        let (mut values, mut compile) = (Values::new(), None);
         if let Some(generated) = &answer.generated {
             let (sent, g) = (generated.sent.0, &generated.value);
             compile = g.compile_ns.filter(|ns| *ns > 0).map(Seconds::from_ns);
@@ -47,7 +47,7 @@ impl Figures {
                 tokens_hash: String::new(),
                 tokens: None,
                 profile: None,
-                metrics: BTreeMap::new(),
+                metrics: Values::new(),
             };
             let reads =
                 ReadsPerToken { weight_bytes: 0, kv_bytes_per_position: 0, bandwidth: None };
@@ -56,20 +56,20 @@ impl Figures {
         Self { load, prefilled, reused, n: answer.tokens.len(), values, compile, end }
     }
 
-    fn seconds(&self, name: &str) -> Option<String> {
-        self.values.get(name).map(|s| Seconds(*s).to_string())
+    fn seconds(&self, metric: Metric) -> Option<String> {
+        self.values.get(&metric).map(|s| Seconds(*s).to_string())
     }
 
-    fn rate(&self, name: &str) -> Option<String> {
-        self.values.get(name).map(|r| format!("{} tok/s", three_digits(*r)))
+    fn rate(&self, metric: Metric) -> Option<String> {
+        self.values.get(&metric).map(|r| format!("{} tok/s", three_digits(*r)))
     }
 
     fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = Vec::new();
         rows.extend(self.load.map(|s| ("load", s.to_string())));
-        rows.extend(self.seconds("ttft_s").map(|s| ("TTFT", s)));
+        rows.extend(self.seconds(Metric::Ttft).map(|s| ("TTFT", s)));
         rows.extend(self.compile.map(|s| ("compile", format!("{s} inside this answer"))));
-        rows.extend(self.rate("prefill_tps").map(|r| {
+        rows.extend(self.rate(Metric::PrefillTps).map(|r| {
             let kept = match self.reused {
                 0 => String::new(),
                 n => format!(" + {n} cached"),
@@ -77,8 +77,9 @@ impl Figures {
             let s = if self.prefilled == 1 { "" } else { "s" };
             ("prefill", format!("{r} ({} token{s}{kept})", self.prefilled))
         }));
-        rows.extend(self.rate("decode_tps").map(|r| ("decode", r)));
-        if let (Some(p50), Some(p95)) = (self.seconds("itl_p50_s"), self.seconds("itl_p95_s")) {
+        rows.extend(self.rate(Metric::DecodeTps).map(|r| ("decode", r)));
+        if let (Some(p50), Some(p95)) = (self.seconds(Metric::ItlP50), self.seconds(Metric::ItlP95))
+        {
             rows.push(("ITL", format!("p50 {p50}, p95 {p95}")));
         }
         rows.push(("tokens", self.n.to_string()));

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::checked;
 use crate::history::{Filter, Session, Store};
-use crate::metric::find;
+use crate::metric::Metric;
 use crate::stats::describe;
 
 /// Agreement of a mean that a spreadsheet has rewritten.
@@ -84,7 +84,7 @@ pub(super) fn write(store: &Store, filter: &Filter, out: &mut dyn Write) -> Resu
             let launches: Vec<String> = values.iter().map(|v| number(*v)).collect();
             let line = [
                 metric.clone(),
-                find(metric).map_or("", |m| m.unit.as_str()).to_string(),
+                metric.parse::<Metric>().map_or("", |m| m.unit().as_str()).to_string(),
                 s.n.to_string(),
                 number(s.mean),
                 s.sd.map(number).unwrap_or_default(),
@@ -213,12 +213,8 @@ fn metric(session: &mut Session, line: &StringRecord) -> Result<()> {
     });
     let values: Vec<f64> = values.collect::<Result<_>>()?;
     let s = describe(&values).with_context(|| format!("column launches of {metric}"))?;
-    let known = find(metric).with_context(|| format!("column metric: {metric:?} is not known"))?;
-    ensure!(
-        unit == known.unit.as_str(),
-        "column unit: expected {:?} for {metric}, found {unit:?}",
-        known.unit.as_str()
-    );
+    let known = metric.parse::<Metric>().context("column metric")?.unit().as_str();
+    ensure!(unit == known, "column unit: expected {known:?} for {metric}, found {unit:?}");
     let agrees = |name: &str, text: &str, value: Option<f64>| {
         let fine = match (text.parse::<f64>().ok(), value) {
             (Some(found), Some(x)) => (found - x).abs() <= DIGITS * x.abs(),

@@ -34,7 +34,7 @@ fn line(files: [&String; 2], pair: &ArmPair<'_>, row: &Row) -> String {
         Better::Higher => "higher",
         Better::Lower => "lower",
     };
-    fields.extend([row.metric.name.into(), clean(&test), row.metric.unit.as_str().into()]);
+    fields.extend([row.metric.name().into(), clean(&test), row.metric.unit().as_str().into()]);
     fields.extend([better.into(), j.primary.to_string(), pair.comparable.to_string()]);
     let rules = [j.decision, j.margin_rule, j.point_rule];
     fields.extend(rules.map(|d| d.as_str().replace(' ', "_")));

@@ -120,9 +120,9 @@ fn candidate<'a>(against: &'a Against<'a>) -> Candidate<'a> {
 
 fn pair<'a>(pair: &'a ArmPair<'a>) -> Pair<'a> {
     let metric = |row: &'a Row| Metric {
-        name: row.metric.name,
+        name: row.metric.name(),
         test: row.test.as_deref(),
-        unit: row.metric.unit.as_str(),
+        unit: row.metric.unit().as_str(),
         judged: &row.judged,
     };
     Pair {
