@@ -1,5 +1,5 @@
 //! Ctrl-C and SIGTERM: the first asks the run to stop and keep what was measured, the second
-//! ends it at once. Either way no engine is left behind.
+//! ends it at once. In both cases no engine is left running.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -27,17 +27,17 @@ pub fn requested() -> bool {
     REQUESTS.load(Ordering::SeqCst) > 0
 }
 
-/// Whether the user asked to stop, asked once: a chat ends an answer and goes on.
+/// Whether the user asked to stop; clears the request: a chat ends an answer and continues.
 pub fn take() -> bool {
     REQUESTS.swap(0, Ordering::SeqCst) > 0
 }
 
-/// Remembers the group that must die with this process.
+/// Remembers the group to kill with this process.
 pub fn guard_group(leader: u32) {
     GROUP.store(leader, Ordering::SeqCst);
 }
 
-/// The group is gone.
+/// The group has ended.
 pub fn release_group(leader: u32) {
     let _ = GROUP.compare_exchange(leader, 0, Ordering::SeqCst, Ordering::SeqCst);
 }

@@ -1,6 +1,6 @@
 //! Installs what an engine folder needs into the user's cache and makes the command that starts
 //! it: a venv per set of pinned requirements, or a program built from the folder (`native`), the
-//! folder's files, an own compile cache.
+//! folder's files, and a separate compile cache.
 
 mod native;
 mod python;
@@ -36,7 +36,7 @@ pub struct Installed {
     /// What is started: a Python, a program that was built here, or this program itself.
     pub program: PathBuf,
     args: Vec<String>,
-    /// The folder of the scripts that the program runs, if it runs any.
+    /// The folder with the program's scripts, if it runs any.
     scripts: Option<PathBuf>,
     env: Vec<(String, String)>,
     /// The folder of the engine's compile cache, if it has one.
@@ -51,8 +51,8 @@ impl Provisioner {
     }
 
     /// Makes the engine startable, installing what is missing; `say` gets a line of progress.
-    /// `work` names what it will compute: each has a compile cache of its own, so that
-    /// "populated" means populated for this.
+    /// `work` names what it will compute. Each has its own compile cache, so that "populated" means
+    /// populated for this work.
     pub fn provide(
         &self,
         engine: &EngineSpec,
@@ -113,7 +113,7 @@ impl Provisioner {
         Ok(Installed { program, args, scripts, env, compile_cache })
     }
 
-    /// The Python of the venv for these requirements, made if it is not there.
+    /// The Python of the venv for these requirements; the venv is made if it is missing.
     fn venv(
         &self,
         folder: &EngineFolder,
@@ -129,7 +129,7 @@ impl Provisioner {
     }
 
     /// A folder `<cache>/engines/NAME-HASH` that is made once: `make` fills it, a marker says that
-    /// it is whole, and `result` is the file in it that counts.
+    /// it is complete, and `result` is the file in it that callers need.
     fn once(
         &self,
         name: &str,
@@ -186,7 +186,7 @@ impl Provisioner {
         ));
         for (name, bytes) in &files {
             let target = home.join(name);
-            // Rewritten when it differs: a half-written copy must not live on.
+            // Rewritten if it differs: a half-written copy must not survive.
             if std::fs::read(&target).ok().as_deref() != Some(bytes) {
                 crate::record::write_atomically(&target, bytes)?;
             }
@@ -230,7 +230,7 @@ impl Installed {
         let mut command = Command::new(&self.program);
         let threads = threads.to_string();
         command.args(&self.args);
-        // The engine computes with what it was given, not with what the user's shell holds.
+        // The engine uses the packages that it was given, not those of the user's shell.
         command.env_remove("PYTHONPATH").env_remove("PYTHONHOME").env("PYTHONNOUSERSITE", "1");
         for name in [
             "OMP_NUM_THREADS",
@@ -248,7 +248,7 @@ impl Installed {
     }
 
     /// A hash of the code that computes: the program, or the engine's scripts and the Python with
-    /// its pinned packages. What was found of an engine holds while this stays the same.
+    /// its pinned packages. Findings about an engine stay valid while this is unchanged.
     pub fn identity(&self) -> Result<String> {
         let Some(folder) = &self.scripts else {
             let bytes = std::fs::read(&self.program)

@@ -1,5 +1,5 @@
 //! The shape of a LLaMA-3-family model: what the registry states and what a synthetic file is
-//! made from. Numbers only; reading them from a GGUF is left to others.
+//! made from. Numbers only; other modules read them from a GGUF.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ pub struct ArchSpec {
 }
 
 /// LLaMA 3's rope scaling: long wavelengths are stretched by `factor`, short ones stay, with a
-/// smooth passage between.
+/// smooth transition between them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RopeScaling {
@@ -63,16 +63,16 @@ impl ArchSpec {
         u64::from(self.n_layers) * layer + heads * d * v + d
     }
 
-    /// Multiply-adds of one prompt token in the matrices of the layers; the output head is needed
-    /// for the last token only, and attention over the positions is left out.
+    /// Multiply-adds of one prompt token in the matrices of the layers; the output head runs
+    /// only for the last token, and attention over the positions is not counted.
     pub fn macs_per_prompt_token(&self) -> u64 {
         let (d, ff) = (u64::from(self.n_embd), u64::from(self.n_ff));
         let attention = 2 * d * u64::from(self.q_width()) + 2 * d * u64::from(self.kv_width());
         u64::from(self.n_layers) * (attention + 3 * d * ff)
     }
 
-    /// The content of `rope_freqs.weight`: by what each of the `head_dim / 2` rotation
-    /// frequencies is divided. Formula: Llama 3.1's `apply_scaling`.
+    /// The content of `rope_freqs.weight`: the divisor of each of the `head_dim / 2`
+    /// rotation frequencies. Formula: Llama 3.1's `apply_scaling`.
     pub fn rope_factors(&self) -> Option<Vec<f32>> {
         let s = self.rope_scaling?;
         let original = s.original_context as f32;

@@ -38,7 +38,7 @@ impl CacheDir {
         Self(path.into())
     }
 
-    /// `$LLM_BENCH_CACHE`, else `$XDG_CACHE_HOME/llm-bench`, else `~/.cache/llm-bench`.
+    /// The first of `$LLM_BENCH_CACHE`, `$XDG_CACHE_HOME/llm-bench`, `~/.cache/llm-bench`.
     pub fn from_env() -> Self {
         Self::from_vars(&|name| std::env::var(name).ok())
     }
@@ -56,13 +56,13 @@ impl CacheDir {
         &self.0
     }
 
-    /// Where synthesized and unpacked models lie.
+    /// The folder of synthesized and unpacked models.
     pub fn models(&self) -> PathBuf {
         self.0.join("models")
     }
 
-    /// The sha256 of a file, in hex. Remembered by path, size, time of change and inode, so that
-    /// a model is hashed once; a cache that cannot be written costs time only.
+    /// The sha256 of a file, in hex. Remembered by path, size, modification time and inode, so
+    /// that a model is hashed once; a cache that cannot be written only costs time.
     pub fn sha256(&self, path: &Path) -> io::Result<String> {
         let path = path.canonicalize()?;
         let meta = path.metadata()?;
@@ -99,7 +99,7 @@ fn hash_file(path: &Path) -> io::Result<String> {
     loop {
         // A large file takes minutes.
         if crate::interrupt::requested() {
-            return Err(io::Error::other("stopped while its checksum was made"));
+            return Err(io::Error::other("stopped while its checksum was computed"));
         }
         match file.read(&mut buffer)? {
             0 => return Ok(hex(&sha.finalize())),

@@ -30,8 +30,8 @@ impl Role {
 pub struct Message {
     pub role: Role,
     pub text: String,
-    /// The ids of an answer as the model gave them, without the end of the turn: the same text
-    /// has other spellings, and what the cache holds is this one.
+    /// The ids of an answer as the model gave them, without the end of the turn: the same text has
+    /// other tokenizations, and the cache holds this one.
     pub ids: Option<Vec<u32>>,
 }
 
@@ -41,7 +41,7 @@ impl Message {
     }
 }
 
-/// Why a conversation has no ids.
+/// Why a conversation cannot become ids.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
     #[error(
@@ -62,7 +62,7 @@ pub enum ChatError {
     Tokenize(String),
 }
 
-/// Where a template comes from.
+/// The source of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// `tokenizer.chat_template` of the file.
@@ -114,11 +114,11 @@ impl ChatTemplate {
 
     /// The ids of a conversation up to where the assistant speaks next.
     ///
-    /// A template renders one string, in which a message could spell `<|eot_id|>`. So messages go
-    /// in with unguessable marks: around them, and inside each spelling of a control token, which
-    /// is none any more. What is found in the result comes from the template; the marks are taken
-    /// out of the text between. Last, the control tokens must be those of the same conversation
-    /// with harmless texts, whatever a template did to the strings.
+    /// A template renders one string, in which a message could spell `<|eot_id|>`. So messages
+    /// get unguessable marks: around them, and inside each spelling of a control token, which then
+    /// is no longer one. Control tokens in the result therefore come from the template; the marks
+    /// are removed from the text between them. Finally, the control tokens must be those of the
+    /// same conversation with harmless texts, whatever a template did to the strings.
     pub fn encode(
         &self,
         tokenizer: &Tokenizer,
@@ -200,12 +200,12 @@ impl<'t> Spellings<'t> {
         Self(all)
     }
 
-    /// The first token that `text` begins with.
+    /// The first token that `text` starts with.
     fn at(&self, text: &str) -> Option<(u32, &'t str)> {
         self.0.iter().find(|(_, s)| text.starts_with(s)).copied()
     }
 
-    /// Cuts a text at its control tokens.
+    /// Splits a text at its control tokens.
     fn split<'s>(&self, text: &'s str) -> Vec<Piece<'s>> {
         let mut pieces = Vec::new();
         let (mut begin, mut at) = (0, 0);
@@ -263,13 +263,13 @@ impl Mark {
         Self { secret, inside }
     }
 
-    /// Where message `i` begins or ends.
+    /// The mark where message `i` begins or ends.
     fn edge(&self, i: usize, end: bool) -> String {
         let side = if end { "e" } else { "b" };
         format!("{}{side}{i}{CLOSE}", self.secret)
     }
 
-    /// Marks a text inside its outer white space, so that `trim` still finds that.
+    /// Marks a text inside its outer white space, so that `trim` still sees that.
     fn wrap(&self, i: usize, text: &str) -> String {
         let inner = text.trim();
         if inner.is_empty() {
@@ -291,7 +291,7 @@ impl Mark {
             let Some((inner, after)) = inner.split_once(&end) else { continue };
             let same = self.unmarked(inner) == message.text;
             let outside = |c: Option<char>| c.is_none_or(|c| !c.is_whitespace());
-            // White space that the template kept around it belongs to the ids as well.
+            // White space that the template kept around it is part of the ids too.
             if !same || message.text.is_empty() || !outside(after.chars().next()) {
                 continue;
             }

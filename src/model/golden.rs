@@ -1,5 +1,5 @@
 //! The golden values of the shipped tiny model: greedy continuations and teacher-forced logits,
-//! computed in PyTorch float32 by `scripts/train_tiny.py --golden`. Every engine must meet them.
+//! computed in PyTorch float32 by `scripts/train_tiny.py --golden`. Every engine must match them.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ pub struct Case {
     pub tokens: Vec<u32>,
 }
 
-/// Teacher-forced: the ids and what the model says at some positions.
+/// Teacher-forced: the ids, and the model's output at some positions.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Scored {
     pub ids: Vec<u32>,

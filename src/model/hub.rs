@@ -49,7 +49,7 @@ pub struct HubConfig {
     pub cache_dir: PathBuf,
     /// Never ask the network.
     pub offline: bool,
-    /// To resolve the name, and again to connect: how long until "cannot be reached".
+    /// How long resolving the name, and then connecting, may take before "cannot be reached".
     pub connect_timeout: Duration,
     /// How long a connection may stay silent.
     pub stall_limit: Duration,
@@ -151,7 +151,7 @@ impl HubFile {
     }
 }
 
-/// How far a pull is.
+/// Progress of a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress<'a> {
     pub file: &'a str,
@@ -194,7 +194,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Makes the client; nothing is asked yet.
+    /// Makes the client; no request is sent yet.
     pub fn new(config: HubConfig) -> Result<Self, HubError> {
         Ok(Self {
             client: http::Client::new(&config)?,
@@ -357,8 +357,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Tries again after transient failures, with growing pauses. Bytes gained reset the count,
-    /// and make a lost network worth waiting for.
+    /// Tries again after transient failures, with growing pauses. Progress resets the count, so a
+    /// long download survives many short network failures.
     fn retrying<T>(
         &self,
         gained: impl Fn() -> u64,
@@ -399,7 +399,7 @@ struct Part {
 }
 
 impl Part {
-    /// Opens or creates the file and hashes what is there already.
+    /// Opens or creates the file and hashes its present content.
     fn open(path: &Path) -> Result<Self, HubError> {
         let mut file = OpenOptions::new()
             .read(true)
@@ -471,7 +471,7 @@ impl Lock {
 
 /// Refuses a download that cannot fit.
 fn check_space(part: &Path, needed: u64) -> Result<(), HubError> {
-    // A file system that does not tell its free space is tried anyway.
+    // If the file system does not report its free space, try anyway.
     let Some(available) = free_space(part) else { return Ok(()) };
     if needed > available {
         let folder = part.parent().unwrap_or(Path::new(".")).to_owned();

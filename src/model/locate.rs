@@ -56,7 +56,7 @@ pub struct Located {
     pub source: WeightsSource,
     /// The registry's name, or the name of the file.
     pub name: String,
-    /// What a reader should know: why the weights are not the ones that were to be expected.
+    /// What a reader should know: why the weights are not the expected ones.
     pub notice: Option<String>,
 }
 
@@ -115,7 +115,7 @@ pub struct Sources<'a> {
     pub synthesize: Synthesize<'a>,
 }
 
-/// True for what names a file rather than a model of the registry.
+/// True if it names a file rather than a model of the registry.
 pub fn is_path(spec: &str) -> bool {
     let gguf = Path::new(spec).extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     gguf || spec.contains('/')
@@ -123,8 +123,8 @@ pub fn is_path(spec: &str) -> bool {
 
 /// Finds or makes the file that `--model SPEC --quant QUANT --weights POLICY` means.
 ///
-/// A synthetic file of an earlier run is used only once the hub could not be reached this time
-/// too: real weights win as soon as they can be had.
+/// A synthetic file of an earlier run is used only if the hub cannot be reached this time either:
+/// real weights win as soon as they are available.
 pub fn locate(
     spec: &str,
     quant: Option<Quant>,
@@ -180,7 +180,7 @@ fn given_file(spec: &str, policy: WeightsPolicy) -> Result<Located, LocateError>
     Ok(Located { path: spec.into(), source, name, notice: None })
 }
 
-/// The file that comes with the registry; one inside the binary is written out once.
+/// The file that comes with the registry; one inside the binary is unpacked once.
 fn shipped(
     model: &ModelEntry,
     shipped: &Shipped,
@@ -240,8 +240,8 @@ fn from_hub(
     Ok(Located { path, source: WeightsSource::Hub, name: model.name.clone(), notice: None })
 }
 
-/// Where the cache keeps the synthetic file of a model. A new method of synthesis has a new name,
-/// so that a file of an older one is not taken for it.
+/// Where the cache keeps the synthetic file of a model. A new method of synthesis gets a new
+/// name, so that an older file is never mistaken for a new one.
 pub fn synthetic_path(cache: &CacheDir, model: &ModelEntry, quant: Quant) -> PathBuf {
     cache.models().join(format!("{}-{quant}-synthetic-v{}.gguf", model.name, synth::METHOD))
 }
@@ -254,7 +254,7 @@ fn synthetic(
     sources: Sources<'_>,
 ) -> Result<Located, LocateError> {
     let path = synthetic_path(sources.cache, model, quant);
-    // A file that cannot be read, or is none of ours, is made anew.
+    // A file that cannot be read, or that we did not make, is made again.
     if !GgufFile::open(&path).is_ok_and(|file| file.is_synthetic()) {
         (sources.synthesize)(model, quant, &path).map_err(|e| LocateError::Synthesis {
             model: model.name.clone(),

@@ -1,10 +1,10 @@
 //! Which storage type each tensor of a file gets: llama.cpp's mixture for dense LLaMAs, by the
-//! tensor's name and shape. Synthesis and quantization both ask here; how blocks are filled is
-//! theirs.
+//! tensor's name and shape. Synthesis and quantization both ask here; each fills the
+//! blocks in its own way.
 
 use super::quant::Quant;
 
-/// How one tensor is stored.
+/// The storage type of one tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(non_camel_case_types)]
 pub enum TensorType {
@@ -108,7 +108,7 @@ impl Mixture {
     }
 
     /// The type of a matrix whose rows have `row` weights: the wanted one, or what
-    /// `llama-quantize` falls back to where those are no whole blocks.
+    /// `llama-quantize` falls back to where rows are not whole blocks.
     pub fn fitting(&self, name: &str, row: u64) -> TensorType {
         let wanted = self.wanted(name);
         if wanted.fits(row) {

@@ -1,4 +1,4 @@
-//! Models as files: which there are (`registry`), where they come from (`locate`, `hub`,
+//! Models as files: which ones exist (`registry`), where they come from (`locate`, `hub`,
 //! `cache`, `synth`, `quantize`), what is in them (`gguf`, `tokenizer`, `arch`, `quant`,
 //! `mixture`), how a large one is written (`unfinished`), and the golden values of the shipped one
 //! (`golden`). `chat` turns conversations into ids.

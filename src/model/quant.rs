@@ -20,7 +20,7 @@ pub enum Quant {
     Q4_K_M,
 }
 
-/// A name that no quantization has.
+/// The name of no known quantization.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("unknown quantization {0:?}; expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_K_M")]
 pub struct UnknownQuant(pub String);
@@ -42,7 +42,7 @@ impl Quant {
         }
     }
 
-    /// The inverse of [`Quant::file_type`]; `None` for a recipe that is not known here.
+    /// The inverse of [`Quant::file_type`]; `None` for an unknown recipe.
     pub fn from_file_type(file_type: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|q| q.file_type() == file_type)
     }
@@ -69,7 +69,7 @@ impl fmt::Display for Quant {
 impl FromStr for Quant {
     type Err = UnknownQuant;
 
-    /// Upper and lower case are the same.
+    /// Case does not matter.
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .into_iter()

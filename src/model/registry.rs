@@ -24,7 +24,7 @@ pub struct ModelEntry {
     pub licence_url: Option<String>,
     /// Absent for a model that ships as a file: the file says.
     pub parameters: Option<u64>,
-    /// Used where none is asked for.
+    /// Used where the user names none.
     pub default_quant: Option<Quant>,
     pub arch: Option<ArchSpec>,
     /// Files on the hub.
@@ -143,7 +143,7 @@ impl Registry {
         self.models.values()
     }
 
-    /// The model of that name, whatever the case; a miss names the nearest one.
+    /// The model of that name, in any case; the error names the nearest one.
     pub fn find(&self, name: &str) -> Result<&ModelEntry, RegistryError> {
         let wanted = name.to_lowercase();
         self.models.get(&wanted).ok_or_else(|| RegistryError::Unknown {
@@ -228,7 +228,7 @@ impl ModelEntry {
         })
     }
 
-    /// The quantizations that the hub has, with the reasons for those that it has not.
+    /// The quantizations on the hub, and why the others are missing.
     pub fn offered(&self) -> String {
         let have: Vec<_> = self.files.keys().map(ToString::to_string).collect();
         let mut text = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
@@ -239,7 +239,7 @@ impl ModelEntry {
     }
 }
 
-/// What every LLaMA must fulfil, whatever its size.
+/// The conditions that every LLaMA meets.
 fn check_arch(a: &ArchSpec) -> Result<(), String> {
     let wrong = |what: &str| Err(format!("[arch] of {:?}: {what}", a.name));
     if [a.n_layers, a.n_embd, a.n_ff, a.n_heads, a.n_kv_heads, a.n_vocab, a.context_length]

@@ -12,7 +12,7 @@ use tokenizers::{
 
 use super::gguf::{GgufError, GgufFile};
 
-/// How LLaMA 3 cuts text before byte-pair encoding.
+/// How LLaMA 3 splits text before byte-pair encoding.
 const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The names that GGUF files give that split.
@@ -55,7 +55,7 @@ impl std::fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// Builds the tokenizer that the file describes. Takes about a quarter of a second for 128,256
-    /// entries. Refuses a pre-tokenizer that it does not know rather than split like another.
+    /// entries. Refuses an unknown pre-tokenizer, because another split would give other ids.
     pub fn from_gguf(file: &GgufFile) -> Result<Self, GgufError> {
         let model = file.text("tokenizer.ggml.model").unwrap_or("none");
         if model != "gpt2" {
@@ -137,7 +137,7 @@ impl Tokenizer {
         self.eos
     }
 
-    /// Ids that end a text or a turn: end-of-text, end-of-turn, end-of-message; rising.
+    /// Ids that end a text or a turn: end-of-text, end-of-turn, end-of-message; ascending.
     pub fn ends(&self) -> &[u32] {
         &self.ends
     }
@@ -154,7 +154,7 @@ impl Tokenizer {
         all.filter(move |(_, kind)| is_spelled(**kind)).map(|((id, b), _)| (id, b.as_slice()))
     }
 
-    /// True for tokens that stand for no text.
+    /// True for tokens without text.
     pub fn is_control(&self, id: u32) -> bool {
         self.kinds.get(id as usize) == Some(&CONTROL)
     }
@@ -169,7 +169,7 @@ impl Tokenizer {
         (0u32..).zip(&self.kinds).filter(|(_, k)| **k == NORMAL).map(|(id, _)| id).collect()
     }
 
-    /// The ids of a prompt: begin-of-text where the model wants it, then the text, in which
+    /// The ids of a prompt: begin-of-text if the model expects it, then the text, in which
     /// control tokens are ordinary characters.
     pub fn encode(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
         let mut ids: Vec<u32> = self.bos.filter(|_| self.add_bos).into_iter().collect();
@@ -194,7 +194,7 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of ids, control tokens spelled out; bytes that are no UTF-8 become U+FFFD.
+    /// The text of ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| self.token_bytes(*id)).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -219,7 +219,7 @@ pub struct TextStream<'t> {
 }
 
 impl TextStream<'_> {
-    /// Takes one token; returns the text that is certain by now, which may be empty.
+    /// Takes one token; returns the text that is certain so far, which may be empty.
     pub fn push(&mut self, id: u32) -> String {
         self.pending.extend_from_slice(self.tokenizer.token_bytes(id));
         let mut text = String::new();
@@ -297,7 +297,7 @@ fn kinds(file: &GgufFile, n: usize) -> Result<Vec<i64>, GgufError> {
     values.iter().map(number).collect()
 }
 
-/// GPT-2's spelling of bytes: printable ones stand for themselves, the rest follow from U+0100.
+/// GPT-2's spelling of bytes: printable ones are themselves, the rest follow from U+0100.
 fn byte_of_char() -> std::collections::HashMap<char, u8> {
     let printable = |b: u8| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let mut next = 0x100;
@@ -314,7 +314,7 @@ fn byte_of_char() -> std::collections::HashMap<char, u8> {
         .collect()
 }
 
-/// The bytes that a character of a token stands for; one outside the alphabet stands for itself.
+/// The bytes that a character of a token means; one outside the alphabet means itself.
 fn spelled(c: char, decode: &std::collections::HashMap<char, u8>) -> Vec<u8> {
     match decode.get(&c) {
         Some(byte) => vec![*byte],

@@ -1,5 +1,5 @@
-//! A large file in the making: free disk checked, filled in pieces by several threads, in its
-//! place only when it is complete. What is in it is the caller's business.
+//! A large file while it is written: free disk is checked first, several threads fill it in pieces,
+//! and it gets its name only when it is complete. The caller decides what is in it.
 
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -11,18 +11,18 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::units::Bytes;
 
-/// A file that has its size and no name yet: dropped, it leaves nothing behind.
+/// A file that has its size but no name yet; dropping it leaves nothing behind.
 pub struct Unfinished {
     out: PathBuf,
     temporary: tempfile::NamedTempFile,
 }
 
 impl Unfinished {
-    /// Begins a file of `size` beside `out`, in whose place it will be put. Makes the folder.
+    /// Starts a file of `size` beside `out`, which it will replace. Makes the folder.
     pub fn create(out: &Path, size: Bytes) -> Result<Self> {
         let name =
             out.file_name().with_context(|| format!("{} does not name a file", out.display()))?;
-        // The rename at the end would put the file in the place of a device node.
+        // The rename at the end would replace a device node by the file.
         ensure!(
             out.metadata().is_ok_and(|m| m.is_file()) || !out.exists(),
             "{}: expected the name of a file, found a folder or a device",
@@ -47,13 +47,13 @@ impl Unfinished {
         Ok(Self { out: out.to_owned(), temporary })
     }
 
-    /// Writes to a place of its own; any number of threads may.
+    /// Writes at an offset; threads may write different ranges at once.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.temporary.as_file().write_all_at(bytes, offset)
     }
 
-    /// Puts the file in its place. Synced before, so that a crash leaves no half of it under its
-    /// name and a measurement that follows does not run against the write-back.
+    /// Syncs the file and gives it its name: a crash leaves no half-written file under that name,
+    /// and a measurement that follows does not compete with the write-back.
     pub fn finish(self) -> Result<()> {
         let Self { out, temporary } = self;
         let attempt = || -> io::Result<()> {
@@ -65,7 +65,7 @@ impl Unfinished {
     }
 }
 
-/// The folder of a file, `.` where its path names none.
+/// The folder of a file; `.` if its path names none.
 pub fn folder_of(out: &Path) -> &Path {
     match out.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
@@ -73,8 +73,8 @@ pub fn folder_of(out: &Path) -> &Path {
     }
 }
 
-/// Refuses to begin what the disk cannot hold. Of a folder that does not exist yet, the nearest
-/// one above it that does is asked.
+/// Refuses what the disk cannot hold. For a folder that does not exist yet, the nearest existing
+/// parent counts.
 pub fn check_free_disk(folder: &Path, out: &Path, needed: Bytes) -> Result<()> {
     let there = folder.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
     let stat = rustix::fs::statvfs(there)
@@ -90,11 +90,10 @@ pub fn check_free_disk(folder: &Path, out: &Path, needed: Bytes) -> Result<()> {
 }
 
 /// Does `work` for each number below `count` on `threads` threads (0 takes as many as the process
-/// may use), each with a buffer of its own. `done` is told, on the calling thread, what each call
-/// returned.
+/// may use), each with its own buffer. `done` gets the result of each call, on the calling thread.
 ///
 /// # Errors
-/// The first that a call returned, or that the user asked to stop; the others then end too.
+/// The first error of a call, or that the user asked to stop; the other threads then end too.
 pub fn in_parallel<Buffer: Default>(
     threads: usize,
     count: usize,

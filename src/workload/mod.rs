@@ -1,5 +1,5 @@
-//! What is asked of every engine: prompts as token ids, made once in the harness, and how many
-//! tokens to generate after each. Texts come from a prompt set, or ids from a seed.
+//! The requests that every engine gets: prompts as token ids, made once in the harness, and how
+//! many tokens to generate after each. Texts come from a prompt set, or ids from a seed.
 
 pub mod prompt_set;
 pub mod shape;
@@ -16,11 +16,11 @@ pub use shape::Shape;
 pub struct Prompt {
     pub id: String,
     pub category: Option<String>,
-    /// What this prompt is there to show.
+    /// What this prompt is meant to show.
     pub why: Option<String>,
     /// Tokens to generate; at least 1.
     pub n_gen: u32,
-    /// Filled into the cache before the prompt, unmeasured; empty for none.
+    /// Put into the cache before the prompt, unmeasured; empty for none.
     pub context: Vec<u32>,
     /// Begin-of-text first, where there is no context.
     pub ids: Vec<u32>,
@@ -61,7 +61,7 @@ pub enum WorkloadError {
 }
 
 /// The first `n` ids of a fixed text, begin-of-text first: the shipped `standard` prompts one
-/// after the other, from the start again where they end. For teacher-forced comparisons.
+/// after the other, repeated as needed. For teacher-forced comparisons.
 pub fn fixed_text(tokenizer: &Tokenizer, n: usize) -> Result<Vec<u32>, WorkloadError> {
     let set = PromptSet::embedded("standard").map_err(|e| WorkloadError::Shape(e.to_string()))?;
     let texts: Vec<&str> = set.prompts.iter().map(|p| p.text.as_str()).collect();
@@ -72,7 +72,7 @@ pub fn fixed_text(tokenizer: &Tokenizer, n: usize) -> Result<Vec<u32>, WorkloadE
 }
 
 impl Workload {
-    /// The texts of a set as the ids of a model. `n_gen` overrides what the set says.
+    /// The texts of a set as the ids of a model. `n_gen` overrides the set's counts.
     pub fn from_set(
         set: &PromptSet,
         tokenizer: &Tokenizer,
@@ -124,7 +124,7 @@ impl Workload {
             for id in &prompt.ids {
                 sha.update(id.to_le_bytes());
             }
-            // Nothing where there is none: the sum of a workload without depths stays.
+            // Nothing for an empty context: the hash of a workload without depths stays the same.
             if !prompt.context.is_empty() {
                 sha.update(b"context");
                 sha.update(prompt.depth().to_le_bytes());

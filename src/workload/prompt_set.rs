@@ -11,12 +11,12 @@ use toml::Spanned;
 
 use crate::model::registry::{RegistryError, line_of, parse_toml};
 
-/// A prompt of a million words fits many times.
+/// Enough for many prompts of a million words.
 const MAX_FILE: u64 = 64 << 20;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/prompts");
 
-/// Prompts that belong together, in their order.
+/// Prompts that belong together, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptSet {
     pub name: String,

@@ -9,7 +9,7 @@ pub(super) const NO_TOKENS: &str =
     "-n 0: the first token belongs to every measurement; expected `-n 1` or more";
 
 /// `n_prompt` tokens behind a context of `depth`, and `n_gen` generated ones. Begin-of-text is
-/// the first of the context, or of the prompt where there is none.
+/// the first token of the context, or of the prompt if there is no context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     pub n_prompt: u32,

@@ -19,7 +19,7 @@ impl MonoNs {
         Self(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
     }
 
-    /// Time since `earlier`; zero if that lies ahead.
+    /// Time since `earlier`; zero if that is later.
     pub fn since(self, earlier: MonoNs) -> Seconds {
         Seconds(self.0.saturating_sub(earlier.0) as f64 / 1e9)
     }

@@ -1,6 +1,6 @@
-//! Builds a native engine from its folder, once per folder and kind of processor: what the build
-//! needs is looked for first, its steps run in a folder of their own with a venv of pinned tools,
-//! and only the program stays.
+//! Builds a native engine from its folder, once per folder and kind of processor: the build's
+//! needs are checked first, its steps run in a separate folder with a venv of pinned tools, and
+//! only the program stays.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,7 +21,7 @@ impl Provisioner {
     ) -> Result<PathBuf> {
         let name = &folder.manifest.name;
         let sources = folder.sources()?;
-        // Of the manifest, only these make the program.
+        // Only these parts of the manifest affect the program.
         let commands: Vec<_> = native.steps.iter().map(|step| &step.run).collect();
         let recipe = format!("{} {commands:?} {}", native.program, processor());
         let mut parts = vec![recipe.as_bytes()];
@@ -34,7 +34,7 @@ impl Provisioner {
             check_needs(name, native)?;
             let source = std::path::absolute(self.unpacked(folder)?)?;
             let made = build(folder, native, &source, home, say);
-            // Hundreds of megabytes that nobody needs, whether the build succeeded or not.
+            // Hundreds of megabytes that nobody needs after the build, successful or not.
             let build = home.join("build");
             if build.exists() {
                 std::fs::remove_dir_all(&build)
@@ -79,7 +79,7 @@ fn build(
         .with_context(|| format!("the build left no {} in {}", native.program, dir.display()))
 }
 
-/// Everything that the build needs is there, or the error says what is missing and how to get it.
+/// Checks that the build's needs are met; the error says what is missing and how to get it.
 fn check_needs(name: &str, native: &Native) -> Result<()> {
     for (what, programs) in &native.needs {
         let named = programs.iter().filter_map(|p| {
@@ -95,7 +95,7 @@ fn check_needs(name: &str, native: &Native) -> Result<()> {
             }
         };
         if !looked_for.iter().any(|(_, program)| is_on_path(program)) {
-            let names: Vec<&str> = looked_for.iter().map(|(told, _)| told.as_str()).collect();
+            let names: Vec<&str> = looked_for.iter().map(|(name, _)| name.as_str()).collect();
             bail!(
                 "building {name} needs {what}: found none on PATH (looked for {}); {}",
                 names.join(", "),
@@ -119,7 +119,7 @@ fn is_on_path(program: &str) -> bool {
 }
 
 /// What the compiler may build for: instruction sets of the first processor, as the kernel names
-/// them. A cache that two machines share holds a program for each kind.
+/// them. Two machines that share a cache each get the program for their kind.
 pub(super) fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let sets = text.lines().find(|l| l.starts_with("flags") || l.starts_with("Features"));

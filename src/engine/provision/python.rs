@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-/// Names the Python that makes the venvs, over the search on PATH.
+/// Names the Python that makes the venvs, instead of the first on PATH.
 pub const PYTHON: &str = "LLM_BENCH_PYTHON";
 
-/// How long a Python may take to tell its version.
+/// How long a Python may take to print its version.
 const PYTHON_ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 
 /// A Python and its version.
@@ -41,7 +41,7 @@ pub fn find_python(bound: (u32, u32)) -> Result<Python> {
         seen.push(format!("{} is {}.{}", path.display(), version.0, version.1));
     }
     let found = match (&named, seen.is_empty()) {
-        (Some(path), true) => format!("{PYTHON}={}, which is no Python", path.display()),
+        (Some(path), true) => format!("{PYTHON}={}, which is not a Python", path.display()),
         (None, true) => "no python3 on PATH".to_string(),
         _ => seen.join(", "),
     };
@@ -53,7 +53,7 @@ pub fn find_python(bound: (u32, u32)) -> Result<Python> {
     )
 }
 
-/// What a Python says of itself; none for what is no Python, hangs or does not stop talking.
+/// The version that a Python prints; `None` if it is not a Python, hangs or prints without end.
 fn python_version(path: &Path) -> Option<(u32, u32)> {
     let program = "import sys; print('%d.%d' % sys.version_info[:2])";
     let mut child = Command::new(path)
@@ -65,11 +65,11 @@ fn python_version(path: &Path) -> Option<(u32, u32)> {
         .spawn()
         .ok()?;
     let stdout = child.stdout.take().expect("stdout is piped");
-    let (told, answer) = channel();
+    let (sender, answer) = channel();
     std::thread::spawn(move || {
         let mut text = String::new();
         let read = stdout.take(64).read_to_string(&mut text);
-        let _ = told.send(read.ok().map(|_| text));
+        let _ = sender.send(read.ok().map(|_| text));
     });
     let text = answer.recv_timeout(PYTHON_ANSWERS_WITHIN).ok().flatten();
     crate::interrupt::kill_group(child.id());

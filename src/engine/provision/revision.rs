@@ -1,5 +1,5 @@
 //! A program of another revision: built from the repository once per commit and kind of
-//! processor, in a work tree of its own, so that the caller's files are not touched.
+//! processor, in a separate work tree, so that the caller's files are not touched.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use super::{Provisioner, short_hash};
 /// The name of the package and of its program.
 const NAME: &str = env!("CARGO_PKG_NAME");
 
-/// A commit of a repository of this program.
+/// A commit in a repository of this program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revision {
     repository: PathBuf,
@@ -22,10 +22,10 @@ pub struct Revision {
 }
 
 impl Revision {
-    /// What `rev` means in the repository around `folder`.
+    /// Resolves `rev` in the repository around `folder`.
     ///
     /// # Errors
-    /// No repository, one of another program, a name that means no commit.
+    /// There is no repository, it is another program's, or the name resolves to no commit.
     pub fn find(folder: &Path, rev: &str) -> Result<Self> {
         let top = git(folder, &["rev-parse", "--show-toplevel"]).with_context(|| {
             format!("revision {rev:?}: expected to be in a git repository of {NAME}")
@@ -63,7 +63,7 @@ impl Revision {
 }
 
 impl Provisioner {
-    /// The program of a revision, built (`cargo build --release --locked`) if it is not there.
+    /// The program of a revision, built (`cargo build --release --locked`) if it is missing.
     pub fn revision(&self, revision: &Revision, say: &dyn Fn(&str)) -> Result<PathBuf> {
         let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
         let processor = processor();
@@ -89,8 +89,8 @@ impl Provisioner {
     }
 }
 
-/// Builds in the work tree `tree` and puts the program into `home`. What cargo made of the
-/// dependencies stays in `target`, for the next revision.
+/// Builds in the work tree `tree` and puts the program into `home`. The compiled
+/// dependencies stay in `target` for the next revision.
 fn build(
     revision: &Revision,
     tree: &Path,
@@ -103,7 +103,7 @@ fn build(
     let place = tree.to_str().context("the cache folder's name is not UTF-8")?;
     git(repository, &["worktree", "add", "--force", "--detach", place, &revision.commit])?;
     run_step(
-        // cargo tells its progress on stderr.
+        // cargo prints its progress on stderr.
         Command::new("sh")
             .args(["-c", "exec cargo build --release --locked --bin \"$0\" 2>&1", NAME])
             .current_dir(tree)
@@ -120,7 +120,7 @@ fn build(
     Ok(())
 }
 
-/// What git prints, without the last newline; its complaint as the error.
+/// What git prints, without the last newline; its first complaint is the error.
 fn git(folder: &Path, args: &[&str]) -> Result<String> {
     let out = Command::new("git")
         .arg("-C")
@@ -129,8 +129,8 @@ fn git(folder: &Path, args: &[&str]) -> Result<String> {
         .output()
         .context("cannot start git; install it, or give built programs")?;
     if !out.status.success() {
-        let told = String::from_utf8_lossy(&out.stderr);
-        bail!("git {}: {}", args[0], told.lines().next().unwrap_or("failed").trim());
+        let complaint = String::from_utf8_lossy(&out.stderr);
+        bail!("git {}: {}", args[0], complaint.lines().next().unwrap_or("failed").trim());
     }
     Ok(String::from_utf8_lossy(&out.stdout).trim_end().to_string())
 }

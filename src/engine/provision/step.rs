@@ -1,5 +1,5 @@
-//! One step of an installation: a command that goes by as progress, ends with Ctrl-C, and whose
-//! failure is told in its own words.
+//! One step of an installation: a command whose output is shown as progress, that Ctrl-C ends, and
+//! whose own words explain a failure.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// Runs one step of an installation; its output goes by as progress, and into the error.
+/// Runs one step of an installation; its output becomes progress, and part of an error.
 pub fn run_step(command: &mut Command, what: &str, advice: &str, say: &dyn Fn(&str)) -> Result<()> {
     say(what);
     let mut child = command
@@ -32,7 +32,7 @@ pub fn run_step(command: &mut Command, what: &str, advice: &str, say: &dyn Fn(&s
         stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
     });
     let (mut last, mut complaint, mut tenths) = (String::new(), None, 0);
-    // A step may be silent for long: a request to stop is looked for all the time.
+    // A step may be silent for long, so a request to stop is checked all the time.
     loop {
         match lines.recv_timeout(Duration::from_millis(100)) {
             Ok(line) => {
@@ -58,16 +58,16 @@ pub fn run_step(command: &mut Command, what: &str, advice: &str, say: &dyn Fn(&s
     let errors = errors.join().unwrap_or_default();
     if !status.success() {
         // Compilers complain on stdout, through the program that runs them; the first one counts.
-        let told = complaint
+        let reason = complaint
             .as_deref()
             .or_else(|| errors.lines().rev().find(|l| !l.trim().is_empty()))
             .unwrap_or(&last);
-        bail!("{what} failed ({status}): {}; {advice}", told.trim());
+        bail!("{what} failed ({status}): {}; {advice}", reason.trim());
     }
     Ok(())
 }
 
-/// The lines of pip, of cargo and of a build that tell a waiting person something. A build counts its files
+/// The lines of pip, cargo and a build that interest somebody who waits. A build counts its files
 /// as `[n/m]`: `tenths` is how many tenths were shown.
 fn worth_showing(line: &str, tenths: &mut usize) -> Option<String> {
     let line = line.trim();
@@ -77,8 +77,8 @@ fn worth_showing(line: &str, tenths: &mut usize) -> Option<String> {
         *tenths = reached.max(*tenths);
         return shown;
     }
-    let told = ["Collecting ", "Downloading ", "Installing collected packages", "Compiling "];
-    told.iter().any(|t| line.starts_with(t)).then(|| {
+    let shown = ["Collecting ", "Downloading ", "Installing collected packages", "Compiling "];
+    shown.iter().any(|t| line.starts_with(t)).then(|| {
         let mut s = line.to_string();
         s.truncate(s.floor_char_boundary(76));
         s

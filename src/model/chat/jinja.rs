@@ -7,9 +7,9 @@ use minijinja::{Environment, Error, ErrorKind, State, context};
 
 const NAME: &str = "chat template";
 
-/// What is wrong with a template, or nothing.
+/// An error if the template does not compile.
 pub fn check(source: &str) -> Result<(), String> {
-    environment(source).map(|_| ()).map_err(|e| told(&e))
+    environment(source).map(|_| ()).map_err(|e| one_line(&e))
 }
 
 /// Renders `(role, content)` messages, with the turn of the assistant opened.
@@ -29,9 +29,9 @@ pub fn render(
         eos_token => eos,
         add_generation_prompt => true,
     };
-    let environment = environment(source).map_err(|e| told(&e))?;
-    let template = environment.get_template(NAME).map_err(|e| told(&e))?;
-    template.render(values).map_err(|e| told(&e))
+    let environment = environment(source).map_err(|e| one_line(&e))?;
+    let template = environment.get_template(NAME).map_err(|e| one_line(&e))?;
+    template.render(values).map_err(|e| one_line(&e))
 }
 
 fn environment(source: &str) -> Result<Environment<'_>, Error> {
@@ -51,7 +51,7 @@ fn environment(source: &str) -> Result<Environment<'_>, Error> {
 }
 
 /// The error in one line, with the template's line.
-fn told(error: &Error) -> String {
+fn one_line(error: &Error) -> String {
     let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
     match error.line() {
         Some(line) => format!("{what} (line {line} of the template)"),
@@ -59,7 +59,7 @@ fn told(error: &Error) -> String {
     }
 }
 
-/// As Python's `json.dumps` writes it: minijinja's own escapes for HTML.
+/// JSON as Python's `json.dumps` writes it; minijinja's own filter escapes for HTML.
 fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let failed = |e: serde_json::Error| Error::new(ErrorKind::BadSerialization, e.to_string());
     let indent: Option<usize> = options.get("indent")?;

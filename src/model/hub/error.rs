@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::units::{Bytes, Seconds};
 
-/// A failed pull. `is_transient` tells what a retry may cure, `hub_is_away` what synthetic
-/// weights may replace.
+/// A failed pull. `is_transient`: a retry may help; `hub_is_away`: synthetic weights may replace
+/// the file.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     #[error(
@@ -94,7 +94,7 @@ impl HubError {
         matches!(self, Self::Server { .. } | Self::Stalled { .. } | Self::Interrupted { .. })
     }
 
-    /// True where the hub itself is the trouble, not the request: the cases in which `--weights
+    /// True where the hub itself is the problem, not the request: the cases in which `--weights
     /// auto` falls back to synthetic weights.
     pub fn hub_is_away(&self) -> bool {
         matches!(self, Self::Unreachable { .. }) || self.is_transient()

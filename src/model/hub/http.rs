@@ -64,7 +64,7 @@ impl Client {
     /// Size, tag and commit of a file, without its body.
     pub(super) fn stated(&self, what: &HubFile) -> Result<Stated, HubError> {
         let mut answer = self.ask(Method::HEAD, what, None)?;
-        // Some mirrors know no HEAD: ask for the first byte instead.
+        // Some mirrors do not support HEAD: ask for the first byte instead.
         if [StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED]
             .contains(&answer.response.status())
         {
@@ -207,7 +207,7 @@ impl Client {
                 status,
                 endpoint,
                 token_note: match self.authorization {
-                    Some(_) => ". The token in use was sent and did not suffice".into(),
+                    Some(_) => ". The token in use was sent and was not sufficient".into(),
                     None => ". No token was sent: none is set".into(),
                 },
             },
@@ -289,7 +289,7 @@ fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     origin(&uri).map(|_| uri)
 }
 
-/// Percent-encodes what may not stand in a path; slashes and percent signs stay.
+/// Percent-encodes what a path must not contain; slashes and percent signs stay.
 fn encoded(path: &str) -> String {
     path.bytes()
         .map(|b| match b {

@@ -1,5 +1,5 @@
-//! Weights as floats into the bytes of a storage type, and back into floats from the types that a
-//! source may have.
+//! Converts float weights into the bytes of a storage type, and the types that a source may have
+//! into floats.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
@@ -45,7 +45,7 @@ pub fn widen(stored: TensorType, bytes: &[u8], out: &mut Vec<f32>) {
 /// Stores finite weights, a whole number of blocks.
 ///
 /// # Errors
-/// What candle says where its own quantizer is used.
+/// Candle's error where its own quantizer is used.
 pub fn store(ty: TensorType, weights: &[f32], out: &mut Vec<u8>) -> candle_core::Result<()> {
     out.clear();
     out.resize(ty.bytes_of(weights.len() as u64) as usize, 0);

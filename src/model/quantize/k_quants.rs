@@ -39,7 +39,7 @@ fn nearest(x: f32) -> f32 {
     (x + SHIFT) - SHIFT
 }
 
-/// `x` between bounds; what is not a number becomes `low`.
+/// `x` between bounds; NaN becomes `low`.
 #[inline(always)]
 fn between(x: f32, low: f32, high: f32) -> f32 {
     let x = if x > low { x } else { low };
@@ -74,7 +74,7 @@ fn fit(x: &[f32; 256], grid: Grid) -> Fit {
             sum_x[g] += w[g] * x[g];
         }
     }
-    // Only what is subtracted can be stored.
+    // Only a minimum that is subtracted can be stored.
     low = low.map(|x| if x > 0.0 { 0.0 } else { x });
 
     // The plain span first, whose scale and minimum are not refined.
@@ -212,7 +212,7 @@ pub fn q4_k(x: &[f32; 256], out: &mut [u8]) {
     }
 }
 
-/// One block of Q5_K, 176 bytes: the fifth bits stand before the others.
+/// One block of Q5_K, 176 bytes: the fifth bits come before the others.
 pub fn q5_k(x: &[f32; 256], out: &mut [u8]) {
     let quants = with_minimums(x, Q5_K, out);
     let (fifth, low) = out[16..].split_at_mut(32);

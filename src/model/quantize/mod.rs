@@ -51,7 +51,7 @@ pub fn default_out(source: &GgufFile, quant: Quant, folder: &Path) -> PathBuf {
 }
 
 /// Writes all targets, each whole or not at all; the bytes do not depend on `threads` (0 takes as
-/// many as the process may use). Every target is replaced if it exists. `progress` is told bytes
+/// many as the process may use). Every target is replaced if it exists. `progress` gets bytes
 /// of the source that are done, and in all. Returns the size of each target.
 ///
 /// # Errors
@@ -258,7 +258,7 @@ impl Layout {
     }
 }
 
-/// The source's entries as they stand, with the two that quantization changes at the end, where
+/// The source's entries unchanged, with the two that quantization changes at the end, where
 /// `llama-quantize` puts them. Returns their number and bytes.
 fn metadata(source: &GgufFile, quant: Quant) -> Result<(u64, Vec<u8>)> {
     let parts = source.number("split.count").unwrap_or(1);

@@ -1,6 +1,6 @@
 //! Random weights written directly in a tensor's storage format: bytes of a seeded stream cipher
-//! go through small tables of Gaussian quantiles, so no weight ever exists as a float. What
-//! standard deviation a tensor gets is decided in `recipe`.
+//! go through small tables of Gaussian quantiles, so no weight ever exists as a float. `recipe`
+//! decides the standard deviation of each tensor.
 
 use std::sync::OnceLock;
 
@@ -36,7 +36,7 @@ enum Tables {
 }
 
 /// Sub-block scales of the K types: the six-bit scale is this plus 0 to 15, its minimum differs
-/// from it by -2 to 2, so that a kernel that confuses them is found out.
+/// from it by -2 to 2, so that a kernel that confuses them is caught.
 const K_SCALE_BASE: u32 = 44;
 /// How often each difference of minimum and scale occurs among eight.
 const K_MIN_SHIFT: [i32; 8] = [-2, -1, -1, 0, 0, 1, 1, 2];
@@ -59,7 +59,7 @@ impl Filler {
             ),
             TensorType::F16 => wide(|x| f16::from_f64(x).to_bits()),
             TensorType::BF16 => wide(|x| bf16::from_f64(x).to_bits()),
-            // The largest of 32 Gaussian weights lies near 2.4 sigma and is stored as -8: a step
+            // The largest of 32 Gaussian weights is near 2.4 sigma and is stored as -8: a step
             // of 0.3 sigma. The scale has either sign, as a real one does.
             TensorType::Q4_0 => {
                 let quants = quant_table(0.3, 8.0, 0, 15);

@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Hashes a pair of token ids. Maps with it are looked up, never walked, so that their order
-/// cannot reach the result.
+/// Hashes a pair of token ids. Its maps are looked up, never iterated, so that their order
+/// cannot affect the result.
 #[derive(Default)]
 struct PairHasher(u64);
 
@@ -67,7 +67,7 @@ impl Trainer {
         &self.tokens
     }
 
-    /// The merges by rank, as pairs of ids. More than tokens: some tokens are reached in two ways.
+    /// The merges by rank, as pairs of ids. They outnumber the tokens: some tokens have two merges.
     pub fn merges(&self) -> &[Pair] {
         &self.merges
     }
@@ -96,7 +96,7 @@ impl Trainer {
         }
         self.queue = self.weight.iter().map(|(&p, &w)| (w, Reverse(p))).collect();
         while let Some((weight, Reverse(pair))) = self.queue.pop() {
-            // Entries are not removed when a pair becomes rarer: the map has the last word.
+            // Entries are not removed when a pair becomes rarer: the map has the current count.
             match self.weight.get(&pair) {
                 Some(&w) if w == weight => self.merge(pair),
                 Some(&w) if w > 0 && w < weight => self.queue.push((w, Reverse(pair))),
@@ -160,7 +160,7 @@ impl Trainer {
         }
     }
 
-    /// A text as the merges so far cut it.
+    /// A text as the merges so far split it.
     fn encode(&self, text: &[u8]) -> Vec<u32> {
         let mut symbols: Vec<u32> = text.iter().map(|&b| self.ids[&[b][..]]).collect();
         loop {

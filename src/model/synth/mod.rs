@@ -1,6 +1,6 @@
 //! Synthesis: a GGUF file with a model's exact shapes, quantization mixture and metadata, and
 //! seeded random weights scaled like trained ones. Speed, memory and agreement between engines
-//! are as with real weights; the text means nothing, and the file says so.
+//! match real weights; the text means nothing, and the file says so.
 
 mod blocks;
 mod bpe;
@@ -46,7 +46,7 @@ struct Layout {
 /// Writes a synthetic model to `out`, replacing what is there only when the new file is complete.
 ///
 /// The bytes depend on `spec`, `quant` and `seed` alone, not on `threads` (0 takes as many as the
-/// process may use). `progress` is told bytes done and bytes in all. A few megabytes of memory
+/// process may use). `progress` gets bytes done and bytes in all. A few megabytes of memory
 /// for each thread, besides the vocabulary.
 ///
 /// # Errors
@@ -77,7 +77,7 @@ pub fn file_size(spec: &ArchSpec, quant: Quant) -> Result<Bytes> {
 }
 
 /// Bytes of the weights that one decoded token reads from that file: what
-/// [`crate::model::gguf::GgufFile::weight_bytes_per_token`] tells of it.
+/// [`crate::model::gguf::GgufFile::weight_bytes_per_token`] returns for it.
 pub fn weight_bytes_per_token(spec: &ArchSpec, quant: Quant) -> Result<Bytes> {
     let head = if spec.tied { "token_embd.weight" } else { "output.weight" };
     let read = |t: &&TensorPlan| {
@@ -175,8 +175,8 @@ fn chunks(layout: &Layout) -> Vec<Chunk> {
     all
 }
 
-/// Fills the file in chunks; each is made from its own random stream and written to its own
-/// place, so it does not matter which thread does which.
+/// Fills the file in chunks; each is made from its own random stream and written at its own
+/// offset, so it does not matter which thread makes which.
 fn write_tensors(
     layout: &Layout,
     seed: u64,

@@ -1,5 +1,5 @@
 //! What is in a synthetic file: every tensor with its name, shape, storage type and the
-//! distribution of its weights. How the bytes come about is left to `blocks`.
+//! distribution of its weights. `blocks` makes the bytes.
 //!
 //! The weights are scaled for what a trained model does and a careless random one does not:
 //!
@@ -48,23 +48,23 @@ impl TensorPlan {
 
 /// Standard deviation of the token embedding, as in trained models of this family.
 const EMBEDDING_SIGMA: f64 = 0.02;
-/// Of the logits over the vocabulary.
+/// Standard deviation of the logits over the vocabulary.
 const LOGIT_SIGMA: f64 = 4.0;
-/// Of the attention scores over the positions, before the softmax.
+/// Standard deviation of the attention scores over the positions, before the softmax.
 const SCORE_SIGMA: f64 = 1.5;
 /// Mean of the norm weights inside the layers; their standard deviation is a seventh of the mean.
 const NORM_MEAN: f64 = 0.5;
 const NORM_SPREAD: f64 = 1.0 / 7.0;
 /// Size of the input token's own logit, in standard deviations of the logits.
 const SELF_LOGIT: f64 = 0.5;
-/// By what averaging values over positions shrinks them, at lengths of tens to hundreds.
+/// The factor by which averaging over positions shrinks values, at lengths of tens to hundreds.
 const AVERAGING: f64 = 0.5;
-/// Attention output to feed-forward output. More, and the positions grow alike with depth, since
-/// averaging keeps what they share: the text then falls into a loop of one token.
+/// Attention output relative to feed-forward output. With more, the positions become alike with
+/// depth, because averaging keeps what they share, and the text falls into a loop of one token.
 const ATTENTION_SHARE: f64 = 0.5;
-/// Part of the last residual's variance that the first layer's feed-forward writes, where tokens
-/// are still unlike each other. Steadies the later layers against rounding, as the large early
-/// activations of trained models do.
+/// Share of the last residual's variance that the first layer's feed-forward writes, where tokens
+/// still differ from each other. It makes the later layers robust against rounding, as the large
+/// early activations of trained models do.
 const FIRST_LAYER_SHARE: f64 = 0.7;
 /// Root mean square of `silu(g) · u` for independent standard Gaussians.
 const SWIGLU_RMS: f64 = 0.596;
@@ -139,7 +139,7 @@ pub fn tensors(spec: &ArchSpec, quant: Quant) -> Result<Vec<TensorPlan>> {
     Ok(plan)
 }
 
-/// Refuses shapes that no LLaMA has.
+/// Refuses impossible shapes.
 fn check(spec: &ArchSpec) -> Result<()> {
     let positive = [
         ("n_layers", spec.n_layers),

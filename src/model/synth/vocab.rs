@@ -29,7 +29,7 @@ pub const CHAT_TEMPLATE: &str = "{{- bos_token }}\
 
 /// Tokens and merges in the form that a GGUF file holds.
 pub struct Vocabulary {
-    /// By id; bytes are written as GPT-2's printable stand-ins.
+    /// By id; bytes are written as GPT-2's printable characters.
     pub tokens: Vec<String>,
     /// `left right`, by rank.
     pub merges: Vec<String>,
@@ -114,8 +114,8 @@ fn words(list: &'static str) -> impl Iterator<Item = &'static str> {
     list.lines().filter(|line| !line.starts_with("# ")).flat_map(str::split_whitespace)
 }
 
-/// The forms in which the shipped words are to be single tokens, with Zipf's weights. A piece
-/// never crosses a border of LLaMA 3's split pattern.
+/// The forms of the shipped words that become single tokens, with Zipf's weights. A piece never
+/// crosses a boundary of LLaMA 3's split pattern.
 pub(super) fn lexicon() -> Vec<(String, u64)> {
     let mut all: Vec<(String, u64)> = Vec::with_capacity(150_000);
     for (rank, word) in words(ENGLISH).enumerate() {
@@ -249,7 +249,7 @@ fn derived_words() -> Vec<(String, u64)> {
     all
 }
 
-/// Chinese characters and Korean syllables, which fill what is left.
+/// Chinese characters and Korean syllables, which fill the rest.
 fn characters() -> Vec<(String, u64)> {
     (0x4e00..=0x9fff)
         .chain(0xac00..=0xd7a3)
