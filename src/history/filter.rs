@@ -6,7 +6,7 @@ use jiff::{Span, Timestamp, Zoned};
 
 use super::Identity;
 
-/// Everything that is set must fit; an empty filter lets everything through.
+/// Everything that is set must match; an empty filter accepts everything.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Filter {
     /// The engine's name or the label of its arm.
@@ -17,7 +17,7 @@ pub struct Filter {
     pub host: Option<String>,
     /// The number that `history list` shows.
     pub identity: Option<i64>,
-    /// Sessions that stand here or later.
+    /// Sessions at this place or later.
     pub since: Option<Timestamp>,
 }
 

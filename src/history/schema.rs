@@ -1,8 +1,8 @@
 //! The database file: its tables, its version, how it is opened, and what its errors mean.
 //!
 //! A rollback journal rather than a write-ahead log: one file, readable from a read-only folder,
-//! and writers come once per run. `synchronous = EXTRA` also syncs the folder when the journal is
-//! gone, so that what was said to be added survives a power cut.
+//! and writers come once per run. `synchronous = EXTRA` also syncs the folder after the journal is
+//! deleted, so that what was reported as added survives a power cut.
 
 use std::path::Path;
 use std::time::Duration;
@@ -69,7 +69,7 @@ CREATE TABLE result (
 CREATE INDEX result_by_metric ON result (metric, session, n, mean, sd);
 ";
 
-/// Opens what is there; makes nothing, changes nothing.
+/// Opens an existing file; creates and changes nothing.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
     if !path.exists() {
         bail!(
@@ -79,11 +79,11 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
         );
     }
     refuse_what_is_no_file(path)?;
-    // For writing, so that what a killed writer left half-done is taken back; where the file cannot
-    // be written, SQLite opens it for reading.
+    // For writing, so that SQLite can roll back what a killed writer left; if the file cannot be
+    // written, SQLite opens it for reading.
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE);
-    let db = db.and_then(settle).map_err(|e| told(path, e))?;
-    db.pragma_update(None, "query_only", true).map_err(|e| told(path, e))?;
+    let db = db.and_then(settle).map_err(|e| in_words(path, e))?;
+    db.pragma_update(None, "query_only", true).map_err(|e| in_words(path, e))?;
     match version(&db, path)? {
         VERSION => Ok(db),
         0 => bail!("{}: expected a history, found an empty file", path.display()),
@@ -95,7 +95,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
     }
 }
 
-/// Opens or makes a history, brings its tables up to date, and looks whether it is whole.
+/// Opens or makes a history, brings its tables up to date, and checks that it is intact.
 pub(super) fn open_to_write(path: &Path) -> Result<Connection> {
     refuse_what_is_no_file(path)?;
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
@@ -106,13 +106,14 @@ pub(super) fn open_to_write(path: &Path) -> Result<Connection> {
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
     );
-    let mut db = db.and_then(settle).map_err(|e| told(path, e))?;
+    let mut db = db.and_then(settle).map_err(|e| in_words(path, e))?;
     let found = version(&db, path)?;
     if found < VERSION {
-        migrate(&mut db).map_err(|e| told(path, e))?;
+        migrate(&mut db).map_err(|e| in_words(path, e))?;
     }
-    let whole: String =
-        db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|e| told(path, e))?;
+    let whole: String = db
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|e| in_words(path, e))?;
     if whole != "ok" {
         return Err(damaged(path, &whole));
     }
@@ -126,7 +127,7 @@ pub(super) fn in_memory() -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-/// The statements that make the tables, with the marks of the file.
+/// The statements that make the tables and mark the file as ours.
 pub(super) fn tables() -> String {
     let tables = TABLES.replace("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ");
     let tables = tables.replace("CREATE INDEX ", "CREATE INDEX IF NOT EXISTS ");
@@ -138,7 +139,7 @@ fn settle(mut db: Connection) -> rusqlite::Result<Connection> {
         std::thread::sleep(PAUSE);
         PAUSE * tries.unsigned_abs() < PATIENCE && !interrupt::requested()
     }))?;
-    // The file may come from anywhere: its schema runs no code.
+    // The file may come from anywhere: its schema must not run code.
     db.execute_batch(
         "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA foreign_keys = ON;
          PRAGMA synchronous = EXTRA; PRAGMA cache_size = -65536;",
@@ -151,12 +152,12 @@ fn settle(mut db: Connection) -> rusqlite::Result<Connection> {
 fn version(db: &Connection, path: &Path) -> Result<i32> {
     let number = |pragma: &str| {
         db.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i32>(0))
-            .map_err(|e| told(path, e))
+            .map_err(|e| in_words(path, e))
     };
     let (mark, found) = (number("application_id")?, number("user_version")?);
     let tables: i32 = db
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(|e| told(path, e))?;
+        .map_err(|e| in_words(path, e))?;
     let shown = path.display();
     if mark != APPLICATION_ID && (tables > 0 || found != 0 || mark != 0) {
         bail!("{shown}: expected a history of llm-bench, found another program's database");
@@ -182,7 +183,7 @@ fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     step.commit()
 }
 
-/// SQLite would wait for a device or a pipe, or speak of a folder as of a full disk.
+/// SQLite would wait for a device or a pipe, and report a folder as a full disk.
 fn refuse_what_is_no_file(path: &Path) -> Result<()> {
     match path.metadata() {
         Ok(found) if !found.is_file() => {
@@ -193,7 +194,7 @@ fn refuse_what_is_no_file(path: &Path) -> Result<()> {
 }
 
 /// An error of SQLite in words: the file, what happened, whether anything was lost, what to do.
-pub(super) fn told(path: &Path, error: rusqlite::Error) -> anyhow::Error {
+pub(super) fn in_words(path: &Path, error: rusqlite::Error) -> anyhow::Error {
     let shown = path.display();
     let code = error.sqlite_error_code();
     let why = error.to_string();

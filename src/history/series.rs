@@ -13,14 +13,14 @@ use crate::stats::{self, ChangePoint, Interval, Search, change_points};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Revision {
     pub commit: Option<String>,
-    /// Of a build with uncommitted changes: its program file, which tells it from others.
+    /// For a build with uncommitted changes: its program file, which distinguishes it.
     pub changed: Option<String>,
 }
 
 /// One session.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
-    /// Milliseconds since 1970: where it stands, and when it was measured.
+    /// Milliseconds since 1970: its place on the line, and when it was measured.
     pub place: i64,
     pub measured: i64,
     pub session: i64,
@@ -83,7 +83,7 @@ impl Series {
 }
 
 impl Store {
-    /// The lines of a metric that the filter takes, each in its order.
+    /// The lines of a metric that the filter accepts, each in its order.
     pub fn series(&self, metric: Metric, filter: &Filter) -> Result<Vec<Series>> {
         let mut all: Vec<Series> = Vec::new();
         let mut by_id: HashMap<i64, usize> = HashMap::new();
@@ -166,7 +166,7 @@ fn group(points: &[Point], range: std::ops::Range<usize>) -> Group {
     }
 }
 
-/// A line with what is to be said about it.
+/// A line and its change points.
 #[derive(Debug, Clone)]
 pub struct Course {
     pub series: Series,
@@ -176,8 +176,8 @@ pub struct Course {
 }
 
 impl Course {
-    /// Looks for change points of at least `margin`, a share. They are advice: chance is held to
-    /// 1 % for each split that is tried, not over all lines together.
+    /// Looks for change points of at least `margin`, a share. They are advice: the error
+    /// rate is 1 % for each split, not over all lines together.
     pub fn new(series: Series, margin: f64) -> Self {
         let means: Vec<f64> = series.points.iter().map(|p| p.mean).collect();
         let search = Search { least_change: margin, ..Search::default() };
@@ -185,12 +185,12 @@ impl Course {
         Self { series, changes }
     }
 
-    /// Neighbouring sessions of one commit as one; sessions without a commit stand alone.
+    /// Neighbouring sessions of one commit as one; sessions without a commit stay separate.
     pub fn groups(&self) -> Vec<Group> {
         groups(&self.series)
     }
 
-    /// The change points, none where none could be looked for.
+    /// The change points; empty if the search was not possible.
     pub fn changes(&self) -> &[ChangePoint] {
         self.changes.as_deref().unwrap_or_default()
     }

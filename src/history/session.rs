@@ -50,8 +50,8 @@ pub struct Session {
     pub metrics: BTreeMap<String, Vec<f64>>,
 }
 
-/// The sessions of a record: its engines with at least one good launch. Summaries in the file
-/// count for nothing; values are taken from the launches.
+/// The sessions of a record: its engines with at least one good launch. Values come from the
+/// launches; summaries in the file are ignored.
 ///
 /// # Errors
 /// A value or a time that a history cannot hold.
@@ -85,7 +85,7 @@ pub fn sessions(record: &Record) -> Result<Vec<Session>> {
 }
 
 impl Session {
-    /// Refuses what could not be told apart, ordered or computed with later.
+    /// Refuses what could not be distinguished, ordered or computed with later.
     pub fn check(&self) -> Result<()> {
         ensure!(self.form == FORM, "form: expected {FORM:?}, found {:?}", shortened(&self.form));
         ensure!(!self.run_id.is_empty(), "run_id: expected a name, found nothing");
@@ -150,8 +150,8 @@ impl Session {
         Ok(())
     }
 
-    /// Where it stands on its line and when it was measured, in milliseconds since 1970. The place
-    /// is the commit's time, so that an old commit that is measured today stands where it belongs.
+    /// Its place on the line and when it was measured, in milliseconds since 1970. The place is the
+    /// commit's time, so that an old commit that is measured today gets its right place.
     pub(super) fn place(&self) -> Result<(i64, i64)> {
         let measured = time("started_at", &self.started_at)?;
         let committed =

@@ -9,26 +9,26 @@ use rusqlite::{
     Connection, OptionalExtension, Statement, Transaction, TransactionBehavior, params,
 };
 
-use super::schema::{self, told};
+use super::schema::{self, in_words};
 use super::session::FORM;
 use super::{Filter, Identity, Session};
 use crate::interrupt;
 use crate::metric::Metric;
 use crate::stats;
 
-/// A history that is open.
+/// An open history.
 pub struct Store {
     db: Connection,
     path: PathBuf,
 }
 
-/// What became of sessions that were added.
+/// The outcome of adding sessions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Added {
     pub new: usize,
-    /// Took the place of the same session with fewer launches.
+    /// Replaced the same session with fewer launches.
     pub replaced: usize,
-    /// Were there already, value by value.
+    /// Existed already, with the same values.
     pub present: usize,
 }
 
@@ -47,7 +47,7 @@ impl Store {
     /// Opens a history to read it; works in a read-only folder.
     ///
     /// # Errors
-    /// No file, another program's, a damaged one, one with newer tables.
+    /// The file is missing, another program's or damaged, or has newer tables.
     pub fn open_to_read(path: &Path) -> Result<Self> {
         Ok(Self { db: schema::open_to_read(path)?, path: path.into() })
     }
@@ -55,14 +55,14 @@ impl Store {
     /// Opens a history or makes it.
     ///
     /// # Errors
-    /// As [`Store::open_to_read`], and what keeps it from being written.
+    /// As [`Store::open_to_read`], or the file cannot be written.
     pub fn open_to_write(path: &Path) -> Result<Self> {
         Ok(Self { db: schema::open_to_write(path)?, path: path.into() })
     }
 
-    /// A history that ends with the process.
+    /// A history in memory.
     pub(super) fn in_memory(path: &Path) -> Result<Self> {
-        let db = schema::in_memory().map_err(|e| told(path, e))?;
+        let db = schema::in_memory().map_err(|e| in_words(path, e))?;
         Ok(Self { db, path: path.into() })
     }
 
@@ -81,13 +81,13 @@ impl Store {
     /// Adds all sessions or, after any error, none. Adding one again changes nothing.
     ///
     /// # Errors
-    /// A session that is there with other values; what `sessions` brings; the database's own.
+    /// A session exists with other values; an error of `sessions`; an error of the database.
     pub fn add(&mut self, sessions: impl IntoIterator<Item = Result<Session>>) -> Result<Added> {
         let path = &self.path;
         let all = self.db.transaction_with_behavior(TransactionBehavior::Immediate);
-        let all = all.map_err(|e| told(path, e))?;
+        let all = all.map_err(|e| in_words(path, e))?;
         let mut added = Added::default();
-        let mut adder = Adder::new(&all, path).map_err(|e| told(path, e))?;
+        let mut adder = Adder::new(&all, path).map_err(|e| in_words(path, e))?;
         for session in sessions {
             if interrupt::requested() {
                 bail!("stopped; nothing was added to {}", path.display());
@@ -95,13 +95,13 @@ impl Store {
             adder.add(&session?, &mut added)?;
         }
         drop(adder);
-        all.commit().map_err(|e| told(path, e))?;
+        all.commit().map_err(|e| in_words(path, e))?;
         Ok(added)
     }
 
     /// The identities that the filter takes and that have sessions, by engine, model and number.
     pub fn lines(&self, filter: &Filter) -> Result<Vec<Line>> {
-        self.read_lines(filter).map_err(|e| told(&self.path, e))?.into_iter().collect()
+        self.read_lines(filter).map_err(|e| in_words(&self.path, e))?.into_iter().collect()
     }
 
     fn read_lines(&self, filter: &Filter) -> rusqlite::Result<Vec<Result<Line>>> {
@@ -139,7 +139,7 @@ impl Store {
             select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         };
         let mut identities = Vec::new();
-        for (id, fields) in read().map_err(|e| told(&self.path, e))? {
+        for (id, fields) in read().map_err(|e| in_words(&self.path, e))? {
             let identity = self.identity(id, &fields)?;
             if filter.takes(id, &identity) {
                 identities.push((id, identity));
@@ -153,9 +153,9 @@ impl Store {
             .with_context(|| format!("{}: identity {id} is not readable", self.path.display()))
     }
 
-    /// Hands every session that the filter takes to `take`, in the order of their lines.
+    /// Gives every session that the filter accepts to `take`, in the order of their lines.
     pub fn each(&self, filter: &Filter, mut take: impl FnMut(Session) -> Result<()>) -> Result<()> {
-        let sql = |e| told(&self.path, e);
+        let sql = |e| in_words(&self.path, e);
         let since = filter.since.map_or(i64::MIN, |t| t.as_millisecond());
         let select = "SELECT id, run_id, started_at, complete, commit_sha, dirty, committed_at,
                              version, executable_sha256, kernel, versions
@@ -181,7 +181,7 @@ impl Store {
         Ok(())
     }
 
-    /// Hands a row for each session that has the metric to `take`: identity, place, measured,
+    /// Gives a row for each session that has the metric to `take`: identity, place, measured,
     /// session, n, mean, sd, commit, dirty, executable, complete; in no order.
     pub(super) fn points(
         &self,
@@ -204,7 +204,7 @@ impl Store {
             }
             Ok(())
         };
-        run().map_err(|e| told(&self.path, e))
+        run().map_err(|e| in_words(&self.path, e))
     }
 }
 
@@ -274,14 +274,14 @@ impl<'t> Adder<'t> {
         session.check().with_context(|| format!("run {:?}", session.run_id))?;
         let times = session.place()?;
         let path = self.path;
-        let identity = self.identity(&session.identity).map_err(|e| told(path, e))?;
+        let identity = self.identity(&session.identity).map_err(|e| in_words(path, e))?;
         let key = params![session.run_id, session.started_at, identity];
         let there = self.there.query_row(key, |row| Ok((row.get(0)?, row.get(1)?))).optional();
-        let there: Option<(i64, bool)> = there.map_err(|e| told(path, e))?;
+        let there: Option<(i64, bool)> = there.map_err(|e| in_words(path, e))?;
         if let Some((id, complete)) = there {
-            let before = self.stored(id).map_err(|e| told(path, e))?;
+            let before = self.stored(id).map_err(|e| in_words(path, e))?;
             let now = &session.metrics;
-            // A metric that one of the two versions of llm-bench did not know is no difference.
+            // A metric that one of the two llm-bench versions did not know is not a difference.
             let equal = |m: &String| now.get(m).is_none_or(|v| json(v) == before[m].1);
             if complete == session.complete && before.keys().all(equal) {
                 added.present += 1;
@@ -298,12 +298,12 @@ impl<'t> Adder<'t> {
                     if complete { "" } else { " of more launches" },
                 );
             }
-            self.remove.execute([id]).map_err(|e| told(path, e))?;
+            self.remove.execute([id]).map_err(|e| in_words(path, e))?;
             added.replaced += 1;
         } else {
             added.new += 1;
         }
-        self.insert(session, identity, times).map_err(|e| told(path, e))
+        self.insert(session, identity, times).map_err(|e| in_words(path, e))
     }
 
     /// The number of an identity, of the same one with a little more or less memory if it is there.

@@ -1,5 +1,5 @@
 //! CSV: one line for each session and metric, as spreadsheets and data frames like it. `n`, `mean`
-//! and `sd` are for the reader; what counts is `launches`, and they must agree with it.
+//! and `sd` are for the reader; `launches` counts, and the others must agree with it.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -16,8 +16,8 @@ use crate::stats::describe;
 /// Agreement of a mean that a spreadsheet has rewritten.
 const DIGITS: f64 = 1e-9;
 
-/// What a cell holds: a text as it is, or a JSON value. Empty is absent, but for a text that must
-/// be there.
+/// The kind of a cell: a plain text, or a JSON value. Empty means absent, except for a required
+/// text.
 #[derive(Clone, Copy, PartialEq)]
 enum Cell {
     Text,
@@ -110,7 +110,7 @@ fn cell(value: &Value) -> String {
     }
 }
 
-/// Writing fails as writing does: a reader that has seen enough is told by its kind.
+/// A failed write keeps its kind, so that a closed pipe can be recognized.
 fn io(error: csv::Error) -> anyhow::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(e) => e.into(),
@@ -229,7 +229,7 @@ fn metric(session: &mut Session, line: &StringRecord) -> Result<()> {
     agrees("sd", sd, s.sd)?;
     ensure!(
         session.metrics.insert(metric.to_string(), values).is_none(),
-        "{metric}: is there twice for one session"
+        "{metric}: appears twice for one session"
     );
     Ok(())
 }

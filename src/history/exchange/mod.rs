@@ -1,5 +1,5 @@
 //! A history as text and back: lines of JSON, CSV, SQL. What is read may come from anywhere: every
-//! session is checked as if it were typed by an enemy, and either all are added or none.
+//! session is checked as hostile input, and either all are added or none.
 
 mod csv;
 mod jsonl;
@@ -28,7 +28,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// By the end of a file's name.
+    /// The form that a file name's extension means.
     pub fn of_name(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "jsonl" | "ndjson" => Some(Form::Jsonl),
@@ -39,7 +39,7 @@ impl Form {
     }
 }
 
-/// Writes the sessions that the filter takes, by line and in the line's order.
+/// Writes the sessions that the filter accepts, line by line, each in its order.
 ///
 /// # Errors
 /// The store's, and those of `out`.
@@ -51,10 +51,10 @@ pub fn write_out(store: &Store, filter: &Filter, form: Form, out: &mut dyn Write
     }
 }
 
-/// Adds what a file holds.
+/// Adds the sessions of a file.
 ///
 /// # Errors
-/// What cannot be read or is no session, with file and line; the store's own.
+/// Content that cannot be read or is not a session, with file and line; errors of the store.
 pub fn import(store: &mut Store, path: &Path, form: Form) -> Result<Added> {
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     if !file.metadata().is_ok_and(|m| m.is_file()) {
@@ -68,7 +68,7 @@ pub fn import(store: &mut Store, path: &Path, form: Form) -> Result<Added> {
     }
 }
 
-/// Lines with their numbers from 1, without an endless one. The line keeps its end.
+/// Lines with their numbers from 1, of limited length. A line keeps its line end.
 struct Lines<'p, R> {
     path: &'p Path,
     from: R,
@@ -80,7 +80,7 @@ impl<'p, R: BufRead> Lines<'p, R> {
         Self { path, from, number: 0 }
     }
 
-    /// What is wrong at the line that was read last.
+    /// An error at the line that was read last.
     fn at(&self) -> String {
         format!("{}:{}", self.path.display(), self.number)
     }
@@ -99,15 +99,16 @@ impl<R: BufRead> Iterator for Lines<'_, R> {
                 "{}: expected a line of at most {LONGEST_LINE} bytes",
                 self.at()
             ))),
-            Ok(_) => {
-                Some(String::from_utf8(bytes).with_context(|| format!("{} is no text", self.at())))
-            }
+            Ok(_) => Some(
+                String::from_utf8(bytes)
+                    .with_context(|| format!("{} is not UTF-8 text", self.at())),
+            ),
             Err(e) => Some(Err(e)),
         }
     }
 }
 
-/// Why the session at `place` cannot be taken.
+/// An error about the session at `place`.
 fn checked(session: Session, place: &str) -> Result<Session> {
     session.check().with_context(|| place.to_string())?;
     Ok(session)

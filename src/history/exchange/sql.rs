@@ -1,6 +1,6 @@
-//! SQL: the tables as they are, so that `sqlite3 NEW.sqlite < history.sql` makes a history. Read
-//! back, it is no program that is run: only INSERTs of plain values into these three tables are,
-//! in a database in memory, and what has come to stand there is checked like any other session.
+//! SQL: the tables as they are, so that `sqlite3 NEW.sqlite < history.sql` makes a history. Reading
+//! does not run the file as a program: only INSERTs of plain values into these three tables are
+//! executed, in a database in memory, and the result is checked like any other session.
 
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -10,7 +10,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 
 use super::{LONGEST_LINE, Lines, checked};
-use crate::history::schema::{self, told};
+use crate::history::schema::{self, in_words};
 use crate::history::{Added, Filter, Store};
 use crate::interrupt;
 
@@ -19,7 +19,7 @@ const TABLES: [&str; 3] = ["identity", "session", "result"];
 pub(super) fn write(store: &Store, filter: &Filter, out: &mut dyn Write) -> Result<()> {
     writeln!(out, "{}\nBEGIN;", schema::tables())?;
     let db = store.connection();
-    let sql = |e| told(store.path(), e);
+    let sql = |e| in_words(store.path(), e);
     let session = "SELECT id, identity, run_id, started_at, complete, commit_sha, dirty,
                           committed_at, version, executable_sha256, kernel, versions, place,
                           measured
@@ -60,7 +60,7 @@ enum Broken {
 impl Broken {
     fn in_history(self, store: &Store) -> anyhow::Error {
         match self {
-            Broken::Read(e) => told(store.path(), e),
+            Broken::Read(e) => in_words(store.path(), e),
             Broken::Write(e) => e.into(),
         }
     }
@@ -96,7 +96,7 @@ pub(super) fn read(path: &Path, from: impl BufRead, store: &mut Store) -> Result
     let mut lines = Lines::new(path, from);
     let mut statement = String::new();
     let mut open = false;
-    db.execute_batch("BEGIN").map_err(|e| told(path, e))?;
+    db.execute_batch("BEGIN").map_err(|e| in_words(path, e))?;
     while let Some(line) = lines.next() {
         statement += &line?;
         if statement.len() as u64 > LONGEST_LINE {
@@ -127,7 +127,7 @@ pub(super) fn read(path: &Path, from: impl BufRead, store: &mut Store) -> Result
     }
     let mut sessions = Vec::new();
     db.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
-    db.execute_batch("COMMIT").map_err(|e| told(path, e))?;
+    db.execute_batch("COMMIT").map_err(|e| in_words(path, e))?;
     scratch.each(&Filter::default(), |session| {
         let place = format!("{}: run {:?}", path.display(), session.run_id);
         sessions.push(checked(session, &place)?);
@@ -136,7 +136,7 @@ pub(super) fn read(path: &Path, from: impl BufRead, store: &mut Store) -> Result
     store.add(sessions.into_iter().map(Ok)).context(path.display().to_string())
 }
 
-/// What SQLite asks before it compiles any part of a statement.
+/// SQLite's authorizer: called before it compiles any part of a statement.
 fn only_plain_inserts(asked: AuthContext<'_>) -> Authorization {
     let ours = |table: &str| TABLES.contains(&table);
     let fine = match asked.action {
@@ -154,7 +154,7 @@ enum Kind {
     Insert,
     Begin,
     Commit,
-    /// What makes the tables, which are there already.
+    /// Statements that make the tables, which exist already.
     Tables,
     Other,
 }
@@ -172,7 +172,7 @@ fn kind(statement: &str) -> Kind {
     }
 }
 
-/// A statement ends with a semicolon that stands in no text.
+/// A statement ends with a semicolon outside of texts.
 fn is_whole(statement: &str) -> bool {
     statement.trim_end().ends_with(';') && statement.matches('\'').count().is_multiple_of(2)
 }

@@ -1,4 +1,4 @@
-//! What else goes on: load, other programs, the hypervisor's share, swapping, heat.
+//! What else runs: load, other programs, the hypervisor's share, swapping, heat.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use super::{Finding, Tree};
 use crate::measure::sensors::{CpuShares, CpuTimes};
 use crate::units::Bytes;
 
-/// What was seen while nothing of ours ran.
+/// Readings while nothing of ours ran.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Watched {
     pub load_1m: Option<f64>,
@@ -54,7 +54,7 @@ fn used(tree: &Tree) -> Used {
     processes.collect()
 }
 
-/// Name and used time from /proc/PID/stat. The name may hold spaces and brackets.
+/// Name and used time from /proc/PID/stat. The name may contain spaces and brackets.
 pub fn program(stat: &str) -> Option<(String, u64)> {
     let (before, after) = stat.rsplit_once(')')?;
     let name = before.split_once('(')?.1;
@@ -83,7 +83,7 @@ fn percent(share: f64) -> String {
 /// The limits are those that mark a launch as disturbed.
 pub fn load(watched: &Watched) -> Finding {
     let Some(shares) = watched.shares else {
-        return Finding::unknown("other load", "not told");
+        return Finding::unknown("other load", "not reported");
     };
     let mut found = format!("{} of the processors busy", percent(shares.busy));
     if shares.steal > 0.005 {
@@ -125,7 +125,7 @@ pub fn processes(watched: &Watched) -> Finding {
 
 pub fn swap(tree: &Tree) -> Finding {
     let (Some(all), Some(free)) = (tree.memory("SwapTotal"), tree.memory("SwapFree")) else {
-        return Finding::unknown("swap", "not told");
+        return Finding::unknown("swap", "not reported");
     };
     let used = Bytes(all.0.saturating_sub(free.0));
     match (all.0, used.0) {

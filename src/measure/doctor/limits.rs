@@ -86,8 +86,8 @@ pub fn processors(tree: &Tree, threads: u32) -> Finding {
     }
 }
 
-/// Which models a process that may take `most` bytes can hold: the file, and as much again as a
-/// fifth for the KV cache and the engine.
+/// Which models fit into `most` bytes: the file, and a fifth more for the KV cache and the
+/// engine.
 fn too_large(models: &[ModelNeed], most: Bytes) -> Vec<&str> {
     let needs = |m: &ModelNeed| m.file.0 + m.file.0 / 5;
     models.iter().filter(|m| needs(m) > most.0).map(|m| m.name.as_str()).collect()
@@ -110,7 +110,7 @@ pub fn memory(tree: &Tree, models: &[ModelNeed]) -> Finding {
 
 pub fn free_memory(tree: &Tree, models: &[ModelNeed]) -> Finding {
     let (Some(all), Some(free)) = (tree.memory("MemTotal"), tree.memory("MemAvailable")) else {
-        return Finding::unknown("free memory", "not told");
+        return Finding::unknown("free memory", "not reported");
     };
     let found = format!("{free} of {all}");
     let too_large = too_large(models, free);

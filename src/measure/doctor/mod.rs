@@ -1,4 +1,4 @@
-//! Is this machine fit to measure on? Checks of what the kernel tells (`settings`, `limits`,
+//! Is this machine fit to measure on? Checks of what the kernel reports (`settings`, `limits`,
 //! `activity`: pure readings of a file tree) and of what the hardware gives (`ceilings`), each
 //! with what was found and what to do about it.
 
@@ -17,13 +17,13 @@ use super::host;
 use crate::record::Host;
 use crate::units::{Bytes, Seconds};
 
-/// Whether something stands in the way of a measurement.
+/// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     Ok,
     Warn,
-    /// This machine does not tell.
+    /// This machine does not report it.
     Unknown,
 }
 
@@ -33,7 +33,7 @@ pub struct Finding {
     pub check: &'static str,
     pub state: State,
     pub found: String,
-    /// What to do, or what to bear in mind.
+    /// What to do, or what to keep in mind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
 }
@@ -88,16 +88,16 @@ pub struct ModelNeed {
     pub format: super::arithmetic::Format,
 }
 
-/// What is asked of the machine.
+/// What to examine.
 pub struct Question<'a> {
     pub threads: u32,
     pub models: &'a [ModelNeed],
     pub cache: &'a Path,
-    /// What only the caller can tell (installed engines), shown after the rest.
+    /// Findings that only the caller has (installed engines), shown after the rest.
     pub others: Vec<Finding>,
 }
 
-/// How long others are watched.
+/// How long other programs are watched.
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// Examines this machine: some seconds. `say` gets a line of progress before each wait.
@@ -150,7 +150,7 @@ impl Tree {
         Self { root: root.into() }
     }
 
-    /// Where `path`, written from `/`, lies in this tree.
+    /// The location of `path`, written from `/`, in this tree.
     fn at(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }

@@ -60,7 +60,7 @@ pub fn governor(tree: &Tree) -> Finding {
     }
 }
 
-/// Whether somebody capped the frequency below what the processor can do.
+/// Whether the frequency is capped below the processor's maximum.
 pub fn frequency_limits(tree: &Tree) -> Finding {
     let ghz = |khz: u64| format!("{:.2} GHz", khz as f64 / 1e6);
     let policies = tree.list(CPUFREQ, "policy");
@@ -70,7 +70,7 @@ pub fn frequency_limits(tree: &Tree) -> Finding {
     });
     let limits: Vec<_> = limits.collect();
     let Some(&(low, high, _)) = limits.iter().min_by_key(|l| l.1) else {
-        return Finding::unknown("frequency limits", "not told");
+        return Finding::unknown("frequency limits", "not reported");
     };
     let low = low.map_or("?".into(), ghz);
     let found = format!("{low} to {}", ghz(high));
@@ -113,7 +113,7 @@ pub fn sibling_threads(tree: &Tree, threads: u32) -> Finding {
         .collect();
     let paired = match tree.number("/sys/devices/system/cpu/smt/active") {
         Some(active) => active != 0,
-        None if cores.is_empty() => return Finding::unknown("sibling threads", "not told"),
+        None if cores.is_empty() => return Finding::unknown("sibling threads", "not reported"),
         None => cores.iter().any(|c| c.contains([',', '-'])),
     };
     let cores = cores.len() as u32;
@@ -137,7 +137,7 @@ pub fn virtualization(tree: &Tree, guest: Option<&str>) -> Finding {
     let Some(kind) = guest else {
         return Finding::ok("virtualization", format!("none{inside}"));
     };
-    // Without a vendor the host's reading says no more than that it is one.
+    // Without a vendor, only the fact that it is a guest is known.
     let vendor = vendor.filter(|v| !v.is_empty());
     let vendor = vendor.or((kind != "virtual machine").then(|| kind.to_owned()));
     let vendor = vendor.map_or(String::new(), |v| format!(" ({v})"));
@@ -152,7 +152,7 @@ pub fn virtualization(tree: &Tree, guest: Option<&str>) -> Finding {
 /// Large pages for the weights of engines that copy them.
 pub fn huge_pages(tree: &Tree) -> Finding {
     let Some(text) = tree.read("/sys/kernel/mm/transparent_hugepage/enabled") else {
-        return Finding::unknown("large pages", "not told");
+        return Finding::unknown("large pages", "not reported");
     };
     let chosen = text.split('[').nth(1).and_then(|t| t.split(']').next()).unwrap_or(&text);
     let found = format!("transparent huge pages: {chosen}");
@@ -167,11 +167,11 @@ pub fn huge_pages(tree: &Tree) -> Finding {
     }
 }
 
-/// The clock that times everything.
+/// The clock source.
 pub fn clock(tree: &Tree, overhead_ns: Option<f64>) -> Finding {
     let source = tree.read("/sys/devices/system/clocksource/clocksource0/current_clocksource");
     let Some(overhead) = overhead_ns else {
-        return Finding::unknown("clock", source.unwrap_or_else(|| "not told".into()));
+        return Finding::unknown("clock", source.unwrap_or_else(|| "not reported".into()));
     };
     let named = source.as_deref().map_or(String::new(), |s| format!("{s}, "));
     let found = format!("{named}{overhead:.0} ns a reading");
@@ -185,11 +185,11 @@ pub fn clock(tree: &Tree, overhead_ns: Option<f64>) -> Finding {
     }
 }
 
-/// Memory in several places.
+/// NUMA nodes.
 pub fn numa(tree: &Tree) -> Finding {
     let nodes = tree.list("/sys/devices/system/node", "node").len();
     match nodes {
-        0 => Finding::unknown("memory nodes", "not told"),
+        0 => Finding::unknown("memory nodes", "not reported"),
         1 => Finding::ok("memory nodes", "1"),
         n => {
             let moves = tree.number("/proc/sys/kernel/numa_balancing") == Some(1);
@@ -205,11 +205,11 @@ pub fn numa(tree: &Tree) -> Finding {
 
 pub fn gpu(host: &Host) -> Finding {
     if host.gpu.is_empty() {
-        return Finding::ok("GPU", "none that NVML tells of");
+        return Finding::ok("GPU", "none that NVML reports");
     }
-    let told = host.gpu.iter().map(|g| {
+    let gpus = host.gpu.iter().map(|g| {
         let driver = g.driver.as_deref().unwrap_or("unknown");
         format!("{}, {}, driver {driver}", g.name, Bytes(g.memory_bytes))
     });
-    Finding::ok("GPU", told.collect::<Vec<_>>().join("; "))
+    Finding::ok("GPU", gpus.collect::<Vec<_>>().join("; "))
 }

@@ -37,7 +37,7 @@ fn model(name: &str, gigabytes: f64) -> ModelNeed {
 }
 
 /// State and advice of a finding.
-fn told(finding: &Finding) -> (State, String) {
+fn state_and_advice(finding: &Finding) -> (State, String) {
     (finding.state, format!("{} {}", finding.found, finding.advice.as_deref().unwrap_or_default()))
 }
 
@@ -47,7 +47,7 @@ fn a_powersave_governor_is_warned_of_with_the_command_that_changes_it() {
     let (g0, g1, d0) =
         (policy(0, "scaling_governor"), policy(1, "scaling_governor"), policy(0, "scaling_driver"));
     let mixed = Sample::of(&[(&g0, "performance"), (&g1, "powersave"), (&d0, "acpi-cpufreq")]);
-    let (state, text) = told(&settings::governor(&mixed.tree()));
+    let (state, text) = state_and_advice(&settings::governor(&mixed.tree()));
     assert!(
         state == State::Warn && text.contains("cpupower") && text.contains("powersave"),
         "{text}"
@@ -83,7 +83,7 @@ fn a_capped_frequency_names_what_the_processor_could_do() {
             (&file("scaling_max_freq"), limit),
             (&file("cpuinfo_max_freq"), "4700000"),
         ]);
-        told(&settings::frequency_limits(&sample.tree()))
+        state_and_advice(&settings::frequency_limits(&sample.tree()))
     };
     let (state, text) = of("2000000");
     assert!(state == State::Warn && text.contains("4.70 GHz") && text.contains("2.00"), "{text}");
@@ -112,7 +112,7 @@ fn more_threads_than_cores_are_warned_of() {
         (&c2, "0,2"),
         (&c3, "1,3"),
     ]);
-    let (state, text) = told(&settings::sibling_threads(&sample.tree(), 4));
+    let (state, text) = state_and_advice(&settings::sibling_threads(&sample.tree(), 4));
     assert!(state == State::Warn && text.contains("-t 2"), "{text}");
     assert_eq!(settings::sibling_threads(&sample.tree(), 2).state, State::Ok);
 }
@@ -129,12 +129,12 @@ fn limits_of_both_versions_of_control_groups_are_read_up_to_the_root() {
     ]);
     assert_eq!(limits::processor_quota(&two.tree()), Some(1.5));
     assert_eq!(limits::memory_limit(&two.tree()), Some(Bytes(2_000_000_000)));
-    let (state, text) = told(&limits::processors(&two.tree(), 4));
+    let (state, text) = state_and_advice(&limits::processors(&two.tree(), 4));
     assert!(state == State::Warn && text.contains("-t 1") && text.contains("0-3"), "{text}");
     let small = [model("small", 1.0)];
     assert_eq!(limits::memory(&two.tree(), &small).state, State::Ok);
     let (state, text) =
-        told(&limits::memory(&two.tree(), &[model("small", 1.0), model("big", 5.0)]));
+        state_and_advice(&limits::memory(&two.tree(), &[model("small", 1.0), model("big", 5.0)]));
     assert!(state == State::Warn && text.contains("big") && !text.contains("small"), "{text}");
 
     let one = Sample::of(&[
@@ -163,9 +163,9 @@ fn memory_and_swap_are_read_from_meminfo() {
         "MemTotal:       24000000 kB\nMemFree: 1 kB\nMemAvailable:    2000000 kB\n\
          SwapTotal:       4000000 kB\nSwapFree:        3000000 kB",
     )]);
-    let (state, text) = told(&limits::free_memory(&sample.tree(), &[model("m", 2.0)]));
+    let (state, text) = state_and_advice(&limits::free_memory(&sample.tree(), &[model("m", 2.0)]));
     assert!(state == State::Warn && text.contains("2.05 GB of 24.6 GB"), "{text}");
-    let (state, text) = told(&activity::swap(&sample.tree()));
+    let (state, text) = state_and_advice(&activity::swap(&sample.tree()));
     assert!(state == State::Warn && text.contains("1.02 GB of 4.10 GB"), "{text}");
     let none = Sample::of(&[("/proc/meminfo", "SwapTotal: 0 kB\nSwapFree: 0 kB")]);
     assert_eq!(activity::swap(&none.tree()), Finding::ok("swap", "none"));
@@ -183,7 +183,7 @@ fn large_pages_that_are_switched_off_are_warned_of() {
 }
 
 #[test]
-fn the_hottest_of_all_processor_sensors_is_told() {
+fn the_hottest_of_all_processor_sensors_is_reported() {
     let sample = Sample::of(&[
         ("/sys/class/thermal/thermal_zone0/temp", "41000"),
         ("/sys/class/hwmon/hwmon2/name", "k10temp"),
@@ -191,7 +191,7 @@ fn the_hottest_of_all_processor_sensors_is_told() {
         ("/sys/class/hwmon/hwmon3/name", "nvme"),
         ("/sys/class/hwmon/hwmon3/temp1_input", "99000"),
     ]);
-    let (state, text) = told(&activity::temperature(&sample.tree()));
+    let (state, text) = state_and_advice(&activity::temperature(&sample.tree()));
     assert!(state == State::Warn && text.starts_with("88 °C"), "{text}");
     assert_eq!(activity::temperature(&Sample::of(&[]).tree()).state, State::Unknown);
 }
