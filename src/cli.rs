@@ -12,7 +12,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::Device;
 use crate::measure::page_cache::PageCache;
+use crate::metric::Metric;
 use crate::model::locate::WeightsPolicy;
+use crate::report::pivot::Key;
 
 /// Measure local LLM token generation: candle, PyTorch and others on the same GGUF file.
 #[derive(Debug, Parser)]
@@ -214,6 +216,7 @@ pub enum Output {
     Json,
     Csv,
     Md,
+    Html,
 }
 
 #[derive(Debug, Args)]
@@ -227,6 +230,20 @@ pub struct ReportArgs {
     /// Also show the time of every generation in order
     #[arg(long)]
     pub timing: bool,
+    /// Put the results of all files into tables by keys: these run down. Keys: metric, model,
+    /// quant, engine, device, threads, prompt, prompt-len, gen-len, depth, label, prompt-set, cpu,
+    /// commit, file
+    #[arg(long, value_delimiter = ',', value_name = "KEY", conflicts_with_all = ["profile", "timing"])]
+    pub row: Vec<Key>,
+    /// These run across [default: label]
+    #[arg(long, value_delimiter = ',', value_name = "KEY", conflicts_with_all = ["profile", "timing"])]
+    pub col: Vec<Key>,
+    /// These make tables of their own; so does every other key in which results of a cell differ
+    #[arg(long, value_delimiter = ',', value_name = "KEY", conflicts_with_all = ["profile", "timing"])]
+    pub table: Vec<Key>,
+    /// Metrics of such tables [default: the primary ones]
+    #[arg(long, value_delimiter = ',', value_name = "NAME", conflicts_with_all = ["profile", "timing"])]
+    pub metric: Vec<Metric>,
     #[command(flatten)]
     pub output: OutputArgs,
 }

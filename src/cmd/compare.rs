@@ -10,7 +10,7 @@ use crate::analysis::foreign::{self, Source};
 use crate::analysis::pairing::{Wanted, compare};
 use crate::cli::compare::CompareArgs;
 use crate::report::Style;
-use crate::report::compare::render;
+use crate::report::of::compare::render;
 
 /// Numbers that must not stand beside each other, or none that belong together.
 const NOT_COMPARABLE: u8 = 4;

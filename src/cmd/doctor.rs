@@ -1,32 +1,30 @@
 //! `doctor`: is this machine fit to measure on?
 
-use std::fmt::Write as _;
-use std::io::{Write as _, stdout};
+use std::io::{Write, stdout};
 
 use anyhow::{Result, bail};
-use comfy_table::presets::NOTHING;
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 
 use super::progress::say;
+use super::report::format_of;
 use crate::cli::{DoctorArgs, Output};
 use crate::engine::provision::{Provisioner, Python, find_python};
 use crate::engine::{Launcher, Registry as Engines};
 use crate::measure::arithmetic::Format;
-use crate::measure::doctor::{Diagnosis, Finding, ModelNeed, Question, State, examine};
+use crate::measure::doctor::{Finding, ModelNeed, Question, examine};
 use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
 use crate::model::registry::Registry;
 use crate::model::synth;
 use crate::report::Style;
-use crate::units::three_digits;
+use crate::report::of::doctor::render;
 
-/// The model whose ceilings are told, in the lightest and the heaviest of its common types.
+/// The model whose ceilings are shown, in the lightest and the heaviest of its common types.
 const MODEL: &str = "llama3-1b";
 const QUANTS: [(Quant, Format); 2] = [(Quant::Q4_0, Format::Int8), (Quant::F16, Format::Bf16)];
 
 pub fn run(args: &DoctorArgs) -> Result<()> {
-    if !matches!(args.output.output, Output::Table | Output::Json) {
-        bail!("doctor -o: expected table or json");
+    if args.output.output == Output::Csv {
+        bail!("doctor -o csv: expected table or json, md or html");
     }
     let threads = args
         .threads
@@ -39,15 +37,8 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         others: vec![python()?, engines(&cache)?],
     };
     let diagnosis = examine(question, &say)?;
-    match args.output.output {
-        Output::Json => writeln!(stdout(), "{}", serde_json::to_string_pretty(&diagnosis)?)?,
-        _ => write!(stdout(), "{}", table(&diagnosis, Style::of_stdout()))?,
-    }
-    Ok(())
-}
-
-fn threads(n: u32) -> String {
-    format!("{n} thread{}", if n == 1 { "" } else { "s" })
+    let text = render(&diagnosis, format_of(args.output.output), Style::of_stdout());
+    Ok(stdout().write_all(text.as_bytes())?)
 }
 
 fn models() -> Result<Vec<ModelNeed>> {
@@ -102,53 +93,4 @@ fn engines(cache: &CacheDir) -> Result<Finding> {
         false => Finding::ok("engines", format!("{found}; not installed: {}", missing.join(", ")))
             .advice(format!("`llm-bench engines install {}`", missing.join(" "))),
     })
-}
-
-/// A terminal that tells no width, or hardly any, gets lines that are too long.
-const NARROWEST: u16 = 60;
-
-fn table(d: &Diagnosis, style: Style) -> String {
-    let mut table = Table::new();
-    table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.force_no_tty().set_width(style.width.max(NARROWEST)).load_style(NOTHING);
-    if style.color {
-        table.enforce_styling();
-    }
-    let paint = |text: &str, color: Color| match style.color {
-        true => Cell::new(text).fg(color).add_attribute(Attribute::Bold),
-        false => Cell::new(text),
-    };
-    for finding in &d.checks {
-        let state = match finding.state {
-            State::Ok => paint("ok", Color::Green),
-            State::Warn => paint("warn", Color::Yellow),
-            State::Unknown => paint("?", Color::DarkGrey),
-        };
-        let text = match &finding.advice {
-            Some(advice) => format!("{}\n→ {advice}", finding.found),
-            None => finding.found.clone(),
-        };
-        table.add_row([state, Cell::new(finding.check), Cell::new(text)]);
-    }
-    let lines = table.lines().map(|line| line.trim_end().to_string() + "\n");
-    let mut out: String = lines.collect();
-    let warnings = d.checks.iter().filter(|f| f.state == State::Warn).count();
-    let unknown = d.checks.iter().filter(|f| f.state == State::Unknown).count();
-    let _ = writeln!(
-        out,
-        "\nwarnings: {warnings}; unknown: {unknown}; ok: {}; measured with {}",
-        d.checks.len() - warnings - unknown,
-        threads(d.threads)
-    );
-    for r in &d.rooflines {
-        let _ = writeln!(
-            out,
-            "{}: at most {} tok/s of decode (read bandwidth), {} tok/s of prefill ({} arithmetic)",
-            r.model,
-            three_digits(r.decode_tps),
-            three_digits(r.prefill_tps),
-            r.format.name()
-        );
-    }
-    out
 }

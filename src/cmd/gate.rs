@@ -26,7 +26,7 @@ use crate::engine::{EngineSpec, Launcher, Registry};
 use crate::measure::session::ArmPlan;
 use crate::model::cache::CacheDir;
 use crate::record::{Arm, Record, write_atomically};
-use crate::report::{Style, gate as report, visible};
+use crate::report::{Style, of::gate as report, visible};
 
 /// The key of `run.config` that marks a gate's record and holds its settings.
 pub const CONFIG: &str = "gate";

@@ -17,8 +17,8 @@ use crate::history::{self, Added, Course, Filter, Form, Session, Store};
 use crate::interrupt;
 use crate::metric::{Metric, Rank};
 use crate::record::{Record, write_atomically};
-use crate::report::history as text;
-use crate::report::{Style, Svg, page, plot};
+use crate::report::Style;
+use crate::report::of::history as text;
 
 /// The least change that counts, as of a verdict.
 const MARGIN: f64 = 0.05;
@@ -151,7 +151,7 @@ fn draw(db: &Path, args: &PlotArgs) -> Result<()> {
                 courses.len()
             );
         }
-        write_atomically(file, plot(&courses, Svg::Alone).as_bytes())?;
+        write_atomically(file, text::picture(&courses).as_bytes())?;
         say(&format!("wrote {}", file.display()));
     }
     print(&text::sparklines(&courses, Style::of_stdout()))
@@ -172,7 +172,7 @@ fn html(db: &Path, args: &HtmlArgs) -> Result<()> {
     let metrics = metrics.map(|m| Ok((m, courses(db, m, &filter, &args.margin)?)));
     let metrics = metrics.collect::<Result<Vec<_>>>()?;
     let file = args.output_dir.join("index.html");
-    write_atomically(&file, page(&metrics).as_bytes())?;
+    write_atomically(&file, text::page(&metrics).as_bytes())?;
     say(&format!("wrote {}", file.display()));
     Ok(())
 }

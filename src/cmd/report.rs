@@ -1,4 +1,4 @@
-//! `report`: result files again, in another form.
+//! `report`: result files again, in another form or by other keys.
 
 use std::io::{Write, stdout};
 
@@ -6,18 +6,26 @@ use anyhow::Result;
 
 use crate::cli::{Output, ReportArgs};
 use crate::record::Record;
-use crate::report::{Format, Sections, Style, render_with};
+use crate::report::pivot::{self, Layout};
+use crate::report::{Format, Sections, Style, render_all};
 
 pub fn run(args: &ReportArgs) -> Result<()> {
     // All are read before the first is printed: half a report would look like a whole one.
     let records = args.files.iter().map(|f| Record::read(f)).collect::<Result<Vec<_>>>()?;
-    let wanted = Sections { profile: args.profile, timing: args.timing };
-    let format = format_of(args.output.output);
-    for record in records {
-        let text = render_with(&record, format, Style::of_stdout(), wanted);
-        stdout().write_all(text.as_bytes())?;
-    }
-    Ok(())
+    let (format, style) = (format_of(args.output.output), Style::of_stdout());
+    let layout = Layout { table: args.table.clone(), row: args.row.clone(), col: args.col.clone() };
+    let text = match layout == Layout::default() && args.metric.is_empty() {
+        true => {
+            let wanted = Sections { profile: args.profile, timing: args.timing };
+            render_all(&records, format, style, wanted)
+        }
+        false => {
+            let names = args.files.iter().map(|file| file.display().to_string());
+            let records: Vec<_> = names.zip(records).collect();
+            pivot::render(&records, &args.metric, &layout, format, style)
+        }
+    };
+    Ok(stdout().write_all(text.as_bytes())?)
 }
 
 /// The report's format for `-o`.
@@ -27,5 +35,6 @@ pub fn format_of(output: Output) -> Format {
         Output::Json => Format::Json,
         Output::Csv => Format::Csv,
         Output::Md => Format::Markdown,
+        Output::Html => Format::Html,
     }
 }

@@ -22,7 +22,7 @@ use crate::measure::{host, launch};
 use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
 use crate::record::{FreeRunning, Limit, Verdict, Verification};
-use crate::report::{Style, verification};
+use crate::report::{Style, of::verify as report};
 use crate::workload::fixed_text;
 
 /// The reference, where PyTorch is installed and the widened weights fit into memory.
@@ -90,7 +90,7 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
             all.push(serde_json::json!({ "model": found.model, "engines": named }));
         } else {
             let table: Vec<_> = names.into_iter().zip(&verdicts).collect();
-            let shown = verification::render(&found.model, &table, Style::of_stdout());
+            let shown = report::render(&found.model, &table, Style::of_stdout());
             stdout().write_all(shown.as_bytes())?;
         }
     }

@@ -1,40 +1,31 @@
-//! Records to text: a table for the terminal, Markdown, CSV, JSON. What is said is decided once,
-//! in `document`; each format only sets it.
+//! Findings to text. What is said is decided once, as a document of blocks (`of`); writers set it
+//! for a terminal, in Markdown or HTML (`write`). Programs get rows or the values themselves.
 
-pub mod compare;
-mod csv;
-mod document;
-pub mod gate;
-mod grid;
-pub mod history;
-mod history_page;
-mod markdown;
-mod plot;
-mod rows;
-mod sections;
-mod table;
+pub mod document;
+pub mod number;
+pub mod of;
+pub mod pivot;
+pub mod plot;
 mod text;
-pub mod verification;
+pub mod write;
 
 use std::io::IsTerminal;
 
-use crate::analysis;
-use crate::record::Record;
-use document::Document;
-pub use history_page::page;
-pub use plot::{Svg, plot};
+pub use of::run::{render, render_all, render_with};
 pub use text::{clean, visible};
 
-/// A form of the report.
+/// A form of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// For a terminal.
     Table,
     /// For GitHub.
     Markdown,
-    /// One line per engine, prompt and metric; RFC 4180.
+    /// One page, complete in itself.
+    Html,
+    /// Rows; RFC 4180.
     Csv,
-    /// The record itself, with summaries, comparisons and warnings filled.
+    /// The values themselves.
     Json,
 }
 
@@ -70,37 +61,6 @@ pub struct Sections {
     pub profile: bool,
     /// Every generation in order, and whether a steady state was reached.
     pub timing: bool,
-}
-
-/// Writes a record in one of the formats, without the sections that are shown on request.
-pub fn render(record: &Record, format: Format, style: Style) -> String {
-    render_with(record, format, style, Sections::default())
-}
-
-/// Writes a record in one of the formats; ends with a newline. Summaries are computed afresh from
-/// the launches, against the baseline that the record's comparisons name.
-pub fn render_with(record: &Record, format: Format, style: Style, wanted: Sections) -> String {
-    let record = summarized(record);
-    match format {
-        Format::Table => table::render(&Document::new(&record, wanted), style),
-        Format::Markdown => markdown::render(&Document::new(&record, wanted)),
-        Format::Csv => csv::render(&record),
-        Format::Json => {
-            // String keys and plain values: there is nothing that JSON could refuse.
-            let json = serde_json::to_string_pretty(&record).expect("a record is valid JSON");
-            json + "\n"
-        }
-    }
-}
-
-fn summarized(record: &Record) -> Record {
-    let mut record = record.clone();
-    let named = record.comparisons.first().map(|c| c.baseline.clone());
-    let kept = named.is_some_and(|label| analysis::summarize_against(&mut record, &label).is_ok());
-    if !kept {
-        analysis::summarize(&mut record);
-    }
-    record
 }
 
 #[cfg(test)]

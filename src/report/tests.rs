@@ -3,9 +3,10 @@
 use super::*;
 use crate::analysis::testing::{self, CANDLE, CANDLE_STOCK, PYTORCH_F32};
 use crate::metric::Metric;
-use crate::record::Arm;
+use crate::record::{Arm, Record};
 
-const FORMATS: [Format; 4] = [Format::Table, Format::Markdown, Format::Csv, Format::Json];
+const FORMATS: [Format; 5] =
+    [Format::Table, Format::Markdown, Format::Html, Format::Csv, Format::Json];
 
 fn plain(record: &Record, format: Format) -> String {
     render(record, format, Style::PLAIN)
@@ -155,14 +156,14 @@ fn synthetic_weights_are_named_in_every_format() {
 fn json_is_the_summarised_record_and_reads_back() {
     let record = testing::record();
     let back: Record = serde_json::from_str(&plain(&record, Format::Json)).unwrap();
-    assert_eq!(back, summarized(&record));
+    assert_eq!(back, of::run::summarized(&record));
     assert!(!back.comparisons.is_empty() && !back.warnings.is_empty());
 }
 
 #[test]
 fn a_report_keeps_the_baseline_that_was_chosen() {
     let mut record = testing::record();
-    analysis::summarize_against(&mut record, "candle-stock").unwrap();
+    crate::analysis::summarize_against(&mut record, "candle-stock").unwrap();
     let table = plain(&record, Format::Table);
     assert!(table.contains("better than candle-stock"), "{table}");
 }
@@ -204,13 +205,15 @@ fn text_of_an_engine_cannot_steer_the_terminal_or_break_a_table() {
     record.arms[0].precision.as_mut().unwrap().weights = evil.into();
     record.arms[2].launches[0].error.as_mut().unwrap().message = evil.into();
     record.workload.prompts[0].id = evil.into();
-    for format in [Format::Table, Format::Markdown, Format::Csv] {
+    for format in [Format::Table, Format::Markdown, Format::Html, Format::Csv] {
         let text = plain(&record, format);
         let bad = |c: char| c != '\n' && c.is_control() || c == '\u{202e}';
         assert!(!text.contains(bad), "{format:?}: {text:?}");
     }
     let markdown = plain(&record, Format::Markdown);
     assert!(!markdown.contains("<script>") && markdown.contains("\\|evil\\|"), "{markdown}");
+    let html = plain(&record, Format::Html);
+    assert!(!html.contains("<script") && html.contains("|evil| &lt;script&gt;"), "{html}");
 }
 
 #[test]
@@ -239,4 +242,17 @@ fn arms_without_tokens_in_common_are_still_reported() {
         launch.prompts.truncate(1);
     }
     assert!(plain(&record, Format::Table).contains("tokens of chat-16"));
+}
+
+#[test]
+fn several_results_make_one_page_that_needs_nothing_from_elsewhere() {
+    let records = [testing::record(), testing::record()];
+    let html = render_all(&records, Format::Html, Style::PLAIN, ALL);
+    assert_eq!(html.matches("<!DOCTYPE").count(), 1);
+    assert_eq!(html.matches("<h1>llama3-1b").count(), 2);
+    assert_eq!(html.matches("<tr>").count(), html.matches("</tr>").count());
+    assert!(html.contains("SYNTHETIC WEIGHTS") && html.contains("38.4 ± 0.4"), "{html}");
+    for foreign in ["http:", "https:", "src=", "url(", "@import", "<script"] {
+        assert!(!html.replace("http://www.w3.org/2000/svg", "").contains(foreign), "{foreign}");
+    }
 }

@@ -54,36 +54,6 @@ fn reorders_or_hides(c: char) -> bool {
         | '\u{ad}' | '\u{feff}')
 }
 
-/// For a line of GitHub Markdown, table cells included.
-pub(super) fn escape_markdown(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 8);
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            // A mention, if the report is posted there.
-            '@' if chars.peek().is_some_and(|next| !next.is_whitespace()) => out.push_str("&#64;"),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' => {
-                out.push('\\');
-                out.push(c);
-            }
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// A field of CSV by RFC 4180: quoted where it has to be.
-pub(super) fn escape_csv(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.to_string()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,18 +66,6 @@ mod tests {
         assert_eq!(clean("two\r\nlines\u{202e}\u{8}"), "two lines");
         assert_eq!(clean("\u{1b}[31"), "");
         assert_eq!(clean(&"x".repeat(400)).chars().count(), LONGEST + 1);
-    }
-
-    #[test]
-    fn markdown_stays_text() {
-        assert_eq!(escape_markdown("a|b <i> @you *x* #1"), "a\\|b &lt;i&gt; &#64;you \\*x\\* \\#1");
-        assert_eq!(escape_markdown("p512-n64 @ d2048"), "p512-n64 @ d2048");
-    }
-
-    #[test]
-    fn csv_quotes_only_what_must_be_quoted() {
-        assert_eq!(escape_csv("plain"), "plain");
-        assert_eq!(escape_csv("a,\"b\""), "\"a,\"\"b\"\"\"");
     }
 
     proptest! {

@@ -17,7 +17,7 @@ use crate::analysis::verdict::Decision;
 use crate::cli::gate::{GateArgs, GateOutput};
 use crate::cmd::progress::say;
 use crate::record::write_atomically;
-use crate::report::{Style, gate::self_check as report};
+use crate::report::{Style, of::self_check as report};
 
 pub fn run(args: &GateArgs) -> Result<u8> {
     let engine = builtin(args)?;
@@ -70,7 +70,7 @@ pub fn run(args: &GateArgs) -> Result<u8> {
                 .collect();
             let launches = gate.candidate.as_ref().map_or(0, |side| side.launches);
             let seconds = began.elapsed().as_secs_f64();
-            say(&crate::report::gate::verdict(&gate));
+            say(&crate::report::of::gate::verdict(&gate));
             tally.add(gate.outcome, launches, seconds, &metrics);
         }
     }

@@ -1,13 +1,11 @@
-//! Lines of a history as SVG: one panel for each line, so that no two identities share an axis.
-//! Points with their intervals, levels between change points, commits along the bottom. Written
-//! by hand: what a plotter would add is what this leaves out.
+//! Plots as SVG: one panel for each, so that no two lines share an axis. Points with their
+//! intervals, levels between changes, labels along the bottom. Written by hand: what a plotter
+//! would add is what this leaves out.
 
 use std::fmt::Write;
 
-use super::history::{Scale, date, facts, look_at, percent, title};
-use super::text::clean;
-use crate::history::{Course, Point};
-use crate::stats::ChangePoint;
+use super::{Change, Plot, Point};
+use crate::report::write::html::escape;
 
 const WIDTH: f64 = 960.0;
 /// Of one panel: its head, the plot itself, the commits beneath.
@@ -51,31 +49,14 @@ pub enum Svg {
 }
 
 /// The style of [`Svg::InPage`].
-pub(super) fn style() -> &'static str {
+pub fn style() -> &'static str {
     STYLE
 }
 
-/// A text between tags or in an attribute, without what XML cannot hold.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 8);
-    for c in clean(text).chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '\u{fffe}' | '\u{ffff}' => {}
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// Draws the lines beneath each other; each needs a point.
-pub fn plot(courses: &[Course], kind: Svg) -> String {
+/// Draws plots beneath each other; each needs a point.
+pub fn render(plots: &[Plot], kind: Svg) -> String {
     let panel = HEAD + PLOT + FOOT;
-    let height = panel * courses.len().max(1) as f64;
+    let height = panel * plots.len().max(1) as f64;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"hist\" viewBox=\"0 0 {WIDTH} {height}\" \
          width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n"
@@ -84,21 +65,20 @@ pub fn plot(courses: &[Course], kind: Svg) -> String {
         out += STYLE;
         out += &format!("<rect class=\"paper\" width=\"{WIDTH}\" height=\"{height}\"/>\n");
     }
-    if courses.is_empty() {
+    if plots.is_empty() {
         out += &format!("<text x=\"{LEFT}\" y=\"{HEAD}\">No session fits.</text>\n");
     }
-    for (i, course) in courses.iter().enumerate() {
+    for (i, plot) in plots.iter().enumerate() {
         let _ = writeln!(out, "<g transform=\"translate(0 {})\">", panel * i as f64);
-        out += &Panel::new(course).draw();
+        out += &Panel::new(plot).draw();
         out += "</g>\n";
     }
     out + "</svg>\n"
 }
 
-/// Where values and sessions lie in a panel.
+/// Where values and points lie in a panel.
 struct Panel<'a> {
-    course: &'a Course,
-    scale: Scale,
+    plot: &'a Plot,
     low: f64,
     high: f64,
 }
@@ -113,13 +93,13 @@ struct Stretch {
 }
 
 impl<'a> Panel<'a> {
-    fn new(course: &'a Course) -> Self {
-        let points = &course.series.points;
+    fn new(plot: &'a Plot) -> Self {
+        let points = &plot.points;
         let mut low = f64::INFINITY;
         let mut high = f64::NEG_INFINITY;
         for point in points {
             let reach = match points.len() <= MOST_POINTS {
-                true => point.interval().map_or(0.0, |i| (i.high - i.low) / 2.0),
+                true => point.half_width.unwrap_or(0.0),
                 false => 0.0,
             };
             low = low.min(point.mean - reach);
@@ -135,13 +115,12 @@ impl<'a> Panel<'a> {
         (low, high) = (low.max(least - span), high.min(most + span));
         let short = (span - (high - low)).max(0.0) / 2.0;
         let room = 0.06 * (high - low + 2.0 * short);
-        let scale = Scale::of(course);
-        Self { course, scale, low: low - short - room, high: high + short + room }
+        Self { plot, low: low - short - room, high: high + short + room }
     }
 
     fn x(&self, index: f64) -> f64 {
         let width = WIDTH - LEFT - RIGHT;
-        match self.course.series.points.len() {
+        match self.plot.points.len() {
             1 => LEFT + width / 2.0,
             n => LEFT + 8.0 + (width - 16.0) * index / (n - 1) as f64,
         }
@@ -153,16 +132,15 @@ impl<'a> Panel<'a> {
     }
 
     fn draw(&self) -> String {
-        let course = self.course;
         let mut out = format!(
             "<text class=\"title\" x=\"{LEFT}\" y=\"18\">{}</text>\n<text x=\"{LEFT}\" \
              y=\"35\">{}</text>\n",
-            escape(&title(course)),
-            escape(&facts(course))
+            escape(&self.plot.title),
+            escape(&self.plot.facts)
         );
         out += &self.axis();
-        out += &self.commits();
-        let points = &course.series.points;
+        out += &self.labels();
+        let points = &self.plot.points;
         match points.len() <= MOST_POINTS {
             true => out += &self.points(points),
             false => out += &self.stretches(points),
@@ -173,7 +151,7 @@ impl<'a> Panel<'a> {
 
     /// Lines across at round values.
     fn axis(&self) -> String {
-        let factor = self.scale.factor;
+        let factor = self.plot.scale.factor;
         let step = round_step((self.high - self.low) * factor / 5.0);
         let digits = (-step.log10().floor()).clamp(0.0, 12.0) as usize;
         let mut out = String::new();
@@ -191,38 +169,35 @@ impl<'a> Panel<'a> {
                 y + 4.0
             );
         }
-        let unit = escape(self.scale.unit);
+        let unit = escape(self.plot.scale.unit);
         let _ = writeln!(out, "<text class=\"end\" x=\"{:.1}\" y=\"35\">{unit}</text>", LEFT - 8.0);
         out
     }
 
-    /// Some of the commits with their days, evenly over the line.
-    fn commits(&self) -> String {
-        let series = &self.course.series;
-        let last = series.points.len() - 1;
+    /// Some of the labels, evenly over the line.
+    fn labels(&self) -> String {
+        let points = &self.plot.points;
+        let last = points.len() - 1;
         let shown = last.min(LABELS - 1);
         let mut out = String::new();
         let mut before = None;
         for i in 0..=shown {
             let index = (i * last).checked_div(shown).unwrap_or(0);
-            let point = &series.points[index];
-            let label = series.revision(point).label().unwrap_or_else(|| "–".into());
-            if before == Some((point.revision, date(point.place))) {
+            let labels = &points[index].labels;
+            if before == Some(labels) {
                 continue;
             }
-            let x = self.x(index as f64);
-            let y = HEAD + PLOT;
+            let (x, y) = (self.x(index as f64), HEAD + PLOT);
             let _ = writeln!(
                 out,
-                "<path class=\"grid\" d=\"M{x:.1} {:.1}v4\"/><text class=\"mid\" x=\"{x:.1}\" \
+                "<path class=\"grid\" d=\"M{x:.1} {y:.1}v4\"/><text class=\"mid\" x=\"{x:.1}\" \
                  y=\"{:.1}\">{}</text><text class=\"mid\" x=\"{x:.1}\" y=\"{:.1}\">{}</text>",
-                y,
                 y + 17.0,
-                escape(&label),
+                escape(&labels[0]),
                 y + 32.0,
-                date(point.place)
+                escape(&labels[1])
             );
-            before = Some((point.revision, date(point.place)));
+            before = Some(labels);
         }
         out
     }
@@ -238,27 +213,15 @@ impl<'a> Panel<'a> {
         for (i, point) in points.iter().enumerate() {
             let (x, y) = (self.x(i as f64), self.y(point.mean));
             out += "<g>";
-            let interval = point.interval();
-            if let Some(interval) = interval {
-                let (low, high) = (self.y(interval.low), self.y(interval.high));
+            if let Some(half) = point.half_width {
+                let (low, high) = (self.y(point.mean - half), self.y(point.mean + half));
                 let _ = write!(out, "<path class=\"whisker\" d=\"M{x:.1} {low:.1}V{high:.1}\"/>");
             }
-            let series = &self.course.series;
-            let label = series.revision(point).label().unwrap_or_else(|| "no commit".into());
-            let half = interval.map(|i| (i.high - i.low) / 2.0);
-            let what = format!(
-                "{label}, {}: {} {}, {} launch{}",
-                date(point.place),
-                self.scale.set(point.mean, half),
-                self.scale.unit,
-                point.n,
-                if point.n == 1 { "" } else { "es" }
-            );
             let _ = writeln!(
                 out,
                 "<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\"><title>{}\
                  </title></circle></g>",
-                escape(&what)
+                escape(&point.told)
             );
         }
         out
@@ -295,8 +258,8 @@ impl<'a> Panel<'a> {
 
     /// The levels between change points, and the change points.
     fn levels(&self) -> String {
-        let changes = self.course.changes();
-        let last = self.course.series.points.len();
+        let changes = &self.plot.changes;
+        let last = self.plot.points.len();
         let mut out = String::new();
         let ends = changes.iter().skip(1).map(|c| c.index).chain([last]);
         if let Some(first) = changes.first() {
@@ -315,27 +278,19 @@ impl<'a> Panel<'a> {
         format!("<path class=\"level\" d=\"M{from:.1} {y:.1}H{to:.1}\"/>\n")
     }
 
-    fn change(&self, change: &ChangePoint) -> String {
-        let word = if self.course.is_better(change) { "better" } else { "worse" };
+    fn change(&self, change: &Change) -> String {
+        let word = if change.better { "better" } else { "worse" };
         let x = self.x(change.index as f64 - 0.5);
         // Near the right edge the text stands to the left of its line.
         let (side, text) = if x > WIDTH - 110.0 { (" end", x - 5.0) } else { ("", x + 5.0) };
-        let what = format!(
-            "{} to {} {}, p {:.3}; {}",
-            self.scale.set(change.before, None),
-            self.scale.set(change.after, None),
-            self.scale.unit,
-            change.p,
-            look_at(self.course, change)
-        );
         format!(
             "<g><title>{}</title><path class=\"change {word}\" d=\"M{x:.1} {:.1}V{:.1}\"/><text \
              class=\"{word}{side}\" x=\"{text:.1}\" y=\"{:.1}\">{}</text></g>\n",
-            escape(&what),
+            escape(&change.told),
             HEAD - 4.0,
             HEAD + PLOT,
             HEAD + 6.0,
-            percent(change.change)
+            escape(&change.label)
         )
     }
 }

@@ -1,42 +1,40 @@
 //! The parts of a report that are shown on request: what memory and time went into, and every
 //! generation in order. Texts only; the formats set them.
 
-use super::Sections;
-use super::text::clean;
 use crate::analysis::{self, DRIFT, Generation, LaunchTiming, OTHER, Phase, Steady};
 use crate::metric::Metric;
 use crate::record::{Arm, How, Part, Record, Role};
-use crate::units::{Seconds, three_digits};
+use crate::report::Sections;
+use crate::report::document::{Block, Cell, Column, Content, Document, Medium, Table};
+use crate::report::number::Form;
+use crate::report::plot::peaks;
+use crate::report::text::clean;
+use crate::units::Seconds;
 
-/// A table of texts with sentences beneath. All texts are clean.
-#[derive(Debug)]
-pub(super) struct Block {
-    /// Stands over the titles of the lines.
-    pub title: String,
-    pub columns: Vec<String>,
-    pub lines: Vec<BlockLine>,
-    pub remarks: Vec<String>,
-}
+/// A table with sentences beneath.
+type Section = (Table, Vec<String>);
 
-/// One line: title, unit, one cell for each column.
-#[derive(Debug)]
-pub(super) struct BlockLine {
-    pub title: String,
-    pub unit: &'static str,
-    pub cells: Vec<Option<String>>,
-}
-
-pub(super) fn blocks(record: &Record, wanted: Sections) -> Vec<Block> {
-    let mut blocks = Vec::new();
+/// Adds what is wanted.
+pub(super) fn add(document: &mut Document, record: &Record, wanted: Sections, medium: Medium) {
+    let mut sections = Vec::new();
     if wanted.profile {
-        blocks.extend(memory(record));
-        blocks.extend(stages(record, Phase::Decode));
-        blocks.extend(stages(record, Phase::Prefill));
+        sections.extend(memory(record));
+        sections.extend(stages(record, Phase::Decode));
+        sections.extend(stages(record, Phase::Prefill));
     }
     if wanted.timing {
-        blocks.extend(record.arms.iter().filter_map(timing));
+        sections.extend(record.arms.iter().filter_map(timing));
     }
-    blocks
+    for (table, remarks) in sections {
+        document.push(Block::Table(table));
+        document.footnotes(medium, remarks);
+    }
+}
+
+/// Title, unit, one column for each of the labels.
+fn titled(title: &str, labels: impl Iterator<Item = String>) -> Table {
+    let columns = [Column::left(title), Column::unit()];
+    Table { stub: 2, ..Table::new(columns.into_iter().chain(labels.map(Column::right))) }
 }
 
 /// Shares of the peak in whole percent that add up to 100: weights, KV cache, activations,
@@ -61,37 +59,34 @@ pub(super) fn memory_shares(arm: &Arm) -> Option<String> {
     Some(shares.map(|s| format!("{s:.0}")).join("/"))
 }
 
-/// What the signs of `memory_shares` mean.
-pub(super) const SHARES_LEGEND: &str = "w/kv/act/run/? weights, KV cache, activations, runtime, \
-                                        unaccounted in % of the peak";
-
-fn memory(record: &Record) -> Option<Block> {
+fn memory(record: &Record) -> Option<Section> {
     let parts: Vec<_> = record.arms.iter().map(analysis::memory_parts).collect();
     let mut all: Vec<Part> = parts.iter().flatten().map(|p| p.part).collect();
     all.sort();
     all.dedup();
     // Rounded first: no "-0.0".
-    let megabytes = |bytes: f64| format!("{:.1}", (bytes / 1e5).round() / 10.0 + 0.0);
-    let line = |part: &Part| BlockLine {
-        title: part_title(*part).into(),
-        unit: "MB",
-        cells: parts
-            .iter()
-            .map(|of_arm| {
-                let found = of_arm.iter().find(|p| p.part == *part)?;
-                let mark = if found.how == How::Computed { "c " } else { "" };
-                Some(format!("{mark}{}", megabytes(found.bytes)))
-            })
-            .collect(),
+    let megabytes =
+        |bytes: f64| Content::Number((bytes / 1e5).round() / 10.0 + 0.0, Form::Fixed(1));
+    let mut table = titled("Peak memory", labels(&record.arms));
+    let mut push = |title: &str, cells: Vec<Cell>| {
+        table.push([title.into(), Cell::unit("MB")].into_iter().chain(cells).collect());
     };
-    let mut lines: Vec<BlockLine> = all.iter().map(line).collect();
-    let sum = |parts: &Vec<analysis::PartMean>| parts.iter().map(|p| p.bytes).sum::<f64>();
-    let peak = |parts| Some(sum(parts)).filter(|s| *s > 0.0).map(megabytes);
-    lines.push(BlockLine {
-        title: "= peak".into(),
-        unit: "MB",
-        cells: parts.iter().map(peak).collect(),
-    });
+    for part in &all {
+        let cell = |of_arm: &Vec<analysis::PartMean>| {
+            let found = of_arm.iter().find(|p| p.part == *part)?;
+            let bytes = megabytes(found.bytes);
+            Some(match found.how {
+                How::Computed => Content::Joined(vec![Content::Text("c".into()), bytes], " "),
+                How::Measured | How::Remainder => bytes,
+            })
+        };
+        push(part_title(*part), parts.iter().map(|of_arm| cell(of_arm).into()).collect());
+    }
+    let peak = |parts: &Vec<analysis::PartMean>| {
+        let sum: f64 = parts.iter().map(|p| p.bytes).sum();
+        Some(sum).filter(|s| *s > 0.0).map(megabytes).into()
+    };
+    push("= peak", parts.iter().map(peak).collect());
     let negative = |parts: &Vec<analysis::PartMean>| {
         parts.iter().any(|p| p.part == Part::Unaccounted && p.bytes <= -5e4)
     };
@@ -100,8 +95,7 @@ fn memory(record: &Record) -> Option<Block> {
     remarks.extend(overlapping.map(|(arm, _)| {
         format!("{}: unaccounted is negative, so parts overlap by as much", clean(&arm.label))
     }));
-    let block = Block { title: "Peak memory".into(), columns: labels(record), lines, remarks };
-    (!all.is_empty()).then_some(block)
+    (!all.is_empty()).then_some((table, remarks))
 }
 
 fn part_title(part: Part) -> &'static str {
@@ -120,45 +114,54 @@ fn part_title(part: Part) -> &'static str {
     }
 }
 
-/// Time per token by stage; where the engine tells the bytes, decode has GB/s beside it.
-fn stages(record: &Record, phase: Phase) -> Option<Block> {
-    let told = |arm: &&Arm| !analysis::stages(arm, phase).is_empty();
-    let (engines, silent): (Vec<&Arm>, Vec<&Arm>) = record.arms.iter().partition(told);
+/// Time per token by stage; where the engine reports the bytes, decode has GB/s beside it.
+fn stages(record: &Record, phase: Phase) -> Option<Section> {
+    let reported = |arm: &&Arm| !analysis::stages(arm, phase).is_empty();
+    let (engines, silent): (Vec<&Arm>, Vec<&Arm>) = record.arms.iter().partition(reported);
     let arms: Vec<_> = engines.iter().map(|arm| analysis::stages(arm, phase)).collect();
     let mut names: Vec<String> = Vec::new();
     let known = analysis::STAGES.iter().map(|s| s.to_string());
-    let told = arms.iter().flatten().map(|s| s.stage.clone());
-    for name in known.chain(told.clone().filter(|s| s != OTHER)).chain([OTHER.to_string()]) {
-        if !names.contains(&name) && told.clone().any(|s| s == name) {
+    let reported = arms.iter().flatten().map(|s| s.stage.clone());
+    for name in known.chain(reported.clone().filter(|s| s != OTHER)).chain([OTHER.to_string()]) {
+        if !names.contains(&name) && reported.clone().any(|s| s == name) {
             names.push(name);
         }
     }
     let wholes = arms.iter().map(|arm| arm.iter().map(|s| s.mean.0 * 1e3).sum::<f64>());
     let digits = wholes.reduce(f64::min).map_or(0, decimals);
-    let cell = |s: &analysis::StageTime| {
-        let rate = s.rate.map(|r| format!("  {:>5} GB/s", three_digits(r.0 / 1e9)));
-        let rate = rate.unwrap_or_else(|| match phase {
-            Phase::Decode => " ".repeat(12),
-            Phase::Prefill => String::new(),
-        });
-        format!("{:.digits$} {:>4.1} %{rate}", s.mean.0 * 1e3, s.share * 100.0)
+    // Time, share, rate; the share beside a time that it must line up with.
+    let cell = |seconds: f64, share: Content, rate: Option<f64>| {
+        let mut parts = vec![(0, Content::Number(seconds * 1e3, Form::Fixed(digits))), (6, share)];
+        if phase == Phase::Decode {
+            let rate = rate.map(|rate| {
+                let number = Content::Number(rate / 1e9, Form::Significant);
+                Content::Joined(vec![number, Content::Text("GB/s".into())], " ")
+            });
+            parts.push((11, rate.unwrap_or(Content::Empty)));
+        }
+        Content::Aligned(parts)
     };
-    let line = |name: &String| BlockLine {
-        title: clean(name),
-        unit: "ms",
-        cells: arms.iter().map(|arm| arm.iter().find(|s| s.stage == *name).map(cell)).collect(),
+    let title = match phase {
+        Phase::Decode => "Decode, by stage",
+        Phase::Prefill => "Prefill, by stage",
     };
-    let mut lines: Vec<BlockLine> = names.iter().map(line).collect();
+    let mut table = titled(title, labels(engines.iter().copied()));
+    let mut push = |title: &str, cells: Vec<Cell>| {
+        table.push([title.into(), Cell::unit("ms")].into_iter().chain(cells).collect());
+    };
+    for name in &names {
+        let of = |arm: &Vec<analysis::StageTime>| {
+            let s = arm.iter().find(|s| s.stage == *name)?;
+            let share = Content::Number(s.share, Form::Percent(1));
+            Some(cell(s.mean.0, share, s.rate.map(|r| r.0)))
+        };
+        push(&clean(name), arms.iter().map(|arm| of(arm).into()).collect());
+    }
     let whole = |arm: &Vec<analysis::StageTime>| {
         let sum: f64 = arm.iter().map(|s| s.mean.0).sum();
-        let gap = if phase == Phase::Decode { " ".repeat(12) } else { String::new() };
-        Some(format!("{:.digits$}  100 %{gap}", sum * 1e3))
+        cell(sum, Content::Number(1.0, Form::Percent(0)), None).into()
     };
-    lines.push(BlockLine {
-        title: "= all".into(),
-        unit: "ms",
-        cells: arms.iter().map(whole).collect(),
-    });
+    push("= all", arms.iter().map(whole).collect());
     let mut remarks = vec![match phase {
         Phase::Decode => "ms per token after the first, in generations of their own; GB/s: the \
                           stage's weight bytes by its time"
@@ -184,13 +187,7 @@ fn stages(record: &Record, phase: Phase) -> Option<Block> {
     if !silent.is_empty() {
         remarks.push(format!("no stages from {}", silent.join(", ")));
     }
-    let title = match phase {
-        Phase::Decode => "Decode, by stage",
-        Phase::Prefill => "Prefill, by stage",
-    };
-    let columns = engines.iter().map(|arm| clean(&arm.label)).collect();
-    let block = Block { title: title.into(), columns, lines, remarks };
-    (!names.is_empty()).then_some(block)
+    (!names.is_empty()).then_some((table, remarks))
 }
 
 /// Decimals that leave four digits of the least whole, so that small stages are no zeros.
@@ -198,33 +195,32 @@ fn decimals(whole: f64) -> usize {
     if whole > 0.0 { (3.0 - whole.log10().floor()).clamp(0.0, 9.0) as usize } else { 0 }
 }
 
-fn labels(record: &Record) -> Vec<String> {
-    record.arms.iter().map(|arm| clean(&arm.label)).collect()
+fn labels<'a>(arms: impl IntoIterator<Item = &'a Arm>) -> impl Iterator<Item = String> {
+    arms.into_iter().map(|arm| clean(&arm.label))
 }
 
-fn timing(arm: &Arm) -> Option<Block> {
+fn timing(arm: &Arm) -> Option<Section> {
     let launches = analysis::timing(arm);
-    let line = |launch: &LaunchTiming, g: &Generation| {
-        let milliseconds = |s: Seconds| format!("{:.1}", s.0 * 1e3);
-        let rate = g.step.filter(|s| s.0 > 0.0).map(|s| three_digits(1.0 / s.0));
-        BlockLine {
-            title: format!("#{} {} {}", launch.index + 1, role(g), clean(&g.prompt)),
-            unit: "ms",
-            cells: vec![
-                Some(milliseconds(g.ttft)),
-                g.first_step.map(milliseconds),
-                g.step.map(milliseconds),
-                rate,
-                g.compile.map(milliseconds),
-            ],
-        }
+    let columns = ["TTFT", "first step", "step p50", "tok/s", "compile"].map(String::from);
+    let mut table = titled(&clean(&arm.label), columns.into_iter());
+    let milliseconds = |s: Option<Seconds>| Cell::maybe(s.map(|s| s.0 * 1e3), Form::Fixed(1));
+    let row = |launch: &LaunchTiming, g: &Generation| {
+        let rate = g.step.filter(|s| s.0 > 0.0).map(|s| 1.0 / s.0);
+        vec![
+            format!("#{} {} {}", launch.index + 1, role(g), clean(&g.prompt)).into(),
+            Cell::unit("ms"),
+            milliseconds(Some(g.ttft)),
+            milliseconds(g.first_step),
+            milliseconds(g.step),
+            Cell::maybe(rate, Form::Significant),
+            milliseconds(g.compile),
+        ]
     };
-    let lines: Vec<BlockLine> =
-        launches.iter().flat_map(|l| l.generations.iter().map(move |g| line(l, g))).collect();
+    for launch in &launches {
+        launch.generations.iter().for_each(|g| table.push(row(launch, g)));
+    }
     let remarks = launches.iter().flat_map(remarks).collect();
-    let columns = ["TTFT", "first step", "step p50", "tok/s", "compile"].map(String::from).into();
-    let title = clean(&arm.label);
-    (!lines.is_empty()).then_some(Block { title, columns, lines, remarks })
+    (!table.rows.is_empty()).then_some((table, remarks))
 }
 
 fn role(g: &Generation) -> String {
@@ -246,7 +242,7 @@ fn remarks(launch: &LaunchTiming) -> Vec<String> {
     {
         remarks.push(format!(
             "#{n} time per token of the cold generation: {} ({} to {})",
-            sparkline(&steps),
+            peaks(&steps),
             Seconds(low),
             Seconds(high)
         ));
@@ -275,35 +271,9 @@ fn verdict(steady: &Steady) -> String {
     )
 }
 
-/// At most 40 bars, from an eighth to eight of them; each the largest value of its bin, so that a
-/// single slow step is seen. Bars start at zero: half the height is half the time.
-fn sparkline(values: &[f64]) -> String {
-    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let high = values.iter().copied().fold(0.0, f64::max);
-    let bin = values.len().div_ceil(40).max(1);
-    values
-        .chunks(bin)
-        .map(|c| {
-            let value = c.iter().copied().fold(0.0, f64::max);
-            let eighth = if high > 0.0 { (value / high * 8.0).ceil() as usize } else { 1 };
-            BARS[eighth.clamp(1, 8) - 1]
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_slow_first_step_stands_out_of_the_curve() {
-        assert_eq!(sparkline(&[8.0, 1.0, 1.0, 4.0]), "█▁▁▄");
-        assert_eq!(sparkline(&[]), "");
-        let mut many = vec![1.0; 100];
-        many[99] = 8.0;
-        let curve = sparkline(&many);
-        assert_eq!((curve.chars().count(), curve.chars().last()), (34, Some('█')));
-    }
 
     #[test]
     fn shares_of_the_peak_add_up_to_a_hundred() {

@@ -91,8 +91,7 @@ pub(super) fn render(compared: &Compared<'_>) -> String {
         baseline: file(compared.baseline),
         candidates: compared.against.iter().map(candidate).collect(),
     };
-    // String keys and finite numbers: there is nothing that JSON could refuse.
-    serde_json::to_string_pretty(&whole).expect("a comparison is valid JSON") + "\n"
+    crate::report::write::json::whole(&whole)
 }
 
 fn file(source: &Source) -> File<'_> {

@@ -1,59 +1,65 @@
-//! A self-check of the gate as text.
-
-use comfy_table::{Attribute, Color};
+//! A self-check of the gate: how often it was wrong about the program itself.
 
 use crate::analysis::self_check::{SelfCheck, Share, Tally};
-use crate::report::table::{heading, paint, paragraphs};
-use crate::report::text::escape_markdown;
-use crate::report::{Style, clean};
+use crate::report::document::{Block, Document, Level, Mark, Medium, Remarks, Tone};
+use crate::report::number::{self, Form};
+use crate::report::text::clean;
+use crate::report::{Style, write};
 use crate::units::Seconds;
 
 /// As JSON; ends with a newline.
 pub fn json(check: &SelfCheck) -> String {
-    serde_json::to_string_pretty(check).expect("a self-check is valid JSON") + "\n"
+    write::json::whole(check)
 }
 
 /// For a terminal.
 pub fn table(check: &SelfCheck, style: Style) -> String {
-    let mut out = heading("Self-check of the gate", style).trim_start().to_string();
-    let lines: Vec<(&str, String)> = lines(check).into_iter().map(|line| ("·", line)).collect();
-    out += &paragraphs(&lines, style, None);
-    let color = if check.passed { Color::Green } else { Color::Red };
-    out += "\n";
-    out += &paint(&verdict(check), style, &[Attribute::Bold], Some(color));
-    out + "\n"
+    write::terminal::render(&document(check, Medium::Terminal), style)
 }
 
 /// As GitHub Markdown.
 pub fn markdown(check: &SelfCheck) -> String {
-    let lines: Vec<String> = lines(check).iter().map(|line| escape_markdown(line)).collect();
-    let verdict = escape_markdown(&verdict(check));
-    format!("### Self-check of the gate\n\n**{verdict}**\n\n- {}\n", lines.join("\n- "))
+    write::markdown::render(&document(check, Medium::Page))
+}
+
+/// The reader of a terminal ends at the verdict, the reader of a page begins with it.
+fn document(check: &SelfCheck, medium: Medium) -> Document {
+    let heading = Block::Heading(Level::Report, "Self-check of the gate".into());
+    let facts = Block::Remarks(Remarks::all("", Mark::Plain, lines(check)));
+    let tone = if check.passed { Tone::Good } else { Tone::Bad };
+    let verdict = Block::Verdict(verdict(check), tone);
+    Document {
+        blocks: match medium {
+            Medium::Terminal => vec![heading, facts, verdict],
+            Medium::Page => vec![heading, verdict, facts],
+        },
+    }
 }
 
 fn verdict(check: &SelfCheck) -> String {
     let found = check.detected.map_or("none".into(), |d| format!("{} of {}", d.hits, d.of));
     format!(
-        "{}: {} of {} gates of the program against itself said regressed; {found} slow-downs of \
-         {:.0} % were found",
+        "{}: {} of {} gates of the program against itself said regressed; {found} slow-downs of {} \
+         were found",
         if check.passed { "Passed" } else { "Failed" },
         check.same.regressed,
         check.same.gates,
-        check.slow * 100.0,
+        number::text(check.slow, Form::Percent(0)),
     )
 }
 
 fn lines(check: &SelfCheck) -> Vec<String> {
     let s = &check.setting;
     let threads = s.threads.map(|n| format!(", {n} threads")).unwrap_or_default();
+    let slow = number::text(check.slow, Form::Percent(0));
     let mut lines = vec![
         clean(&format!(
             "{} {}, prompts {}; {}{threads}",
             s.model, s.quant, s.prompt_set, s.cpu_model
         )),
-        format!("margin {:.1} %, α {}", check.margin * 100.0, check.alpha),
+        format!("margin {}, α {}", number::text(check.margin, Form::Percent(1)), check.alpha),
         format!("against itself: {}", tally(&check.same)),
-        format!("against itself slowed by {:.0} %: {}", check.slow * 100.0, tally(&check.slowed)),
+        format!("against itself slowed by {slow}: {}", tally(&check.slowed)),
     ];
     let share = |what: &str, share: Option<Share>| {
         share.map(|s| {

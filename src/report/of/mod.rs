@@ -1,0 +1,52 @@
+//! What was found, as documents for readers and as rows for programs.
+
+pub mod compare;
+pub mod doctor;
+pub mod gate;
+pub mod history;
+pub mod run;
+mod sections;
+pub mod self_check;
+pub mod verify;
+
+use super::document::{Mark, Remark, Tone};
+use super::text::clean;
+use crate::analysis::is_information;
+use crate::analysis::verdict::Decision;
+use crate::metric::Better;
+use crate::record::{Warning, WeightsSource};
+
+/// Said above every number that was measured with such weights.
+pub(super) const SYNTHETIC: &str =
+    "SYNTHETIC WEIGHTS: random values. Speed and memory hold; the text means nothing.";
+
+/// As records write it.
+fn weights(source: WeightsSource) -> &'static str {
+    match source {
+        WeightsSource::Hub => "hub",
+        WeightsSource::File => "file",
+        WeightsSource::Synthetic => "synthetic",
+    }
+}
+
+/// As records write it.
+fn better(better: Better) -> &'static str {
+    match better {
+        Better::Higher => "higher",
+        Better::Lower => "lower",
+    }
+}
+
+fn warning(warning: &Warning) -> Remark {
+    let mark = if is_information(&warning.code) { Mark::Note } else { Mark::Warning };
+    Remark::advised(mark, clean(&warning.message), clean(&warning.advice))
+}
+
+fn tone(decision: Decision) -> Tone {
+    match decision {
+        Decision::Regressed => Tone::Bad,
+        Decision::Improved => Tone::Good,
+        Decision::Inconclusive => Tone::Doubt,
+        Decision::NotRegressed => Tone::Plain,
+    }
+}

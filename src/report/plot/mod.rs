@@ -1,0 +1,45 @@
+//! Plots: values in their order with intervals, and where their level changed; as SVG, or as one
+//! line of text.
+
+mod spark;
+pub mod svg;
+
+pub use spark::{peaks, sparkline};
+
+use super::number::Scale;
+
+/// One line of values. All texts are clean.
+#[derive(Debug, Clone)]
+pub struct Plot {
+    pub title: String,
+    /// Beneath the title: what the line is of.
+    pub facts: String,
+    pub scale: Scale,
+    pub points: Vec<Point>,
+    pub changes: Vec<Change>,
+}
+
+/// One value.
+#[derive(Debug, Clone)]
+pub struct Point {
+    pub mean: f64,
+    /// Half of the 95 % interval.
+    pub half_width: Option<f64>,
+    /// Beneath the axis: what it is, and when.
+    pub labels: [String; 2],
+    /// Shown when the reader points at it.
+    pub told: String,
+}
+
+/// The level before and from a point on.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Index of the first point at the new level.
+    pub index: usize,
+    pub before: f64,
+    pub after: f64,
+    pub better: bool,
+    /// `+6.8 %`
+    pub label: String,
+    pub told: String,
+}

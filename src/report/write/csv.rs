@@ -1,0 +1,40 @@
+//! Rows as CSV by RFC 4180. A number that does not exist is an empty field.
+
+use super::plain;
+use crate::report::document::{Content, Table};
+use crate::report::number::{self, Form};
+
+pub fn render(table: &Table) -> String {
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    let header = table.columns.iter().map(|c| c.title.as_deref().unwrap_or_default());
+    csv.write_record(header).expect("memory does not fail");
+    for row in &table.rows {
+        let fields = row.iter().map(|cell| field(&cell.content));
+        csv.write_record(fields).expect("each row has a cell for each column");
+    }
+    let bytes = csv.into_inner().expect("memory does not fail");
+    String::from_utf8(bytes).expect("fields are text")
+}
+
+/// Numbers whole, not as a reader sees them.
+fn field(content: &Content) -> String {
+    match content {
+        Content::Missing => String::new(),
+        Content::Number(x, form @ (Form::Count | Form::Exact)) => number::text(*x, *form),
+        Content::Number(x, _) => number::text(*x, Form::Twelve),
+        Content::Measured(m) => number::text(m.mean, Form::Twelve),
+        content => plain(content),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_quoted_where_they_must_be_and_a_missing_number_is_empty() {
+        let mut table = Table::keyed(&["name", "n", "mean"]);
+        table.push(vec!["a,\"b\"".into(), 3u32.into(), crate::report::document::Cell::missing()]);
+        assert_eq!(render(&table), "name,n,mean\n\"a,\"\"b\"\"\",3,\n");
+    }
+}

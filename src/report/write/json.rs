@@ -1,0 +1,35 @@
+//! Values as JSON: a whole as it is, rows as an array of objects. What does not exist is absent.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::plain;
+use crate::report::document::{Content, Table};
+use crate::report::number::Form;
+
+/// A value of ours; ends with a newline.
+pub fn whole(value: &impl Serialize) -> String {
+    // String keys and plain values: there is nothing that JSON could refuse.
+    serde_json::to_string_pretty(value).expect("a value of ours is valid JSON") + "\n"
+}
+
+/// Rows by the keys of their columns.
+pub fn rows(table: &Table) -> String {
+    let object = |row: &Vec<crate::report::document::Cell>| {
+        let keys = table.columns.iter().map(|c| c.title.clone().unwrap_or_default());
+        let values = row.iter().map(|cell| value(&cell.content));
+        Value::Object(keys.zip(values).filter_map(|(k, v)| Some((k, v?))).collect::<Map<_, _>>())
+    };
+    whole(&table.rows.iter().map(object).collect::<Vec<_>>())
+}
+
+fn value(content: &Content) -> Option<Value> {
+    match content {
+        Content::Empty | Content::Missing => None,
+        Content::Flag(flag) => Some(json!(flag)),
+        Content::Number(x, Form::Count) => Some(json!(*x as i64)),
+        Content::Number(x, _) => Some(json!(x)),
+        Content::Measured(m) => Some(json!(m.mean)),
+        content => Some(json!(plain(content))),
+    }
+}
