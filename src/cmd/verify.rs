@@ -50,7 +50,7 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
     };
     let registry = Registry::load()?;
     let engines: Vec<EngineSpec> = match args.engine.is_empty() {
-        true => registry.all().to_vec(),
+        true => registry.all().iter().filter(|e| !e.only_named()).cloned().collect(),
         false => {
             args.engine.iter().map(|name| registry.find(name).cloned()).collect::<Result<_>>()?
         }

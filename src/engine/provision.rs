@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 pub use self::python::{PYTHON, Python, find_python};
 pub use self::revision::Revision;
 use self::step::run_step;
-use super::registry::{Code, EngineFolder, EngineSpec, Files, Launcher};
+use super::registry::{self, Code, EngineFolder, EngineSpec, Files, Launcher};
 
 /// Where engines are installed, and whether they may be.
 #[derive(Debug, Clone)]
@@ -36,8 +36,9 @@ pub struct Installed {
     /// What is started: a Python, a program that was built here, or this program itself.
     pub program: PathBuf,
     args: Vec<String>,
-    /// The folder with the program's scripts, if it runs any.
-    scripts: Option<PathBuf>,
+    /// The folders of the scripts that the program runs, if it runs any: the engine's, and
+    /// what Python engines share.
+    scripts: Vec<PathBuf>,
     env: Vec<(String, String)>,
     /// The folder of the engine's compile cache, if it has one.
     pub compile_cache: Option<PathBuf>,
@@ -63,7 +64,7 @@ impl Provisioner {
             Launcher::Builtin => Ok(Installed {
                 program: self.program.clone(),
                 args: vec!["worker".into(), engine.name.clone()],
-                scripts: None,
+                scripts: Vec::new(),
                 env: Vec::new(),
                 compile_cache: None,
             }),
@@ -79,38 +80,34 @@ impl Provisioner {
         say: &dyn Fn(&str),
     ) -> Result<Installed> {
         let m = &folder.manifest;
+        let mut env: Vec<_> = m.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut args = Vec::new();
         let (program, scripts) = match folder.code() {
-            Code::Native(native) => (self.native(folder, native, say)?, None),
-            Code::Script(_) => {
+            Code::Native(native) => (self.native(folder, native, say)?, Vec::new()),
+            Code::Script(script) => {
                 let python = match &m.requirements {
                     Some(name) => self.venv(folder, name, say)?,
                     None => find_python(folder.python_bound())?.path,
                 };
-                (python, Some(self.unpacked(folder)?))
+                let own = self.unpacked(folder)?;
+                args = vec!["-u".into(), own.join(script).to_string_lossy().into_owned()];
+                let shared = self.shared()?;
+                env.push(("PYTHONPATH".into(), python_path(&shared)?));
+                (python, vec![own, shared.join(registry::SHARED)])
             }
         };
-        let mut env: Vec<_> = m.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        let mut compile_cache = None;
+        args.push(engine.name.clone());
+        let mut installed = Installed { program, args, scripts, env, compile_cache: None };
         if !m.compile_cache_env.is_empty() && engine.compiles() {
-            let code = scripts.as_deref().and_then(Path::file_name).unwrap_or_default();
-            let key = short_hash(&[
-                work.as_bytes(),
-                code.as_encoded_bytes(),
-                program.as_os_str().as_encoded_bytes(),
-            ]);
+            let key = short_hash(&[work.as_bytes(), installed.identity()?.as_bytes()]);
             let root = self.cache.join("compile").join(format!("{}-{key}", engine.name));
             for name in &m.compile_cache_env {
                 let own = root.join(name.to_ascii_lowercase());
-                env.push((name.clone(), own.to_string_lossy().into_owned()));
+                installed.env.push((name.clone(), own.to_string_lossy().into_owned()));
             }
-            compile_cache = Some(root);
+            installed.compile_cache = Some(root);
         }
-        let mut args = Vec::new();
-        if let (Code::Script(script), Some(scripts)) = (folder.code(), &scripts) {
-            args = vec!["-u".into(), scripts.join(script).to_string_lossy().into_owned()];
-        }
-        args.push(engine.name.clone());
-        Ok(Installed { program, args, scripts, env, compile_cache })
+        Ok(installed)
     }
 
     /// The Python of the venv for these requirements; the venv is made if it is missing.
@@ -174,18 +171,24 @@ impl Provisioner {
 
     /// The engine's files on disk; embedded folders are unpacked into the cache once per version.
     fn unpacked(&self, folder: &EngineFolder) -> Result<PathBuf> {
-        if let Files::OnDisk(dir) = &folder.files {
-            return Ok(dir.clone());
+        match &folder.files {
+            Files::OnDisk(dir) => Ok(dir.clone()),
+            files => self.unpack(files, &folder.manifest.name, Path::new("")),
         }
-        let files = folder.sources()?;
+    }
+
+    /// The folder that holds the package of what Python engines share, and nothing else.
+    fn shared(&self) -> Result<PathBuf> {
+        self.unpack(&registry::shared()?, "python", Path::new(registry::SHARED))
+    }
+
+    /// Writes `files` to `under` in `<cache>/engines/NAME-src-HASH`, which it returns.
+    fn unpack(&self, files: &Files, name: &str, under: &Path) -> Result<PathBuf> {
+        let files = files.sources()?;
         let contents: Vec<&[u8]> = files.iter().map(|(_, bytes)| &bytes[..]).collect();
-        let home = self.cache.join("engines").join(format!(
-            "{}-src-{}",
-            folder.manifest.name,
-            short_hash(&contents)
-        ));
+        let home = self.cache.join("engines").join(format!("{name}-src-{}", short_hash(&contents)));
         for (name, bytes) in &files {
-            let target = home.join(name);
+            let target = home.join(under).join(name);
             // Rewritten if it differs: a half-written copy must not survive.
             if std::fs::read(&target).ok().as_deref() != Some(bytes) {
                 crate::record::write_atomically(&target, bytes)?;
@@ -193,6 +196,19 @@ impl Provisioner {
         }
         Ok(home)
     }
+}
+
+/// `PYTHONPATH` with one folder: absolute, so that no file of the current folder is ever imported.
+fn python_path(folder: &Path) -> Result<String> {
+    let folder = std::path::absolute(folder)?;
+    let path = std::env::join_paths([&folder]).ok().and_then(|p| p.into_string().ok());
+    path.with_context(|| {
+        format!(
+            "Python cannot import from {}: expected a path in UTF-8 without ':'; \
+             set LLM_BENCH_CACHE to another folder",
+            folder.display()
+        )
+    })
 }
 
 /// Makes the venv `home` with the folder's pinned requirements in it.
@@ -231,7 +247,10 @@ impl Installed {
         let threads = threads.to_string();
         command.args(&self.args);
         // The engine uses the packages that it was given, not those of the user's shell.
-        command.env_remove("PYTHONPATH").env_remove("PYTHONHOME").env("PYTHONNOUSERSITE", "1");
+        for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH"] {
+            command.env_remove(name);
+        }
+        command.env("PYTHONNOUSERSITE", "1");
         for name in [
             "OMP_NUM_THREADS",
             "MKL_NUM_THREADS",
@@ -250,12 +269,15 @@ impl Installed {
     /// A hash of the code that computes: the program, or the engine's scripts and the Python with
     /// its pinned packages. Findings about an engine stay valid while this is unchanged.
     pub fn identity(&self) -> Result<String> {
-        let Some(folder) = &self.scripts else {
+        if self.scripts.is_empty() {
             let bytes = std::fs::read(&self.program)
                 .with_context(|| format!("cannot read {}", self.program.display()))?;
             return Ok(short_hash(&[&bytes]));
-        };
-        let files = Files::OnDisk(folder.clone()).sources()?;
+        }
+        let mut files = Vec::new();
+        for folder in &self.scripts {
+            files.extend(Files::OnDisk(folder.clone()).sources()?);
+        }
         let mut parts = vec![self.program.as_os_str().as_encoded_bytes()];
         for (name, bytes) in &files {
             parts.extend([name.as_bytes(), bytes]);
@@ -312,6 +334,40 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_the_engine_or_of_shared_code_is_another_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = ["engine", "_shared"].map(|name| dir.path().join(name));
+        for folder in &folders {
+            std::fs::create_dir(folder).unwrap();
+            std::fs::write(folder.join("code.py"), "1").unwrap();
+        }
+        let installed = Installed {
+            program: "python3".into(),
+            args: Vec::new(),
+            scripts: folders.to_vec(),
+            env: Vec::new(),
+            compile_cache: None,
+        };
+        let mut seen = vec![installed.identity().unwrap()];
+        for folder in &folders {
+            std::fs::write(folder.join("code.py"), "2").unwrap();
+            seen.push(installed.identity().unwrap());
+            std::fs::write(folder.join("test_code.py"), "a test").unwrap();
+            assert_eq!(installed.identity().unwrap(), seen[seen.len() - 1]);
+        }
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 3);
+    }
+
+    #[test]
+    fn a_path_that_python_would_split_is_refused() {
+        assert!(python_path(Path::new("relative")).unwrap().starts_with('/'));
+        let error = python_path(Path::new("/a:b")).unwrap_err().to_string();
+        assert!(error.contains("/a:b") && error.contains("LLM_BENCH_CACHE"), "{error}");
+    }
+
+    #[test]
     fn embedded_scripts_are_unpacked_without_their_tests() {
         let cache = tempfile::tempdir().unwrap();
         let provisioner = Provisioner::new(cache.path().into(), false).unwrap();
@@ -321,7 +377,11 @@ mod tests {
         };
         let home = provisioner.unpacked(folder).unwrap();
         assert!(home.join("worker.py").is_file());
-        for entry in std::fs::read_dir(home).unwrap() {
+        let shared = provisioner.shared().unwrap();
+        assert!(shared.join("_shared/engine.py").is_file());
+        assert_eq!(std::fs::read_dir(&shared).unwrap().count(), 1, "nothing else can be imported");
+        let entries = [home, shared.join("_shared")].map(|dir| std::fs::read_dir(dir).unwrap());
+        for entry in entries.into_iter().flatten() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             assert!(!name.starts_with("test_"), "{name}");
         }

@@ -1,6 +1,6 @@
 //! Which engines there are: the ones inside this binary, and one folder with an `engine.toml`
-//! for each of the others (docs/ADDING_AN_ENGINE.md). Folders are embedded; a folder given by
-//! the user is looked at first.
+//! for each of the others (docs/ADDING_AN_ENGINE.md). Folders are embedded; a folder that the
+//! user names comes first. What Python engines share is embedded beside them.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -19,6 +19,14 @@ pub const ENGINE_PATH: &str = "LLM_BENCH_ENGINES";
 
 /// The file that describes an engine folder.
 pub const MANIFEST: &str = "engine.toml";
+
+/// The package of what Python engines share: a folder beside those of the engines.
+pub const SHARED: &str = "_shared";
+
+/// What Python engines share.
+pub fn shared() -> Result<Files> {
+    EMBEDDED.get_dir(SHARED).map(Files::Embedded).context("this build has no shared Python code")
+}
 
 /// One engine in one variant: what a column of the table measures.
 #[derive(Debug, Clone)]
@@ -79,6 +87,9 @@ pub struct Manifest {
     pub quants: Vec<String>,
     #[serde(default = "cpu_only")]
     pub devices: Vec<DeviceKind>,
+    /// `verify` without `--engine` leaves it out.
+    #[serde(default)]
+    pub only_named: bool,
     /// Extra environment. `{threads}` is replaced.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -239,11 +250,11 @@ impl Files {
                 found.extend(dir.files().map(|f| (name_of(f.path()), f.contents().to_vec())));
             }
             Files::OnDisk(folder) => {
-                let told = || format!("cannot read {}", folder.display());
-                for entry in std::fs::read_dir(folder).with_context(told)? {
-                    let path = entry.with_context(told)?.path();
+                let failed = || format!("cannot read {}", folder.display());
+                for entry in std::fs::read_dir(folder).with_context(failed)? {
+                    let path = entry.with_context(failed)?.path();
                     if path.is_file() {
-                        found.push((name_of(&path), std::fs::read(&path).with_context(told)?));
+                        found.push((name_of(&path), std::fs::read(&path).with_context(failed)?));
                     }
                 }
             }
@@ -386,6 +397,11 @@ impl EngineSpec {
         Some(format!("{} to build it", needs.join(", ")))
     }
 
+    /// Whether only a user who names it means it.
+    pub fn only_named(&self) -> bool {
+        matches!(&self.launcher, Launcher::Folder(f) if f.manifest.only_named)
+    }
+
     /// Whether it takes minutes to install what only its users want: it is installed when it is
     /// named, not because every engine was asked for.
     pub fn is_native(&self) -> bool {
@@ -521,6 +537,16 @@ mod tests {
             let error = manifest(name, script, variant).unwrap_err();
             assert!(error.contains("x/engine.toml") && error.contains("expected"), "{error}");
         }
+    }
+
+    #[test]
+    fn shared_code_is_embedded_and_is_no_engine() {
+        let names: Vec<_> = shared().unwrap().sources().unwrap().into_iter().map(|f| f.0).collect();
+        assert!(names.contains(&"__init__.py".into()) && names.contains(&"engine.py".into()));
+        assert!(!names.iter().any(|n| n.starts_with("test_")), "{names:?}");
+        let engines = Registry::load().unwrap();
+        assert!(engines.all().iter().all(|e| !e.name.starts_with('_') && e.family != SHARED));
+        assert!(engines.find("numpy").unwrap().only_named());
     }
 
     #[test]

@@ -30,12 +30,27 @@ import copy
 import torch
 import torch.nn.functional as F
 
-from dequant import as_torch, dequantize, unpack
-from gguf_reader import Tensor
+from _shared.dequant import multiply_out, unpack
+from _shared.gguf_reader import Tensor
 
 LANES = 16  # rows in a tile: the float32 lanes of a 512-bit register
 FOUR_BIT = ("Q4_0", "Q4_1", "Q4_K")
+PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PREFILL_ROWS = 1024  # rows made dense at a time in prefill: 4 MB at 2048 columns, in cache
+
+
+def as_torch(tensor: Tensor) -> torch.Tensor:
+    """The bytes in the file, without a copy: `[rows, cols]` for float types, else uint8 `[rows, bytes]`."""
+    raw = torch.from_numpy(tensor.raw)
+    return raw.view(PLAIN[tensor.type]) if tensor.type in PLAIN else raw
+
+
+def dense(tensor: Tensor, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Weights as `dtype` `[rows, cols]`; a view of the file where they are that already and `out` is not given."""
+    data = as_torch(tensor)
+    if tensor.type in PLAIN:
+        return data.to(dtype) if out is None else out.copy_(data)
+    return multiply_out(tensor.type, data, torch.empty(tensor.rows, tensor.cols, dtype=dtype) if out is None else out)
 
 
 class Dense:
@@ -43,11 +58,11 @@ class Dense:
 
     def __init__(self, tensors: list[Tensor], dtype: torch.dtype, device: str):
         if len(tensors) == 1:
-            self.weight = dequantize(tensors[0], dtype).to(device)
+            self.weight = dense(tensors[0], dtype).to(device)
         else:
             self.weight = torch.empty(sum(t.rows for t in tensors), tensors[0].cols, dtype=dtype)
             for tensor, part in zip(tensors, self.weight.split([t.rows for t in tensors])):
-                dequantize(tensor, dtype, part)
+                dense(tensor, dtype, part)
             self.weight = self.weight.to(device)
         mapped = len(tensors) == 1 and self.weight.data_ptr() == tensors[0].raw.ctypes.data
         self.mapped_bytes = self.weight.nbytes if mapped else 0
@@ -274,7 +289,7 @@ def make_linear(tensors: list[Tensor], dtype: torch.dtype, device: str, tiles: b
     """The best layer for `tensors`, stacked by rows. Neighbours of one type are fused where that costs no copy."""
     groups: list[list[Tensor]] = []
     for tensor in tensors:
-        quantized = tensor.type not in ("F32", "F16", "BF16")
+        quantized = tensor.type not in PLAIN
         if groups and groups[-1][0].type == tensor.type and (quantized or device != "cpu"):
             groups[-1].append(tensor)
         else:
@@ -284,7 +299,7 @@ def make_linear(tensors: list[Tensor], dtype: torch.dtype, device: str, tiles: b
         kind = group[0].type
         if int4 and kind in FOUR_BIT and all(t.rows % 64 == 0 for t in group):
             parts.append(Int4Pack(group))
-        elif tiles and kind not in ("F32", "F16", "BF16") and all(t.rows % LANES == 0 for t in group):
+        elif tiles and kind not in PLAIN and all(t.rows % LANES == 0 for t in group):
             parts.append(Tiles(group))
         else:
             parts.append(Dense(group, dtype, device))

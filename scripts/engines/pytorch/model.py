@@ -1,4 +1,4 @@
-"""LLaMA 3 from a GGUF file: load, prefill, decode_one_token, score. No protocol in here.
+"""LLaMA 3 from a GGUF file in PyTorch: load, prefill, decode, score.
 
 The KV cache is allocated once for n_ctx positions. Prefill is always eager (its length changes from
 prompt to prompt); the decode step, with the argmax in it, is what `torch.compile` gets: one graph,
@@ -11,52 +11,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from dequant import dequantize
-from gguf_reader import BadModel, Gguf
+from _shared import CompileFailed, Engine, MissingDependency
+from _shared.dequant import dequantize
+from _shared.gguf_reader import Gguf, Tensor
+from _shared.llama import Config
+from _shared.memory import in_memory
+from _shared.spans import OFF, Spans
 from linear import FOUR_BIT, Tiles, dense_tiles, make_linear, materialize
-from resident import in_memory
-from spans import OFF, Spans
 
 HEAD_TILES = 1024  # tiles of the output head multiplied at a time
 SCORE_ROWS = 64  # positions whose logits are computed at a time: 33 MB at a vocabulary of 128256
-
-
-class CompileFailed(Exception):
-    """torch.compile could not build the decode step."""
-
-
-@dataclass
-class Config:
-    """What the metadata says. All counts are in elements."""
-
-    layers: int
-    dim: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    eps: float
-    rope_base: float
-
-    @classmethod
-    def from_gguf(cls, file: Gguf) -> "Config":
-        """Reads the `llama.*` keys; BadModel when one is missing or they contradict each other."""
-        if (found := file.metadata.get("general.architecture")) != "llama":
-            raise BadModel(f"{file.path}: expected general.architecture 'llama', found {found!r}")
-        dim, heads = file.require("llama.embedding_length"), file.require("llama.attention.head_count")
-        kv_heads = file.metadata.get("llama.attention.head_count_kv", heads)
-        head_dim = file.metadata.get("llama.attention.key_length", dim // heads if heads else 0)
-        rotated = file.metadata.get("llama.rope.dimension_count", head_dim)
-        layers = file.require("llama.block_count")
-        if not (dim > 0 and heads > 0 and layers > 0 and kv_heads > 0 and head_dim > 0) or heads % kv_heads:
-            raise BadModel(
-                f"{file.path}: expected positive sizes and heads divisible by kv heads, found "
-                f"{layers} layers, width {dim}, {heads} heads, {kv_heads} kv heads"
-            )
-        if rotated != head_dim or head_dim % 2:
-            raise BadModel(f"{file.path}: expected rope over a whole, even head of {head_dim}, found {rotated}")
-        eps = file.require("llama.attention.layer_norm_rms_epsilon", float)
-        base = file.metadata.get("llama.rope.freq_base", 10000.0)
-        return cls(layers, dim, heads, kv_heads, head_dim, eps, base)
 
 
 @dataclass
@@ -73,25 +37,51 @@ class Layer:
     v_cache: torch.Tensor
 
 
-class Model:
+class Model(Engine):
     """A loaded model. Weights never change; the cache is overwritten by every prompt."""
 
-    def __init__(self, file: Gguf, device: str, n_ctx: int, half: bool, compiled: bool):
-        self.config = c = Config.from_gguf(file)
+    devices = ("cpu", "cuda")
+    options = {"compile": False, "half": True}
+    profiles = True
+
+    @staticmethod
+    def ready() -> dict:
+        """Versions, threads and the widest instruction set in use."""
+        torch.set_num_interop_threads(1)
+        isa = torch.backends.cpu.get_cpu_capability().lower()
+        if isa == "avx512" and torch.cpu._is_avx512_bf16_supported():
+            isa = "avx512_bf16"
+        return {"versions": {"torch": torch.__version__}, "threads": torch.get_num_threads(), "isa": isa}
+
+    @staticmethod
+    def prepare(threads: int, options: dict) -> bool:
+        """Settings of the library, and the compiler, whose import is not a part of loading weights."""
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision("highest")
+        if options["compile"]:
+            from torch import _dynamo  # noqa: F401
+            from torch._inductor import config  # noqa: F401
+        return options["compile"]
+
+    def __init__(self, path: str, device: str, n_ctx: int, options: dict):
+        half, compiled = options["half"], options["compile"]
+        if device != "cpu" and not torch.cuda.is_available():
+            raise MissingDependency(f"device '{device}': this torch sees no CUDA device; use --device cpu")
         self.device, self.n_ctx, self.compiled = device, n_ctx, compiled
+        stages = Spans(self.sync)
+        file = Gguf(path)
+        self.config = c = Config.from_gguf(file)
+        self.vocab = c.vocab
+        stages.end("parse")
         on_cpu = device == "cpu"
         # bf16 on the CPU: it has instructions for it, f16 products there are 17 times slower. f16 on CUDA.
         self.dtype = (torch.bfloat16 if on_cpu else torch.float16) if half else torch.float32
         make = lambda *t: make_linear(list(t), self.dtype, device, tiles=half and on_cpu and compiled, int4=half and on_cpu)
-        embedding = file.tensor("token_embd.weight")
-        self.vocab = embedding.rows
-        if embedding.cols != c.dim:
-            raise BadModel(f"{file.path}: expected rows of {c.dim} in token_embd.weight, found {embedding.cols}")
-        tied = "output.weight" not in file.tensors
         # ATen's int4 kernel cannot look rows up, so the embedding is dense where tiles are not used.
+        embedding = file.tensor("token_embd.weight")
         self.embedding = make_linear([embedding], self.dtype, device, tiles=half and on_cpu and compiled, int4=False)
-        self.head = self.embedding if tied else make(file.tensor("output.weight", (self.vocab, c.dim)))
-        self.output_norm = self._vector(file, "output_norm.weight")
+        self.head = self.embedding if c.tied else make(file.tensor("output.weight", (c.vocab, c.dim)))
+        self.output_norm = self._vector(file.tensor("output_norm.weight", (1, c.dim)))
         tiled = isinstance(self.head, Tiles)
         # Tiles have f16 scales. Inductor does not vectorise a kernel with both f16 and bf16 in it, so
         # decoding over tiles computes in f32 with a cache of f16; over dense weights all is of their type.
@@ -100,47 +90,34 @@ class Model:
         self.kv_dtype = torch.float16 if tiled and not packed else self.dtype
         # In pieces, because sums by groups of a whole vocabulary (65 MB) would leave the cache and be slow.
         self.head_pieces = self.head.pieces(HEAD_TILES) if tiled else [self.head]
-        q_rows, kv_rows = c.heads * c.head_dim, c.kv_heads * c.head_dim
-        ffn = file.tensor("blk.0.ffn_gate.weight").rows
+        cache = lambda: torch.zeros(c.kv_heads, n_ctx, c.head_dim, dtype=self.kv_dtype, device=device)
         self.layers = []
         for i in range(c.layers):
-            get = lambda name, rows, cols: file.tensor(f"blk.{i}.{name}.weight", (rows, cols))
-            cache = lambda: torch.zeros(c.kv_heads, n_ctx, c.head_dim, dtype=self.kv_dtype, device=device)
+            t = c.block(file, i)
             self.layers.append(
                 Layer(
-                    self._vector(file, f"blk.{i}.attn_norm.weight"),
-                    make(get("attn_q", q_rows, c.dim), get("attn_k", kv_rows, c.dim), get("attn_v", kv_rows, c.dim)),
-                    make(get("attn_output", c.dim, q_rows)),
-                    self._vector(file, f"blk.{i}.ffn_norm.weight"),
-                    make(get("ffn_gate", ffn, c.dim), get("ffn_up", ffn, c.dim)),
-                    make(get("ffn_down", c.dim, ffn)),
+                    self._vector(t["attn_norm"]),
+                    make(t["attn_q"], t["attn_k"], t["attn_v"]),
+                    make(t["attn_output"]),
+                    self._vector(t["ffn_norm"]),
+                    make(t["ffn_gate"], t["ffn_up"]),
+                    make(t["ffn_down"]),
                     cache(),
                     cache(),
                 )
             )
-        self.rope = self._rope_table(file)
+        self.rope = torch.from_numpy(c.rope(n_ctx)).to(device)
         self.positions = torch.arange(n_ctx, device=device)
         self._decode, self._layer = self._decode_step, self._decode_layer
         self._logits = self._decode_logits
-        self.held: list[int] = []  # the tokens in the cache; empty where nobody may build on them
-        self.compile_ns = self.graphs = 0
-        self._wrapped = False
-        # Three, because a compiled function must see the same one for ever: in a layer, in a step, around it.
-        self.layer_spans = self.step_spans = self.spans = OFF
-        self._profile = {}
+        self.compile_ns, self.graphs, self._wrapped = 0 if compiled else None, 0, False
+        # A compiled function must see the same one for ever, so the spans in a layer and in a step are not `spans`.
+        self.layer_spans = self.step_spans = OFF
+        stages.end("weights")
+        self.stages = stages.take()
 
-    def _vector(self, file: Gguf, name: str) -> torch.Tensor:
-        return dequantize(file.tensor(name, (1, self.config.dim)), torch.float32).view(-1).to(self.device)
-
-    def _rope_table(self, file: Gguf) -> torch.Tensor:
-        """cos and sin, float32 `[n_ctx, 2, head_dim / 2]`; frequencies divided by `rope_freqs.weight`."""
-        half = self.config.head_dim // 2
-        steps = torch.arange(half, dtype=torch.float64) / half
-        inv_freq = self.config.rope_base**-steps
-        if "rope_freqs.weight" in file.tensors:
-            inv_freq = inv_freq / dequantize(file.tensor("rope_freqs.weight", (1, half)), torch.float32).view(-1).double()
-        angle = torch.outer(torch.arange(self.n_ctx, dtype=torch.float64), inv_freq)
-        return torch.stack((angle.cos(), angle.sin()), dim=1).float().to(self.device)
+    def _vector(self, tensor: Tensor) -> torch.Tensor:
+        return torch.from_numpy(dequantize(tensor)[0]).to(self.device)
 
     def _compile_once(self):
         """Wraps the functions that are compiled when they are first called. Not part of loading: compile_ns has it.
@@ -309,107 +286,63 @@ class Model:
             spans.end("layers" if self.compiled else "mlp")
         return self._last_logits(x, spans)
 
-    def _ids(self, tokens: list[int], room: int) -> torch.Tensor:
-        if not tokens or len(tokens) + room > self.n_ctx:
-            raise ValueError(f"expected 1 to {self.n_ctx - room} tokens (n_ctx {self.n_ctx}), found {len(tokens)}")
-        if min(tokens) < 0 or max(tokens) >= self.vocab:
-            raise ValueError(f"expected ids from 0 to {self.vocab - 1}, found {min(tokens)} to {max(tokens)}")
+    def _ids(self, tokens: list[int]) -> torch.Tensor:
         return torch.tensor(tokens, device=self.device)
 
     @torch.inference_mode()
-    def prefill(self, ids: torch.Tensor, start: int = 0) -> torch.Tensor:
-        """Ids `[T]` behind a context of `start`; the logits `[vocab]`, float32, of the last position."""
+    def prefill(self, tokens: list[int], start: int) -> torch.Tensor:
+        """Ids behind a context of `start`; the logits `[vocab]`, float32, of the last position."""
         self._compile_once()
-        self.held = []
-        return self._last_logits(self._forward(ids, start)[-1:], self.spans)
+        return self._last_logits(self._forward(self._ids(tokens), start)[-1:], self.spans)
 
     @torch.inference_mode()
-    def decode_one_token(self, token: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        """The greedy successor `[1]` of `token` `[1]`, which stands at `position` `[1]`."""
-        return self._decode(token, position)
-
-    @torch.inference_mode()
-    def decode_logits(self, token: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        """The logits `[vocab]`, float32, after `token` `[1]`, which stands at `position` `[1]`."""
-        return self._logits(token, position)
-
-    @torch.inference_mode()
-    def fill(self, context: list[int]):
-        """Empties the cache and fills it with the tokens of a context, which `held` then has."""
-        ids = self._ids(context, 0)
+    def fill(self, tokens: list[int]) -> None:
+        """The cache alone."""
         self._compile_once()
-        self.held = []
-        self._forward(ids)
-        self.sync()
-        self.held = list(context)
+        self._forward(self._ids(tokens))
 
     @torch.inference_mode()
-    def generate(self, prompt: list[int], n: int, profile: bool = False, depth: int = 0):
-        """Greedy, exactly n ids, behind the `depth` tokens that `fill` left.
+    def decode(self, token: int, position: int) -> torch.Tensor:
+        """The logits `[vocab]`, float32, after `token`."""
+        return self._logits(self._ids([token]), self._ids([position]))
 
-        Returns ids, the time the prompt's logits were there, the time of each id (ns).
-        """
-        ids, context = self._ids(prompt, n + depth), self.held[:depth]
+    @torch.inference_mode()
+    def greedy(self, logits: torch.Tensor, position: int):
+        """As in `Engine`, but the argmax is in the decode step and the token stays on the device."""
+        token, position = logits.argmax(-1, keepdim=True), self._ids([position])
+        while True:
+            yield token.item()
+            token = self._decode(token, position).clone()
+            position += 1
+
+    def row(self, logits: torch.Tensor):
+        """The logits as an array of numpy."""
+        return logits.cpu().numpy()
+
+    @torch.inference_mode()
+    def score(self, tokens: list[int], first: int):
+        """Logits of the positions `first`… of a prompt, some rows at a time."""
         self._compile_once()
-        spans = self._watch(profile)
-        tokens, times = [], []
-        logits = self.prefill(ids, depth)
-        self.sync()
-        prefill_end = time.monotonic_ns()
-        token = logits.argmax(-1, keepdim=True)
-        for i in range(n):
-            if i:
-                token = self.decode_one_token(token, position).clone()
-                position += 1
-            else:
-                position = torch.tensor([depth + len(prompt)], device=self.device)
-            tokens.append(token.item())
-            spans.end("sampling")
-            times.append(time.monotonic_ns())
-            if not i:
-                prefill_ns = spans.take()
-            spans.resume()
-        self._profile = {"prefill_ns": prefill_ns, "decode_ns": spans.take(), "decode_weight_bytes": self._bytes_by_stage()}
-        self._watch(False)
-        self.held = context  # its keys and values are as they were
-        return tokens, prefill_end, times
+        for part in self._forward(self._ids(tokens))[first:].split(SCORE_ROWS):
+            if part.shape[0]:
+                yield self.row(self.head.gemm(self._norm(part, self.output_norm, self.dtype)).float())
 
-    def _watch(self, on: bool):
-        """Takes the time of stages from now on, or no more. What one compiled graph holds cannot be told apart."""
-        self.spans = Spans(self.sync) if on else OFF
-        self.step_spans = OFF if self.compiled and self.device != "cpu" else self.spans
-        self.layer_spans = OFF if self.compiled else self.spans
-        return self.spans
+    def watch(self, spans) -> None:
+        """Takes the time of stages, or no more. What one compiled graph holds cannot be told apart."""
+        self._compile_once()
+        spans.resume()
+        self.spans = spans
+        self.step_spans = OFF if self.compiled and self.device != "cpu" else spans
+        self.layer_spans = OFF if self.compiled else spans
 
-    def profile(self) -> dict[str, dict[str, int]]:
-        """Of the last generation, if it was watched: nanoseconds by stage, and bytes of weights that a step reads."""
-        return self._profile
-
-    def _bytes_by_stage(self) -> dict[str, int]:
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes of weights that a decode step reads, by stage."""
         size = lambda weights: sum(w.mapped_bytes + w.private_bytes for w in weights)
         projections = size(w for layer in self.layers for w in (layer.qkv, layer.attn_output))
         mlp, head = size(w for layer in self.layers for w in (layer.gate_up, layer.down)), size([self.head])
         if not self.compiled:
             return {"projections": projections, "mlp": mlp, "head": head}
         return {"layers": projections + mlp, "head": head} if self.device == "cpu" else {}
-
-    @torch.inference_mode()
-    def score(self, tokens: list[int], first: int, together: int):
-        """Teacher-forced logits of positions `first`… as float32 `[rows, vocab]` pieces on the host.
-
-        The first `together` tokens go through the model as a prompt, the rest as decode steps.
-        """
-        self._compile_once()
-        self.held = []
-        ids = self._ids(tokens, 0)
-        if together > 0:
-            for part in self._forward(ids[:together])[first:].split(SCORE_ROWS):
-                if part.shape[0]:
-                    yield self.head.gemm(self._norm(part, self.output_norm, self.dtype)).float().cpu()
-        for i in range(together, len(tokens)):
-            logits = self._decode_logits(ids[i : i + 1], self.positions[i : i + 1])
-            if i >= first:
-                yield logits[None].cpu()
 
     def weights(self):
         """Every layer of weights, once."""
@@ -418,11 +351,6 @@ class Model:
         yield self.embedding
         if self.head is not self.embedding:
             yield self.head
-
-    def bytes_per_token(self) -> int:
-        """Bytes of weights that one decode step reads: everything but an embedding that is only looked up."""
-        read = [w for w in self.weights() if w is not self.embedding or w is self.head]
-        return sum(w.mapped_bytes + w.private_bytes for w in read)
 
     def memory(self) -> dict[str, int]:
         """Bytes held, by this engine's own book."""
@@ -442,12 +370,19 @@ class Model:
         sizes = [in_memory(t.data_ptr(), t.nbytes) for t in tensors]
         return None if None in sizes else sum(sizes)
 
-    def precision(self) -> dict[str, str]:
-        """Types of weights as multiplied, of the products, and of the cache."""
+    def facts(self) -> dict:
+        """Types of weights as multiplied, of the products, and of the cache; bytes of a decode step; kernels."""
         short = lambda dtype: {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[str(dtype).split(".")[1]]
         labels = dict.fromkeys(part for w in self.weights() for part in w.label.split("+"))
-        # The label says f32 only where everything is f32: prefill multiplies bf16 even over tiles.
-        return {"weights": "+".join(labels), "compute": short(self.dtype), "kv": short(self.kv_dtype)}
+        # Everything but an embedding that is only looked up.
+        read = [w for w in self.weights() if w is not self.embedding or w is self.head]
+        return {
+            # The label says f32 only where everything is f32: prefill multiplies bf16 even over tiles.
+            "precision": {"weights": "+".join(labels), "compute": short(self.dtype), "kv": short(self.kv_dtype)},
+            "weight_bytes_per_token": sum(w.mapped_bytes + w.private_bytes for w in read),
+            "settings": {"kernels": self.kernels()},
+            "notes": self.notes(),
+        }
 
     def kernels(self) -> str:
         """The kinds of linear layers in use, for the record."""

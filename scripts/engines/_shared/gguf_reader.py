@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .protocol import BadModel, UnsupportedQuant
+
 MAX_STRING = 1 << 20  # bytes: longer keys, names and values are taken for damage
 MAX_ENTRIES = 1 << 20  # metadata pairs, or tensors
 MAX_DIMS = 4
@@ -33,14 +35,6 @@ TYPES = {
     20: ("IQ4_NL", 32, 18),
     30: ("BF16", 1, 2),
 }
-
-
-class BadModel(Exception):
-    """The file is not a GGUF that can be used. The message says what was expected and what was found."""
-
-
-class UnsupportedQuant(Exception):
-    """A tensor is stored in a type that this engine does not read."""
 
 
 @dataclass
@@ -75,7 +69,7 @@ class Gguf:
                 self._size = os.fstat(file.fileno()).st_size
                 if self._size < 24:
                     raise BadModel(f"{path}: expected a GGUF header of 24 bytes, found a file of {self._size}")
-                # ACCESS_COPY: torch wants writable memory; nothing is ever written.
+                # ACCESS_COPY: torch wants writable memory; nothing is written.
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:
             raise BadModel(f"cannot open {path}: {error.strerror}; check the path") from error

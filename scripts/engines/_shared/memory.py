@@ -68,3 +68,20 @@ def in_memory(address: int, size: int) -> int | None:
     if pages[-1]:
         bytes_in -= last - address - size
     return max(bytes_in, 0)
+
+
+class Book:
+    """What grew since it was opened, at `ready`: memory that compilers hold, and what malloc keeps for reuse."""
+
+    def __init__(self):
+        self._free, self._compiler = allocator_free(), 0
+
+    def compiled(self, before: int | None, after: int | None) -> None:
+        """A compiler was imported or has run: private memory before and after."""
+        known = None not in (before, after, self._compiler)
+        self._compiler = self._compiler + max(after - before, 0) if known else None
+
+    def grown(self) -> dict[str, int | None]:
+        """Bytes by the names of the protocol; None where they are not known."""
+        free = allocator_free()
+        return {"compiler_bytes": self._compiler, "allocator_free_bytes": None if free is None else max(free - self._free, 0)}

@@ -1,0 +1,10 @@
+"""What Python engines share. An engine is one folder with a script over `hello`, `Engine` and `serve`.
+
+No module here imports torch. These need numpy: gguf_reader, dequant, llama, sampling. The rest needs
+nothing but Python, so that `hello` is answered before anything heavy is imported.
+"""
+
+from .engine import Engine, serve
+from .protocol import BadModel, CompileFailed, Failure, MissingDependency, UnsupportedQuant, hello
+
+__all__ = ["BadModel", "CompileFailed", "Engine", "Failure", "MissingDependency", "UnsupportedQuant", "hello", "serve"]

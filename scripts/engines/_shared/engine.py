@@ -1,0 +1,288 @@
+"""The interface of an engine, and `serve`, which answers the harness with it.
+
+Everything that is the same for all engines is here: timestamps, the token loop, what the cache holds,
+sampling, streams, memory. An engine loads a file, runs a prompt and runs single tokens.
+"""
+
+import sys
+import time
+from itertools import count
+
+from .memory import Book, private_in_use, status
+from .protocol import Failure, Harness
+from .spans import OFF, Spans
+
+FIELDS = {
+    "load": ("path", "device", "threads", "n_ctx"),
+    "context": ("id", "tokens"),
+    "generate": ("id", "prompt", "n"),
+    "score": ("tokens", "logits_path"),
+    "memory": (),
+}
+READ = {"stream", "stop", "sampling", "reuse"}  # a generation with one of these is read by someone, not measured
+
+
+class Engine:
+    """One loaded model with one KV cache: what an engine implements.
+
+    Logits are whatever `prefill` and `decode` return: they may stay on the device until `pick` or `row`.
+    The cache may hold more positions than the one that runs; those behind it must not be attended to.
+    """
+
+    # Without numpy, leave out sampling; without `score`, that one.
+    features = ("stream", "stop", "sampling", "reuse", "cancel", "score", "context")
+    devices = ("cpu",)
+    options: dict = {}  # the switches that `load` takes, with their defaults
+    profiles = False  # whether it ends the stages of `spans`
+    spans = OFF
+    compile_ns: int | None = None  # time spent in compilation so far; None where nothing is compiled
+    vocab: int
+    n_ctx: int
+    stages: dict[str, int] = {}  # nanoseconds of loading, by name
+
+    @staticmethod
+    def ready() -> dict:
+        """Before anything is loaded: `versions` by name, and if known `threads` and `isa`."""
+        return {"versions": {}}
+
+    @staticmethod
+    def prepare(threads: int, options: dict) -> bool:
+        """What comes before the timed part of `load`, such as imports; whether a compiler was imported."""
+        return False
+
+    def __init__(self, path: str, device: str, n_ctx: int, options: dict):
+        """Loads: returns when every weight is usable on the device. Sets `vocab` and `n_ctx`."""
+        raise NotImplementedError
+
+    def facts(self) -> dict:
+        """What was loaded: `precision`, and if known `weight_bytes_per_token`, `settings`, `notes`."""
+        raise NotImplementedError
+
+    def fill(self, tokens: list[int]) -> None:
+        """Runs a context from position 0; nobody asks for its logits."""
+        self.prefill(tokens, 0)
+
+    def prefill(self, tokens: list[int], start: int):
+        """Runs `tokens` at positions `start`…, where the cache holds those before; logits of the last one."""
+        raise NotImplementedError
+
+    def decode(self, token: int, position: int):
+        """Runs one token; its logits."""
+        raise NotImplementedError
+
+    def pick(self, logits) -> int:
+        """The id of the largest logit, the first of equals."""
+        raise NotImplementedError
+
+    def row(self, logits):
+        """The logits on the host: contiguous float32 `[vocab]`, an array of numpy where `sampling` is offered."""
+        raise NotImplementedError
+
+    def score(self, tokens: list[int], first: int):
+        """Runs `tokens` from position 0; yields float32 `[rows, vocab]` on the host, for positions `first`…"""
+        raise NotImplementedError
+
+    def greedy(self, logits, position: int):
+        """Yields ids without end, each when it is on the host. `position` is that of the first one."""
+        for position in count(position):
+            token = self.pick(logits)
+            yield token
+            logits = self.decode(token, position)
+
+    def sync(self) -> None:
+        """Waits for the device."""
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by the engine's own book: `weights_mapped_bytes`, `weights_private_bytes`, `kv_bytes`, …"""
+        return {}
+
+    def watch(self, spans) -> None:
+        """From now on `spans` gets the time of each stage."""
+        self.spans = spans
+
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes of weights that one decode step reads, by stage."""
+        return {}
+
+
+def serve(harness: Harness, engine: type[Engine]) -> None:
+    """Sends `ready`, then answers one request after another until the harness says `bye`."""
+    server = Server(harness, engine)
+    ready = engine.ready()
+    ready["versions"] = {**ready["versions"], "python": sys.version.split()[0]}
+    harness.send({"type": "ready", **ready, "features": list(engine.features), "t_ns": time.monotonic_ns()})
+    for request in harness:
+        if request["type"] != "cancel":  # the generation that it was meant for is over
+            harness.send(server.answer(request))
+
+
+class Server:
+    """Answers requests with an engine. Nothing is printed and nothing sent between two timestamps."""
+
+    def __init__(self, harness: Harness, kind: type[Engine]):
+        self.harness, self.kind, self.book = harness, kind, Book()
+        self.engine: Engine | None = None
+        self.held: list[int] = []  # the tokens in the cache; empty where nobody may build on them
+
+    def answer(self, request: dict) -> dict:
+        """The answer to one request."""
+        kind = request["type"]
+        if kind not in FIELDS:
+            raise Failure(f"expected one of {', '.join(FIELDS)} or bye, found '{kind}'")
+        if kind != "load" and self.engine is None:
+            raise Failure(f"expected a load before '{kind}'")
+        if missing := [field for field in FIELDS[kind] if field not in request]:
+            raise Failure(f"expected the fields {missing} in '{kind}'")
+        return getattr(self, kind)(request)
+
+    def load(self, request: dict) -> dict:
+        """Opens the file and builds the model."""
+        kind, device, threads = self.kind, request["device"], request["threads"]
+        options = {**kind.options, **request.get("options", {})}
+        if unknown := sorted(options.keys() - kind.options.keys()):
+            raise Failure(f"expected only the options {sorted(kind.options)}, found {unknown}")
+        if device.split(":")[0] not in kind.devices:
+            raise Failure(f"expected a device of {', '.join(kind.devices)}, found '{device}'")
+        self.engine, self.held = None, []
+        before = private_in_use()
+        if kind.prepare(threads, options):
+            self.book.compiled(before, private_in_use())
+        begin = time.monotonic_ns()
+        engine = kind(request["path"], device, request["n_ctx"], options)
+        end = time.monotonic_ns()
+        self.engine, facts = engine, engine.facts()
+        facts["settings"] = {**options, "threads": threads, **facts.get("settings", {})}
+        times = {"t_begin_ns": begin, "t_end_ns": end, "stages": engine.stages}
+        return {"type": "loaded", **times, "memory": engine.memory(), **facts}
+
+    def context(self, request: dict) -> dict:
+        """Fills the cache with a context, for generations at that depth."""
+        tokens, before, compiled = request["tokens"], self._private(), self.engine.compile_ns
+        begin = time.monotonic_ns()
+        self._check(tokens, 0)
+        self.held = []
+        self.engine.fill(tokens)
+        self.engine.sync()
+        end = time.monotonic_ns()
+        self.held = list(tokens)
+        self._compiled(before, compiled)
+        return {"type": "context", "id": request["id"], "positions": len(tokens), "t_begin_ns": begin, "t_end_ns": end}
+
+    def generate(self, request: dict) -> dict:
+        """Measured: greedy, exactly `n` ids, from an empty cache or behind the context that it holds. Or read by
+        someone: sampled, streamed, stopped, cancelled, and built on what the cache holds of the prompt."""
+        engine, before, compiled = self.engine, self._private(), self.engine.compile_ns
+        begin = time.monotonic_ns()
+        prompt, n, stop = request["prompt"], request["n"], frozenset(request.get("stop", ()))
+        depth, read = request.get("depth", 0), bool(request.keys() & READ)
+        if request.get("logits", "none") != "none":
+            raise Failure(f"expected logits 'none', found '{request['logits']}'; use score")
+        if n < 1 or not (request.get("ignore_eos", True) or stop):
+            raise Failure("expected n of at least 1, and ignore_eos true or the ids in 'stop': this engine knows no others")
+        if depth and (read or depth != len(self.held)):
+            raise Failure(f"depth {depth}: the context holds {len(self.held)} positions, for measured generations only")
+        self._check(prompt, n + depth)
+        reused, held, emit = 0, self.held[:depth], lambda *_: None
+        cancelled = lambda: False
+        if read:
+            cancelled = lambda: self.harness.cancelled(request["id"])
+        if request.get("stream"):
+            emit = lambda token, ns: self.harness.send({"type": "token", "id": request["id"], "token": token, "t_ns": ns})
+        if request.get("reuse"):
+            same = [a == b for a, b in zip(self.held, prompt)] + [False]
+            reused = min(same.index(False), len(prompt) - 1)
+        draw = self._draw(request["sampling"]) if request.get("sampling") else engine.greedy
+        spans, profile = OFF, {}
+        if request.get("profile") and engine.profiles and not read:
+            spans = Spans(engine.sync)
+            engine.watch(spans)
+
+        self.held = []
+        logits = engine.prefill(prompt[reused:], depth + reused)
+        engine.sync()
+        prefill_end = time.monotonic_ns()
+        tokens, times, ids = [], [], draw(logits, depth + len(prompt))
+        while len(tokens) < n and not cancelled():
+            tokens.append(next(ids))
+            spans.end("sampling")
+            times.append(time.monotonic_ns())
+            if len(tokens) == 1:
+                profile["prefill_ns"] = spans.take()
+            spans.resume()
+            emit(tokens[-1], times[-1])
+            if tokens[-1] in stop:
+                break
+
+        self.held = prompt + tokens[:-1] if read else held  # the last token was not run
+        answer = {"type": "generated", "id": request["id"], "tokens": tokens, "t_begin_ns": begin}
+        answer |= {"t_prefill_end_ns": prefill_end, "t_tokens_ns": times}
+        answer |= {"reused": reused} if read else {"depth": depth} if depth else {}
+        if compiled is not None:
+            answer["compile_ns"] = self._compiled(before, compiled)
+        if spans is not OFF:
+            engine.watch(OFF)
+            answer["profile"] = {**profile, "decode_ns": spans.take(), "decode_weight_bytes": engine.weight_bytes()}
+        return answer
+
+    def _draw(self, settings: dict):
+        """`Engine.greedy`, but drawn."""
+        from .sampling import Sampling
+
+        try:
+            sampling = Sampling(**settings)
+        except (TypeError, ValueError) as error:
+            raise Failure(f"sampling: {error}") from error
+
+        def drawn(logits, position):
+            for step in count():
+                token = sampling.draw(self.engine.row(logits), step)
+                yield token
+                logits = self.engine.decode(token, position + step)
+
+        return drawn
+
+    def score(self, request: dict) -> dict:
+        """Teacher-forced logits, float32 row by row, into the file that the harness names."""
+        engine, tokens, begin = self.engine, request["tokens"], time.monotonic_ns()
+        first, together = request.get("first", 0), request.get("decode_from")
+        together = len(tokens) if together is None else min(together, len(tokens))
+        self._check(tokens, 0)
+        self.held = []
+        with open(request["logits_path"], "wb") as file:
+            for part in engine.score(tokens[:together], first) if together else ():
+                file.write(part)
+            for position in range(together, len(tokens)):
+                logits = engine.decode(tokens[position], position)
+                if position >= first:
+                    file.write(engine.row(logits))
+            rows = file.tell() // (4 * engine.vocab)
+        end = time.monotonic_ns()
+        answer = {"type": "scored", "id": request.get("id"), "positions": rows, "vocab": engine.vocab}
+        return answer | {"decoded": len(tokens) - max(together, first), "t_begin_ns": begin, "t_end_ns": end}
+
+    def memory(self, _request: dict) -> dict:
+        """Bytes by the engine's own book, and what grew since `ready`."""
+        known = {"resident_bytes": status("VmRSS"), **self.book.grown()}
+        return {"type": "memory", **self.engine.memory(), **{k: v for k, v in known.items() if v is not None}}
+
+    def _check(self, tokens: list[int], room: int) -> None:
+        engine = self.engine
+        if not tokens or len(tokens) + room > engine.n_ctx:
+            raise Failure(f"expected 1 to {engine.n_ctx - room} tokens (n_ctx {engine.n_ctx}), found {len(tokens)}")
+        if min(tokens) < 0 or max(tokens) >= engine.vocab:
+            raise Failure(f"expected ids from 0 to {engine.vocab - 1}, found {min(tokens)} to {max(tokens)}")
+
+    def _private(self) -> int | None:
+        """Private memory in use, without the KV cache, which grows when it is first written."""
+        if self.engine.compile_ns is None:
+            return None
+        in_use, kv = private_in_use(), self.engine.memory().get("kv_resident_bytes")
+        return None if in_use is None or kv is None else in_use - kv
+
+    def _compiled(self, before: int | None, compiled: int | None) -> int | None:
+        """Nanoseconds of compilation since it stood at `compiled`; what they left in memory goes into the book."""
+        if compiled is None:
+            return None
+        if self.engine.compile_ns != compiled:
+            self.book.compiled(before, self._private())
+        return self.engine.compile_ns - compiled
