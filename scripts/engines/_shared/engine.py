@@ -72,11 +72,11 @@ class Engine:
 
     def pick(self, logits) -> int:
         """The id of the largest logit, the first of equals."""
-        raise NotImplementedError
+        return int(logits.argmax())
 
     def row(self, logits):
-        """The logits on the host: contiguous float32 `[vocab]`, an array of numpy where `sampling` is offered."""
-        raise NotImplementedError
+        """The logits on the host: float32 `[vocab]`, an array of numpy where `sampling` is offered."""
+        return logits
 
     def score(self, tokens: list[int], first: int):
         """Runs `tokens` from position 0; yields float32 `[rows, vocab]` on the host, for positions `first`…"""
@@ -92,8 +92,9 @@ class Engine:
     def sync(self) -> None:
         """Waits for the device."""
 
-    def memory(self) -> dict[str, int]:
-        """Bytes by the engine's own book: `weights_mapped_bytes`, `weights_private_bytes`, `kv_bytes`, …"""
+    def memory(self) -> dict[str, int | None]:
+        """Bytes by the engine's own book: `weights_mapped_bytes`, `weights_private_bytes`, `kv_bytes`,
+        `kv_resident_bytes`, `activation_bytes`; None where it does not know."""
         return {}
 
     def watch(self, spans) -> None:
@@ -143,8 +144,7 @@ class Server:
             raise Failure(f"expected only the options {sorted(kind.options)}, found {unknown}")
         if device.split(":")[0] not in kind.devices:
             raise Failure(f"expected a device of {', '.join(kind.devices)}, found '{device}'")
-        self.engine, self.held = None, []
-        before = private_in_use()
+        self.engine, self.held, before = None, [], private_in_use()
         if kind.prepare(threads, options):
             self.book.compiled(before, private_in_use())
         begin = time.monotonic_ns()
@@ -153,7 +153,7 @@ class Server:
         self.engine, facts = engine, engine.facts()
         facts["settings"] = {**options, "threads": threads, **facts.get("settings", {})}
         times = {"t_begin_ns": begin, "t_end_ns": end, "stages": engine.stages}
-        return {"type": "loaded", **times, "memory": engine.memory(), **facts}
+        return {"type": "loaded", **times, "memory": self._known(), **facts}
 
     def context(self, request: dict) -> dict:
         """Fills the cache with a context, for generations at that depth."""
@@ -182,12 +182,7 @@ class Server:
         if depth and (read or depth != len(self.held)):
             raise Failure(f"depth {depth}: the context holds {len(self.held)} positions, for measured generations only")
         self._check(prompt, n + depth)
-        reused, held, emit = 0, self.held[:depth], lambda *_: None
-        cancelled = lambda: False
-        if read:
-            cancelled = lambda: self.harness.cancelled(request["id"])
-        if request.get("stream"):
-            emit = lambda token, ns: self.harness.send({"type": "token", "id": request["id"], "token": token, "t_ns": ns})
+        reused, held, stream = 0, self.held[:depth], request.get("stream", False)
         if request.get("reuse"):
             same = [a == b for a, b in zip(self.held, prompt)] + [False]
             reused = min(same.index(False), len(prompt) - 1)
@@ -202,14 +197,15 @@ class Server:
         engine.sync()
         prefill_end = time.monotonic_ns()
         tokens, times, ids = [], [], draw(logits, depth + len(prompt))
-        while len(tokens) < n and not cancelled():
+        while len(tokens) < n and not (read and self.harness.cancelled(request["id"])):
             tokens.append(next(ids))
             spans.end("sampling")
             times.append(time.monotonic_ns())
             if len(tokens) == 1:
                 profile["prefill_ns"] = spans.take()
             spans.resume()
-            emit(tokens[-1], times[-1])
+            if stream:
+                self.harness.send({"type": "token", "id": request["id"], "token": tokens[-1], "t_ns": times[-1]})
             if tokens[-1] in stop:
                 break
 
@@ -262,8 +258,10 @@ class Server:
 
     def memory(self, _request: dict) -> dict:
         """Bytes by the engine's own book, and what grew since `ready`."""
-        known = {"resident_bytes": status("VmRSS"), **self.book.grown()}
-        return {"type": "memory", **self.engine.memory(), **{k: v for k, v in known.items() if v is not None}}
+        return {"type": "memory", **self._known(resident_bytes=status("VmRSS"), **self.book.grown())}
+
+    def _known(self, **more: int | None) -> dict[str, int]:
+        return {name: size for name, size in {**self.engine.memory(), **more}.items() if size is not None}
 
     def _check(self, tokens: list[int], room: int) -> None:
         engine = self.engine

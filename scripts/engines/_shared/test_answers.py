@@ -70,12 +70,6 @@ class Recall(Engine):
     def decode(self, token, position):
         return self.prefill([token], position)
 
-    def pick(self, logits):
-        return int(logits.argmax())
-
-    def row(self, logits):
-        return logits
-
 
 class Listener:
     """A harness that keeps what is sent and cancels a generation after so many tokens."""
@@ -129,19 +123,6 @@ def test_a_kept_cache_changes_no_token(server):
     assert read(server, longer, 8, reuse=True) == (cold, len(longer) - 1)
 
 
-def test_a_context_stays_for_the_generations_behind_it(server):
-    whole = measured(server, TOKENS[:12], 6)
-    server.answer({"type": "context", "id": 1, "tokens": TOKENS[:7]})
-    for _ in range(2):
-        assert measured(server, TOKENS[7:12], 6, depth=7) == whole
-    for wrong in ({"depth": 6}, {"depth": 7, "reuse": True}):
-        with pytest.raises(Failure, match="holds 7 positions"):
-            measured(server, TOKENS[7:12], 6, **wrong)
-    assert measured(server, TOKENS[:12], 6) == whole
-    with pytest.raises(Failure, match="holds 0 positions"):
-        measured(server, TOKENS[7:12], 6, depth=7)
-
-
 def test_what_cannot_be_answered_is_refused(server):
     for prompt, n, more, why in [
         (TOKENS[:10], 55, {}, "n_ctx 64"),
@@ -151,6 +132,7 @@ def test_what_cannot_be_answered_is_refused(server):
         ([1], 0, {}, "n of at least 1"),
         ([1], 1, {"ignore_eos": False}, "ids in 'stop'"),
         ([1], 1, {"logits": "all"}, "use score"),
+        ([1], 1, {"depth": 2}, "holds 0 positions"),
         ([1], 1, {"sampling": {"temperature": 0, "top_p": 1, "seed": 1}}, "temperature 0"),
         ([1], 1, {"sampling": {"heat": 1}}, "heat"),
     ]:

@@ -59,14 +59,13 @@ class Numpy(Engine):
             "weight_bytes_per_token": self.mapped_bytes + self.private_bytes - looked_up,
         }
 
-    def memory(self) -> dict[str, int]:
+    def memory(self) -> dict[str, int | None]:
         """Bytes held."""
-        resident = in_memory(self.cache.ctypes.data, self.cache.nbytes)
         return {
             "weights_mapped_bytes": self.mapped_bytes,
             "weights_private_bytes": self.private_bytes,
             "kv_bytes": self.cache.nbytes,
-            **({} if resident is None else {"kv_resident_bytes": resident}),
+            "kv_resident_bytes": in_memory(self.cache.ctypes.data, self.cache.nbytes),
         }
 
     def prefill(self, tokens: list[int], start: int) -> np.ndarray:
@@ -78,14 +77,6 @@ class Numpy(Engine):
     def decode(self, token: int, position: int) -> np.ndarray:
         """A prompt of one token."""
         return self.prefill([token], position)
-
-    def pick(self, logits: np.ndarray) -> int:
-        """The first of the largest."""
-        return int(logits.argmax())
-
-    def row(self, logits: np.ndarray) -> np.ndarray:
-        """They are on the host."""
-        return logits
 
     def score(self, tokens: list[int], first: int):
         """Logits of the positions `first`…, some rows at a time."""

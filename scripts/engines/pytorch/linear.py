@@ -12,12 +12,8 @@ medians, weights out of cache:
     _weight_int4pack_mm_for_cpu, bf16 scales  0.45
     int4 tiles, exact, Inductor               0.45
 
-LLaMA 3.2 1B at Q4_0, two threads of an otherwise idle Zen 5, `llm-bench run -r 3`, means over interleaved launches:
-
-    layers                             decode, tok/s   prefill of 16 / 64 / 127, tok/s
-    int4pack, in the compiled step              32.2               140 / 161 / 159
-    int4pack, eager, head dense bf16            27.3               138 / 163 / 160
-    int4 tiles, compiled                        25.2                30 / 107 / 171
+In a whole model (LLaMA 3.2 1B at Q4_0, an idle Zen 5) int4pack in the compiled step decodes 32.2 tok/s
+and prefills 16 tokens at 140, eager 27.3 and 138, int4 tiles 25.2 and 30.
 
 So 4-bit layers go to ATen's kernel in every arm. The other quantized types are tiles in compiled arms,
 which keep the file's integers, and in prefill become bf16 some rows at a time; without a compiler

@@ -352,23 +352,16 @@ class Model(Engine):
         if self.head is not self.embedding:
             yield self.head
 
-    def memory(self) -> dict[str, int]:
+    def memory(self) -> dict[str, int | None]:
         """Bytes held, by this engine's own book."""
         caches = [cache for layer in self.layers for cache in (layer.k_cache, layer.v_cache)]
-        kv = sum(cache.nbytes for cache in caches)
-        book = {"kv_resident_bytes": self._in_memory(caches)} if self.device == "cpu" else {}
+        resident = [in_memory(c.data_ptr(), c.nbytes) for c in caches] if self.device == "cpu" else [None]
         return {
-            **{name: size for name, size in book.items() if size is not None},
             "weights_mapped_bytes": sum(w.mapped_bytes for w in self.weights()),
             "weights_private_bytes": sum(w.private_bytes for w in self.weights()),
-            "kv_bytes": kv,
+            "kv_bytes": sum(c.nbytes for c in caches),
+            "kv_resident_bytes": None if None in resident else sum(resident),
         }
-
-    @staticmethod
-    def _in_memory(tensors) -> int | None:
-        """Bytes of tensors on the host that lie in pages which are in memory."""
-        sizes = [in_memory(t.data_ptr(), t.nbytes) for t in tensors]
-        return None if None in sizes else sum(sizes)
 
     def facts(self) -> dict:
         """Types of weights as multiplied, of the products, and of the cache; bytes of a decode step; kernels."""
