@@ -227,7 +227,7 @@ fn a_comment_is_found_beyond_the_first_page() {
 }
 
 #[test]
-fn what_is_no_comment_of_a_gate_and_a_server_that_refuses_are_told() {
+fn what_is_no_comment_of_a_gate_and_a_server_that_refuses_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let output = comment("http://127.0.0.1:9", &body(dir.path(), "no mark"));
     assert_eq!(output.status.code(), Some(2));

@@ -218,7 +218,7 @@ fn a_result_file_of_another_schema_is_refused() {
 }
 
 #[test]
-fn an_output_folder_that_cannot_be_made_is_told_before_anything_runs() {
+fn an_output_folder_that_cannot_be_made_is_reported_before_anything_runs() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();

@@ -96,9 +96,9 @@ fn several_runs_of_llama_bench_in_one_file_are_launches() {
     assert_eq!(decode["baseline"]["n"], 5);
     let mean = decode["baseline"]["mean"].as_f64().unwrap();
     assert!((mean / 40.0 - 1.0).abs() < 0.01, "{mean}");
-    let told = |value: &Value| value.to_string().contains("samples_of_one_process");
-    assert!(!told(&found));
-    assert!(told(&bench.json(&["one.json", "one.json"], 0)));
+    let warned = |value: &Value| value.to_string().contains("samples_of_one_process");
+    assert!(!warned(&found));
+    assert!(warned(&bench.json(&["one.json", "one.json"], 0)));
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn the_order_of_arms_and_tests_does_not_matter_and_that_of_files_does() {
 }
 
 #[test]
-fn one_file_twice_is_told_and_changed_by_nothing() {
+fn one_file_twice_is_reported_and_changed_by_nothing() {
     let bench = two_records();
     let found = bench.json(&["base.json", "base.json"], 0);
     for pair in found["candidates"][0]["pairs"].as_array().unwrap() {
@@ -226,7 +226,7 @@ fn margin_alpha_rule_and_primary_metrics_are_heard() {
 }
 
 #[test]
-fn another_machine_is_told_and_has_no_verdict() {
+fn another_machine_is_reported_and_has_no_verdict() {
     let bench = two_records();
     let mut other = bench.read("head.json");
     other["host"]["cpu_model"] = "Another CPU".into();
@@ -254,7 +254,7 @@ fn arms_are_paired_by_label_or_as_asked_and_the_rest_is_listed() {
     });
     let missing = bench.prints(&["base.json", "one.json"], 0);
     assert!(missing.contains("only in the baseline: candle-stock"), "{missing}");
-    // The only ones are a pair, and told to be two engines.
+    // The only ones are a pair, and reported as two engines.
     let only = bench.prints(&["one.json", "stock.json"], 0);
     assert!(only.contains("each file has one arm") && only.contains("engine differs"), "{only}");
     bench.prints(&["one.json", "stock.json", "--exit-code"], 4);
@@ -313,7 +313,7 @@ fn synthetic_weights_are_named_in_every_form() {
 }
 
 #[test]
-fn the_settings_of_llama_bench_that_differ_are_told() {
+fn the_settings_of_llama_bench_that_differ_are_reported() {
     let bench = Bench::new();
     bench.llama_bench("a.json", &scaled(&QUIET, 500.0), &scaled(&QUIET, 40.0));
     let mut tests = bench.read("a.json");
@@ -344,7 +344,7 @@ fn the_settings_of_llama_bench_that_differ_are_told() {
 }
 
 #[test]
-fn a_run_that_failed_and_a_program_that_measured_both_are_told() {
+fn a_run_that_failed_and_a_program_that_measured_both_are_reported() {
     let bench = two_records();
     bench.write(
         "f.json",

@@ -85,7 +85,7 @@ fn an_end_of_turn_stops_unless_it_is_to_be_ignored() {
     let n = case.tokens.len().to_string();
     let on = said(chat(&["--ignore-eos", "-n", &n]));
     assert!(on.starts_with(answer.trim_end()) && on.contains("What is a boat for?"), "{on:?}");
-    assert!(!on.contains("<|"), "control tokens stand for no text: {on:?}");
+    assert!(!on.contains("<|"), "control tokens have no text: {on:?}");
     // An engine that knows no stop ids is cut there, and that is said.
     let old = generate(&["--prompt", STORY, "-n", "20", "--engine", "fake-honest", "--timing"]);
     said(&old);

@@ -128,8 +128,8 @@ fn the_bytes_that_a_token_reads_are_known_before_the_file_is_made() {
         let spec = ArchSpec { tied, ..small(512) };
         let made = make(&spec, Quant::Q4_K_M, 1, 2);
         let file = llm_bench::model::gguf::GgufFile::open(&made.path).unwrap();
-        let told = weight_bytes_per_token(&spec, Quant::Q4_K_M).unwrap();
-        assert_eq!(told.0, file.weight_bytes_per_token());
+        let stated = weight_bytes_per_token(&spec, Quant::Q4_K_M).unwrap();
+        assert_eq!(stated.0, file.weight_bytes_per_token());
     }
 }
 
