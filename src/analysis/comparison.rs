@@ -5,10 +5,10 @@ use crate::metric::{Better, Metric, Rank};
 use crate::record::{Arm, Comparison, Record};
 use crate::stats::{Sample, ratio_of_geometric_means};
 
-/// The labels that are chosen as the baseline, in this order.
+/// The labels that are a baseline by themselves, in this order.
 const BASELINES: [&str; 2] = ["pytorch", "pytorch-f32"];
 
-/// No arm has the requested label.
+/// No arm has the label that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no engine is called {label:?} in this result; it has {}", known.join(", "))]
 pub struct NoSuchArm {
@@ -16,8 +16,8 @@ pub struct NoSuchArm {
     pub known: Vec<String>,
 }
 
-/// The arm that others are compared with: `pytorch` if it has a good launch, otherwise
-/// `pytorch-f32`, otherwise the first arm that has one.
+/// The arm that others are compared with: `pytorch` where it has a good launch, else
+/// `pytorch-f32`, else the first arm that has one.
 pub fn baseline(record: &Record) -> Option<usize> {
     let good = |arm: &Arm| ok_launches(arm).next().is_some();
     let labelled = |label: &&str| record.arms.iter().position(|a| a.label == **label && good(a));
@@ -31,7 +31,7 @@ pub(super) fn find(record: &Record, label: &str) -> Result<usize, NoSuchArm> {
     })
 }
 
-/// Compares every other arm with the one at `baseline`, over all metrics that both have, except
+/// Compares every other arm with the one at `baseline`, over all metrics that both have, but for
 /// the spread of decode (a ratio of two spreads over a few launches says nothing) and the parts of
 /// another metric.
 pub(super) fn against(record: &Record, baseline: usize) -> Vec<Comparison> {

@@ -11,10 +11,10 @@ use crate::stats::Sample;
 /// A different argmax counts only where the reference's best logit leads by more than this many
 /// RMS errors: closer than that, rounding decides.
 const DECIDED: f64 = 4.0;
-/// Positions in the first and the last band, whose errors are also reported separately.
+/// Positions of a band whose error is told apart.
 const BAND: usize = 64;
 
-/// The comparison of one position.
+/// What one position contributes.
 #[derive(Debug, Clone, Copy)]
 pub struct Position {
     error: f64,
@@ -24,7 +24,7 @@ pub struct Position {
     kl: f64,
     same_top1: bool,
     overlap5: u32,
-    /// The reference's best logit minus its second best.
+    /// The reference's best logit less its second best.
     lead: f64,
     n: usize,
 }
@@ -166,7 +166,7 @@ pub fn compare(
     Ok(found)
 }
 
-/// A position where a logit is not finite.
+/// A position where a logit is no finite number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotFinite {
     pub position: usize,
@@ -177,11 +177,11 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(word).collect()
 }
 
-/// Up to this share of decided positions, another argmax still counts as rounding.
+/// Shares of decided positions with another argmax that are still rounding.
 const FLIPPED: f64 = 0.01;
 
-/// The limit for what an engine says that it computes in; docs/notebook/METHODOLOGY.md says
-/// how these were set.
+/// The limit for what an engine says that it computes in; docs/METHODOLOGY.md tells how these
+/// were set.
 pub fn limit_for(p: &Precision) -> Limit {
     let any = |name: &str| {
         [&p.compute, &p.kv].iter().any(|text| text.split('+').any(|part| part == name))
@@ -203,13 +203,13 @@ const BF16_NMSE: f64 = 1e-3;
 const F16_NMSE: f64 = 1e-5;
 const F32_NMSE: f64 = 1e-9;
 
-/// The NMSE that the limit applies to: the largest of those over all positions, the decoded ones
-/// and the last ones.
+/// The NMSE that is held against the limit: the largest of all positions, the decoded ones, and
+/// the last ones.
 pub fn worst(d: &Divergence) -> f64 {
     [Some(d.nmse), d.nmse_decoded, Some(d.nmse_late)].into_iter().flatten().fold(0.0, f64::max)
 }
 
-/// The verdict and, for a failure, its reason in words.
+/// The verdict and, where it is a failure, its reason in words.
 pub fn judge(d: &Divergence, limit: &Limit) -> (Verdict, Option<String>) {
     let worst = worst(d);
     let flips = f64::from(d.flipped) > FLIPPED * f64::from(d.decided);
@@ -222,7 +222,7 @@ pub fn judge(d: &Divergence, limit: &Limit) -> (Verdict, Option<String>) {
 /// An error that grows by more than this from the first positions to the last grows with distance.
 const GROWTH: f64 = 4.0;
 
-/// The place where the error begins shows its kind.
+/// Where the error begins says what kind it is.
 fn reason(d: &Divergence, limit: &Limit, worst: f64) -> String {
     let numbers = match worst > limit.nmse {
         true => format!("NMSE {worst:.1e}, limit {:.0e} for {}", limit.nmse, limit.of),

@@ -25,7 +25,7 @@ pub(super) enum Finding {
     },
     Resumed {
         times: usize,
-        /// When it was last resumed.
+        /// When it was last gone on with.
         last: String,
     },
     Failed {
@@ -48,7 +48,7 @@ pub(super) enum Finding {
         load: f64,
         threads: u32,
     },
-    /// By the rule that was set before the run.
+    /// By the rule stated before the run.
     Disturbed {
         launches: usize,
         of: usize,
@@ -107,7 +107,7 @@ pub(super) enum Finding {
     },
 }
 
-/// In how many launches something was seen, and the worst case.
+/// In how many launches something was seen, and the worst of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Seen {
     pub launches: usize,
@@ -115,7 +115,7 @@ pub(super) struct Seen {
     pub worst: f64,
 }
 
-/// Whether a warning reports a circumstance rather than a doubt about the numbers.
+/// Whether a warning tells a circumstance rather than a doubt about the numbers.
 pub fn is_information(code: &str) -> bool {
     matches!(code, "synthetic_weights" | "unequal_precision" | "tokens_differ")
 }
@@ -355,12 +355,12 @@ impl Seen {
 fn advice_on_failure(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::MissingDependency | FailureKind::SpawnFailed => {
-            "llm-bench engines check says what is missing, engines install gets it"
+            "llm-bench engines check tells what is missing, engines install gets it"
         }
         FailureKind::Unsupported => {
             "choose an engine that has it: the reason says what this one has"
         }
-        FailureKind::UnsupportedQuant => "llm-bench engines list says what each engine can read",
+        FailureKind::UnsupportedQuant => "llm-bench engines list tells what each engine can read",
         FailureKind::Oom => "use a smaller model or quantization, or free memory",
         FailureKind::BadModel => "llm-bench models inspect shows what the file holds",
         FailureKind::Timeout => "the engine hung or the deadline is too short for this machine",

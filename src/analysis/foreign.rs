@@ -1,5 +1,5 @@
-//! Result files to samples: llm-bench's own, llama-bench's and hyperfine's, recognized by
-//! their content. Only samples are used; means and deviations that a file states are ignored.
+//! Result files to samples: llm-bench's own, llama-bench's and hyperfine's, told apart by what is
+//! in them. Only samples are taken over; means and deviations that a file states are not.
 
 mod field;
 mod hyperfine;
@@ -22,8 +22,8 @@ const MAX_FILE: u64 = 256 << 20;
 /// The same for other tools' files, which hold a few kilobytes for each test.
 const MAX_FOREIGN: u64 = 16 << 20;
 
-/// Whether a measurement can give this: no seconds, bytes or rates are beyond these bounds, and
-/// ratios of such numbers would overflow.
+/// Whether a measurement can give this: beyond these bounds lie no seconds, bytes or rates, and
+/// ratios that no number can hold.
 fn measurable(x: f64) -> bool {
     (1e-15..=1e18).contains(&x)
 }
@@ -38,9 +38,9 @@ pub struct Source {
     pub facts: Vec<String>,
     /// The weights are random values of the right shapes.
     pub synthetic: bool,
-    /// Identifies the session, if the format has such a name.
+    /// Tells one session from another, where the format has such a name.
     pub session: Option<String>,
-    /// The program file that measured, if the format states it.
+    /// The program file that measured, where the format tells.
     pub executable: Option<String>,
     pub arms: Vec<SampledArm>,
     /// What a reader must know before trusting its numbers.
@@ -73,8 +73,8 @@ pub struct SampledArm {
     pub key: String,
     /// Short name, unique in its file, for `--pair`.
     pub label: String,
-    /// Model, quantization, prompt set: what it was measured on. Empty if the label
-    /// says it all.
+    /// Model, quantization, prompt set: what it was measured on. Empty where there is no more to
+    /// say than the label.
     pub on: String,
     pub identity: Identity,
     pub series: Vec<Series>,
@@ -122,7 +122,7 @@ pub fn read(path: &Path) -> Result<Source> {
     }
 }
 
-/// The keys that distinguish the formats.
+/// The keys by which formats are told apart.
 #[derive(Deserialize)]
 struct Head {
     schema: Option<IgnoredAny>,
@@ -133,7 +133,7 @@ struct Head {
 }
 
 fn recognise(bytes: &[u8]) -> Result<Format> {
-    // Parse the whole file first, so that a JSON error is reported as one, whatever the format.
+    // All of it, so that an error of JSON is told as one, whatever the format.
     for value in serde_json::Deserializer::from_slice(bytes).into_iter::<IgnoredAny>() {
         value.map_err(|e| not_json(bytes, &e))?;
     }

@@ -9,7 +9,7 @@ use super::verdict::{BadPair, Decision, Judged, Judgement, Pair, Rules, judge};
 use crate::metric::Metric;
 use crate::record::Warning;
 
-/// What to compare.
+/// What is to be compared.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
     /// `A_LABEL=B_LABEL`: arms that belong together although their labels do not say so.
@@ -40,7 +40,7 @@ pub struct Against<'a> {
     pub warnings: Vec<Warning>,
 }
 
-/// Why two arms are a pair.
+/// How two arms came to be a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
     /// The same engine, quantization and prompt set, or the same command.
@@ -62,7 +62,7 @@ pub struct ArmPair<'a> {
     pub judgement: Judgement,
     /// Series that decide and that only one side has: of the baseline, of the candidate.
     pub one_sided: [Vec<String>; 2],
-    /// No difference makes the numbers incomparable.
+    /// Nothing that differs makes the numbers another thing.
     pub comparable: bool,
 }
 
@@ -121,7 +121,7 @@ impl Compared<'_> {
 /// Compares every source after the first with the first.
 ///
 /// # Errors
-/// A requested pair names an arm that does not exist; a value cannot be judged.
+/// A wanted pair names an arm that is not there; a value cannot be judged.
 pub fn compare<'a>(
     baseline: &'a Source,
     candidates: &'a [Source],
@@ -191,7 +191,7 @@ fn partners<'a>(
         [baseline.arms.iter().collect(), candidate.arms.iter().collect()];
     let mut found = Vec::new();
     for (asked, used) in asked.iter().zip(used) {
-        // A label may contain the sign itself.
+        // A label may hold the sign itself.
         let split = asked.match_indices('=').find_map(|(at, _)| {
             let place = |free: &[&SampledArm], label: &str| {
                 free.iter().position(|arm| arm.label == label.trim())
@@ -242,7 +242,7 @@ fn pair<'a>(
         .filter(|a| shown(a))
         .filter_map(|a| Some((a, partner(a, candidate)?, name(a))))
         .collect();
-    // Deciding metrics come first, each kind in its own order.
+    // What decides stands first, each kind in its own order.
     both.sort_by_key(|(a, _, _)| !decides(a));
     let one_sided = [(baseline, candidate), (candidate, baseline)].map(|(arm, other)| {
         let alone = arm.series.iter().filter(|s| decides(s) && partner(s, other).is_none());
@@ -276,7 +276,7 @@ fn pair<'a>(
     let rows = rows.collect();
     let mut differences = differences(baseline, candidate);
     if how == How::Asked {
-        // Whoever pairs two engines by name knows that they differ.
+        // Who pairs two engines by name knows that they are two.
         differences.iter_mut().filter(|d| d.is_engine()).for_each(|d| d.severity = Severity::Warn);
     }
     let comparable = differences.iter().all(|d| d.severity != Severity::Refuse);
@@ -292,7 +292,7 @@ fn name(series: &Series) -> String {
     }
 }
 
-/// Between two engines, versions and settings always differ.
+/// Of two engines, versions and settings differ as a matter of course.
 fn differences(baseline: &SampledArm, candidate: &SampledArm) -> Vec<Difference> {
     let mut found = baseline.identity.differences(&candidate.identity);
     if found.iter().any(Difference::is_engine) {
@@ -301,23 +301,23 @@ fn differences(baseline: &SampledArm, candidate: &SampledArm) -> Vec<Difference>
     found
 }
 
-/// The warnings of both files, without repetitions; and whether both are the same session.
+/// The warnings of both files, those of one wording once; and whether they are one and the same.
 fn around(baseline: &Source, candidate: &Source) -> Vec<Warning> {
     let mut found: Vec<Warning> = Vec::new();
-    let warning = |code: &str, message: &str, advice: &str| Warning {
+    let told = |code: &str, message: &str, advice: &str| Warning {
         code: code.into(),
         arm: None,
         message: message.into(),
         advice: advice.into(),
     };
     if baseline.session.is_some() && baseline.session == candidate.session {
-        found.push(warning(
+        found.push(told(
             "one_session",
             "both files hold the same session",
             "compare with another session: launches that are on both sides are no replicates",
         ));
     } else if baseline.executable.is_some() && baseline.executable == candidate.executable {
-        found.push(warning(
+        found.push(told(
             "one_program",
             "one and the same program file measured both sides",
             "what differs is the moment and the machine, not the build",

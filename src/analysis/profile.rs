@@ -7,18 +7,18 @@ use crate::metric::{Better, Unit};
 use crate::record::{Arm, Launch, MetricSummary, Profile, PromptRun, Role};
 use crate::units::{BytesPerSecond, Seconds};
 
-/// The time that no stage claims.
+/// What no stage claims.
 pub const OTHER: &str = "other";
 
-/// Stages in the order of computation. `layers` is everything between embedding and head, for
-/// engines that cannot separate it. Other names follow alphabetically.
+/// Stages as tokens meet them; `layers` stands for what lies between embedding and head where an
+/// engine cannot tell it apart, and names that are not here come after, in the order of letters.
 pub const STAGES: [&str; 8] =
     ["embedding", "norm", "projections", "attention", "mlp", "layers", "head", "sampling"];
 
 /// The part of a generation that a time belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// From the start of the request until the first token; per prompt token.
+    /// From the request's begin until the first token; per prompt token.
     Prefill,
     /// From the first token until the last; per token after the first.
     Decode,
@@ -33,7 +33,7 @@ pub struct StageTime {
     pub mean: Seconds,
     /// Of the phase's whole time, 0 to 1.
     pub share: f64,
-    /// Weight bytes of the stage ÷ its time; decode only, if the engine reports the bytes.
+    /// Weight bytes of the stage ÷ its time; decode only, and where the engine tells the bytes.
     pub rate: Option<BytesPerSecond>,
 }
 
@@ -80,8 +80,7 @@ pub fn stage_metrics(arm: &Arm) -> Vec<(String, MetricSummary)> {
 }
 
 /// How much longer a decoded token took in the profiled generations than in the measured ones of
-/// the same launches, minus one; the geometric mean over prompts and launches.
-/// It shows the cost of the clocks, and luck.
+/// the same launches, less one; the geometric mean over prompts and launches. What the clocks cost, and luck.
 pub fn profiling_cost(arm: &Arm) -> Option<f64> {
     // Prompt by prompt: tokens of a long one take longer.
     let per_token = |launch: &Launch, id: &str, role: Role| {

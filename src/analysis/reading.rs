@@ -5,7 +5,7 @@ use crate::metric::Metric;
 use crate::record::{Arm, Comparison, Launch, Record};
 use crate::units::{Bytes, BytesPerSecond, Seconds, three_digits};
 
-/// The record's results in plain sentences, each of which can be quoted alone. Expects summaries
+/// What the record says, in plain sentences, each of which can be quoted alone. Expects summaries
 /// and comparisons to be filled; empty where no launch succeeded and none failed.
 pub fn reading(record: &Record) -> Vec<String> {
     let base = baseline_arm(record);

@@ -88,7 +88,7 @@ impl FromStr for Requirement {
     }
 }
 
-/// What the launches say about a requirement.
+/// What the launches say of a requirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -97,16 +97,16 @@ pub enum State {
     Inconclusive,
 }
 
-/// A requirement and its outcome.
+/// A requirement and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Checked {
-    /// As the user wrote it.
+    /// As it was given.
     pub requirement: String,
     pub metric: Metric,
     pub bound: f64,
     pub relation: Relation,
     pub state: State,
-    /// The ratio of the geometric means; absent if a side has no launch with the metric.
+    /// Of the geometric means; absent where a side has no launch with the metric.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
     /// Welch on logarithms: each end is the bound of a one-sided test at α. Absent under two
@@ -125,7 +125,7 @@ pub struct Checked {
     pub why: String,
 }
 
-/// Why a requirement does not apply to a record at all.
+/// Why a requirement cannot be asked of a record at all.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Unanswerable {
     #[error("{requirement}: nothing here is called {name:?}; there are: {}", known.join(", "))]

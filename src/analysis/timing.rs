@@ -37,11 +37,11 @@ pub struct LaunchTiming {
 }
 
 /// Whether the measured generations of a launch are in a steady state. The rule: for each prompt
-/// the gaps between tokens of its measured generations form one series; the median of the last
-/// third may differ by `DRIFT` from that of the first; over several prompts, the median counts.
+/// the gaps between tokens of its measured generations stand in a row; the median of their last
+/// third may differ by `DRIFT` from that of their first; of several prompts, the median counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Steady {
-    /// Last third over first third, minus one; absent where every prompt has fewer than 12 gaps.
+    /// Last third over first third, less one; absent where every prompt has fewer than 12 gaps.
     pub drift: Option<f64>,
     /// Lag-1 autocorrelation of the gaps, the median over prompts: near 0 where tokens are
     /// independent, near 1 where slow ones follow slow ones and an interval would be too narrow.
@@ -49,7 +49,7 @@ pub struct Steady {
 }
 
 impl Steady {
-    /// Absent if there are too few gaps.
+    /// Absent where there is too little to tell.
     pub fn reached(&self) -> Option<bool> {
         self.drift.map(|d| d.abs() <= DRIFT)
     }

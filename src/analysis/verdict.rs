@@ -34,11 +34,11 @@ pub enum Rule {
     /// One-sided Welch tests against the margin, on the log scale.
     #[default]
     Welch,
-    /// The point estimate is beyond the margin and the two-sided p is below alpha.
+    /// The point estimate lies beyond the margin and the two-sided p is below alpha.
     Point,
 }
 
-/// The rules of a verdict.
+/// What is asked of the numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
     /// As a share: 0.05 is 5 %. For every metric that `margins` does not name.
@@ -94,7 +94,7 @@ pub enum Decision {
     NotRegressed,
     /// Better by more than the margin.
     Improved,
-    /// The launches were not enough to decide.
+    /// The launches could not tell.
     Inconclusive,
 }
 
@@ -182,8 +182,8 @@ pub struct Judged {
     /// Of candidate − baseline on the raw scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hedges_g: Option<f64>,
-    /// Minimum detectable effect as a share: the smallest true change that a one-sided test of
-    /// these launches would detect four times in five.
+    /// Minimum detectable effect as a share: the least true change that a one-sided test of these
+    /// launches would see four times in five.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mde: Option<f64>,
     /// Launches on each side with which that effect would be the margin.
@@ -237,7 +237,7 @@ pub enum BadPair {
 ///
 /// # Errors
 /// A side without values; NaN, infinities, and values that are not above zero, with the metric's
-/// name; a margin below zero; an invalid alpha.
+/// name; a margin below zero; an alpha that is no level.
 pub fn judge(pairs: &[Pair<'_>], rules: &Rules) -> Result<Judgement, BadPair> {
     if !(rules.alpha > 0.0 && rules.alpha < 0.5) {
         return Err(BadPair::Alpha(rules.alpha));
@@ -280,7 +280,7 @@ fn measure(pair: &Pair<'_>, rules: &Rules) -> Result<Judged, BadPair> {
     };
     let p: Option<MarginP> = test.as_ref().and_then(|t| t.tests);
     let raw = welch(&cand, &base, 0.95).and_then(|w| w.test);
-    // A side with one launch is assumed to scatter like the other.
+    // A side with one launch is taken to scatter as the other does.
     let sds = [base_logs.sd(), cand_logs.sd()];
     let either = sds[0].or(sds[1]).unwrap_or(0.0);
     let sd = sds.map(|sd| sd.unwrap_or(either));
@@ -406,7 +406,7 @@ fn decide(judged: &mut Judged, rules: &Rules) {
 }
 
 /// Over the primary metrics: regressed if any is; inconclusive if any is, or if there is none;
-/// improved if any is; otherwise not regressed.
+/// improved if any is; else not regressed.
 fn overall(metrics: &[Judged]) -> (Decision, usize) {
     let primary: Vec<Decision> = metrics.iter().filter(|m| m.primary).map(|m| m.decision).collect();
     let any = |decision| primary.contains(&decision);

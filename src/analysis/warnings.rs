@@ -11,7 +11,7 @@ use crate::record::{Arm, FailureKind, Launch, Record, Status, Verdict, Warning, 
 
 /// Decode varies more than this between launches.
 const HIGH_CV: f64 = 0.10;
-/// Fewer launches than this give no useful interval.
+/// Fewer launches than this give no interval worth the name.
 const FEW_LAUNCHES: u32 = 3;
 /// Share of the processors that others used before a launch.
 const BUSY: f64 = 0.10;
@@ -74,7 +74,7 @@ fn of_the_run(record: &Record) -> Vec<Finding> {
     found.extend(
         seen(&launches, busy, |x| x > BUSY, f64::max).map(|seen| Finding::BusyMachine { seen }),
     );
-    // The load average includes our own launches: it counts only if nothing better is known.
+    // The load average remembers our own launches: it counts only where nothing better is known.
     if let Some(load) = record.host.load_average_1m
         && launches.iter().all(|l| l.environment.busy_before.is_none())
         && load > LOADED * f64::from(record.host.threads.max(1))

@@ -6,10 +6,10 @@ use serde_json::{Map, Value};
 
 use super::measurable;
 
-/// The most replicates that a file may hold.
+/// More replicates than this were not measured.
 const MOST_SAMPLES: usize = 1_000_000;
 
-/// An object of a file, and its place in the file.
+/// An object of a file, and where it stands.
 pub(super) struct Object<'a> {
     /// `a.json: entry 3`
     pub place: String,
@@ -24,7 +24,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Absent if the field is missing or null.
+    /// Absent where the field is not there or null.
     pub fn get(&self, name: &str) -> Option<&'a Value> {
         self.fields.get(name).filter(|v| !v.is_null())
     }
@@ -71,7 +71,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// The kind of a value, in words.
+/// What a value is, in words.
 fn kind(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),

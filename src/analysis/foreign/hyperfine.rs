@@ -84,7 +84,7 @@ fn arm(result: &Object<'_>) -> Result<SampledArm> {
     })
 }
 
-/// Failed runs that hyperfine was asked to count.
+/// Runs that hyperfine was told to count although they failed.
 fn failures(result: &Object<'_>, label: &str) -> Option<Warning> {
     let codes = result.get("exit_codes")?.as_array()?;
     let failed = codes.iter().filter(|code| code.as_i64() != Some(0)).count();

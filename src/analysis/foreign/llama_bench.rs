@@ -1,7 +1,7 @@
 //! llama-bench's `-o json` and `-o jsonl`: one arm for each model and setting, one series for each
-//! test (pp512, tg128, pp512+tg128, each perhaps at a depth). A test that appears once in the file
-//! gives its repetitions, which share a process; one that appears more often (several runs appended
-//! to one file) gives one value for each run.
+//! test (pp512, tg128, pp512+tg128, each perhaps at a depth). A test that stands in the file once
+//! gives its repetitions, which share a process; one that stands there more often (several runs
+//! appended to one file) gives one value for each run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::analysis::identity::{Identity, Severity, scalar};
 use crate::metric::Metric;
 use crate::record::Warning;
 
-/// Fields that are measured, or say where and when: not settings.
+/// What is measured, or says where and when: no setting.
 const NOT_SETTINGS: [&str; 19] = [
     "build_commit",
     "build_number",
@@ -265,7 +265,7 @@ fn series(group: &[&Entry], in_one_process: &mut bool) -> Vec<Series> {
     tests.into_iter().map(one).collect()
 }
 
-/// `llama.cpp`, and what distinguishes it from the other arms of its file.
+/// `llama.cpp`, and what tells it from the other arms of its file.
 fn label(entry: &Entry, all: &[&Entry]) -> String {
     let mut parts = vec!["llama.cpp".to_string()];
     if all.iter().any(|other| other.build != entry.build) {

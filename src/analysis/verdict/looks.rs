@@ -1,4 +1,4 @@
-//! Ending a comparison early, or extending it once, without spending more than alpha.
+//! Ending a comparison early, or going on once, without spending more than alpha.
 
 use crate::stats;
 
@@ -12,8 +12,8 @@ pub enum Look {
     First,
     /// The look after the extension.
     Second,
-    /// Launches continue until [`precision_reached`], up to a fixed number, with one decision at
-    /// the end. That looks at the spread alone, but ends more often where the spread happens to be
+    /// Launches go on until [`precision_reached`], up to a fixed number, with one decision at the
+    /// end. That looks at the spread alone, but ends more often where the spread happens to look
     /// small: at all of alpha, "regressed" would be said at a change equal to the margin in up to
     /// 6.6 % of runs instead of 5 % (from three launches on; 6.1 % from five).
     Precise,
@@ -23,8 +23,8 @@ impl Look {
     /// The level of each test at this look, so that a run spends at most `alpha` in all: Pocock
     /// (1977) for two looks, .0294 of .05; the same for a run that ends once it is precise, which
     /// then spends at most .043 (by simulation, from three launches on; .038 from five). Precision
-    /// and an extension together spend more, so only one is allowed. Half of `alpha`
-    /// where Pocock's level does not exist.
+    /// and an extension together spend more: one or the other. Half of `alpha` where Pocock's level
+    /// does not exist.
     pub fn alpha(self, alpha: f64) -> f64 {
         match self {
             Look::Only => alpha,
