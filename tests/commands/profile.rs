@@ -1,14 +1,12 @@
 //! `--profile` and `--timing` on real launches of the tiny model: parts of memory and of time add
 //! up, measured generations are left alone, and `report` shows the same again.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 
+use crate::support::{done, first_launch, only_record, output};
 use llm_bench::analysis::{Phase, stages};
 use llm_bench::metric::{Metric, Rank};
 use llm_bench::record::{Part, Record, Role};
-use support::{done, first_launch, only_record, output};
 
 const RUN: [&str; 10] =
     ["run", "--model", "tiny", "--engine", "candle,candle-stock", "-r", "1", "-p", "40", "-n"];

@@ -2,17 +2,15 @@
 //! shrinks while it is used. What was measured stays, nothing half-written stays, and no process
 //! is left behind.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use llm_bench::record::{FailureKind, Record, Status};
-use rustix::process::Signal;
-use support::{
-    done, files, limited, only_record, output, records, repository, running, stop, text,
+use crate::support::{
+    self, done, files, limited, only_record, output, records, repository, running, stop, text,
     wait_until, with_fakes,
 };
+use llm_bench::record::{FailureKind, Record, Status};
+use rustix::process::Signal;
 
 fn start(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()

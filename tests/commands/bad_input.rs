@@ -1,14 +1,12 @@
 //! What a user, a disk or another program can give that is wrong, through the real command and
 //! under a limit of memory: one clear error, exit code 2, no panic, nothing half-written.
 
-mod support;
-
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::support::{self, PROGRAM, done, limited, only_record, repository, text};
 use llm_bench::record::Record;
-use support::{PROGRAM, done, limited, only_record, repository, text};
 
 /// The program with at most 3 GB of address space.
 fn llm_bench(dir: &Path, args: &[&str]) -> Command {

@@ -1,15 +1,13 @@
 //! `generate --interactive` under a real pseudo-terminal: keys go in, the screen that a user
 //! would see comes out.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::num::NonZero;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
+use crate::support::{PROGRAM, repository};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
-use support::{PROGRAM, repository};
 
 /// Silence after which a chat is taken to be stuck: the test then fails with its screen, instead
 /// of standing still for ever. No speed is judged by it.

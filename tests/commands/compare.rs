@@ -1,12 +1,8 @@
 //! `compare` as a user types it: result files of three tools, real ones and ones made from them,
 //! what it says of each, its exit codes, and how it refuses.
 
-#[path = "compare/bench.rs"]
 mod bench;
-#[path = "compare/refusals.rs"]
 mod refusals;
-mod support;
-
 use serde_json::{Value, json};
 
 use bench::*;

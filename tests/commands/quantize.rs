@@ -1,16 +1,14 @@
 //! `models quantize` as a user types it: what it writes, how it refuses, what it leaves behind,
 //! how much memory it takes.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
+use crate::support::{self, done, files, llm_bench, output, repository, stop, text, wait_until};
 use llm_bench::model::arch::ArchSpec;
 use llm_bench::model::quant::Quant;
 use llm_bench::model::synth::synthesize;
 use rustix::process::Signal;
-use support::{done, files, llm_bench, output, repository, stop, text, wait_until};
 
 /// Refused with an error that names all of `words`.
 fn refused(dir: &Path, args: &[&str], words: &[&str]) {

@@ -1,17 +1,15 @@
 //! Engines that are killed, hang, are missing or lie, over the real protocol and through the
 //! real command: each becomes a failed launch with its reason, and the other engines go on.
 
-mod support;
-
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 
+use crate::support::{
+    done, first_launch, only_record, running, stop, text, wait_for_launches, wait_until, with_fakes,
+};
 use llm_bench::metric::Metric;
 use llm_bench::record::{FailureKind, Record, Role, Status, Verdict};
 use rustix::process::Signal;
-use support::{
-    done, first_launch, only_record, running, stop, text, wait_for_launches, wait_until, with_fakes,
-};
 
 /// Runs engines on the tiny model and returns the record that was written.
 fn run(engines: &str, extra: &[&str]) -> (Record, Output) {

@@ -1,14 +1,14 @@
 //! `gate` through the real command, on the shipped tiny model: every verdict and every refusal
 //! with its exit code.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::support::{
+    self, PROGRAM, done, edit_json, records, send, text, wait_for_launches, with_fakes,
+};
 use llm_bench::record::{Record, Status};
 use rustix::process::Signal;
-use support::{PROGRAM, done, edit_json, records, send, text, wait_for_launches, with_fakes};
 
 /// Exit code, stdout, stderr of `gate`.
 fn gate(dir: &Path, args: &[&str]) -> (Option<i32>, String, String) {

@@ -1,11 +1,9 @@
 //! `llm-bench.toml` and `--print-config`: what a file sets, what the command line overrides, and
 //! how a wrong file is refused with its line.
 
-mod support;
-
 use std::process::{Command, Output};
 
-use support::{PROGRAM, output, text};
+use crate::support::{self, PROGRAM, output, text};
 
 fn stdout(out: &Output) -> String {
     text(&out.stdout)

@@ -1,16 +1,14 @@
 //! scripts/ci/*.sh as a job runs them: the gate with its exit code, and the comment that is updated
 //! in place, against a server that stands for GitHub's.
 
-mod support;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
+use crate::support::{PROGRAM, files, repository, text};
 use serde_json::{Value, json};
-use support::{PROGRAM, files, repository, text};
 
 const TOKEN: &str = "ghs_thisIsSecret1234567890";
 

@@ -1,17 +1,15 @@
 //! `run --resume` through the real command: an interrupted run is completed, and what would make
 //! the new launches differ from the old ones is refused.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
+use crate::support::{
+    self, done, edit_json, launches, only_record, send, stop, text, wait_for_launches, with_fakes,
+};
 use llm_bench::metric::Metric;
 use llm_bench::record::{Record, Status};
 use rustix::process::Signal;
-use support::{
-    done, edit_json, launches, only_record, send, stop, text, wait_for_launches, with_fakes,
-};
 
 /// Eight launches of two engines, one of them slow enough to be caught in the middle.
 const RUN: [&str; 15] = [

@@ -1,12 +1,10 @@
 //! The commands as a user types them, on the tiny model: what they print, which files they
 //! write, and how they refuse.
 
-mod support;
-
 use std::process::Output;
 
+use crate::support::{self, done, files, only_record, output, text};
 use serde_json::Value;
-use support::{done, files, only_record, output, text};
 
 /// Refused with an error that names all of `words`.
 fn refused(args: &[&str], words: &[&str]) {

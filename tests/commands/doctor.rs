@@ -1,10 +1,8 @@
 //! `doctor` as a user types it, on whatever machine runs the tests.
 
-mod support;
-
 use std::process::Output;
 
-use support::{done, text};
+use crate::support::{self, done, text};
 
 fn doctor(args: &[&str]) -> Output {
     let dir = tempfile::tempdir().unwrap();

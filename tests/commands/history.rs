@@ -1,14 +1,12 @@
 //! `history` as a user types it: what goes in comes out, lines of different machines stay apart,
 //! and nothing that happens to the process, the disk or the file destroys what was there.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::support::{PROGRAM, done, files, limited, llm_bench, refused, text};
 use llm_bench::metric::Metric;
 use serde_json::{Value, json};
-use support::{PROGRAM, done, files, limited, llm_bench, refused, text};
 
 fn history(dir: &Path, args: &[&str]) -> Output {
     llm_bench(dir, &[&["history", "--db", "h.sqlite"], args].concat()).output().unwrap()
@@ -588,7 +586,7 @@ fn a_read_only_folder_can_be_read_and_a_write_there_is_refused() {
 }
 
 /// The time that `plot` and `changes` take over a million rows. Run it by hand, in a release
-/// build: `cargo test --release --test history a_million -- --ignored --nocapture`.
+/// build: `cargo test --release --test commands a_million -- --ignored --nocapture`.
 #[test]
 #[ignore = "makes a large file"]
 fn a_million_rows_are_made_and_timed() {

@@ -3,14 +3,12 @@
 //! build that failed or was stopped. The engine here is a shell script around the fake one, and
 //! its build a shell script too; scripts/test builds the real one.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::support::{self, files, only_record, stop, text, wait_until};
 use llm_bench::record::{Record, Status};
 use rustix::process::Signal;
-use support::{files, only_record, stop, text, wait_until};
 
 /// A folder with an engine whose build counts itself in `built`.
 struct Folder(tempfile::TempDir);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::bench::*;
+use super::bench::*;
 
 #[test]
 fn a_newer_schema_and_foreign_files_are_refused_by_name() {

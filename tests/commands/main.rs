@@ -1,0 +1,21 @@
+//! The commands as a user types them: what they print, which files they write, what they leave
+//! behind when they are stopped, and how they refuse. One binary for all of them: each links candle.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod chat_terminal;
+mod ci_scripts;
+mod cli;
+mod compare;
+mod config;
+mod doctor;
+mod fake_engine;
+mod gate;
+mod history;
+mod native_engine;
+mod profile;
+mod quantize;
+mod resume;
+mod stopped;
