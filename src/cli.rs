@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::Device;
-use crate::measure::page_cache::PageCache;
 use crate::metric::Metric;
 use crate::model::locate::WeightsPolicy;
+use crate::plan::{Target, Workload};
 use crate::report::pivot::Key;
 
 /// Measure local LLM token generation: candle, PyTorch and others on the same GGUF file.
@@ -77,55 +77,16 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// A name from `models list`, or a GGUF file
-    #[arg(short, long, default_value = "llama3-1b", value_name = "NAME|FILE")]
-    pub model: String,
-    /// Quantization; a comma list measures one after the other [default: Q4_0]
-    #[arg(long, value_delimiter = ',', value_name = "Q")]
-    pub quant: Vec<String>,
+    #[command(flatten)]
+    pub target: Target,
     /// Engines, comma separated [default: candle,candle-stock,pytorch,pytorch-f32]
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub engine: Vec<String>,
-    /// Prompt set: a name (quick, standard, tiny) or a TOML file [default: quick]
-    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["prompt_len", "gen_len", "depth"])]
-    pub prompts: Option<String>,
-    /// Fixed shapes instead of a prompt set: prompt lengths in tokens
-    #[arg(short, long, value_delimiter = ',', value_name = "N")]
-    pub prompt_len: Vec<u32>,
-    /// Fixed shapes: tokens to generate [default: 64 with -p]
-    #[arg(short = 'n', long, value_delimiter = ',', value_name = "N")]
-    pub gen_len: Vec<u32>,
-    /// Fixed shapes: positions that the context holds before the prompt, filled unmeasured
-    /// [default: 0]
-    #[arg(short, long, value_delimiter = ',', value_name = "N")]
-    pub depth: Vec<u32>,
+    #[command(flatten)]
+    pub workload: Workload,
     /// Launches of each engine: fresh processes, the unit of every statistic
     #[arg(short = 'r', long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub launches: u32,
-    /// Threads of every engine [default: the processors that this process may use]
-    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub threads: Option<u32>,
-    /// Unmeasured generations of each prompt before the measured ones
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=100))]
-    pub warmup: u32,
-    /// Measured generations of each prompt in a launch
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub iterations: u32,
-    /// Pause before each launch, in seconds
-    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
-    pub delay: f64,
-    /// Seed of the order of launches and of fixed shapes
-    #[arg(long, default_value_t = 42)]
-    pub seed: u64,
-    /// Where the model runs
-    #[arg(long, default_value_t = Device::Cpu, value_name = "cpu|cuda[:N]|metal")]
-    pub device: Device,
-    /// State of the page cache before each launch
-    #[arg(long, value_enum, default_value_t = PageCache::Warm)]
-    pub page_cache: PageCache,
-    /// Where weights come from; auto takes the hub, or synthetic ones where it cannot be reached
-    #[arg(long, default_value_t = WeightsPolicy::Auto, value_name = "auto|hub|file|synthetic")]
-    pub weights: WeightsPolicy,
     /// Never install an engine's dependencies
     #[arg(long)]
     pub no_install: bool,
@@ -159,24 +120,17 @@ pub struct RunArgs {
     /// Folder of the result files
     #[arg(long, default_value = "results", value_name = "DIR")]
     pub output_dir: PathBuf,
-    /// Go on with an interrupted run: makes the launches that this result file lacks, with the
-    /// settings that it states
-    #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "model", "quant", "engine", "prompts", "prompt_len", "gen_len", "depth", "launches",
-        "threads", "warmup", "iterations", "delay", "seed", "device", "page_cache", "weights", "timeout",
-        "pytorch_no_compile", "pytorch_no_half", "output_dir",
-    ])]
+    /// Resume an interrupted run: make the launches that this result file lacks, with the settings
+    /// that it states
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "workload", "engine", "launches",
+        "timeout", "profile", "pytorch_no_compile", "pytorch_no_half", "output_dir"])]
     pub resume: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// A name from `models list`, or a GGUF file
-    #[arg(short, long, default_value = "llama3-1b", value_name = "NAME|FILE")]
-    pub model: String,
-    /// Quantization; a comma list verifies one after the other [default: the model's own]
-    #[arg(long, value_delimiter = ',', value_name = "Q")]
-    pub quant: Vec<String>,
+    #[command(flatten)]
+    pub target: Target,
     /// Engines, comma separated [default: all]
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub engine: Vec<String>,
@@ -189,12 +143,6 @@ pub struct VerifyArgs {
     /// How many of them, the last ones, are computed one by one as in decoding
     #[arg(long, default_value_t = 64)]
     pub decode: u32,
-    /// Threads of every engine [default: the processors that this process may use]
-    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub threads: Option<u32>,
-    /// Where weights come from
-    #[arg(long, default_value_t = WeightsPolicy::Auto, value_name = "auto|hub|file|synthetic")]
-    pub weights: WeightsPolicy,
     /// Never install an engine's dependencies
     #[arg(long)]
     pub no_install: bool,

@@ -3,11 +3,11 @@
 //! The map, in the order in which data flows:
 //!
 //! ```text
-//! workload, model ──> measure::plan ──> engine process ──> measure::launch ──> record
-//!                                       (worker: the Rust      raw samples        │
-//!                                        ones, over protocol)                     v
-//!                                                       analysis (on stats) ──> report
-//!                                                       history (records over commits)
+//! cli ──> plan ──> session ──> engine process ──> measure::launch ──> record
+//!         (Spec,   (prepare,   (worker: the Rust      raw samples       │
+//!          points,  measure,    ones, over protocol)                    v
+//!          order)   keep, finish)                     analysis (on stats) ──> report
+//!                                                     history (records over commits)
 //! ```
 //!
 //! Beside it: `device`, `metric` and `interrupt` below everything, `cli` and `cmd` on top. What
@@ -22,13 +22,17 @@ pub mod cli;
 pub mod cmd;
 pub mod device;
 pub mod engine;
+pub mod gate;
 pub mod history;
 pub mod interrupt;
 pub mod measure;
 pub mod metric;
 pub mod model;
+pub mod plan;
+pub mod progress;
 pub mod record;
 pub mod report;
+pub mod session;
 pub mod workload;
 
 pub use llm_bench_candle_engine as worker;

@@ -55,7 +55,7 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
     }
     interrupt::install();
     match &cli.command {
-        Command::Run(args) => cmd::run::run(args)?,
+        Command::Run(args) => drop(cmd::run::run(args)?),
         Command::Generate(args) => cmd::generate::run(args)?,
         Command::Verify(args) if !cmd::verify::run(args)? => return Ok(NOT_COMPARABLE.into()),
         Command::Verify(_) => {}

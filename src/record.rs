@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::Device;
 use crate::metric::{Better, Metric, Values};
 pub use crate::protocol::{MemoryBook, Precision, Profile};
 pub use disk::write_atomically;
@@ -182,9 +183,9 @@ pub struct Point {
     /// Recipe of the file, such as `Q4_0`.
     pub quant: String,
     pub engine: String,
-    /// Where the model ran: `cpu`, `cuda:0`.
+    /// Where the model ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
+    pub device: Option<Device>,
     /// Threads that the engine was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,

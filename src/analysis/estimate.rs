@@ -23,13 +23,12 @@ pub fn launch_time(
     threads: u32,
     requests: Requests<'_>,
 ) -> Option<Seconds> {
-    let fits = |r: &&Record| {
-        let with = r.run.config.get("threads").and_then(|t| t.as_u64());
-        r.model.sha256 == sha256 && with == Some(u64::from(threads))
+    let newest_first = records.iter().rev().flat_map(|r| r.arms.iter().map(move |arm| (r, arm)));
+    let fits = |(r, arm): &(&Record, &Arm)| {
+        let file = r.model_of(arm).sha256 == sha256;
+        file && arm.engine == engine && arm.point.threads == Some(threads)
     };
-    let newest_first = records.iter().rev().filter(fits);
-    let arms: Vec<&Arm> =
-        newest_first.flat_map(|r| &r.arms).filter(|a| a.engine == engine).collect();
+    let arms: Vec<&Arm> = newest_first.filter(fits).map(|(_, arm)| arm).collect();
     let rates = arms.iter().find_map(|arm| {
         let median = |metric: Metric| {
             let values: Vec<f64> =

@@ -6,8 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::rules::RulesArgs;
 use crate::analysis::requirement::Requirement;
-use crate::measure::page_cache::PageCache;
-use crate::model::locate::WeightsPolicy;
+use crate::plan::{Target, Workload};
 
 /// The most launches of each side that a plan may have.
 const MOST: i64 = 1000;
@@ -31,8 +30,7 @@ pub struct GateArgs {
     pub baseline_rev: Option<String>,
     /// The baseline is this result file: measured on this machine, with these settings
     #[arg(long, value_name = "FILE", help_heading = "Baseline",
-        conflicts_with_all = ["self_check", "resume", "model", "quant", "prompts", "prompt_len",
-            "gen_len", "depth", "threads", "warmup", "iterations", "page_cache", "weights"])]
+        conflicts_with_all = ["self_check", "resume", "target", "workload"])]
     pub baseline: Option<PathBuf>,
     /// One engine must stay a number of times ahead of another, measured here and now; a comma
     /// list, or repeated
@@ -81,59 +79,13 @@ pub struct GateArgs {
         value_parser = clap::value_parser!(u32).range(2..=MOST))]
     pub extend: Option<u32>,
 
-    /// A name from `models list`, or a GGUF file
-    #[arg(
-        short,
-        long,
-        default_value = "llama3-1b",
-        value_name = "NAME|FILE",
-        help_heading = "Workload"
-    )]
-    pub model: String,
-    /// Quantization [default: Q4_0]
-    #[arg(long, value_name = "Q", help_heading = "Workload")]
-    pub quant: Option<String>,
+    #[command(flatten, next_help_heading = "Workload")]
+    pub target: Target,
     /// The engine [default: candle]
     #[arg(long, value_name = "NAME", help_heading = "Workload", conflicts_with = "require")]
     pub engine: Option<String>,
-    /// Prompt set: a name (quick, standard, tiny) or a TOML file [default: quick]
-    #[arg(long, value_name = "NAME|FILE", help_heading = "Workload",
-        conflicts_with_all = ["prompt_len", "gen_len", "depth"])]
-    pub prompts: Option<String>,
-    /// Fixed shapes instead of a prompt set: prompt lengths in tokens
-    #[arg(short, long, value_delimiter = ',', value_name = "N", help_heading = "Workload")]
-    pub prompt_len: Vec<u32>,
-    /// Fixed shapes: tokens to generate [default: 64 with -p]
-    #[arg(short = 'n', long, value_delimiter = ',', value_name = "N", help_heading = "Workload")]
-    pub gen_len: Vec<u32>,
-    /// Fixed shapes: positions that the context holds before the prompt [default: 0]
-    #[arg(short, long, value_delimiter = ',', value_name = "N", help_heading = "Workload")]
-    pub depth: Vec<u32>,
-    /// Threads of every engine [default: the processors that this process may use]
-    #[arg(short, long, help_heading = "Workload",
-        value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub threads: Option<u32>,
-    /// Unmeasured generations of each prompt before the measured ones
-    #[arg(long, default_value_t = 1, help_heading = "Workload",
-        value_parser = clap::value_parser!(u32).range(0..=100))]
-    pub warmup: u32,
-    /// Measured generations of each prompt in a launch
-    #[arg(long, default_value_t = 1, help_heading = "Workload",
-        value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub iterations: u32,
-    /// Pause before each launch, in seconds
-    #[arg(long, default_value_t = 0.0, value_name = "SECONDS", help_heading = "Workload")]
-    pub delay: f64,
-    /// Seed of the order of launches and of fixed shapes
-    #[arg(long, default_value_t = 42, help_heading = "Workload")]
-    pub seed: u64,
-    /// State of the page cache before each launch
-    #[arg(long, value_enum, default_value_t = PageCache::Warm, help_heading = "Workload")]
-    pub page_cache: PageCache,
-    /// Where weights come from; auto takes the hub, or synthetic ones where it cannot be reached
-    #[arg(long, default_value_t = WeightsPolicy::Auto, value_name = "auto|hub|file|synthetic",
-        help_heading = "Workload")]
-    pub weights: WeightsPolicy,
+    #[command(flatten, next_help_heading = "Workload")]
+    pub workload: Workload,
     /// Never install an engine's dependencies, never build a revision
     #[arg(long, help_heading = "Workload")]
     pub no_install: bool,
@@ -160,12 +112,10 @@ pub struct GateArgs {
     /// Folder of the result file
     #[arg(long, default_value = "results", value_name = "DIR", help_heading = "Output")]
     pub output_dir: PathBuf,
-    /// Go on with an interrupted gate of two builds, with the settings that its file states
+    /// Resume an interrupted gate of two builds, with the settings that its file states
     #[arg(long, value_name = "FILE", help_heading = "Output",
-        conflicts_with_all = ["model", "quant", "engine", "prompts", "prompt_len", "gen_len",
-            "depth", "launches", "max_launches", "extend", "threads", "warmup", "iterations",
-            "delay", "seed", "page_cache", "weights", "timeout", "output_dir", "margin", "alpha",
-            "rule", "primary", "slow_candidate"])]
+        conflicts_with_all = ["target", "workload", "engine", "launches", "max_launches", "extend",
+            "timeout", "output_dir", "margin", "alpha", "rule", "primary", "slow_candidate"])]
     pub resume: Option<PathBuf>,
 
     /// Check the gate itself: this program against itself, and against itself slowed down

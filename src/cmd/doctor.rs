@@ -4,7 +4,6 @@ use std::io::{Write, stdout};
 
 use anyhow::{Result, bail};
 
-use super::progress::say;
 use super::report::format_of;
 use crate::cli::{DoctorArgs, Output};
 use crate::engine::provision::{Provisioner, Python, find_python};
@@ -15,6 +14,7 @@ use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
 use crate::model::registry::Registry;
 use crate::model::synth;
+use crate::progress::say;
 use crate::report::Style;
 use crate::report::of::doctor::render;
 

@@ -4,8 +4,6 @@ use std::io::{Write, stdout};
 
 use anyhow::{Result, bail};
 
-use super::models::find_model;
-use super::progress::say;
 use crate::cli::EnginesCommand;
 use crate::device::Device;
 use crate::engine::provision::Provisioner;
@@ -13,7 +11,9 @@ use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Registry};
 use crate::model::cache::CacheDir;
 use crate::model::golden;
 use crate::model::locate::WeightsPolicy;
+use crate::progress::say;
 use crate::protocol::{Context, Feature, Generate, Load};
+use crate::session::find::find_model;
 
 pub fn run(command: &EnginesCommand) -> Result<()> {
     let registry = Registry::load()?;

@@ -13,12 +13,12 @@ use anyhow::{Context, Result, bail};
 use self::figures::{Figures, Live};
 use self::session::{Ask, End, Session};
 use self::terminal::TextOut;
-use super::models::{DEFAULT_SEED, Found, find_model};
-use super::progress::say;
 use crate::cli::GenerateArgs;
 use crate::engine::Registry;
 use crate::model::tokenizer::Tokenizer;
+use crate::progress::say;
 use crate::protocol::Sampling;
+use crate::session::find::{DEFAULT_SEED, Found, find_model};
 
 /// Tokens of a completion where the user does not say.
 const GEN_LEN: u32 = 128;

@@ -7,7 +7,6 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
-use super::progress::say;
 use super::report::format_of;
 use crate::cli::history::{
     AddArgs, ChangesArgs, ExportArgs, HistoryArgs, HistoryCommand, HtmlArgs, ImportArgs, ListArgs,
@@ -16,6 +15,7 @@ use crate::cli::history::{
 use crate::history::{self, Added, Course, Filter, Form, Session, Store};
 use crate::interrupt;
 use crate::metric::{Metric, Rank};
+use crate::progress::say;
 use crate::record::{Record, write_atomically};
 use crate::report::Style;
 use crate::report::of::history as text;

@@ -1,22 +1,21 @@
-//! `models`: list, pull, synth, quantize, inspect, tokenize; and finding the model of any command.
+//! `models`: list, pull, synth, quantize, inspect, tokenize.
 
 use std::io::{Read, Write, stdout};
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::progress::{ByteProgress, say};
 use crate::cli::{ModelArgs, ModelsCommand, QuantizeArgs, SynthArgs};
 use crate::model::cache::CacheDir;
 use crate::model::gguf::GgufFile;
 use crate::model::hub::{Hub, HubConfig};
-use crate::model::locate::{Located, Sources, WeightsPolicy, is_path, locate, synthetic_path};
+use crate::model::locate::{WeightsPolicy, is_path, synthetic_path};
 use crate::model::quant::Quant;
 use crate::model::quantize::{self, Target};
-use crate::model::registry::{ModelEntry, Registry};
+use crate::model::registry::Registry;
 use crate::model::synth;
 use crate::model::tokenizer::Tokenizer;
-use crate::record;
+use crate::progress::{ByteProgress, say};
+use crate::session::find::{DEFAULT_SEED, find_file, make};
 use crate::units::Bytes;
 
 pub fn run(command: &ModelsCommand) -> Result<()> {
@@ -30,85 +29,6 @@ pub fn run(command: &ModelsCommand) -> Result<()> {
             tokenize(model, quant.as_deref(), text.as_deref())
         }
     }
-}
-
-/// A model file that was found, opened and checked.
-pub struct Found {
-    pub path: PathBuf,
-    pub file: GgufFile,
-    pub model: record::Model,
-}
-
-impl Found {
-    pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Ok(Tokenizer::from_gguf(&self.file)?)
-    }
-}
-
-/// Finds or makes the file that the arguments mean, and reads what it is.
-pub fn find_model(
-    spec: &str,
-    quant: Option<Quant>,
-    policy: WeightsPolicy,
-    seed: u64,
-) -> Result<Found> {
-    let cache = CacheDir::from_env();
-    let located = find_file(spec, quant, policy, &cache, seed)?;
-    if let Some(notice) = &located.notice {
-        say(&format!("note: {notice}"));
-    }
-    let file = GgufFile::open(&located.path)?;
-    let model = located.record(&file, &cache)?;
-    Ok(Found { path: located.path, file, model })
-}
-
-fn find_file(
-    spec: &str,
-    quant: Option<Quant>,
-    policy: WeightsPolicy,
-    cache: &CacheDir,
-    seed: u64,
-) -> Result<Located> {
-    let registry = Registry::embedded()?;
-    let hub = Hub::new(HubConfig::from_env())?;
-    let mut download: Option<ByteProgress> = None;
-    let located = locate(
-        spec,
-        quant,
-        policy,
-        Sources {
-            registry: &registry,
-            hub: &hub,
-            cache,
-            progress: &mut |p| {
-                let bar = download
-                    .get_or_insert_with(|| ByteProgress::new(&format!("downloading {}", p.file)));
-                bar.set(p.done, p.total);
-                if crate::interrupt::requested() {
-                    say("stopped; the same command goes on where it was");
-                    std::process::exit(2);
-                }
-            },
-            synthesize: &mut |entry, quant, out| make(entry, quant, seed, out),
-        },
-    )?;
-    if let Some(bar) = download {
-        let size = located.path.metadata().map_or(0, |m| m.len());
-        bar.done(Bytes(size));
-    }
-    Ok(located)
-}
-
-/// Makes a synthetic file, with progress.
-fn make(entry: &ModelEntry, quant: Quant, seed: u64, out: &Path) -> Result<()> {
-    let arch = entry.arch.as_ref().with_context(|| {
-        format!("{} ships as a file; there is nothing to synthesize", entry.name)
-    })?;
-    let size = synth::file_size(arch, quant)?;
-    let mut bar = ByteProgress::new(&format!("making synthetic {} {quant}", entry.name));
-    synth::synthesize(arch, quant, seed, out, 0, &mut |done, total| bar.set(done, total))?;
-    bar.done(size);
-    Ok(())
 }
 
 fn list() -> Result<()> {
@@ -216,9 +136,6 @@ fn quantize(args: &QuantizeArgs) -> Result<()> {
     }
     Ok(())
 }
-
-/// The seed of the synthetic files in the cache.
-pub const DEFAULT_SEED: u64 = 42;
 
 fn inspect(spec: &str, quant: Option<&str>, json: bool) -> Result<()> {
     let quant = quant.map(str::parse).transpose()?;

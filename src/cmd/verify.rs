@@ -1,53 +1,23 @@
-//! `verify`: does each engine compute the function that the file describes? And the same check
-//! inside `run`, where a verdict is remembered until file, engine or machine change.
+//! `verify`: does each engine compute the function that the file describes?
 
-use std::fs::File;
-use std::io::{BufReader, Write, stdout};
-use std::path::{Path, PathBuf};
+use std::io::{Write, stdout};
 
-use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
+use anyhow::Result;
 
-use super::models::{DEFAULT_SEED, Found, find_model};
-use super::progress::say;
-use crate::analysis::divergence::{self, judge, limit_for, worst};
 use crate::cli::VerifyArgs;
-use crate::device::Device;
-use crate::engine::provision::{Installed, Provisioner};
-use crate::engine::registry::KnownDifference;
-use crate::engine::{Deadlines, EngineSpec, Failure, Registry};
-use crate::interrupt;
-use crate::measure::verify::{Answer, Question, ask};
-use crate::measure::{host, launch};
+use crate::engine::provision::Provisioner;
+use crate::engine::{Deadlines, EngineSpec, Registry};
+use crate::measure::host;
 use crate::model::cache::CacheDir;
-use crate::model::quant::Quant;
-use crate::record::{FreeRunning, Limit, Verdict, Verification};
+use crate::plan::grid::Cell;
+use crate::progress::say;
+use crate::record::{Verdict, Verification};
 use crate::report::{Style, of::verify as report};
-use crate::workload::fixed_text;
-
-/// The reference, where PyTorch is installed and the widened weights fit into memory.
-const REFERENCE: &str = "pytorch-f32";
-/// The reference without it; it is itself compared with the other wherever both run.
-const REFERENCE_WITHOUT_PYTHON: &str = "candle-f32";
-/// Positions of the check inside `run`, and how many of them one by one: beyond 512, where
-/// errors of rope scaling show.
-pub const IN_RUN: (u32, u32) = (640, 32);
-/// Greedy tokens after the first part of the text.
-const FREE_PROMPT: u32 = 32;
-const FREE_TOKENS: u32 = 32;
-
-/// An engine that can be started.
-pub struct Subject {
-    pub engine: EngineSpec,
-    pub installed: Installed,
-}
+use crate::session::find::{DEFAULT_SEED, Found, find_model};
+use crate::session::verify::{Check, Subject, explained};
 
 /// Whether every engine passed; one whose difference is known counts only if it was named.
 pub fn run(args: &VerifyArgs) -> Result<bool> {
-    let quants: Vec<Option<Quant>> = match args.quant.is_empty() {
-        true => vec![None],
-        false => args.quant.iter().map(|q| Ok(Some(q.parse()?))).collect::<Result<_>>()?,
-    };
     let registry = Registry::load()?;
     let engines: Vec<EngineSpec> = match args.engine.is_empty() {
         true => registry.all().iter().filter(|e| !e.only_named()).cloned().collect(),
@@ -55,41 +25,15 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
             args.engine.iter().map(|name| registry.find(name).cloned()).collect::<Result<_>>()?
         }
     };
-    let mut passed = true;
-    let mut all = Vec::new();
-    for quant in quants {
-        let found = find_model(&args.model, quant, args.weights, DEFAULT_SEED)?;
-        let threads = args.threads.unwrap_or_else(host::available_threads);
-        let check =
-            Check::new(&found, threads, Deadlines::default(), (args.positions, args.decode))?;
-        let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
-        let mut subjects = Vec::new();
-        for engine in &engines {
-            // Minutes of building are for those who ask for this engine.
-            let mut provisioner = provisioner.clone();
-            provisioner.may_install &= !(args.engine.is_empty() && engine.is_native());
-            match provisioner.provide(engine, &check.work(&found), &say) {
-                Ok(installed) => subjects.push(Subject { engine: engine.clone(), installed }),
-                Err(e) if args.engine.is_empty() => say(&format!("{}: {e:#}", engine.name)),
-                Err(e) => return Err(e.context(engine.name.clone())),
-            }
-        }
-        let reference = check.reference(&registry, &found, args.reference.as_deref())?;
-        let verdicts = check.run(&reference, &subjects, &found)?;
-        for (subject, v) in subjects.iter().zip(&verdicts) {
-            let excused = args.engine.is_empty() && explained(&subject.engine, &found, v).is_some();
-            passed &= matches!(v.verdict, Verdict::Pass | Verdict::Reference) || excused;
-        }
-        let names: Vec<&str> = subjects.iter().map(|s| s.engine.name.as_str()).collect();
+    let (mut passed, mut all) = (true, Vec::new());
+    for cell in Cell::grid(&args.target, 1, host::available_threads()) {
+        let found = find_model(&args.target.model, cell.quant, args.target.weights, DEFAULT_SEED)?;
+        let (verdicts, good) = verified(args, &registry, &engines, &found, &cell)?;
+        passed &= good;
         if args.json {
-            let named: serde_json::Map<_, _> = names
-                .iter()
-                .zip(&verdicts)
-                .map(|(name, v)| Ok((name.to_string(), serde_json::to_value(v)?)))
-                .collect::<Result<_>>()?;
-            all.push(serde_json::json!({ "model": found.model, "engines": named }));
+            all.push(serde_json::json!({ "model": found.model, "engines": json(&verdicts)? }));
         } else {
-            let table: Vec<_> = names.into_iter().zip(&verdicts).collect();
+            let table: Vec<_> = verdicts.iter().map(|(name, v)| (name.as_str(), v)).collect();
             let shown = report::render(&found.model, &table, Style::of_stdout());
             stdout().write_all(shown.as_bytes())?;
         }
@@ -100,306 +44,38 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
     Ok(passed)
 }
 
-/// The known difference that explains why an engine failed, if one does: coarser rounding explains
-/// no more than its own size.
-fn explained<'a>(
-    engine: &'a EngineSpec,
+/// The verdicts by engine, and whether all of them are good enough.
+fn verified(
+    args: &VerifyArgs,
+    registry: &Registry,
+    engines: &[EngineSpec],
     found: &Found,
-    v: &Verification,
-) -> Option<&'a KnownDifference> {
-    let known =
-        engine.known_difference(&found.model.quant).filter(|_| v.verdict == Verdict::Fail)?;
-    let within = |most: f64| v.divergence.as_ref().is_some_and(|d| worst(d) <= most);
-    known.nmse.is_none_or(within).then_some(known)
+    cell: &Cell,
+) -> Result<(Vec<(String, Verification)>, bool)> {
+    let at = (cell.device, cell.threads);
+    let check = Check::new(found, at, Deadlines::default(), (args.positions, args.decode))?;
+    let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
+    let mut subjects = Vec::new();
+    for engine in engines {
+        // Minutes of building are for those who ask for this engine.
+        let mut provisioner = provisioner.clone();
+        provisioner.may_install &= !(args.engine.is_empty() && engine.is_native());
+        match provisioner.provide(engine, &check.work(found), &say) {
+            Ok(installed) => subjects.push(Subject { engine: engine.clone(), installed }),
+            Err(e) if args.engine.is_empty() => say(&format!("{}: {e:#}", engine.name)),
+            Err(e) => return Err(e.context(engine.name.clone())),
+        }
+    }
+    let reference = check.reference(registry, found, args.reference.as_deref())?;
+    let verdicts = check.run(&reference, &subjects, found)?;
+    let good = subjects.iter().zip(&verdicts).all(|(subject, v)| {
+        let excused = args.engine.is_empty() && explained(&subject.engine, found, v).is_some();
+        matches!(v.verdict, Verdict::Pass | Verdict::Reference) || excused
+    });
+    let named = subjects.into_iter().map(|s| s.engine.name).zip(verdicts);
+    Ok((named.collect(), good))
 }
 
-/// One comparison: the question to every engine, and where verdicts are kept.
-pub struct Check {
-    question: Question,
-    cache: CacheDir,
-    /// Model and instruction sets: kernels are chosen by them.
-    processor: String,
-}
-
-impl Check {
-    /// `positions` of the fixed text, at most the model's context; the last `decode` one by one.
-    pub fn new(
-        found: &Found,
-        threads: u32,
-        deadlines: Deadlines,
-        (positions, decode): (u32, u32),
-    ) -> Result<Self> {
-        let positions = positions.min(found.model.context_length);
-        let tokens = fixed_text(&found.tokenizer()?, positions as usize)?;
-        let free_prompt = FREE_PROMPT.min(positions / 2).max(1);
-        let host = host::host();
-        Ok(Self {
-            processor: format!("{} {}", host.cpu_model, host.isa.join(" ")),
-            question: Question {
-                model: found.path.clone(),
-                n_vocab: found.model.n_vocab,
-                device: Device::Cpu,
-                threads,
-                // Position 0 is always part of the prompt.
-                decode_from: positions.saturating_sub(decode).max(1),
-                tokens,
-                free_prompt,
-                free_tokens: FREE_TOKENS.min(positions - free_prompt),
-                deadlines,
-            },
-            cache: CacheDir::from_env(),
-        })
-    }
-
-    /// What names the compile cache of an engine that compiles for this.
-    pub fn work(&self, found: &Found) -> String {
-        let q = &self.question;
-        format!("{} n_ctx {} threads {}", found.model.sha256, q.n_ctx(), q.threads)
-    }
-
-    /// The engine to compare with: the one named, or PyTorch's float32 where it is installed and
-    /// the machine can hold four bytes for each weight, or candle's.
-    pub fn reference(
-        &self,
-        registry: &Registry,
-        found: &Found,
-        named: Option<&str>,
-    ) -> Result<Subject> {
-        let looking = Provisioner::new(self.cache.path().into(), false)?;
-        let provide = |name: &str| -> Result<Subject> {
-            let engine = registry.find(name)?.clone();
-            let installed = looking.provide(&engine, &self.work(found), &|_| {})?;
-            Ok(Subject { engine, installed })
-        };
-        if let Some(name) = named {
-            return provide(name).with_context(|| format!("--reference {name}"));
-        }
-        let need = found.model.n_params * 4 * 5 / 4;
-        if host::available_memory().is_none_or(|free| need < free.0)
-            && let Ok(subject) = provide(REFERENCE)
-        {
-            return Ok(subject);
-        }
-        provide(REFERENCE_WITHOUT_PYTHON)
-    }
-
-    /// Runs the reference, then every subject, and keeps the verdicts. An engine that fails to
-    /// answer fails the check with its reason.
-    pub fn run(
-        &self,
-        reference: &Subject,
-        subjects: &[Subject],
-        found: &Found,
-    ) -> Result<Vec<Verification>> {
-        let folder = self.scratch()?;
-        let expected = folder.path().join("reference.f32");
-        say(&format!(
-            "verifying {} positions against {}",
-            self.question.tokens.len(),
-            reference.engine.name
-        ));
-        let right = match ask(&reference.engine, &reference.installed, &self.question, &expected) {
-            Ok(answer) => answer,
-            Err(Failure::Interrupted) => bail!("stopped"),
-            Err(Failure::Engine(e)) => bail!(
-                "the reference {} failed in {}: {}; name another one with --reference",
-                reference.engine.name,
-                e.phase,
-                crate::report::clean(&e.message)
-            ),
-        };
-        let mut verdicts = Vec::new();
-        for subject in subjects {
-            if interrupt::requested() {
-                bail!("stopped");
-            }
-            if subject.engine.name == reference.engine.name {
-                verdicts.push(self.verdict(reference, Verdict::Reference, None));
-                continue;
-            }
-            say(&format!("verifying {}", subject.engine.name));
-            let logits = folder.path().join("subject.f32");
-            let answer = ask(&subject.engine, &subject.installed, &self.question, &logits);
-            let verdict = match answer {
-                Ok(answer) => {
-                    let logits = (expected.as_path(), logits.as_path());
-                    self.compared(reference, &right, subject, &answer, logits, found)?
-                }
-                Err(Failure::Interrupted) => bail!("stopped"),
-                Err(Failure::Engine(e)) => Verification {
-                    reason: Some(format!(
-                        "{} in {}: {}",
-                        crate::analysis::kind_name(e.kind),
-                        e.phase,
-                        crate::report::clean(&e.message)
-                    )),
-                    ..self.verdict(reference, Verdict::Unanswered, None)
-                },
-            };
-            if verdict.divergence.is_some() {
-                self.keep(subject, reference, found, &verdict);
-            }
-            verdicts.push(verdict);
-        }
-        Ok(verdicts)
-    }
-
-    /// A folder for logits. They are large (4 bytes × positions × vocabulary, twice), so it lies in
-    /// the cache beside the models, not in a /tmp that may live in memory; what a killed process
-    /// left there is removed.
-    fn scratch(&self) -> Result<tempfile::TempDir> {
-        let home = self.cache.path().join("scratch");
-        std::fs::create_dir_all(&home)
-            .with_context(|| format!("cannot make {}", home.display()))?;
-        for entry in std::fs::read_dir(&home).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let owner = name.to_str().and_then(|n| n.split('-').next()?.parse::<u32>().ok());
-            if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
-        tempfile::Builder::new()
-            .prefix(&format!("{}-", std::process::id()))
-            .tempdir_in(&home)
-            .with_context(|| format!("cannot make a folder in {}", home.display()))
-    }
-
-    fn verdict(&self, reference: &Subject, verdict: Verdict, limit: Option<Limit>) -> Verification {
-        Verification {
-            reference: reference.engine.name.clone(),
-            verdict,
-            limit,
-            reason: None,
-            divergence: None,
-            free_running: None,
-            checked_at: launch::now(),
-        }
-    }
-
-    fn compared(
-        &self,
-        reference: &Subject,
-        right: &Answer,
-        subject: &Subject,
-        answer: &Answer,
-        (expected, logits): (&Path, &Path),
-        found: &Found,
-    ) -> Result<Verification> {
-        let open = |path: &Path| -> Result<BufReader<File>> {
-            let file =
-                File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-            Ok(BufReader::with_capacity(1 << 20, file))
-        };
-        let (n_vocab, n) = (self.question.n_vocab as usize, answer.positions as usize);
-        let limit = limit_for(&answer.precision);
-        let positions = divergence::compare(open(expected)?, open(logits)?, n_vocab, n)?;
-        let agree = right.text.iter().zip(&answer.text).take_while(|(a, b)| a == b).count();
-        let free_running = (!right.text.is_empty())
-            .then_some(FreeRunning { agree: agree as u32, of: right.text.len() as u32 });
-        let mut verification = Verification {
-            free_running,
-            ..self.verdict(reference, Verdict::Fail, Some(limit.clone()))
-        };
-        match positions.into_iter().collect::<Result<Vec<_>, _>>() {
-            Err(bad) => {
-                let position = bad.position;
-                verification.reason =
-                    Some(format!("position {position} has a logit that is no finite number"));
-            }
-            Ok(positions) => {
-                let d = divergence::sum_up(&positions, answer.decoded)
-                    .context("the reference's logits are all zero")?;
-                let (verdict, reason) = judge(&d, &limit);
-                verification.verdict = verdict;
-                verification.divergence = Some(d);
-                verification.reason = match explained(&subject.engine, found, &verification) {
-                    // Rounding has no place where it begins.
-                    Some(known) if known.nmse.is_some() => {
-                        let worst = verification.divergence.as_ref().map_or(0.0, worst);
-                        let Limit { nmse, of } = &limit;
-                        let why = &known.why;
-                        Some(format!("NMSE {worst:.1e}, limit {nmse:.0e} for {of}. Known: {why}"))
-                    }
-                    Some(known) => reason.map(|r| format!("{r}. Known: {}", known.why)),
-                    None => reason,
-                };
-            }
-        }
-        Ok(verification)
-    }
-
-    /// What was found of this engine before, on the same file, with the same code, on the same
-    /// kind of processor, over at least as many positions.
-    pub fn known(
-        &self,
-        subject: &Subject,
-        reference: &Subject,
-        found: &Found,
-    ) -> Option<Verification> {
-        if subject.engine.name == reference.engine.name {
-            return None;
-        }
-        let bytes = std::fs::read(self.path(subject, reference, found)?).ok()?;
-        let known: Verification = serde_json::from_slice(&bytes).ok()?;
-        let enough = known
-            .divergence
-            .as_ref()
-            .is_some_and(|d| d.positions as usize >= self.question.tokens.len());
-        enough.then_some(known)
-    }
-
-    fn keep(&self, subject: &Subject, reference: &Subject, found: &Found, verdict: &Verification) {
-        let Some(path) = self.path(subject, reference, found) else { return };
-        let kept = serde_json::to_vec_pretty(verdict)
-            .map_err(anyhow::Error::from)
-            .and_then(|json| crate::record::write_atomically(&path, &json));
-        if let Err(e) = kept {
-            tracing::debug!("the verdict is not remembered: {e:#}");
-        }
-    }
-
-    fn path(&self, subject: &Subject, reference: &Subject, found: &Found) -> Option<PathBuf> {
-        let identity = |s: &Subject| -> Option<serde_json::Value> {
-            let code = s.installed.identity().ok()?;
-            Some(serde_json::json!([s.engine.name, s.engine.options, code]))
-        };
-        let key = serde_json::json!([
-            1,
-            found.model.sha256,
-            identity(subject)?,
-            identity(reference)?,
-            self.question.threads,
-            self.question.device,
-            self.processor,
-        ]);
-        let digest = Sha256::digest(key.to_string().as_bytes());
-        let name: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
-        Some(self.cache.path().join("verify").join(format!("{name}.json")))
-    }
-
-    /// The verdicts for the engines of a run: from before where nothing changed, else made now.
-    pub fn for_run(
-        &self,
-        reference: &Subject,
-        subjects: Vec<Subject>,
-        found: &Found,
-    ) -> Result<Vec<(String, Verification)>> {
-        let mut verdicts = Vec::new();
-        let mut open = Vec::new();
-        for subject in subjects {
-            if subject.engine.name == reference.engine.name {
-                let verdict = self.verdict(reference, Verdict::Reference, None);
-                verdicts.push((subject.engine.name.clone(), verdict));
-            } else if let Some(known) = self.known(&subject, reference, found) {
-                verdicts.push((subject.engine.name.clone(), known));
-            } else {
-                open.push(subject);
-            }
-        }
-        if !open.is_empty() {
-            let made = self.run(reference, &open, found)?;
-            verdicts.extend(open.into_iter().map(|s| s.engine.name).zip(made));
-        }
-        Ok(verdicts)
-    }
+fn json(verdicts: &[(String, Verification)]) -> Result<serde_json::Map<String, serde_json::Value>> {
+    verdicts.iter().map(|(name, v)| Ok((name.clone(), serde_json::to_value(v)?))).collect()
 }

@@ -15,7 +15,10 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{Advice, fadvise};
 
 /// The state of the page cache before each launch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum PageCache {
     /// The whole file is resident.
     Warm,

@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::cache::CacheDir;
 use super::gguf::{GgufError, GgufFile};
 use super::hub::{Hub, HubError, Progress};
@@ -14,7 +16,8 @@ use super::synth;
 use crate::record::{self, WeightsSource, write_atomically};
 
 /// `--weights`: which source to use. All but `Auto` fail rather than fall back.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum WeightsPolicy {
     /// The first source that has them.
     #[default]

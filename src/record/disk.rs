@@ -113,14 +113,14 @@ fn of_known_metrics<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Comparison
 /// Gives arms of a file without points theirs: one model, one device, one number of threads.
 fn place_arms(record: &mut Record) {
     let config = &record.run.config;
-    let device = config.get("device").and_then(Value::as_str);
+    let device = config.get("device").and_then(Value::as_str).and_then(|d| d.parse().ok());
     let threads = config.get("threads").and_then(Value::as_u64).and_then(|n| n.try_into().ok());
     for arm in record.arms.iter_mut().filter(|arm| arm.point == Point::default()) {
         arm.point = Point {
             model: record.model.name.clone(),
             quant: record.model.quant.clone(),
             engine: arm.engine.clone(),
-            device: device.map(str::to_string),
+            device,
             threads,
             ..Point::default()
         };
@@ -193,6 +193,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 mod tests {
     use super::*;
     use crate::analysis::testing::{self, CANDLE};
+    use crate::device::Device;
 
     #[test]
     fn arms_over_several_files_keep_their_own_and_the_record_what_they_share() {
@@ -224,7 +225,7 @@ mod tests {
         json["arms"][0].as_object_mut().unwrap().remove("point");
         let back: Record = serde_json::from_value(json).unwrap();
         let point = &back.arms[0].point;
-        assert_eq!((point.device.as_deref(), point.threads), (Some("cpu"), Some(2)));
+        assert_eq!((point.device, point.threads), (Some(Device::Cpu), Some(2)));
         assert_eq!((&point.quant, &point.engine), (&record.model.quant, &back.arms[0].engine));
         assert!(point.model_file.is_none());
     }

@@ -13,12 +13,12 @@ use super::figures::Figures;
 use super::session::{Ask, End, Session};
 use super::terminal::{TextOut, say_dim};
 use crate::cli::GenerateArgs;
-use crate::cmd::models::Found;
-use crate::cmd::progress::say;
 use crate::engine::EngineSpec;
 use crate::model::cache::CacheDir;
 use crate::model::chat::{ChatTemplate, Message, Origin, Role};
 use crate::model::tokenizer::Tokenizer;
+use crate::progress::say;
+use crate::session::find::Found;
 
 /// Positions of a chat where the user does not say.
 const N_CTX: u32 = 4096;

@@ -5,14 +5,14 @@ use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
 
-use super::super::models::Found;
-use super::super::progress::say;
 use crate::cli::GenerateArgs;
 use crate::engine::provision::{Installed, Provisioner};
 use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Stamped, Step};
 use crate::interrupt;
 use crate::model::cache::CacheDir;
+use crate::progress::say;
 use crate::protocol::{Feature, Generate, Generated, Load, Sampling};
+use crate::session::find::Found;
 use crate::units::{MonoNs, Seconds};
 
 /// A question to the engine.

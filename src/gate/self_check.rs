@@ -6,61 +6,41 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::program::Program;
-use super::session::{Bench, Session, go_on_or_stop};
-use super::{
-    BASELINE, CANDIDATE, Judge, Stated, build_arms, builtin, length, of_builds, quant, run_args,
-};
+use super::builds::{Stated, judged, measure};
+use super::{bench, builtin, check, session, spec};
 use crate::analysis::gate::Setting;
 use crate::analysis::self_check::{SCHEMA, SelfCheck, Tally};
 use crate::analysis::verdict::Decision;
 use crate::cli::gate::{GateArgs, GateOutput};
-use crate::cmd::progress::say;
+use crate::plan::Spec;
+use crate::progress::say;
 use crate::record::write_atomically;
 use crate::report::{Style, of::self_check as report};
+use crate::session::{Session, new_record, output_base};
 
 pub fn run(args: &GateArgs) -> Result<u8> {
+    check(args)?;
     let engine = builtin(args)?;
-    let own = Program::own()?;
-    let rules = args.rules.rules();
-    let stated = Stated {
-        baseline: own.clone(),
-        candidate: own,
-        length: length(args)?,
-        margin: rules.margin,
-        margins: rules.margins.clone(),
-        alpha: rules.alpha,
-        rule: rules.rule,
-        primary: rules.primary.clone(),
-        slow_candidate: None,
-    };
-    let bench = Bench::new(run_args(args, vec![engine.name.clone()])?, quant(args)?)?;
-    let base = crate::cmd::run::output_base(&args.output_dir, "self_check")?;
-    let setting = Setting::of(&bench.record(serde_json::Value::Null));
+    let stated = Stated::of_itself(args, None)?;
+    let rules = stated.rules();
+    let base = output_base(&args.output_dir, "self_check")?;
     let slowed = Stated { slow_candidate: Some(args.slow), ..stated.clone() };
+    let setting =
+        Setting::of(&new_record(&bench(spec(args)?, &stated.sides(&engine))?, stated.stop, None));
     let mut tallies = [Tally::default(), Tally::default()];
     let kinds = [("same", &stated), ("slowed", &slowed)];
     // The kinds take turns, so that both meet the machine in the same states.
     for i in 0..args.runs {
         for ((kind, stated), tally) in kinds.iter().zip(&mut tallies) {
             say(&format!("gate {} of {}, {kind}", i + 1, args.runs));
-            let arms = build_arms(&bench, &engine, stated)?;
-            go_on_or_stop()?;
-            let judge = Judge { rules: &stated.rules(), length: stated.length };
+            let mut spec: Spec = spec(args)?;
+            spec.workload.seed = spec.workload.seed.wrapping_add(u64::from(i));
+            let bench = bench(spec, &stated.sides(&engine))?;
             let began = Instant::now();
-            let measured = bench.session(
-                Session {
-                    arms: &arms,
-                    labels: &[BASELINE, CANDIDATE],
-                    length: stated.length,
-                    seed: args.seed.wrapping_add(u64::from(i)),
-                    config: serde_json::to_value(stated)?,
-                    base: Some(base.join(format!("{kind}_{:03}", i + 1))),
-                    earlier: None,
-                },
-                &mut |record, launches| judge.enough(&record.arms[0], &record.arms[1], launches),
-            )?;
-            let gate = of_builds(&measured, stated)?.conclude(None);
+            let base = Some(base.join(format!("{kind}_{:03}", i + 1)));
+            let measured =
+                measure(Session { base, ..session(args, &bench, stated.stop)? }, stated)?;
+            let gate = judged(&measured, stated)?.conclude(None);
             let metrics: Vec<String> = gate
                 .judgement
                 .iter()

@@ -1,5 +1,5 @@
-//! Progress on stderr: a bar with the live figure and the time left on a terminal, one line per
-//! stage where there is none.
+//! Progress of a session on stderr: a bar with the live figure and the time left on a terminal,
+//! one line per launch where there is none.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -8,55 +8,12 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
-use crate::measure::plan::Planned;
-use crate::measure::session::Observer;
+use super::drive::Observer;
 use crate::metric::Metric;
+use crate::plan::Planned;
+use crate::progress::say;
 use crate::record::{Arm, Record, Status};
-use crate::units::{Bytes, Seconds, three_digits};
-
-/// A line of progress outside a session: installing, hashing, reading.
-pub fn say(text: &str) {
-    eprintln!("{}", crate::report::visible(text));
-}
-
-/// Progress of something that is counted in bytes.
-pub struct ByteProgress {
-    what: String,
-    bar: Option<ProgressBar>,
-    began: Instant,
-}
-
-impl ByteProgress {
-    pub fn new(what: &str) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(0);
-            let form = "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} \
-                        {decimal_bytes_per_sec} {eta}";
-            bar.set_style(ProgressStyle::with_template(form).expect("a constant template"));
-            bar.set_message(what.to_string());
-            bar
-        });
-        if bar.is_none() {
-            say(what);
-        }
-        Self { what: what.to_string(), bar, began: Instant::now() }
-    }
-
-    pub fn set(&mut self, done: u64, total: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_length(total);
-            bar.set_position(done);
-        }
-    }
-
-    /// Ends with a line that says how long it took.
-    pub fn done(self, size: Bytes) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-        say(&format!("{}: {size} in {}", self.what, Seconds::from(self.began.elapsed())));
-    }
-}
+use crate::units::{Seconds, three_digits};
 
 /// The observer of `run`: shows each launch and hands the record on to be kept.
 pub struct SessionProgress<'a> {

@@ -17,7 +17,7 @@ pub struct Planned {
 /// Every arm `launches` times. A block holds each arm once in random order and the next block is
 /// its mirror image (ABBA or BAAB for two arms), so that a drift of the machine that is linear
 /// over two blocks falls on all arms alike.
-pub fn plan(arms: usize, launches: u32, seed: u64) -> Vec<Planned> {
+pub fn order(arms: usize, launches: u32, seed: u64) -> Vec<Planned> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut block: Vec<usize> = (0..arms).collect();
     let mut order = Vec::with_capacity(arms * launches as usize);
@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn two_arms_alternate_as_abba_or_baab() {
-        let order: Vec<usize> = plan(2, 4, 7).iter().map(|p| p.arm).collect();
+        let order: Vec<usize> = order(2, 4, 7).iter().map(|p| p.arm).collect();
         for four in order.chunks(4) {
             assert!(four == [0, 1, 1, 0] || four == [1, 0, 0, 1], "{four:?}");
         }
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn seeds_differ_in_their_order() {
-        assert!((1..20).any(|seed| plan(4, 2, seed) != plan(4, 2, 0)));
+        assert!((1..20).any(|seed| order(4, 2, seed) != order(4, 2, 0)));
     }
 
     proptest! {
@@ -55,11 +55,11 @@ mod tests {
         fn each_arm_is_launched_equally_often_in_rising_order(
             arms in 0usize..6, launches in 0u32..9, seed: u64,
         ) {
-            let order = plan(arms, launches, seed);
-            prop_assert_eq!(&order, &plan(arms, launches, seed));
+            let planned = order(arms, launches, seed);
+            prop_assert_eq!(&planned, &order(arms, launches, seed));
             for arm in 0..arms {
                 let indices: Vec<u32> =
-                    order.iter().filter(|p| p.arm == arm).map(|p| p.index).collect();
+                    planned.iter().filter(|p| p.arm == arm).map(|p| p.index).collect();
                 prop_assert_eq!(indices, (0..launches).collect::<Vec<_>>());
             }
         }

@@ -25,7 +25,7 @@ impl Program {
     /// The program that runs.
     pub fn own() -> Result<Self> {
         let path = std::env::current_exe().context("cannot find this program's own file")?;
-        let build = crate::cmd::run::build();
+        let build = crate::session::build();
         let commit = build.git_commit.filter(|_| build.git_dirty == Some(false));
         Self::at(&path, "this llm-bench".into(), commit)
     }

@@ -1,49 +1,23 @@
-//! `run --resume FILE`: goes on with an interrupted run. The file says how it was measured; what
-//! would make the new launches other than the old ones (the model's bytes, the machine, the
-//! build, an engine's version) is refused. The rest is `run`'s.
+//! `--resume FILE`: opens an interrupted session. The file says how it was measured. What would
+//! make the new launches differ from the old ones (the model's bytes, the machine, the build, an
+//! engine's version) is refused.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::{Parser, ValueEnum};
-use serde::Deserialize;
 
-use super::progress::say;
-use super::run;
-use crate::cli::{Cli, Command, RunArgs};
-use crate::device::Device;
+use super::bench::{Bench, Seat};
+use super::drive::ArmPlan;
 use crate::engine::provision::Installed;
 use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Registry};
 use crate::interrupt;
-use crate::measure::page_cache::PageCache;
-use crate::measure::plan::Planned;
-use crate::measure::session::ArmPlan;
 use crate::measure::{host, launch};
-use crate::model::quant::Quant;
-use crate::record::{Build, Host, Model, Record, Resumed, Workload};
-
-/// The part of `run.config` that decides what is measured.
-#[derive(Debug, Deserialize)]
-struct Config {
-    model: String,
-    quant: Vec<Quant>,
-    prompts: Option<String>,
-    prompt_len: Vec<u32>,
-    gen_len: Vec<u32>,
-    #[serde(default)]
-    depth: Vec<u32>,
-    launches: u32,
-    threads: u32,
-    warmup: u32,
-    iterations: u32,
-    delay_s: f64,
-    device: Device,
-    page_cache: String,
-    timeout_s: Option<f64>,
-    weights: String,
-}
+use crate::plan::grid::each_once;
+use crate::plan::{Planned, Spec};
+use crate::progress::say;
+use crate::record::{Build, Host, Point, Record, Resumed};
 
 /// A record whose plan is not done.
 pub struct Interrupted {
@@ -52,8 +26,8 @@ pub struct Interrupted {
     _claim: Claim,
 }
 
-/// The lock on a result file that says: its run goes on. It ends with the process, however that
-/// ends. Each write puts a new file in the place of the old one, so each renews it.
+/// The lock on a result file while its session runs. It ends with the process, however that ends.
+/// Each write replaces the file, so each renews the lock.
 pub struct Claim(#[expect(dead_code, reason = "held, not read")] File);
 
 impl Claim {
@@ -65,30 +39,17 @@ impl Claim {
     }
 }
 
-/// Goes on with the run of `file`. Of `given`, only what does not touch the measurement counts.
-pub fn run(file: &Path, given: &RunArgs) -> Result<()> {
-    let shown = file.display();
-    let earlier = Interrupted::open(file)?;
-    if earlier.record.run.config.get(super::gate::CONFIG).is_some() {
-        bail!("--resume {shown}: expected a run, found a gate; `llm-bench gate --resume {shown}`");
-    }
-    let told = || format!("--resume {shown}");
-    let (args, quant) = arguments(&earlier.record, given).with_context(told)?;
-    let engines = engines(&earlier.record).with_context(told)?;
-    run::one_session(&args, quant, &engines, Some(earlier)).map(drop)
-}
-
 impl Interrupted {
     /// Takes the file for this process alone.
     ///
     /// # Errors
-    /// No record, a complete one, or one that another process goes on with.
+    /// No record, a complete one, or one whose session still runs.
     pub fn open(file: &Path) -> Result<Self> {
         let shown = file.display();
         let claim = match Claim::take(file) {
             Ok(claim) => claim,
             Err(TryLockError::WouldBlock) => {
-                bail!("--resume {shown}: expected an interrupted run, found one that still goes on")
+                bail!("--resume {shown}: expected an interrupted run, found one that still runs")
             }
             Err(TryLockError::Error(e)) => return Err(e).context(format!("cannot read {shown}")),
         };
@@ -110,92 +71,67 @@ impl Interrupted {
     }
 }
 
-/// The command line of `run` without any option.
-pub(super) fn defaults() -> Result<RunArgs> {
-    let defaults = Cli::try_parse_from(["llm-bench", "run"])?;
-    let Command::Run(defaults) = defaults.command else { unreachable!("`run` was parsed") };
-    Ok(*defaults)
-}
-
-/// The command line that the record's settings amount to. Of `given`, only what does not touch the
-/// measurement counts.
-pub(super) fn arguments(record: &Record, given: &RunArgs) -> Result<(RunArgs, Option<Quant>)> {
-    let config: Config = serde_json::from_value(record.run.config.clone())
-        .context("run.config does not state the settings")?;
-    settings(&config, record, given).context("run.config")
-}
-
-fn settings(c: &Config, record: &Record, given: &RunArgs) -> Result<(RunArgs, Option<Quant>)> {
-    for (name, found, range) in [
-        ("launches", c.launches, 1..=1000),
-        ("threads", c.threads, 1..=1024),
-        ("warmup", c.warmup, 0..=100),
-        ("iterations", c.iterations, 1..=1000),
-    ] {
-        if !range.contains(&found) {
-            let (least, most) = range.into_inner();
-            bail!("{name}: expected {least} to {most}, found {found}");
-        }
-    }
-    let quant = match c.quant[..] {
-        [] => None,
-        [quant] => Some(quant),
-        _ => bail!("quant: expected the one of this file, found {}", c.quant.len()),
-    };
-    let args = RunArgs {
-        model: c.model.clone(),
-        quant: quant.iter().map(Quant::to_string).collect(),
-        engine: record.arms.iter().map(|arm| arm.engine.clone()).collect(),
-        prompts: c.prompts.clone(),
-        prompt_len: c.prompt_len.clone(),
-        gen_len: c.gen_len.clone(),
-        depth: c.depth.clone(),
-        launches: c.launches,
-        threads: Some(c.threads),
-        warmup: c.warmup,
-        iterations: c.iterations,
-        delay: c.delay_s,
-        seed: record.run.seed,
-        device: c.device,
-        page_cache: PageCache::from_str(&c.page_cache, true)
-            .map_err(|_| anyhow!("page_cache: expected warm or cold, found {:?}", c.page_cache))?,
-        weights: c.weights.parse().map_err(|e| anyhow!("weights: {e}"))?,
-        timeout: c.timeout_s,
-        no_install: given.no_install,
-        list: given.list,
-        output: crate::cli::OutputArgs { output: given.output.output },
-        ..defaults()?
-    };
-    run::check(&args)?;
-    Ok((args, quant))
-}
-
-/// The record's engines, each once.
-fn engines(record: &Record) -> Result<Vec<EngineSpec>> {
-    let registry = Registry::load()?;
-    let mut engines: Vec<EngineSpec> = Vec::new();
-    for arm in &record.arms {
-        let engine = registry.find(&arm.engine)?;
-        if engine.name != arm.engine || engines.iter().any(|e| e.name == engine.name) {
-            bail!("arms: expected each engine once, found {:?} again", arm.engine);
-        }
-        engines.push(engine.clone());
-    }
-    Ok(engines)
-}
-
 impl Interrupted {
+    /// The settings that the file states.
+    ///
+    /// # Errors
+    /// It states none, or such as no command line could.
+    pub fn spec(&self) -> Result<Spec> {
+        Spec::of(&self.record).with_context(|| self.name())
+    }
+
+    /// The engines that the file measures, each once.
+    pub fn engines(&self) -> Result<Vec<EngineSpec>> {
+        let registry = Registry::load()?;
+        let names = each_once(self.record.arms.iter().map(|arm| arm.engine.as_str()));
+        names
+            .into_iter()
+            .map(|name| {
+                let engine = registry.find(name).with_context(|| self.name())?;
+                match engine.name == name {
+                    true => Ok(engine.clone()),
+                    false => {
+                        bail!("{}: arms: expected {:?}, found {name:?}", self.name(), engine.name)
+                    }
+                }
+            })
+            .collect()
+    }
+
+    /// `--resume FILE`, as errors begin.
+    pub fn name(&self) -> String {
+        format!("--resume {}", self.path.display())
+    }
+
     /// Before anything is installed or started: the same model, prompts, machine and build, and
     /// launches that fit the plan.
-    pub fn check(&self, model: &Model, workload: &Workload, order: &[Planned]) -> Result<()> {
+    pub fn check(&self, bench: &Bench, order: &[Planned]) -> Result<()> {
+        let (record, seats) = (&self.record, &bench.seats);
+        for (i, arm) in record.arms.iter().enumerate() {
+            let fits = |seat: &&Seat| {
+                let key = |p: &Point| (p.engine.clone(), p.quant.clone(), p.device, p.threads);
+                key(&seat.point) == key(&arm.point)
+            };
+            if seats.len() != record.arms.len() || seats.get(i).filter(fits).is_none() {
+                bail!(
+                    "{}: arms: expected each point of the grid once, found {} again or another \
+                     one; the file was changed. Run anew",
+                    self.name(),
+                    arm.label
+                );
+            }
+        }
         let mut differ = Differences::default();
-        differ.of("model.sha256", &self.record.model.sha256, &model.sha256);
-        differ.of("model.weights", &self.record.model.weights, &model.weights);
-        differ.of("workload.sha256", &self.record.workload.sha256, &workload.sha256);
-        differ.hosts(&self.record.host, &host::host());
-        differ.builds(&self.record.build, &run::build());
+        for (arm, seat) in record.arms.iter().zip(seats) {
+            let (then, now) = (record.model_of(arm), &bench.file_of(seat).model);
+            differ.of("model.sha256", &then.sha256, &now.sha256);
+            differ.of("model.weights", &then.weights, &now.weights);
+        }
+        differ.of("workload.sha256", &record.workload.sha256, &bench.workload.sha256);
+        differ.hosts(&record.host, &host::host());
+        differ.builds(&record.build, &super::build());
         self.refuse(differ)?;
-        let launches = self.record.arms.iter().enumerate();
+        let launches = record.arms.iter().enumerate();
         let mut taken = vec![false; order.len()];
         for (arm, launch) in launches.flat_map(|(i, arm)| arm.launches.iter().map(move |l| (i, l)))
         {
@@ -203,33 +139,33 @@ impl Interrupted {
             let place = launch.order as usize;
             if order.get(place) != Some(&planned) || std::mem::replace(&mut taken[place], true) {
                 bail!(
-                    "--resume {}: launch {} of {} has place {place}, which the plan of seed {} \
-                     does not give it; the file was changed. Run anew",
-                    self.path.display(),
+                    "{}: launch {} of {} has place {place}, which the plan of seed {} does not \
+                     give it; the file was changed. Run anew",
+                    self.name(),
                     launch.index,
-                    self.record.arms[arm].engine,
-                    self.record.run.seed
+                    record.arms[arm].label,
+                    record.run.seed
                 );
             }
         }
         Ok(())
     }
 
-    /// The record, with a note that it was gone on with, and the base of its files' names.
-    /// Asks each engine that has measured already for its versions first.
-    pub fn reopen(mut self, arms: &[ArmPlan], threads: u32) -> Result<(Record, PathBuf)> {
+    /// The record, with a note that it was resumed, and the base of its files' names. Asks each
+    /// engine that has measured already for its versions first.
+    pub fn reopen(mut self, bench: &Bench, plans: &[ArmPlan]) -> Result<(Record, PathBuf)> {
         let mut differ = Differences::default();
-        for (arm, plan) in self.record.arms.iter().zip(arms) {
+        for ((arm, plan), seat) in self.record.arms.iter().zip(plans).zip(&bench.seats) {
             if let (false, Ok(installed)) = (arm.version.is_empty(), &plan.installed) {
-                let found = versions(installed, threads)
+                let found = versions(installed, seat.threads)
                     .with_context(|| format!("{} does not start", arm.engine))?;
                 let field = format!("version of {}", arm.engine);
-                differ.of(&field, &told(&arm.version), &told(&found));
+                differ.of(&field, &listed(&arm.version), &listed(&found));
             }
         }
         self.refuse(differ)?;
         let launches_before = self.record.arms.iter().map(|a| a.launches.len() as u32).sum();
-        say(&format!("{}: going on after {launches_before} launches", self.path.display()));
+        say(&format!("{}: resuming after {launches_before} launches", self.path.display()));
         self.record.run.resumed.push(Resumed { at: launch::now(), launches_before });
         Ok((self.record, self.path.with_extension("")))
     }
@@ -313,7 +249,7 @@ fn versions(installed: &Installed, threads: u32) -> Result<BTreeMap<String, Stri
 }
 
 /// `torch 2.15.0, numpy 2.3`.
-fn told(versions: &BTreeMap<String, String>) -> String {
+fn listed(versions: &BTreeMap<String, String>) -> String {
     let all: Vec<String> = versions.iter().map(|(name, v)| format!("{name} {v}")).collect();
     all.join(", ")
 }

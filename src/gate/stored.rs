@@ -5,19 +5,18 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::session::{Bench, Length, Session, go_on_or_stop, warm};
-use super::{BaselineMissing, ENGINE, Judge, check_ratios, length, look_alpha, must_have_measured};
-use crate::analysis::gate::{Gate, Side, lost};
+use super::builds::warm;
+use super::judge::{Judge, check_ratios, look_alpha, must_have_measured};
+use super::{BaselineMissing, CANDIDATE, ENGINE, bench, session, stop, then_as_candidate};
+use crate::analysis::gate::{self, Gate, lost};
 use crate::analysis::identity::{Difference, Identity, Severity};
 use crate::analysis::{UNKNOWN_METRICS, summarize};
-use crate::cli::RunArgs;
 use crate::cli::gate::GateArgs;
-use crate::cmd::progress::say;
-use crate::cmd::resume;
 use crate::engine::Registry;
-use crate::engine::provision::Provisioner;
-use crate::model::cache::CacheDir;
+use crate::plan::Spec;
+use crate::progress::say;
 use crate::record::{Arm, Record, Warning};
+use crate::session::{Side, Stop, new_record};
 
 pub fn run(args: &GateArgs, file: &Path) -> Result<Gate> {
     let shown = file.display();
@@ -32,7 +31,7 @@ pub fn run(args: &GateArgs, file: &Path) -> Result<Gate> {
     let arm =
         arm(&baseline, args.engine.as_deref()).with_context(|| format!("--baseline {shown}"))?;
     must_have_measured(&arm, &format!("--baseline {shown}: {}", arm.label))?;
-    let side = Side::new(shown.to_string(), baseline.build.git_commit.clone(), None, &arm);
+    let side = gate::Side::new(shown.to_string(), baseline.build.git_commit.clone(), None, &arm);
     let gate = match &args.candidate {
         Some(candidate) => against_record(args, (&baseline, &arm), candidate)?,
         None => against_measurement(args, (&baseline, &arm), file)?,
@@ -86,10 +85,10 @@ fn arm(record: &Record, wanted: Option<&str>) -> Result<Arm> {
     };
     let found = match (wanted, &record.arms[..]) {
         (Some(name), _) => labelled(name).or_else(|| {
-            labelled(super::CANDIDATE).filter(|arm| arm.engine == name).or_else(|| of_engine(name))
+            labelled(CANDIDATE).filter(|arm| arm.engine == name).or_else(|| of_engine(name))
         }),
         (None, [only]) => Some(only),
-        (None, _) => labelled(super::CANDIDATE).or_else(|| labelled(ENGINE)),
+        (None, _) => labelled(CANDIDATE).or_else(|| labelled(ENGINE)),
     };
     found.cloned().with_context(|| {
         let labels: Vec<&str> = record.arms.iter().map(|arm| arm.label.as_str()).collect();
@@ -118,8 +117,8 @@ fn against_record(args: &GateArgs, (baseline, base): (&Record, &Arm), file: &Pat
     let arm = arm(&candidate, args.engine.as_deref().or(Some(&base.engine)))
         .with_context(|| format!("--candidate {shown}"))?;
     let found = differences((baseline, base), (&candidate, &arm));
-    let gate = judged(args, Length::STORED, base, (&candidate, &arm), found)?;
-    let side = Side::new(shown.to_string(), candidate.build.git_commit.clone(), None, &arm);
+    let gate = judged(args, Stop::STORED, base, (&candidate, &arm), found)?;
+    let side = gate::Side::new(shown.to_string(), candidate.build.git_commit.clone(), None, &arm);
     Ok(Gate { candidate: Some(side), records: vec![shown.to_string()], ..gate })
 }
 
@@ -131,21 +130,26 @@ fn against_measurement(
     if args.candidate_bin.is_some() || args.candidate_rev.is_some() {
         bail!("--baseline FILE measures this llm-bench; run the other program's own `gate`");
     }
-    let told = || format!("--baseline {}", file.display());
-    let (stated, quant) = resume::arguments(baseline, &resume::defaults()?).with_context(told)?;
-    let mut engine = Registry::load()?.find(&base.engine).with_context(told)?.clone();
-    let length = length(args)?;
-    let run_args = RunArgs {
-        engine: vec![engine.name.clone()],
-        launches: length.most,
-        output_dir: args.output_dir.clone(),
-        no_install: args.no_install,
-        timeout: args.timeout.or(stated.timeout),
-        ..stated
-    };
-    let bench = Bench::new(run_args, quant)?;
+    let shown = format!("--baseline {}", file.display());
+    let stated = Spec::of(baseline).with_context(|| shown.clone())?;
+    let mut engine = Registry::load()?.find(&base.engine).with_context(|| shown.clone())?.clone();
+    if let Some(slow) = args.slow_candidate {
+        engine.options.insert("slow_down".into(), (1.0 + slow).into());
+    }
+    let stop = stop(args)?;
+    let mut spec = Spec { timeout: args.timeout.or(stated.timeout), ..stated };
+    // One arm of a grid is one point.
+    if let Ok(quant) = base.point.quant.parse()
+        && spec.target.quant.len() > 1
+    {
+        spec.target.quant = vec![quant];
+    }
+    spec.target.threads = base.point.threads.into_iter().collect();
+    spec.target.device = base.point.device.map_or(spec.target.device, |d| vec![d]);
+    let side = Side { label: Some(base.label.clone()), ..engine.into() };
+    let bench = bench(spec, &[side])?;
     // What is known before anything is measured: machine, build, model, prompts, settings.
-    let here = bench.record(serde_json::Value::Null);
+    let here = new_record(&bench, stop, None);
     let known = differences((baseline, base), (&here, base));
     let known: Vec<Difference> = known
         .into_iter()
@@ -155,36 +159,20 @@ fn against_measurement(
         say("not comparable: nothing is measured; --force-incomparable shows the numbers");
         return Ok(Gate { differences: known, ..Gate::new(&here) });
     }
-    if let Some(slow) = args.slow_candidate {
-        engine.options.insert("slow_down".into(), (1.0 + slow).into());
-    }
-    let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
-    warm(&provisioner.program);
-    let arms = bench.provide(&[engine], &provisioner);
-    go_on_or_stop()?;
+    warm(&std::env::current_exe().context("cannot find this program's own file")?);
     let rules = args.rules.rules();
-    let judge = Judge { rules: &rules, length };
-    let label = base.engine.clone();
-    let measured = bench.session(
-        Session {
-            arms: &arms,
-            labels: &[&label],
-            length,
-            seed: baseline.run.seed,
-            config: serde_json::Value::Null,
-            base: None,
-            earlier: None,
-        },
-        &mut |record, launches| judge.enough(base, &record.arms[0], launches),
-    )?;
+    let judge = Judge { rules: &rules, stop };
+    let measured = session(args, &bench, stop)?
+        .measure(&mut |record, launches| judge.enough(base, &record.arms[0], launches))?
+        .finish(then_as_candidate)?;
     let record = &measured.record;
     let arm = record.arms.first().context("nothing was measured")?;
     let found = differences((baseline, base), (record, arm));
-    let gate = judged(args, length, base, (record, arm), found)?;
-    let side = Side::new("this llm-bench".into(), record.build.git_commit.clone(), None, arm);
+    let gate = judged(args, stop, base, (record, arm), found)?;
+    let side = gate::Side::new("this llm-bench".into(), record.build.git_commit.clone(), None, arm);
     Ok(Gate {
         candidate: Some(side),
-        ended: Some(length.told(measured.ended)),
+        ended: Some(stop.reason(measured.ended)),
         records: vec![measured.path.display().to_string()],
         ..gate
     })
@@ -193,7 +181,7 @@ fn against_measurement(
 /// Without a judgement where the two may not be compared and nobody forces it.
 fn judged(
     args: &GateArgs,
-    length: Length,
+    stop: Stop,
     base: &Arm,
     (record, arm): (&Record, &Arm),
     differences: Vec<Difference>,
@@ -203,8 +191,8 @@ fn judged(
     if refused(&differences) && !args.force_incomparable {
         return Ok(Gate { differences, ..gate });
     }
-    let judge = Judge { rules: &rules, length };
-    let level = look_alpha(length, rules.alpha);
+    let judge = Judge { rules: &rules, stop };
+    let level = look_alpha(stop, rules.alpha);
     Ok(Gate {
         judgement: judge.judgement(base, arm)?,
         lost: lost(base, arm, &rules),

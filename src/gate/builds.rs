@@ -1,0 +1,204 @@
+//! A gate of two builds: fresh processes of two programs, interleaved in one session over the same
+//! file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::judge::{Judge, check_ratios, look_alpha, must_have_measured};
+use super::program::Program;
+use super::{BASELINE, BaselineMissing, CANDIDATE, bench, builtin, finish, session, spec, stop};
+use crate::analysis::gate::{self, Gate, lost};
+use crate::analysis::verdict::{Rule, Rules};
+use crate::cli::gate::GateArgs;
+use crate::engine::EngineSpec;
+use crate::engine::provision::Provisioner;
+use crate::model::cache::CacheDir;
+use crate::progress::say;
+use crate::record::Arm;
+use crate::session::{Bench, Interrupted, Measured, Session, Side, Stop};
+
+/// The key of `run.config` that marks the record of two builds and holds their settings.
+pub const CONFIG: &str = "gate";
+
+/// What a gate of two builds was asked for, as its record keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stated {
+    pub baseline: Program,
+    pub candidate: Program,
+    /// When measuring ends.
+    #[serde(rename = "length")]
+    pub stop: Stop,
+    pub margin: f64,
+    pub margins: BTreeMap<String, f64>,
+    pub alpha: f64,
+    pub rule: Rule,
+    pub primary: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_candidate: Option<f64>,
+}
+
+impl Stated {
+    pub fn rules(&self) -> Rules {
+        Rules {
+            margin: self.margin,
+            margins: self.margins.clone(),
+            alpha: self.alpha,
+            rule: self.rule,
+            primary: self.primary.clone(),
+        }
+    }
+}
+
+/// What the arguments ask for, with the programs built.
+fn stated(args: &GateArgs) -> Result<Stated> {
+    let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
+    let baseline = match (&args.baseline_bin, &args.baseline_rev) {
+        (Some(path), _) if !path.exists() => {
+            let path = path.display();
+            bail!(BaselineMissing(format!("--baseline-bin {path}: there is no such program")))
+        }
+        (Some(path), _) => Program::built("--baseline-bin", path)?,
+        (None, Some(rev)) => Program::of_revision(&provisioner, rev, &say)
+            .with_context(|| format!("--baseline-rev {rev}"))?,
+        (None, None) => Program::own()?,
+    };
+    let candidate = match (&args.candidate_bin, &args.candidate_rev) {
+        (Some(path), _) => Program::built("--candidate-bin", path)?,
+        (None, Some(rev)) => Program::of_revision(&provisioner, rev, &say)
+            .with_context(|| format!("--candidate-rev {rev}"))?,
+        (None, None) => Program::own()?,
+    };
+    let rules = args.rules.rules();
+    Ok(Stated {
+        baseline,
+        candidate,
+        stop: stop(args)?,
+        margin: rules.margin,
+        margins: rules.margins,
+        alpha: rules.alpha,
+        rule: rules.rule,
+        primary: rules.primary,
+        slow_candidate: args.slow_candidate,
+    })
+}
+
+impl Stated {
+    /// This program against itself, for the check of the gate.
+    pub fn of_itself(args: &GateArgs, slow: Option<f64>) -> Result<Self> {
+        Ok(Self { slow_candidate: slow, ..stated(args)? })
+    }
+
+    /// One engine of two programs.
+    pub fn sides(&self, engine: &EngineSpec) -> [Side; 2] {
+        let side = |label: &str, program: &Program, slow: Option<f64>| {
+            let mut engine = engine.clone();
+            if let Some(slow) = slow {
+                engine.options.insert("slow_down".into(), (1.0 + slow).into());
+            }
+            Side { engine, label: Some(label.into()), program: Some(program.path.clone()) }
+        };
+        [
+            side(BASELINE, &self.baseline, None),
+            side(CANDIDATE, &self.candidate, self.slow_candidate),
+        ]
+    }
+}
+
+pub fn run(args: &GateArgs) -> Result<Gate> {
+    let engine = builtin(args)?;
+    let stated = stated(args)?;
+    let bench = bench(spec(args)?, &stated.sides(&engine))?;
+    verdict(args, &stated, &bench, None)
+}
+
+/// Resumes an interrupted gate of two builds.
+pub fn resumed(args: &GateArgs, file: &Path) -> Result<Gate> {
+    let shown = file.display();
+    let earlier = Interrupted::open(file)?;
+    let record = earlier.record();
+    let Some(config) = record.run.config.get(CONFIG) else {
+        bail!(
+            "--resume {shown}: expected a gate of two builds, found none; resume a run with \
+             `llm-bench run --resume {shown}`"
+        );
+    };
+    let stated: Stated = serde_json::from_value(config.clone()).with_context(|| {
+        format!("--resume {shown}: run.config.{CONFIG} does not state the gate")
+    })?;
+    let labels: Vec<&str> = record.arms.iter().map(|arm| arm.label.as_str()).collect();
+    let engines = earlier.engines()?;
+    let [engine] = &engines[..] else {
+        bail!("--resume {shown}: expected one engine, found {}; run anew", engines.len());
+    };
+    if labels != [BASELINE, CANDIDATE] || !stated.stop.is_plausible() {
+        bail!("--resume {shown}: the file was changed. Run anew");
+    }
+    for program in [&stated.baseline, &stated.candidate] {
+        program.check_unchanged().with_context(|| earlier.name())?;
+    }
+    let bench = bench(earlier.spec()?, &stated.sides(engine))?;
+    verdict(args, &stated, &bench, Some(earlier))
+}
+
+fn verdict(
+    args: &GateArgs,
+    stated: &Stated,
+    bench: &Bench,
+    earlier: Option<Interrupted>,
+) -> Result<Gate> {
+    if stated.baseline.sha256 == stated.candidate.sha256 {
+        say("note: baseline and candidate are the same program");
+    }
+    let session = session(args, bench, stated.stop)?;
+    let measured = measure(Session { earlier, ..session }, stated)?;
+    let gate = judged(&measured, stated)?;
+    let level = look_alpha(stated.stop, stated.alpha);
+    let requirements = check_ratios(&measured.record, &args.require, level)?;
+    Ok(Gate { requirements, ..gate })
+}
+
+/// Measures until the rule has enough.
+pub fn measure(session: Session<'_>, stated: &Stated) -> Result<Measured> {
+    for program in [&stated.baseline, &stated.candidate] {
+        warm(&program.path);
+    }
+    let rules = stated.rules();
+    let judge = Judge { rules: &rules, stop: stated.stop };
+    let config = Some((CONFIG, serde_json::to_value(stated)?));
+    finish(Session { config, ..session }.measure(&mut |record, launches| {
+        judge.enough(&record.arms[0], &record.arms[1], launches)
+    })?)
+}
+
+/// The verdict over a session of two builds.
+pub fn judged(measured: &Measured, stated: &Stated) -> Result<Gate> {
+    let record = &measured.record;
+    let [baseline, candidate] = &record.arms[..] else {
+        bail!("{}: expected two arms", measured.path.display());
+    };
+    must_have_measured(baseline, "the baseline")?;
+    let rules = stated.rules();
+    let judge = Judge { rules: &rules, stop: stated.stop };
+    let side = |program: &Program, arm: &Arm| {
+        let program = program.clone();
+        Some(gate::Side::new(program.what, program.commit, Some(program.sha256), arm))
+    };
+    Ok(Gate {
+        judgement: judge.judgement(baseline, candidate)?,
+        lost: lost(baseline, candidate, &rules),
+        baseline: side(&stated.baseline, baseline),
+        candidate: side(&stated.candidate, candidate),
+        alpha: stated.alpha,
+        ended: Some(stated.stop.reason(measured.ended)),
+        records: vec![measured.path.display().to_string()],
+        ..Gate::new(record)
+    })
+}
+
+/// Reads a program once, so that its first launch does not read it from the disk.
+pub fn warm(program: &Path) {
+    let _ = std::fs::read(program).map(|bytes| bytes.len());
+}

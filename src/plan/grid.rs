@@ -1,0 +1,115 @@
+//! The grid that a session measures: every quantization on every device with every number of
+//! threads on every engine.
+
+use super::Target;
+use crate::device::Device;
+use crate::model::quant::Quant;
+
+/// One cell of the grid: what an arm measures, before the model's file is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cell {
+    /// Absent: the model's own.
+    pub quant: Option<Quant>,
+    pub device: Device,
+    pub threads: u32,
+    /// Index into the engines.
+    pub engine: usize,
+}
+
+impl Cell {
+    /// All cells, engines side by side. `threads` is what an empty list stands for.
+    pub fn grid(target: &Target, engines: usize, threads: u32) -> Vec<Self> {
+        let quants = match target.quant.is_empty() {
+            true => vec![None],
+            false => target.quant.iter().copied().map(Some).collect(),
+        };
+        let all_threads = match target.threads.is_empty() {
+            true => vec![threads],
+            false => target.threads.clone(),
+        };
+        let mut cells = Vec::new();
+        for quant in each_once(quants) {
+            for device in each_once(target.device.iter().copied()) {
+                for threads in each_once(all_threads.iter().copied()) {
+                    let cell = |engine| Self { quant, device, threads, engine };
+                    cells.extend((0..engines).map(cell));
+                }
+            }
+        }
+        cells
+    }
+}
+
+/// The items in their order, without repetitions.
+pub fn each_once<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut once: Vec<T> = Vec::new();
+    for item in items {
+        if !once.contains(&item) {
+            once.push(item);
+        }
+    }
+    once
+}
+
+/// What the columns say: the engine, and whatever else differs among the cells, as
+/// `candle:Q8_0:2t`. A label has no space, so that it can be named in a requirement.
+pub fn labels(cells: &[(&Cell, &str, &str)]) -> Vec<String> {
+    let differ = |same: &dyn Fn(&(&Cell, &str, &str)) -> bool| !cells.iter().all(same);
+    let Some(first) = cells.first() else { return Vec::new() };
+    let quants = differ(&|(_, _, quant)| *quant == first.2);
+    let devices = differ(&|(cell, ..)| cell.device == first.0.device);
+    let threads = differ(&|(cell, ..)| cell.threads == first.0.threads);
+    let label = |(cell, engine, quant): &(&Cell, &str, &str)| {
+        let mut label = engine.to_string();
+        let parts = [
+            quants.then(|| quant.to_string()),
+            devices.then(|| cell.device.to_string()),
+            threads.then(|| format!("{}t", cell.threads)),
+        ];
+        parts.into_iter().flatten().for_each(|part| label = format!("{label}:{part}"));
+        label
+    };
+    cells.iter().map(label).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(config: serde_json::Value) -> Target {
+        let mut all = serde_json::json!({
+            "model": "tiny", "quant": [], "threads": [], "device": "cpu", "weights": "auto",
+        });
+        for (key, value) in config.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        serde_json::from_value(all).unwrap()
+    }
+
+    fn shown(target: &Target, engines: &[&str]) -> Vec<String> {
+        let cells = Cell::grid(target, engines.len(), 4);
+        let quant = |c: &Cell| c.quant.map_or("Q4_0".to_string(), |q| q.to_string());
+        let quants: Vec<String> = cells.iter().map(quant).collect();
+        let named: Vec<_> =
+            cells.iter().zip(&quants).map(|(c, q)| (c, engines[c.engine], q.as_str())).collect();
+        labels(&named)
+    }
+
+    #[test]
+    fn one_point_is_a_grid_of_one_and_is_called_like_its_engine() {
+        assert_eq!(shown(&target(serde_json::json!({})), &["candle"]), ["candle"]);
+        let cells = Cell::grid(&target(serde_json::json!({})), 1, 4);
+        assert_eq!((cells[0].threads, cells[0].quant), (4, None));
+    }
+
+    #[test]
+    fn lists_span_a_grid_whose_labels_name_what_differs() {
+        let grid = target(serde_json::json!({"quant": ["F16", "Q8_0"], "threads": [1, 2]}));
+        assert_eq!(
+            shown(&grid, &["candle"]),
+            ["candle:F16:1t", "candle:F16:2t", "candle:Q8_0:1t", "candle:Q8_0:2t"]
+        );
+        let twice = target(serde_json::json!({"quant": ["F16", "F16"]}));
+        assert_eq!(shown(&twice, &["candle", "pytorch"]), ["candle", "pytorch"]);
+    }
+}

@@ -1,0 +1,11 @@
+//! What is to be measured, before anything runs: the settings as typed and as the result file
+//! keeps them (`spec`), the grid of points that they span (`grid`), and the order of launches
+//! (`order`). Pure.
+
+pub mod grid;
+pub mod order;
+pub mod spec;
+
+pub use grid::{Cell, labels};
+pub use order::{Planned, order};
+pub use spec::{Spec, Target, Workload};

@@ -1,0 +1,257 @@
+//! Prepares a session: finds the files, makes the prompts, spans the grid, makes every engine
+//! startable. Nothing is measured here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::drive::{ArmPlan, Unavailable};
+use super::find::{DEFAULT_SEED, Found, find_model};
+use crate::device::Device;
+use crate::engine::provision::Provisioner;
+use crate::engine::registry::check_device;
+use crate::engine::{Deadlines, EngineSpec};
+use crate::interrupt;
+use crate::measure::launch::Settings;
+use crate::measure::{bandwidth, host};
+use crate::model::cache::CacheDir;
+use crate::plan::grid::{Cell, each_once, labels};
+use crate::plan::{Planned, Spec, order};
+use crate::progress::say;
+use crate::record::{self, Arm, FailureKind, Host};
+use crate::workload::{PromptSet, Shape, Workload};
+
+/// An engine to be measured, and the program that holds it.
+#[derive(Debug, Clone)]
+pub struct Side {
+    pub engine: EngineSpec,
+    /// Absent: the point's own.
+    pub label: Option<String>,
+    /// The llm-bench whose worker is measured; absent: this one.
+    pub program: Option<PathBuf>,
+}
+
+impl From<EngineSpec> for Side {
+    fn from(engine: EngineSpec) -> Self {
+        Self { engine, label: None, program: None }
+    }
+}
+
+/// One arm of the session, before anything is installed.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    pub label: String,
+    pub point: record::Point,
+    pub side: Side,
+    /// Index into the files.
+    pub file: usize,
+    pub device: Device,
+    pub threads: u32,
+    /// Positions that the engine is asked to hold.
+    pub n_ctx: u32,
+}
+
+/// The files, the prompts and the grid of a session.
+pub struct Bench {
+    /// As asked, with every default filled in.
+    pub spec: Spec,
+    pub files: Vec<Found>,
+    pub workload: Workload,
+    pub seats: Vec<Seat>,
+}
+
+impl Bench {
+    /// Finds the files and makes the prompts.
+    ///
+    /// # Errors
+    /// A file cannot be had or read, a device or a shape cannot be measured.
+    pub fn new(mut spec: Spec, sides: &[Side]) -> Result<Self> {
+        spec.check()?;
+        spec.engine = sides.iter().map(|side| side.engine.name.clone()).collect();
+        let engines: Vec<EngineSpec> = sides.iter().map(|side| side.engine.clone()).collect();
+        spec.target.device.iter().try_for_each(|device| check_device(&engines, *device))?;
+        let cells = Cell::grid(&spec.target, sides.len(), host::available_threads());
+        spec.target.threads = each_once(cells.iter().map(|cell| cell.threads));
+        let quants = each_once(cells.iter().map(|cell| cell.quant));
+        let mut files: Vec<Found> = Vec::new();
+        for quant in &quants {
+            files.push(find_model(&spec.target.model, *quant, spec.target.weights, DEFAULT_SEED)?);
+        }
+        let workload = workload(&spec, &files[0])?;
+        for file in &files[1..] {
+            let other = self::workload(&spec, file)?;
+            if other.sha256 != workload.sha256 {
+                bail!(
+                    "{} and {} turn the prompts into other tokens: their figures do not compare; \
+                     measure them in two runs",
+                    files[0].path.display(),
+                    file.path.display()
+                );
+            }
+        }
+        let seats = seats(&cells, &quants, sides, &files, &workload);
+        Ok(Self { spec, files, workload, seats })
+    }
+
+    pub fn file_of(&self, seat: &Seat) -> &Found {
+        &self.files[seat.file]
+    }
+
+    /// The most threads that an engine gets.
+    pub fn threads(&self) -> u32 {
+        self.seats.iter().map(|seat| seat.threads).max().unwrap_or(1)
+    }
+
+    /// The order of launches.
+    pub fn order(&self, launches: u32) -> Vec<Planned> {
+        order(self.seats.len(), launches, self.spec.workload.seed)
+    }
+
+    /// Makes every engine startable; one that cannot be is an arm with a reason.
+    ///
+    /// # Errors
+    /// The user stopped it.
+    pub fn provide(&self, may_install: bool) -> Result<Vec<ArmPlan>> {
+        let cache: PathBuf = CacheDir::from_env().path().into();
+        let mut plans: Vec<ArmPlan> = Vec::new();
+        for (i, seat) in self.seats.iter().enumerate() {
+            let mut provisioner = Provisioner::new(cache.clone(), may_install)?;
+            if let Some(program) = &seat.side.program {
+                provisioner.program.clone_from(program);
+            }
+            let engine = seat.side.engine.clone();
+            let installed = self.installed(seat, &provisioner);
+            if let Err(why) = &installed {
+                let same = |(j, plan): (usize, &ArmPlan)| {
+                    let known = plan.installed.as_ref().err().map(|w| &w.message);
+                    known == Some(&why.message) && self.seats[j].side.engine.name == engine.name
+                };
+                if !plans[..i].iter().enumerate().any(same) {
+                    say(&format!("{}: {}", engine.name, why.message));
+                }
+            }
+            plans.push(ArmPlan { engine, installed });
+        }
+        match interrupt::requested() {
+            true => bail!("stopped before anything was measured"),
+            false => Ok(plans),
+        }
+    }
+
+    fn installed(
+        &self,
+        seat: &Seat,
+        provisioner: &Provisioner,
+    ) -> Result<crate::engine::provision::Installed, Unavailable> {
+        let engine = &seat.side.engine;
+        let model = &self.file_of(seat).model;
+        if let Some((kind, message)) = engine.refusal(&model.quant, seat.device) {
+            return Err(Unavailable { kind, message });
+        }
+        // Compiled code is for these shapes and this many threads.
+        let work = format!("{} n_ctx {} threads {}", model.sha256, seat.n_ctx, seat.threads);
+        provisioner.provide(engine, &work, &say).map_err(|e| Unavailable {
+            kind: FailureKind::MissingDependency,
+            message: format!("{e:#}"),
+        })
+    }
+
+    /// Empty arms of a new record.
+    pub fn arms(&self) -> Vec<Arm> {
+        let arm = |seat: &Seat| Arm {
+            engine: seat.side.engine.name.clone(),
+            label: seat.label.clone(),
+            point: seat.point.clone(),
+            ..Arm::default()
+        };
+        self.seats.iter().map(arm).collect()
+    }
+
+    /// What each arm's launches share. `around`: whether to read the memory's around each
+    /// launch, where a model does not stay in the caches.
+    pub fn settings(&self, host: &Host, around: bool) -> Vec<Settings> {
+        /// Weights of fewer bytes stay in the caches of many machines: the rate of the memory
+        /// around a launch says nothing of it then, and the session's own does.
+        const IN_MEMORY: u64 = 64 << 20;
+        let work = &self.spec.workload;
+        let settings = |seat: &Seat| {
+            let file = self.file_of(seat);
+            Settings {
+                model_path: file.path.clone(),
+                device: seat.device,
+                threads: seat.threads,
+                n_ctx: seat.n_ctx,
+                warmup: work.warmup,
+                iterations: work.iterations,
+                page_cache: work.page_cache,
+                deadlines: self.deadlines(),
+                idle_window: Duration::from_millis(200),
+                read_bandwidth: around && file.model.weight_bytes_per_token >= IN_MEMORY,
+                known_bandwidth: bandwidth::of_session(host, seat.device),
+                profile: self.spec.profile,
+            }
+        };
+        self.seats.iter().map(settings).collect()
+    }
+
+    pub fn deadlines(&self) -> Deadlines {
+        let all = |s: f64| Deadlines::all(Duration::from_secs_f64(s));
+        self.spec.timeout.map_or_else(Deadlines::default, all)
+    }
+}
+
+fn seats(
+    cells: &[Cell],
+    quants: &[Option<crate::model::quant::Quant>],
+    sides: &[Side],
+    files: &[Found],
+    workload: &Workload,
+) -> Vec<Seat> {
+    let file_of = |cell: &Cell| quants.iter().position(|q| *q == cell.quant).unwrap_or(0);
+    let named: Vec<_> = cells
+        .iter()
+        .map(|cell| {
+            let model = &files[file_of(cell)].model;
+            (cell, sides[cell.engine].engine.name.as_str(), model.quant.as_str())
+        })
+        .collect();
+    let seat = |(cell, label): (&Cell, String)| {
+        let (side, file) = (sides[cell.engine].clone(), file_of(cell));
+        let model = &files[file].model;
+        let n_ctx = workload.n_ctx().next_multiple_of(256).min(model.context_length);
+        let point = record::Point {
+            model: model.name.clone(),
+            quant: model.quant.clone(),
+            engine: side.engine.name.clone(),
+            device: Some(cell.device),
+            threads: Some(cell.threads),
+            options: Default::default(),
+            model_file: (files.len() > 1).then(|| model.clone()),
+        };
+        let label = side.label.clone().unwrap_or(label);
+        Seat { label, point, side, file, device: cell.device, threads: cell.threads, n_ctx }
+    };
+    cells.iter().zip(labels(&named)).map(seat).collect()
+}
+
+fn workload(spec: &Spec, found: &Found) -> Result<Workload> {
+    let tokenizer = found.tokenizer()?;
+    let work = &spec.workload;
+    let shapes = [&work.prompt_len, &work.gen_len, &work.depth];
+    let workload = if shapes.iter().all(|list| list.is_empty()) {
+        let default = if found.model.name == "tiny" { "tiny" } else { "quick" };
+        let set = PromptSet::find(work.prompts.as_deref().unwrap_or(default))?;
+        Workload::from_set(&set, &tokenizer, None)?
+    } else {
+        let or = |list: &[u32], default: u32| match list.is_empty() {
+            true => vec![default],
+            false => list.to_vec(),
+        };
+        let [p, n, d] = [(shapes[0], 512), (shapes[1], 64), (shapes[2], 0)].map(|(l, x)| or(l, x));
+        let shapes = Shape::grid(&p, &n, &d);
+        Workload::from_shapes(&shapes, &tokenizer, found.model.context_length, work.seed)?
+    };
+    workload.check_context(found.model.context_length)?;
+    Ok(workload)
+}

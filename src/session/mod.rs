@@ -1,0 +1,264 @@
+//! A session: prepare (`bench`), measure (`drive`, ended by `stop`), keep and finish (here). All
+//! commands that launch engines go through it. Interrupted ones are resumed (`resume`).
+
+pub mod bench;
+pub mod drive;
+pub mod find;
+mod list;
+mod live;
+pub mod resume;
+pub mod stop;
+pub mod verify;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+pub use self::bench::{Bench, Seat, Side};
+use self::drive::Course;
+pub use self::drive::{ArmPlan, Enough};
+pub use self::list::list;
+use self::live::SessionProgress;
+pub use self::resume::{Claim, Interrupted};
+pub use self::stop::{Ended, Limits, Stop};
+use crate::analysis;
+use crate::measure::launch::{self, BUSY_LIMIT, STEAL_LIMIT, Settings};
+use crate::measure::{bandwidth, host, page_cache};
+use crate::model::cache::CacheDir;
+use crate::progress::say;
+use crate::record::{Build, Record, Run, SCHEMA, Status, WeightsSource};
+use crate::units::{Bytes, BytesPerSecond};
+
+const BANDWIDTH_BUFFER: Bytes = Bytes(512 << 20);
+
+/// What tells one session of a bench from another.
+pub struct Session<'a> {
+    pub bench: &'a Bench,
+    /// Of the bench's seats.
+    pub plans: Vec<ArmPlan>,
+    pub stop: Stop,
+    /// What the result file's name begins with.
+    pub kind: &'a str,
+    /// The result file without its extension; absent: a new one in `folder`.
+    pub base: Option<PathBuf>,
+    pub folder: &'a Path,
+    /// A part of `run.config` of the command's own: its key and value.
+    pub config: Option<(&'a str, Value)>,
+    /// Read the memory's bandwidth around each launch, for MBU.
+    pub bandwidth: bool,
+    /// Fill empty compile caches before the first launch.
+    pub compilers: bool,
+    pub earlier: Option<Interrupted>,
+}
+
+/// A session that is over.
+pub struct Measured {
+    pub record: Record,
+    /// The result file.
+    pub path: PathBuf,
+    pub ended: Ended,
+    /// Why a record could not be kept after a launch.
+    keep_error: Option<anyhow::Error>,
+}
+
+impl Session<'_> {
+    /// Measures. `enough` is asked after each block, with the record and the launches of each arm.
+    ///
+    /// # Errors
+    /// The result file cannot be written before the first launch, or what was measured before
+    /// cannot be resumed.
+    pub fn measure(self, enough: Enough<'_>) -> Result<Measured> {
+        let bench = self.bench;
+        let order = bench.order(self.stop.limits().most);
+        let (mut record, base) = match self.earlier {
+            Some(earlier) => {
+                earlier.check(bench, &order)?;
+                earlier.reopen(bench, &self.plans)?
+            }
+            None => {
+                let mut record = new_record(bench, self.stop, self.config);
+                let rate = bandwidth::measure(bench.threads(), BANDWIDTH_BUFFER)?;
+                let BytesPerSecond(bytes) = rate.rate;
+                record.host.measured_read_bandwidth_bytes_per_s = Some(bytes);
+                record.host.bandwidth_method = Some(rate.method);
+                let new = || output_base(self.folder, self.kind);
+                (record, self.base.map_or_else(new, Ok)?)
+            }
+        };
+        let settings = bench.settings(&record.host, self.bandwidth);
+        announce(&record, bench);
+        for file in &bench.files {
+            page_cache::bring(&file.path, bench.spec.workload.page_cache)?;
+        }
+        let path = base.with_extension("json");
+        let mut keeper = Keeper::new(&record, &path)?;
+        if self.compilers {
+            prepare_compilers(&mut record, bench, &self.plans, &settings);
+        }
+        let mut keep = |record: &mut Record| keeper.keep(record);
+        let mut observer = SessionProgress::new(order.len(), &mut keep);
+        let course = Course {
+            plans: &self.plans,
+            settings: &settings,
+            order: &order,
+            workload: &bench.workload,
+            delay: Duration::from_secs_f64(bench.spec.workload.delay),
+        };
+        let ended = course.run(&mut record, self.stop, &mut observer, enough);
+        observer.close();
+        record.run.complete = ended != Ended::Interrupted;
+        analysis::summarize(&mut record);
+        Ok(Measured { record, path, ended, keep_error: keeper.error })
+    }
+}
+
+impl Measured {
+    /// The launches that succeeded.
+    pub fn good_launches(&self) -> usize {
+        let launches = self.record.arms.iter().flat_map(|arm| &arm.launches);
+        launches.filter(|l| l.status == Status::Ok).count()
+    }
+
+    /// Says so if a record could not be kept while the session ran.
+    pub fn say_what_was_not_kept(&self) {
+        if let Some(e) = &self.keep_error {
+            say(&format!("warning: the record could not be kept after each launch: {e:#}"));
+        }
+    }
+
+    /// Writes the result file. `resumed_by` is the command that resumes it, where it was stopped.
+    ///
+    /// # Errors
+    /// The file cannot be written, or the user stopped the session.
+    pub fn finish(self, resumed_by: impl FnOnce(&str) -> String) -> Result<Self> {
+        self.record.write(&self.path)?;
+        self.say_what_was_not_kept();
+        if self.ended == Ended::Interrupted {
+            let json = self.path.display().to_string();
+            bail!("stopped; the launches are kept in {json}: {}", resumed_by(&json));
+        }
+        Ok(self)
+    }
+}
+
+/// Writes the record after each launch and holds the lock on its file.
+struct Keeper {
+    path: PathBuf,
+    claim: Option<Claim>,
+    error: Option<anyhow::Error>,
+}
+
+impl Keeper {
+    /// A folder that cannot be written is an error before the first launch.
+    fn new(record: &Record, path: &Path) -> Result<Self> {
+        record.write(path)?;
+        Ok(Self { path: path.into(), claim: Claim::take(path).ok(), error: None })
+    }
+
+    fn keep(&mut self, record: &mut Record) {
+        analysis::summarize(record);
+        match record.write(&self.path) {
+            Ok(()) => self.claim = Claim::take(&self.path).ok(),
+            Err(e) => drop(self.error.get_or_insert(e)),
+        }
+    }
+}
+
+/// A record of this machine and these settings, with empty arms.
+pub fn new_record(bench: &Bench, stop: Stop, config: Option<(&str, Value)>) -> Record {
+    let started = jiff::Zoned::now();
+    let spec = crate::plan::Spec { launches: stop.limits().most, ..bench.spec.clone() };
+    let mut settings = serde_json::to_value(&spec).expect("plain values");
+    settings["disturbed_if"] =
+        serde_json::json!({"busy_before_above": BUSY_LIMIT, "steal_above": STEAL_LIMIT});
+    if let Some((key, value)) = config {
+        settings[key] = value;
+    }
+    let command: Vec<String> = std::env::args().collect();
+    Record {
+        schema: SCHEMA.into(),
+        run: Run {
+            id: format!(
+                "{}-{:04x}",
+                started.strftime("%Y%m%dT%H%M%S"),
+                std::process::id() & 0xffff
+            ),
+            started_at: launch::now(),
+            command: command.join(" "),
+            seed: spec.workload.seed,
+            config: settings,
+            complete: false,
+            resumed: Vec::new(),
+        },
+        host: host::host(),
+        build: build(),
+        model: bench.files[0].model.clone(),
+        workload: bench.workload.record(),
+        arms: bench.arms(),
+        comparisons: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+/// This build, with what tells it from others of the same commit.
+pub fn build() -> Build {
+    let program = std::env::current_exe();
+    let sha256 = program.and_then(|program| CacheDir::from_env().sha256(&program));
+    Build { executable_sha256: sha256.ok(), ..host::build() }
+}
+
+/// An engine that compiles starts with a populated cache in every measured launch. Filling an
+/// empty one is a launch of its own, which the record keeps apart.
+fn prepare_compilers(record: &mut Record, bench: &Bench, plans: &[ArmPlan], settings: &[Settings]) {
+    for (i, plan) in plans.iter().enumerate() {
+        let Ok(installed) = &plan.installed else { continue };
+        if installed.compile_cache_populated() != Some(false) || crate::interrupt::requested() {
+            continue;
+        }
+        let label = &record.arms[i].label;
+        say(&format!("{label}: filling its empty compile cache (not in the table)"));
+        let model = record.model_of(&record.arms[i]);
+        let (engine, work) = (&plan.engine, &bench.workload);
+        let launched = launch::launch(engine, installed, work, model, &settings[i], (0, 0));
+        if let Ok(outcome) = launched
+            && let Some(cold) = outcome.launch.metrics.get("cold_start_ttft_s")
+        {
+            let preparation = &mut record.arms[i].preparation;
+            preparation.insert("cold_start_ttft_s_empty_compile_cache".into(), *cold);
+        }
+    }
+}
+
+fn announce(record: &Record, bench: &Bench) {
+    for m in record.models() {
+        let source = match m.weights {
+            WeightsSource::Synthetic => {
+                ", SYNTHETIC weights: speed and memory hold, the text means nothing"
+            }
+            WeightsSource::Hub | WeightsSource::File => "",
+        };
+        say(&format!("{} {} ({}{source})", m.name, m.quant, Bytes(m.size_bytes)));
+    }
+    let threads: Vec<String> = bench.spec.target.threads.iter().map(u32::to_string).collect();
+    say(&format!(
+        "{}, {} threads, reads {}; prompts: {} ({})",
+        record.host.cpu_model,
+        threads.join(" and "),
+        BytesPerSecond(record.host.measured_read_bandwidth_bytes_per_s.unwrap_or_default()),
+        bench.workload.name,
+        bench.workload.prompts.len(),
+    ));
+}
+
+/// `DIR/KIND_YYYYMMDD_HHMMSS`, with a suffix where that name is taken.
+pub fn output_base(dir: &Path, kind: &str) -> Result<PathBuf> {
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("--output-dir: cannot make {}", dir.display()))?;
+    let stamp = jiff::Zoned::now().strftime("%Y%m%d_%H%M%S").to_string();
+    let names = std::iter::once(format!("{kind}_{stamp}"))
+        .chain((2..).map(|i| format!("{kind}_{stamp}_{i}")));
+    let free = names.map(|n| dir.join(n)).find(|base| !base.with_extension("json").exists());
+    Ok(free.expect("the names never end"))
+}
