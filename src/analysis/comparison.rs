@@ -5,7 +5,7 @@ use crate::metric::{Better, Metric, Rank};
 use crate::record::{Arm, Comparison, Record};
 use crate::stats::{Sample, ratio_of_geometric_means};
 
-/// The labels that are a baseline by themselves, in this order.
+/// The engines that are a baseline by themselves, in this order.
 const BASELINES: [&str; 2] = ["pytorch", "pytorch-f32"];
 
 /// No arm has the label that was asked for.
@@ -20,8 +20,8 @@ pub struct NoSuchArm {
 /// `pytorch-f32`, else the first arm that has one.
 pub fn baseline(record: &Record) -> Option<usize> {
     let good = |arm: &Arm| ok_launches(arm).next().is_some();
-    let labelled = |label: &&str| record.arms.iter().position(|a| a.label == **label && good(a));
-    BASELINES.iter().find_map(labelled).or_else(|| record.arms.iter().position(good))
+    let of = |engine: &&str| record.arms.iter().position(|a| a.point.engine == **engine && good(a));
+    BASELINES.iter().find_map(of).or_else(|| record.arms.iter().position(good))
 }
 
 pub(super) fn find(record: &Record, label: &str) -> Result<usize, NoSuchArm> {

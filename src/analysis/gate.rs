@@ -89,7 +89,7 @@ pub struct Setting {
     pub prompt_set: String,
     pub cpu_model: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub threads: Option<u64>,
+    pub threads: Option<u32>,
     pub started_at: String,
 }
 
@@ -101,7 +101,7 @@ impl Setting {
             weights: record.model.weights,
             prompt_set: record.workload.prompt_set.clone(),
             cpu_model: record.host.cpu_model.clone(),
-            threads: record.run.config.get("threads").and_then(|t| t.as_u64()),
+            threads: record.arms.first().and_then(|arm| arm.point.threads),
             started_at: record.run.started_at.clone(),
         }
     }

@@ -148,7 +148,7 @@ pub fn arm(engine: &Engine, launches: u32) -> Arm {
     Arm {
         engine: engine.label.split('-').next().unwrap_or_default().into(),
         label: engine.label.into(),
-        point: point(engine.label.split('-').next().unwrap_or_default()),
+        point: point(engine.label),
         version: BTreeMap::from([("rust".into(), "1.90".into())]),
         precision: Some(Precision { weights, compute, kv }),
         settings: BTreeMap::new(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ok_launches;
-use crate::record::{Arm, Record};
+use crate::record::{Arm, Model, Record};
 
 /// The arm whose arithmetic comes closest to the file's own numbers.
 const REFERENCE: &str = "pytorch-f32";
@@ -27,18 +27,25 @@ pub(super) struct Divergence {
     pub prompt: String,
 }
 
-/// Every arm against `pytorch-f32`, or against the first arm that has tokens.
+/// Every arm against `pytorch-f32` on the same file, or against the first arm that has tokens.
 pub(super) fn agreements(record: &Record) -> Vec<Agreement> {
-    let mut arms: Vec<_> = record
-        .arms
+    let of = |model: &&Model| {
+        record.arms.iter().filter(|arm| record.model_of(arm) == *model).collect::<Vec<_>>()
+    };
+    record.models().iter().flat_map(|model| agreements_among(&of(model))).collect()
+}
+
+fn agreements_among(arms: &[&Arm]) -> Vec<Agreement> {
+    let mut arms: Vec<_> = arms
         .iter()
-        .map(|arm| (arm, tokens(arm)))
+        .map(|&arm| (arm, tokens(arm)))
         .filter(|(_, tokens)| !tokens.is_empty())
         .collect();
     if arms.is_empty() {
         return Vec::new();
     }
-    let index = arms.iter().position(|(arm, _)| arm.label == REFERENCE).unwrap_or(0);
+    let is_reference = |(arm, _): &(&Arm, _)| arm.point.engine == REFERENCE;
+    let index = arms.iter().position(is_reference).unwrap_or(0);
     let (reference, expected) = arms.remove(index);
     arms.iter()
         .filter_map(|(arm, got)| {

@@ -53,7 +53,7 @@ fn findings(record: &Record) -> Vec<Finding> {
 fn of_the_run(record: &Record) -> Vec<Finding> {
     let mut found = Vec::new();
     let launches: Vec<&Launch> = record.arms.iter().flat_map(|a| &a.launches).collect();
-    if record.model.weights == WeightsSource::Synthetic {
+    if record.models().iter().any(|m| m.weights == WeightsSource::Synthetic) {
         found.push(Finding::SyntheticWeights);
     }
     if record.build.profile != "release" {

@@ -11,6 +11,7 @@ use super::cache::CacheDir;
 use super::gguf::{GgufError, GgufFile};
 use super::hub::{Hub, HubError, Progress};
 use super::quant::Quant;
+use super::quantize;
 use super::registry::{ModelEntry, Registry, RegistryError, Shipped};
 use super::synth;
 use crate::record::{self, WeightsSource, write_atomically};
@@ -101,6 +102,8 @@ pub enum LocateError {
     Policy { policy: WeightsPolicy, model: String, reason: String },
     #[error("{model}: synthesis of {quant} failed: {reason}")]
     Synthesis { model: String, quant: Quant, reason: String },
+    #[error("{}: cannot be quantized to {quant}: {reason}", .path.display())]
+    Quantize { path: PathBuf, quant: Quant, reason: String },
     #[error("{}: {reason}", .path.display())]
     Unpack { path: PathBuf, reason: String },
 }
@@ -194,19 +197,39 @@ fn shipped(
         Some(folder) => folder.join(&shipped.file),
         None => unpacked(shipped, cache)?,
     };
-    if let Some(quant) = quant {
-        let offered = GgufFile::open(&path)?.quant_label();
-        if offered != quant.to_string() {
-            let advice = "Leave out `--quant`".to_owned();
-            return Err(LocateError::NoSuchQuant {
-                model: model.name.clone(),
-                quant,
-                offered: format!("{offered} (shipped)"),
-                advice,
-            });
-        }
-    }
+    let path = match quant {
+        Some(quant) => quantized(&model.name, path, quant, cache)?,
+        None => path,
+    };
     Ok(Located { path, source: WeightsSource::File, name: model.name.clone(), notice: None })
+}
+
+/// The file in another quantization: made once, by `models quantize`'s code, and kept in the cache.
+fn quantized(
+    name: &str,
+    source: PathBuf,
+    quant: Quant,
+    cache: &CacheDir,
+) -> Result<PathBuf, LocateError> {
+    let file = GgufFile::open(&source)?;
+    let wanted = quant.to_string();
+    if file.quant_label() == wanted {
+        return Ok(source);
+    }
+    let make = || -> anyhow::Result<PathBuf> {
+        let sha256 = cache.sha256(&source)?;
+        let out = cache.models().join(format!("{name}-{quant}-of-{}.gguf", &sha256[..12]));
+        if !GgufFile::open(&out).is_ok_and(|made| made.quant_label() == wanted) {
+            let targets = [quantize::Target { quant, out: out.clone() }];
+            quantize::quantize(&file, &targets, 0, &mut |_, _| {})?;
+        }
+        Ok(out)
+    };
+    make().map_err(|e| LocateError::Quantize {
+        path: source.clone(),
+        quant,
+        reason: format!("{e:#}"),
+    })
 }
 
 fn unpacked(shipped: &Shipped, cache: &CacheDir) -> Result<PathBuf, LocateError> {
