@@ -135,8 +135,8 @@ impl Identity {
         features.sort();
         let features = [features.join(" "), build.target_cpu.clone(), build.profile.clone()];
         identity.text("features", "features of the build", Refuse, joined(&features));
-        identity.text("quant", "quantization", Refuse, &record.model.quant);
-        identity.digest("model_sha256", "model file", &record.model.sha256);
+        identity.text("quant", "quantization", Refuse, &record.model_of(arm).quant);
+        identity.digest("model_sha256", "model file", &record.model_of(arm).sha256);
         identity.digest("prompt_set", "prompt set", &record.workload.sha256);
         let mut setting = |key: &str, field, title, severity| {
             if let Some(text) = config.get(key).and_then(scalar) {

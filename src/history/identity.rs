@@ -59,7 +59,7 @@ impl Identity {
         let config = &record.run.config;
         let number = |key: &str| config.get(key)?.as_u64()?.try_into().ok();
         let text = |key: &str| config.get(key)?.as_str().map(str::to_string);
-        let (host, build, model) = (&record.host, &record.build, &record.model);
+        let (host, build, model) = (&record.host, &record.build, record.model_of(arm));
         Self {
             engine: arm.engine.clone(),
             label: arm.label.clone(),
@@ -69,8 +69,8 @@ impl Identity {
             weights: model.weights,
             prompt_set: record.workload.prompt_set.clone(),
             prompts_sha256: record.workload.sha256.clone(),
-            device: text("device"),
-            threads: number("threads"),
+            device: arm.point.device.map(|d| d.to_string()),
+            threads: arm.point.threads,
             warmup: number("warmup"),
             iterations: number("iterations"),
             page_cache: text("page_cache"),
@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(differs(&|r| r.host.ram_bytes *= 2), ["ram_bytes"]);
         assert_eq!(differs(&|r| r.host.cpu_model.push('X')), ["cpu_model"]);
         assert_eq!(differs(&|r| r.model.sha256.push('0')), ["model_sha256"]);
-        assert_eq!(differs(&|r| r.run.config = serde_json::json!({"threads": 4})), ["threads"]);
+        assert_eq!(differs(&|r| r.arms[0].point.threads = Some(4)), ["threads"]);
         let warm = |r: &mut Record| r.run.config = serde_json::json!({"threads": 2, "warmup": 3});
         assert_eq!(differs(&warm), ["warmup"]);
     }

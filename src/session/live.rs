@@ -1,60 +1,115 @@
-//! Progress of a session on stderr: a bar with the live figure and the time left on a terminal,
-//! one line per launch where there is none.
+//! Progress of a session on stderr: on a terminal a live table with a bar and the time left, one
+//! line per launch where there is none.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use super::drive::Observer;
-use crate::metric::Metric;
+use crate::metric::{Metric, Rank, Unit};
 use crate::plan::Planned;
 use crate::progress::say;
 use crate::record::{Arm, Record, Status};
-use crate::units::{Seconds, three_digits};
+use crate::units::{Bytes, Seconds, three_digits};
 
-/// The observer of `run`: shows each launch and hands the record on to be kept.
+/// The observer of a session: shows each launch and hands the record on to be kept.
 pub struct SessionProgress<'a> {
-    bar: Option<ProgressBar>,
-    /// When the session should end, as estimated at the start of the launch that runs now.
-    end: Arc<Mutex<Option<Instant>>>,
+    table: Option<Table>,
     total: usize,
     done: usize,
-    last: String,
     keep: &'a mut dyn FnMut(&mut Record),
 }
 
 impl<'a> SessionProgress<'a> {
-    /// `total` launches; `keep` gets the record after each one.
-    pub fn new(total: usize, keep: &'a mut dyn FnMut(&mut Record)) -> Self {
-        let end = Arc::new(Mutex::new(None));
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(total as u64);
-            let form = "{spinner} {pos}/{len} {bar:20} {elapsed_precise} {left}{wide_msg}";
-            let end = Arc::clone(&end);
-            let style = ProgressStyle::with_template(form).expect("a constant template").with_key(
-                "left",
-                move |_: &ProgressState, out: &mut dyn Write| {
-                    if let Some(left) = end.lock().unwrap().map(time_left) {
-                        let _ = write!(out, "{left}");
-                    }
-                },
-            );
-            bar.set_style(style);
-            // Twice a second: some microseconds of one processor, well under a thousandth.
-            bar.enable_steady_tick(Duration::from_millis(500));
-            bar
-        });
-        Self { bar, end, total, done: 0, last: String::new(), keep }
+    /// `total` launches of the record's arms; `keep` gets the record after each one.
+    pub fn new(record: &Record, total: usize, keep: &'a mut dyn FnMut(&mut Record)) -> Self {
+        let table = std::io::stderr().is_terminal().then(|| Table::new(record, total));
+        Self { table, total, done: 0, keep }
     }
 
-    /// Removes the bar.
+    /// Removes the table.
     pub fn close(self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        if let Some(table) = self.table {
+            let _ = table.all.clear();
         }
+    }
+}
+
+impl Observer for SessionProgress<'_> {
+    fn begins(&mut self, arm: &Arm, planned: Planned, left: Option<Seconds>) {
+        match &self.table {
+            Some(table) => table.begins(arm, planned, left),
+            None if self.done == 0 => say(&format!("{} launches", self.total)),
+            None => {}
+        }
+    }
+
+    fn finished(&mut self, record: &mut Record, arm: usize) {
+        self.done += 1;
+        (self.keep)(record);
+        let arm_record = &record.arms[arm];
+        match &self.table {
+            Some(table) => table.finished(arm_record, arm),
+            None => {
+                let (label, figures) = (&arm_record.label, last_launch(arm_record));
+                say(&format!("[{}/{}] {label}: {figures}", self.done, self.total));
+            }
+        }
+    }
+}
+
+/// A row for each arm with its medians so far, and a bar below them.
+struct Table {
+    all: MultiProgress,
+    rows: Vec<ProgressBar>,
+    width: usize,
+    bar: ProgressBar,
+    /// When the session should end, as estimated at the start of the launch that runs now.
+    end: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Table {
+    fn new(record: &Record, total: usize) -> Self {
+        let all = MultiProgress::new();
+        let plain = ProgressStyle::with_template("{msg}").expect("a constant template");
+        let width = record.arms.iter().map(|arm| arm.label.chars().count()).max().unwrap_or(0);
+        let rows: Vec<ProgressBar> = record
+            .arms
+            .iter()
+            .map(|arm| {
+                let row = all.add(ProgressBar::new(0).with_style(plain.clone()));
+                row.set_message(figures(arm, width));
+                row
+            })
+            .collect();
+        let end = Arc::new(Mutex::new(None));
+        let form = "{spinner} {pos}/{len} {bar:20} {elapsed_precise} {left}{wide_msg}";
+        let at_end = Arc::clone(&end);
+        let style = ProgressStyle::with_template(form).expect("a constant template").with_key(
+            "left",
+            move |_: &ProgressState, out: &mut dyn Write| {
+                if let Some(left) = at_end.lock().unwrap().map(time_left) {
+                    let _ = write!(out, "{left}");
+                }
+            },
+        );
+        let bar = all.add(ProgressBar::new(total as u64).with_style(style));
+        // Twice a second: some microseconds of one processor, well under a thousandth.
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Self { all, rows, width, bar, end }
+    }
+
+    fn begins(&self, arm: &Arm, planned: Planned, left: Option<Seconds>) {
+        *self.end.lock().unwrap() = left.map(|s| Instant::now() + Duration::from_secs_f64(s.0));
+        self.bar.set_message(format!("{} #{}", arm.label, planned.index + 1));
+    }
+
+    fn finished(&self, arm: &Arm, index: usize) {
+        self.rows[index].set_message(figures(arm, self.width));
+        self.bar.inc(1);
     }
 }
 
@@ -64,43 +119,45 @@ fn time_left(end: Instant) -> String {
     format!("ETA {:02}:{:02} ", left / 60, left % 60)
 }
 
-impl Observer for SessionProgress<'_> {
-    fn begins(&mut self, arm: &Arm, planned: Planned, left: Option<Seconds>) {
-        *self.end.lock().unwrap() = left.map(|s| Instant::now() + Duration::from_secs_f64(s.0));
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(format!("{} #{}{}", arm.label, planned.index + 1, self.last));
-            }
-            None if self.done == 0 => say(&format!("{} launches", self.total)),
-            None => {}
-        }
+/// A row of the table: medians of the main metrics over the launches so far.
+fn figures(arm: &Arm, width: usize) -> String {
+    let good = arm.launches.iter().filter(|l| l.status == Status::Ok).count();
+    let mut row = format!("{:<width$}  {good:>3}", arm.label);
+    let main = Metric::measured().filter(|m| m.rank() == Rank::Primary);
+    for (metric, summary) in main.filter_map(|m| Some((m, arm.metrics.get(&m)?))) {
+        let _ = write!(row, "  {} {}", metric.title(), figure(metric, summary.median));
     }
+    if good < arm.launches.len() {
+        let _ = write!(row, "  {}", last_launch(arm));
+    }
+    crate::report::clean(&row)
+}
 
-    fn finished(&mut self, record: &mut Record, arm: usize) {
-        self.done += 1;
-        let label = record.arms[arm].label.clone();
-        let told = record.arms[arm].launches.last().map(|launch| match launch.status {
-            Status::Failed => {
-                let why = launch.error.as_ref().map_or("", |e| e.message.as_str());
-                format!("failed: {}", why.lines().next().unwrap_or_default())
-            }
-            Status::Ok => {
-                let figure = |metric| launch.metrics.get(&metric).map(|v| three_digits(*v));
-                match (figure(Metric::DecodeTps), figure(Metric::PrefillTps)) {
-                    (Some(d), Some(p)) => format!("decode {d} tok/s, prefill {p} tok/s"),
-                    (Some(d), None) => format!("decode {d} tok/s"),
-                    _ => "measured".into(),
-                }
-            }
-        });
-        let told = crate::report::clean(&told.unwrap_or_default());
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position(self.done as u64);
-                self.last = format!(" · {label}: {told}");
-            }
-            None => say(&format!("[{}/{}] {label}: {told}", self.done, self.total)),
-        }
-        (self.keep)(record);
+fn figure(metric: Metric, value: f64) -> String {
+    match metric.unit() {
+        Unit::Seconds => Seconds(value).to_string(),
+        Unit::Bytes => Bytes(value as u64).to_string(),
+        unit => format!("{} {}", three_digits(value), unit.as_str()),
     }
+}
+
+/// What the last launch came to, in a line.
+fn last_launch(arm: &Arm) -> String {
+    let Some(launch) = arm.launches.last() else { return String::new() };
+    let line = match launch.status {
+        Status::Failed => {
+            let why = launch.error.as_ref().map_or("", |e| e.message.as_str());
+            format!("failed: {}", why.lines().next().unwrap_or_default())
+        }
+        Status::Ok => {
+            let part = |(name, metric): (&str, Metric)| {
+                let value = launch.metrics.get(&metric)?;
+                Some(format!("{name} {}", figure(metric, *value)))
+            };
+            let rates = [("decode", Metric::DecodeTps), ("prefill", Metric::PrefillTps)];
+            let parts: Vec<String> = rates.into_iter().filter_map(part).collect();
+            if parts.is_empty() { "measured".into() } else { parts.join(", ") }
+        }
+    };
+    crate::report::clean(&line)
 }

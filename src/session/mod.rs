@@ -26,6 +26,7 @@ pub use self::stop::{Ended, Limits, Stop};
 use crate::analysis;
 use crate::measure::launch::{self, BUSY_LIMIT, STEAL_LIMIT, Settings};
 use crate::measure::{bandwidth, host, page_cache};
+use crate::metric::Metric;
 use crate::model::cache::CacheDir;
 use crate::progress::say;
 use crate::record::{Build, Record, Run, SCHEMA, Status, WeightsSource};
@@ -98,7 +99,7 @@ impl Session<'_> {
             prepare_compilers(&mut record, bench, &self.plans, &settings);
         }
         let mut keep = |record: &mut Record| keeper.keep(record);
-        let mut observer = SessionProgress::new(order.len(), &mut keep);
+        let mut observer = SessionProgress::new(&record, order.len(), &mut keep);
         let course = Course {
             plans: &self.plans,
             settings: &settings,
@@ -223,7 +224,7 @@ fn prepare_compilers(record: &mut Record, bench: &Bench, plans: &[ArmPlan], sett
         let (engine, work) = (&plan.engine, &bench.workload);
         let launched = launch::launch(engine, installed, work, model, &settings[i], (0, 0));
         if let Ok(outcome) = launched
-            && let Some(cold) = outcome.launch.metrics.get("cold_start_ttft_s")
+            && let Some(cold) = outcome.launch.metrics.get(&Metric::ColdStartTtft)
         {
             let preparation = &mut record.arms[i].preparation;
             preparation.insert("cold_start_ttft_s_empty_compile_cache".into(), *cold);

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -31,11 +32,18 @@ pub struct Interrupted {
 pub struct Claim(#[expect(dead_code, reason = "held, not read")] File);
 
 impl Claim {
-    /// Fails with [`TryLockError::WouldBlock`] where another process has it.
+    /// Fails with [`TryLockError::WouldBlock`] where another process has it. A process that was
+    /// killed may leave a child that has not started its own program yet and still holds the
+    /// lock: it is given a moment.
     pub fn take(path: &Path) -> Result<Self, TryLockError> {
         let file = File::open(path).map_err(TryLockError::Error)?;
-        file.try_lock()?;
-        Ok(Self(file))
+        for _ in 0..20 {
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
+                other => return other.map(|()| Self(file)),
+            }
+        }
+        Err(TryLockError::WouldBlock)
     }
 }
 
@@ -109,15 +117,15 @@ impl Interrupted {
         let (record, seats) = (&self.record, &bench.seats);
         for (i, arm) in record.arms.iter().enumerate() {
             let fits = |seat: &&Seat| {
-                let key = |p: &Point| (p.engine.clone(), p.quant.clone(), p.device, p.threads);
-                key(&seat.point) == key(&arm.point)
+                let key = |p: &Point| (p.quant.clone(), p.device, p.threads);
+                seat.point.engine == arm.engine && key(&seat.point) == key(&arm.point)
             };
             if seats.len() != record.arms.len() || seats.get(i).filter(fits).is_none() {
                 bail!(
                     "{}: arms: expected each point of the grid once, found {} again or another \
                      one; the file was changed. Run anew",
                     self.name(),
-                    arm.label
+                    arm.engine
                 );
             }
         }

@@ -136,7 +136,7 @@ fn a_run_that_still_goes_on_is_not_resumed_beside_itself() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = start(dir.path());
     let path = wait_for_launches(dir.path(), 1);
-    support::refused(resume(dir.path(), &path, &[]), &["still goes on"]);
+    support::refused(resume(dir.path(), &path, &[]), &["still runs"]);
     assert!(child.wait().unwrap().success());
     is_whole(&Record::read(&path).unwrap());
 }

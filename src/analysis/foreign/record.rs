@@ -44,7 +44,7 @@ pub(super) fn read(path: &Path, file: String) -> Result<Source> {
             record.run.started_at.clone(),
             record.host.cpu_model.clone(),
         ],
-        synthetic: record.model.weights == WeightsSource::Synthetic,
+        synthetic: record.models().iter().any(|m| m.weights == WeightsSource::Synthetic),
         session: Some(record.run.id.clone()),
         executable: build.executable_sha256.clone(),
         arms,
@@ -72,7 +72,7 @@ fn values_are_positive(record: &Record, file: &str) -> Result<()> {
 }
 
 fn sampled(record: &Record, arm: &Arm, warnings: &mut Vec<Warning>) -> SampledArm {
-    let model = &record.model;
+    let model = record.model_of(arm);
     let mut series = Vec::new();
     let mut left_out: Vec<&str> = Vec::new();
     let mut add = |metrics: &Values<MetricSummary>, prompt: Option<&String>| {
