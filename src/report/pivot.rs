@@ -174,7 +174,7 @@ fn values(
         Key::Model => clean(&point.model),
         Key::Quant => clean(&point.quant),
         Key::Engine => clean(&point.engine),
-        Key::Device => point.device.as_deref().map(clean).unwrap_or_default(),
+        Key::Device => point.device.map(|d| d.to_string()).unwrap_or_default(),
         Key::Threads => point.threads.map(|n| n.to_string()).unwrap_or_default(),
         Key::Prompt => clean(prompt),
         Key::PromptLen => shape.map(|p| p.n_prompt.to_string()).unwrap_or_default(),
