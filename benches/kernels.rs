@@ -12,7 +12,7 @@
 use std::time::Instant;
 
 use llm_bench::measure::arithmetic;
-use llm_bench::measure::bandwidth::Reader;
+use llm_bench::sensors::bandwidth::Reader;
 use llm_bench::units::Bytes;
 use llm_bench::worker::bench::{Attention, Kernels, Products};
 

@@ -3,9 +3,9 @@
 //! The map, in the order in which data flows:
 //!
 //! ```text
-//! cli ──> plan ──> session ──> engine process ──> measure::launch ──> record
-//!         (Spec,   (prepare,   (worker: the Rust      raw samples       │
-//!          points,  measure,    ones, over protocol)                    v
+//! cli ──> plan ──> session ──> launch: engine × task × sensors ──> record
+//!         (Spec,   (prepare,          (worker: the Rust ones, raw    │
+//!          points,  measure,           over protocol)     samples    v
 //!          order)   keep, finish)                     analysis (on stats) ──> report
 //!                                                     history (records over commits)
 //! ```
@@ -25,6 +25,7 @@ pub mod engine;
 pub mod gate;
 pub mod history;
 pub mod interrupt;
+pub mod launch;
 pub mod measure;
 pub mod metric;
 pub mod model;
@@ -32,7 +33,9 @@ pub mod plan;
 pub mod progress;
 pub mod record;
 pub mod report;
+pub mod sensors;
 pub mod session;
+pub mod task;
 pub mod workload;
 
 pub use llm_bench_candle_engine as worker;

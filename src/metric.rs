@@ -1,5 +1,5 @@
 //! The catalogue of metrics: name, unit, direction, rank, meaning. A new metric is one entry here
-//! and one line where `measure::metrics` computes it; tables, CSV and comparisons follow. No other
+//! and one line where its task computes it; tables, CSV and comparisons follow. No other
 //! file spells a metric's name.
 
 use std::cmp::Ordering;
@@ -28,6 +28,7 @@ pub enum Unit {
     /// A ratio that people read in percent.
     Share,
     TokensPerSecondPerGb,
+    JoulesPerToken,
 }
 
 impl Unit {
@@ -39,6 +40,7 @@ impl Unit {
             Unit::Bytes => "B",
             Unit::Ratio | Unit::Share => "1",
             Unit::TokensPerSecondPerGb => "tok/s/GB",
+            Unit::JoulesPerToken => "J/tok",
         }
     }
 }
@@ -142,6 +144,8 @@ metrics! {
         "(weight bytes read per token + mean KV bytes read) / TPOT / read bandwidth around the launch";
     TpsPerGb "tps_per_gb" "Decode per GB" TokensPerSecondPerGb Higher Shown Generate
         "decode_tps / peak memory in GB (1e9 bytes)";
+    JoulesPerToken "joules_per_token" "Energy" JoulesPerToken Lower Shown Generate
+        "energy of the packages over the decode windows / decode tokens; absent without a counter";
     DecodeCv "decode_cv" "Decode CV over launches" Share Lower Detail Generate
         "sample sd / mean of decode_tps over launches; under 5 % is good, over 10 % warns";
     Time "time_s" "Time" Seconds Lower Primary Foreign
@@ -152,7 +156,7 @@ metrics! {
 
 /// Names of metrics that nothing measures yet. A list of deciding metrics may hold them: earlier
 /// versions named the first one in theirs.
-pub const PLANNED: [&str; 2] = ["peak_gpu_bytes", "joules_per_token"];
+pub const PLANNED: [&str; 1] = ["peak_gpu_bytes"];
 
 impl Metric {
     /// What llm-bench itself measures, in the order of tables.

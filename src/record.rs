@@ -136,12 +136,17 @@ pub struct Model {
     pub weights: WeightsSource,
     pub n_params: u64,
     pub size_bytes: u64,
-    pub n_vocab: u32,
+    /// From here on: what a model that generates text has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_vocab: Option<u32>,
     /// Bytes of the tensors that one decoded token reads (tied embedding once, lookup rows not).
-    pub weight_bytes_per_token: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_bytes_per_token: Option<u64>,
     /// Values in the KV cache for one position: 2 · layers · kv_heads · head_dim.
-    pub kv_values_per_position: u64,
-    pub context_length: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_values_per_position: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_length: Option<u32>,
 }
 
 /// Where the weights came from. Synthetic ones have the exact shapes and recipe of the model
@@ -250,6 +255,41 @@ pub struct Launch {
     #[serde(default)]
     pub load_stages_ns: BTreeMap<String, u64>,
     pub environment: Environment,
+    /// Absent without a counter that can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
+}
+
+impl Launch {
+    /// A launch of which nothing is known yet.
+    pub fn new((index, order): (u32, u32), started_at: String) -> Self {
+        Self {
+            index,
+            order,
+            started_at,
+            status: Status::Ok,
+            error: None,
+            metrics: Values::new(),
+            prompts: Vec::new(),
+            memory: Memory::default(),
+            timeline_ns: BTreeMap::new(),
+            load_stages_ns: BTreeMap::new(),
+            environment: Environment::default(),
+            energy: None,
+        }
+    }
+}
+
+/// Energy over the measured windows of a launch: of a generation, first token to last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Energy {
+    /// Which counters were added up: `RAPL package-0`.
+    pub source: String,
+    pub joules: f64,
+    /// Length of the windows together.
+    pub seconds: f64,
+    /// How often the counter was seen to move inside them.
+    pub steps: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -312,6 +352,8 @@ pub struct PromptRun {
     pub role: Role,
     pub iteration: u32,
     pub n_prompt: u32,
+    /// Tokens that were asked for; of a request that generates none, absent.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub n_gen: u32,
     /// Positions that the context held before the prompt.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -320,14 +362,18 @@ pub struct PromptRun {
     /// until the first token are then not those of the prompt at that depth.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub context_in_request: bool,
-    pub begin_ns: u64,
+    /// The engine had decoded the request, by its own clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begin_ns: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefill_end_ns: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub token_ns: Vec<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compile_ns: Option<u64>,
-    /// First 16 hex digits of the sha256 of the ids.
-    pub tokens_hash: String,
+    /// First 16 hex digits of the sha256 of the ids, where they can be seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_hash: Option<String>,
     /// The ids themselves, once per prompt and launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Vec<u32>>,
@@ -337,6 +383,29 @@ pub struct PromptRun {
     /// Metrics of this generation alone, where it was measured.
     #[serde(default)]
     pub metrics: Values,
+}
+
+impl PromptRun {
+    /// A request of which nothing is known yet.
+    pub fn new(role: Role) -> Self {
+        Self {
+            id: String::new(),
+            role,
+            iteration: 0,
+            n_prompt: 0,
+            n_gen: 0,
+            depth: 0,
+            context_in_request: false,
+            begin_ns: None,
+            prefill_end_ns: None,
+            token_ns: Vec::new(),
+            compile_ns: None,
+            tokens_hash: None,
+            tokens: None,
+            profile: None,
+            metrics: Values::new(),
+        }
+    }
 }
 
 fn is_zero(n: &u32) -> bool {

@@ -3,7 +3,7 @@
 
 mod support;
 
-use llm_bench::engine::{EngineProcess, Failure};
+use llm_bench::engine::{Engine, Failure};
 use llm_bench::metric::Metric;
 use llm_bench::model::golden;
 use llm_bench::protocol::{Context, Feature, Generate};
@@ -134,15 +134,14 @@ const TOKENS: usize = 24;
 
 /// An engine with the tiny model loaded.
 struct Loaded {
-    process: EngineProcess,
-    features: Vec<Feature>,
+    process: Engine,
     next_id: u64,
 }
 
 impl Loaded {
     fn new(engine: &str) -> Self {
-        let (process, features) = with_tiny_loaded(engine, 1, 256, serde_json::json!({}));
-        Self { process, features, next_id: 1 }
+        let process = with_tiny_loaded(engine, 1, 256, serde_json::json!({}));
+        Self { process, next_id: 1 }
     }
 
     fn fill(&mut self, tokens: &[u32]) -> Result<(), Failure> {
@@ -155,7 +154,7 @@ impl Loaded {
         self.next_id += 1;
         let request =
             Generate { depth, ..Generate::greedy(self.next_id, prompt.into(), TOKENS as u32) };
-        Ok(self.process.generate(request, 10_000)?.value.tokens)
+        Ok(self.process.generate(request, Some(10_000))?.value.tokens)
     }
 }
 
@@ -166,7 +165,7 @@ fn tokens(n: u32) -> Vec<u32> {
 
 fn a_context_apart_gives_the_golden_tokens(engine: &str) {
     let mut loaded = Loaded::new(engine);
-    assert!(loaded.features.contains(&Feature::Context));
+    assert!(loaded.process.has(Feature::Context));
     for case in golden::cases().unwrap().iter().filter(|case| case.prompt.len() < 200) {
         let golden = &case.tokens[..TOKENS];
         for depth in [1, case.prompt.len() / 2, case.prompt.len() - 1] {

@@ -9,8 +9,8 @@ use candle_core::quantized::gguf_file::{self, Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use half::f16;
-use llm_bench::measure::verify::Question;
 use llm_bench::model::gguf::GgufFile;
+use llm_bench::task::score::Question;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use support::{engine, output, text};
 

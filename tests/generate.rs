@@ -9,9 +9,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use llm_bench::engine::{EngineProcess, Step};
 use llm_bench::model::golden;
 use llm_bench::protocol::{Feature, Generate, Sampling, Score};
+use llm_bench::task::generate::Step;
 use llm_bench::worker::sampling::Sampler;
 use rustix::process::Signal;
 use support::engine::{read_logits, with_tiny_loaded};
@@ -270,16 +270,15 @@ fn a_system_message_changes_the_answer_and_survives_a_reset() {
 // ---- the protocol, engine by engine ----
 
 struct Engine {
-    process: EngineProcess,
-    features: Vec<Feature>,
+    process: llm_bench::engine::Engine,
     id: u64,
 }
 
 impl Engine {
     /// Starts an engine on the tiny model.
     fn start(name: &str, options: serde_json::Value) -> Self {
-        let (process, features) = with_tiny_loaded(name, 2, 512, options);
-        Self { process, features, id: 0 }
+        let process = with_tiny_loaded(name, 2, 512, options);
+        Self { process, id: 0 }
     }
 
     /// The tokens, how many were reused, and whether `keep` ended it early.
@@ -289,7 +288,7 @@ impl Engine {
         let mut seen = 0;
         let answer = self
             .process
-            .follow(request, 512, &self.features, &mut |step| {
+            .follow(request, Some(512), &mut |step| {
                 seen += usize::from(step != Step::Waiting);
                 match keep(seen) {
                     true => ControlFlow::Continue(()),
@@ -313,7 +312,7 @@ fn no_options() -> serde_json::Value {
 /// Greedy tokens with and without everything that may not change them.
 fn reuse_and_streaming_change_no_token(engine: &str) {
     let mut engine = Engine::start(engine, no_options());
-    let reuses = engine.features.contains(&Feature::Reuse);
+    let reuses = engine.process.has(Feature::Reuse);
     for case in golden::cases().unwrap() {
         let n = case.tokens.len() as u32;
         let plain = Generate::greedy(0, case.prompt.clone(), n);

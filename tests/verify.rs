@@ -12,10 +12,10 @@ use std::process::Output;
 
 use half::f16;
 use llm_bench::analysis::divergence::{compare, judge, limit_for, sum_up};
-use llm_bench::measure::verify::{Answer, Question};
 use llm_bench::model::gguf::GgufFile;
 use llm_bench::model::golden;
 use llm_bench::record::{Divergence, Verdict};
+use llm_bench::task::score::{Answer, Question};
 use support::{done, engine, files, output, repository, text};
 
 const N_VOCAB: u32 = 512;

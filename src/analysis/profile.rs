@@ -130,7 +130,7 @@ fn profiled(launch: &Launch) -> impl Iterator<Item = (&PromptRun, &Profile)> {
 }
 
 fn prefill_ns(run: &PromptRun) -> Option<u64> {
-    run.token_ns.first()?.checked_sub(run.begin_ns)
+    run.token_ns.first()?.checked_sub(run.begin_ns?)
 }
 
 fn decode_ns(run: &PromptRun) -> Option<u64> {
@@ -154,7 +154,7 @@ mod tests {
         for launch in &mut arm.launches {
             let mut run = launch.prompts[0].clone();
             run.role = Role::Profiled;
-            (run.n_prompt, run.n_gen, run.begin_ns) = (10, 5, 0);
+            (run.n_prompt, run.n_gen, run.begin_ns) = (10, 5, Some(0));
             run.token_ns = (0..5).map(|i| 1_000_000_000 + i * 100_000_000).collect();
             run.profile = Some(Profile {
                 prefill_ns: [("mlp".to_string(), 700_000_000)].into(),

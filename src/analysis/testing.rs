@@ -118,10 +118,10 @@ pub fn empty() -> Record {
             weights: WeightsSource::Synthetic,
             n_params: 1_235_814_400,
             size_bytes: 807_694_464,
-            n_vocab: 128_256,
-            weight_bytes_per_token: 803_000_000,
-            kv_values_per_position: 32_768,
-            context_length: 131_072,
+            n_vocab: Some(128_256),
+            weight_bytes_per_token: Some(803_000_000),
+            kv_values_per_position: Some(32_768),
+            context_length: Some(131_072),
         },
         workload: Workload {
             prompt_set: "default".into(),
@@ -236,6 +236,7 @@ fn launch(engine: &Engine, index: u32) -> Launch {
         prompts: runs.collect(),
         memory: memory(engine),
         timeline_ns: BTreeMap::new(),
+        energy: None,
         load_stages_ns: BTreeMap::new(),
         environment: Environment {
             page_cache_resident: Some(1.0),
@@ -307,11 +308,11 @@ fn generation(
         n_gen,
         depth: 0,
         context_in_request: false,
-        begin_ns: 0,
+        begin_ns: Some(0),
         prefill_end_ns: Some(ns(prefill_s)),
         token_ns: (0..n_gen).map(|i| ns(prefill_s + gap_s * f64::from(i))).collect(),
         compile_ns: None,
-        tokens_hash: format!("{:016x}", engine.diverges_at),
+        tokens_hash: Some(format!("{:016x}", engine.diverges_at)),
         tokens: (role == Role::Cold).then(|| {
             (0..n_gen).map(|i| if i < engine.diverges_at { i } else { 100 + i }).collect()
         }),

@@ -70,7 +70,7 @@ pub(super) fn unstable_prompts(arm: &Arm) -> Vec<String> {
     let mut hashes: BTreeMap<_, BTreeSet<&str>> = BTreeMap::new();
     for run in ok_launches(arm).flat_map(|l| &l.prompts) {
         let asked = (&run.id, run.n_prompt, run.n_gen, run.depth);
-        hashes.entry(asked).or_default().insert(&run.tokens_hash);
+        hashes.entry(asked).or_default().extend(run.tokens_hash.as_deref());
     }
     let unstable = hashes.iter().filter(|(_, seen)| seen.len() > 1);
     unstable.map(|((id, ..), _)| id.to_string()).collect::<BTreeSet<_>>().into_iter().collect()

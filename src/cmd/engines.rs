@@ -6,8 +6,9 @@ use anyhow::{Result, bail};
 
 use crate::cli::EnginesCommand;
 use crate::device::Device;
+use crate::engine::provision::Installed;
 use crate::engine::provision::Provisioner;
-use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Registry};
+use crate::engine::{Deadlines, Engine, EngineSpec, Failure, Registry};
 use crate::model::cache::CacheDir;
 use crate::model::golden;
 use crate::model::locate::WeightsPolicy;
@@ -62,9 +63,9 @@ fn check(registry: &Registry, names: &[String]) -> Result<()> {
     let quant = &found.model.quant;
     let mut failed = Vec::new();
     for engine in engines {
-        let verdict = looking.provide(engine, "tiny", &|_| {}).and_then(|installed| {
-            converse(engine, installed.command(1), &found.path, found.model.n_vocab)
-        });
+        let verdict = looking
+            .provide(engine, "tiny", &|_| {})
+            .and_then(|installed| converse(engine, &installed, &found.path, found.model.n_vocab));
         match (verdict, engine.known_difference(quant)) {
             (Ok(told), _) => writeln!(stdout(), "{:<16} ok      {told}", engine.name)?,
             (Err(e), Some(known)) if known.nmse.is_none() => {
@@ -84,9 +85,9 @@ fn check(registry: &Registry, names: &[String]) -> Result<()> {
 
 fn converse(
     engine: &EngineSpec,
-    command: std::process::Command,
+    installed: &Installed,
     path: &std::path::Path,
-    n_vocab: u32,
+    n_vocab: Option<u32>,
 ) -> Result<String> {
     let told = |f: Failure| match f {
         Failure::Interrupted => anyhow::anyhow!("stopped"),
@@ -94,10 +95,8 @@ fn converse(
             anyhow::anyhow!("{:?} in {}: {}", e.kind, e.phase, crate::report::clean(&e.message))
         }
     };
-    let mut process = EngineProcess::spawn(command, 1, Deadlines::default()).map_err(told)?;
-    let hello = process.hello().map_err(told)?;
-    let features = process.ready(&hello).map_err(told)?.value.features;
-    let holds_context = features.contains(&Feature::Context);
+    let mut process = Engine::open(installed, 1, Deadlines::default()).map_err(told)?;
+    let holds_context = process.has(Feature::Context);
     let load = Load {
         path: path.to_string_lossy().into_owned(),
         device: Device::Cpu.to_string(),

@@ -30,8 +30,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let engine = registry.find(&args.engine)?;
     let quant = args.quant.as_deref().map(str::parse).transpose()?;
     let found = find_model(&args.model, quant, args.weights, DEFAULT_SEED)?;
-    if let Some(n) = args.n_ctx.filter(|n| *n > found.model.context_length) {
-        bail!("--n-ctx {n}: the context of this model is {}", found.model.context_length);
+    let longest = found.model.context_length.unwrap_or(u32::MAX);
+    if let Some(n) = args.n_ctx.filter(|n| *n > longest) {
+        bail!("--n-ctx {n}: the context of this model is {longest}");
     }
     let tokenizer = found.tokenizer()?;
     match prompt {
@@ -110,7 +111,7 @@ fn complete(
     let n_prompt = prompt.len() as u32;
     let wanted = args.gen_len.unwrap_or(GEN_LEN);
     let all = n_prompt.saturating_add(wanted).checked_next_multiple_of(256).unwrap_or(u32::MAX);
-    let n_ctx = args.n_ctx.unwrap_or(all.min(found.model.context_length));
+    let n_ctx = args.n_ctx.unwrap_or(all.min(found.model.context_length.unwrap_or(u32::MAX)));
     if n_prompt >= n_ctx {
         bail!(
             "the prompt has {n_prompt} tokens, the context {n_ctx}: shorten it, or use another \

@@ -32,7 +32,7 @@ pub fn host() -> Host {
             .filter(|flags| flags.split_whitespace().any(|f| f == "hypervisor"))
             .map(|_| field("hypervisor").unwrap_or_else(|| "virtual machine".into())),
         gpu: gpus(),
-        load_average_1m: super::sensors::load_average_1m(),
+        load_average_1m: crate::sensors::clocks::load_average_1m(),
         timer_overhead_ns: Some(timer_overhead_ns()),
         ..Host::default()
     }

@@ -1,14 +1,6 @@
-//! Measuring: one launch (`launch`) and the numbers that it gives (`metrics`), what the machine is
-//! (`host`, `bandwidth`, `arithmetic`) and in what state (`sensors`, `page_cache`, `doctor`), what
-//! memory was used for (`memory`), and what `verify` asks of an engine (`verify`).
+//! The machine: what it is (`host`), what it can compute (`arithmetic`), whether it is fit to
+//! measure on (`doctor`).
 
 pub mod arithmetic;
-pub mod bandwidth;
 pub mod doctor;
 pub mod host;
-pub mod launch;
-pub mod memory;
-pub mod metrics;
-pub mod page_cache;
-pub mod sensors;
-pub mod verify;

@@ -79,10 +79,10 @@ impl Located {
             weights: self.source,
             n_params: file.n_params(),
             size_bytes: file.size_bytes(),
-            n_vocab: config.n_vocab as u32,
-            weight_bytes_per_token: file.weight_bytes_per_token(),
-            kv_values_per_position: config.kv_values_per_position(),
-            context_length: config.context_length as u32,
+            n_vocab: Some(config.n_vocab as u32),
+            weight_bytes_per_token: Some(file.weight_bytes_per_token()),
+            kv_values_per_position: Some(config.kv_values_per_position()),
+            context_length: Some(config.context_length as u32),
         })
     }
 }

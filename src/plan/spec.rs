@@ -9,10 +9,10 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::device::Device;
-use crate::measure::page_cache::PageCache;
 use crate::model::locate::WeightsPolicy;
 use crate::model::quant::Quant;
 use crate::record::Record;
+use crate::sensors::page_cache::PageCache;
 
 /// Which files, and where they run.
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]

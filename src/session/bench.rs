@@ -13,13 +13,16 @@ use crate::engine::provision::Provisioner;
 use crate::engine::registry::check_device;
 use crate::engine::{Deadlines, EngineSpec};
 use crate::interrupt;
-use crate::measure::launch::Settings;
-use crate::measure::{bandwidth, host};
+use crate::launch::Settings;
+use crate::measure::host;
 use crate::model::cache::CacheDir;
 use crate::plan::grid::{Cell, each_once, labels};
 use crate::plan::{Planned, Spec, order};
 use crate::progress::say;
-use crate::record::{self, Arm, FailureKind, Host};
+use crate::record::{self, Arm, FailureKind, Host, Model};
+use crate::sensors::bandwidth;
+use crate::task::Task;
+use crate::task::generate::Generation;
 use crate::workload::{PromptSet, Shape, Workload};
 
 /// An engine to be measured, and the program that holds it.
@@ -174,6 +177,7 @@ impl Bench {
         /// Weights of fewer bytes stay in the caches of many machines: the rate of the memory
         /// around a launch says nothing of it then, and the session's own does.
         const IN_MEMORY: u64 = 64 << 20;
+        let in_memory = |m: &Model| m.weight_bytes_per_token.is_some_and(|n| n >= IN_MEMORY);
         let work = &self.spec.workload;
         let settings = |seat: &Seat| {
             let file = self.file_of(seat);
@@ -182,17 +186,30 @@ impl Bench {
                 device: seat.device,
                 threads: seat.threads,
                 n_ctx: seat.n_ctx,
-                warmup: work.warmup,
-                iterations: work.iterations,
                 page_cache: work.page_cache,
                 deadlines: self.deadlines(),
                 idle_window: Duration::from_millis(200),
-                read_bandwidth: around && file.model.weight_bytes_per_token >= IN_MEMORY,
+                read_bandwidth: around && in_memory(&file.model),
                 known_bandwidth: bandwidth::of_session(host, seat.device),
-                profile: self.spec.profile,
             }
         };
         self.seats.iter().map(settings).collect()
+    }
+
+    /// What each arm's launches are asked.
+    pub fn tasks(&self) -> Vec<Box<dyn Task<Answer = ()> + '_>> {
+        let work = &self.spec.workload;
+        let task = |seat: &Seat| -> Box<dyn Task<Answer = ()> + '_> {
+            Box::new(Generation {
+                model: &self.file_of(seat).model,
+                workload: &self.workload,
+                warmup: work.warmup,
+                iterations: work.iterations,
+                batch: 1,
+                profile: self.spec.profile,
+            })
+        };
+        self.seats.iter().map(task).collect()
     }
 
     pub fn deadlines(&self) -> Deadlines {
@@ -219,7 +236,7 @@ fn seats(
     let seat = |(cell, label): (&Cell, String)| {
         let (side, file) = (sides[cell.engine].clone(), file_of(cell));
         let model = &files[file].model;
-        let n_ctx = workload.n_ctx().next_multiple_of(256).min(model.context_length);
+        let n_ctx = workload.n_ctx().next_multiple_of(256).min(longest(model));
         let point = record::Point {
             model: model.name.clone(),
             quant: model.quant.clone(),
@@ -250,8 +267,13 @@ fn workload(spec: &Spec, found: &Found) -> Result<Workload> {
         };
         let [p, n, d] = [(shapes[0], 512), (shapes[1], 64), (shapes[2], 0)].map(|(l, x)| or(l, x));
         let shapes = Shape::grid(&p, &n, &d);
-        Workload::from_shapes(&shapes, &tokenizer, found.model.context_length, work.seed)?
+        Workload::from_shapes(&shapes, &tokenizer, longest(&found.model), work.seed)?
     };
-    workload.check_context(found.model.context_length)?;
+    workload.check_context(longest(&found.model))?;
     Ok(workload)
+}
+
+/// Positions that the model has; any number, where it has no limit of its own.
+fn longest(model: &Model) -> u32 {
+    model.context_length.unwrap_or(u32::MAX)
 }

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use super::stop::{Ended, Limits, Stop};
 use crate::engine::EngineSpec;
 use crate::engine::provision::Installed;
-use crate::measure::launch::{self, Identity, Interrupted, Outcome, Settings};
+use crate::launch::{self, Identity, Interrupted, Outcome, Settings, Subject};
 use crate::plan::Planned;
 use crate::record::{Arm, FailureKind, Launch, Record, Status};
+use crate::task::Task;
 use crate::units::Seconds;
-use crate::workload::Workload;
 
 /// One column of the table: an engine, and whether it can be started.
 #[derive(Debug, Clone)]
@@ -39,8 +39,8 @@ pub struct Course<'a> {
     /// One for each arm of the record.
     pub plans: &'a [ArmPlan],
     pub settings: &'a [Settings],
+    pub tasks: &'a [Box<dyn Task<Answer = ()> + 'a>],
     pub order: &'a [Planned],
-    pub workload: &'a Workload,
     /// Before each launch.
     pub delay: Duration,
 }
@@ -115,7 +115,7 @@ impl Course<'_> {
             }
             observer.begins(arm, *planned, clock.left(&order[i..]));
             let began = Instant::now();
-            let outcome = self.one(record, *planned, i as u32)?;
+            let outcome = self.one(*planned, i as u32)?;
             let arm = &mut record.arms[planned.arm];
             arm.launches.push(outcome.launch);
             introduce(arm, outcome.identity);
@@ -128,7 +128,7 @@ impl Course<'_> {
         Ok(())
     }
 
-    fn one(&self, record: &Record, planned: Planned, order: u32) -> Result<Outcome, Interrupted> {
+    fn one(&self, planned: Planned, order: u32) -> Result<Outcome, Interrupted> {
         let plan = &self.plans[planned.arm];
         let at = (planned.index, order);
         let installed = match &plan.installed {
@@ -139,9 +139,8 @@ impl Course<'_> {
             }
         };
         std::thread::sleep(self.delay);
-        let model = record.model_of(&record.arms[planned.arm]);
-        let settings = &self.settings[planned.arm];
-        launch::launch(&plan.engine, installed, self.workload, model, settings, at)
+        let (task, settings) = (&*self.tasks[planned.arm], &self.settings[planned.arm]);
+        launch::launch(&Subject { engine: &plan.engine, installed, task, settings }, at)
     }
 }
 

@@ -24,12 +24,15 @@ use self::live::SessionProgress;
 pub use self::resume::{Claim, Interrupted};
 pub use self::stop::{Ended, Limits, Stop};
 use crate::analysis;
-use crate::measure::launch::{self, BUSY_LIMIT, STEAL_LIMIT, Settings};
-use crate::measure::{bandwidth, host, page_cache};
+use crate::launch::{self, Settings, Subject};
+use crate::measure::host;
 use crate::metric::Metric;
 use crate::model::cache::CacheDir;
 use crate::progress::say;
 use crate::record::{Build, Record, Run, SCHEMA, Status, WeightsSource};
+use crate::sensors::cpu::{BUSY_LIMIT, STEAL_LIMIT};
+use crate::sensors::{bandwidth, page_cache};
+use crate::task::Task;
 use crate::units::{Bytes, BytesPerSecond};
 
 const BANDWIDTH_BUFFER: Bytes = Bytes(512 << 20);
@@ -88,7 +91,7 @@ impl Session<'_> {
                 (record, self.base.map_or_else(new, Ok)?)
             }
         };
-        let settings = bench.settings(&record.host, self.bandwidth);
+        let (settings, tasks) = (bench.settings(&record.host, self.bandwidth), bench.tasks());
         announce(&record, bench);
         for file in &bench.files {
             page_cache::bring(&file.path, bench.spec.workload.page_cache)?;
@@ -96,7 +99,7 @@ impl Session<'_> {
         let path = base.with_extension("json");
         let mut keeper = Keeper::new(&record, &path)?;
         if self.compilers {
-            prepare_compilers(&mut record, bench, &self.plans, &settings);
+            prepare_compilers(&mut record, &self.plans, &tasks, &settings);
         }
         let mut keep = |record: &mut Record| keeper.keep(record);
         let mut observer = SessionProgress::new(&record, order.len(), &mut keep);
@@ -104,7 +107,7 @@ impl Session<'_> {
             plans: &self.plans,
             settings: &settings,
             order: &order,
-            workload: &bench.workload,
+            tasks: &tasks,
             delay: Duration::from_secs_f64(bench.spec.workload.delay),
         };
         let ended = course.run(&mut record, self.stop, &mut observer, enough);
@@ -212,7 +215,12 @@ pub fn build() -> Build {
 
 /// An engine that compiles starts with a populated cache in every measured launch. Filling an
 /// empty one is a launch of its own, which the record keeps apart.
-fn prepare_compilers(record: &mut Record, bench: &Bench, plans: &[ArmPlan], settings: &[Settings]) {
+fn prepare_compilers(
+    record: &mut Record,
+    plans: &[ArmPlan],
+    tasks: &[Box<dyn Task<Answer = ()> + '_>],
+    settings: &[Settings],
+) {
     for (i, plan) in plans.iter().enumerate() {
         let Ok(installed) = &plan.installed else { continue };
         if installed.compile_cache_populated() != Some(false) || crate::interrupt::requested() {
@@ -220,9 +228,9 @@ fn prepare_compilers(record: &mut Record, bench: &Bench, plans: &[ArmPlan], sett
         }
         let label = &record.arms[i].label;
         say(&format!("{label}: filling its empty compile cache (not in the table)"));
-        let model = record.model_of(&record.arms[i]);
-        let (engine, work) = (&plan.engine, &bench.workload);
-        let launched = launch::launch(engine, installed, work, model, &settings[i], (0, 0));
+        let (task, settings) = (&*tasks[i], &settings[i]);
+        let subject = Subject { engine: &plan.engine, installed, task, settings };
+        let launched = launch::launch(&subject, (0, 0));
         if let Ok(outcome) = launched
             && let Some(cold) = outcome.launch.metrics.get(&Metric::ColdStartTtft)
         {

@@ -12,9 +12,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::bench::{Bench, Seat};
 use super::drive::ArmPlan;
 use crate::engine::provision::Installed;
-use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Registry};
+use crate::engine::{Deadlines, Engine, EngineSpec, Failure, Registry};
 use crate::interrupt;
-use crate::measure::{host, launch};
+use crate::launch;
+use crate::measure::host;
 use crate::plan::grid::each_once;
 use crate::plan::{Planned, Spec};
 use crate::progress::say;
@@ -244,16 +245,13 @@ fn versions(installed: &Installed, threads: u32) -> Result<BTreeMap<String, Stri
         Failure::Interrupted => anyhow!("stopped before anything was measured"),
         Failure::Engine(e) => anyhow!("{}", crate::report::clean(&e.message)),
     };
-    let command = installed.command(threads);
-    let mut process =
-        EngineProcess::spawn(command, threads, Deadlines::default()).map_err(failed)?;
-    let hello = process.hello().map_err(failed)?;
-    let ready = process.ready(&hello).map_err(failed)?;
-    process.bye().map_err(failed)?;
+    let engine = Engine::open(installed, threads, Deadlines::default()).map_err(failed)?;
+    let versions = engine.ready.versions.clone();
+    engine.bye().map_err(failed)?;
     if interrupt::requested() {
         bail!("stopped before anything was measured");
     }
-    Ok(ready.value.versions)
+    Ok(versions)
 }
 
 /// `torch 2.15.0, numpy 2.3`.

@@ -17,12 +17,13 @@ use crate::engine::provision::{Installed, Provisioner};
 use crate::engine::registry::KnownDifference;
 use crate::engine::{Deadlines, EngineSpec, Failure, Registry};
 use crate::interrupt;
-use crate::measure::verify::{Answer, Question, ask};
-use crate::measure::{host, launch};
+use crate::launch;
+use crate::measure::host;
 use crate::model::cache::CacheDir;
 use crate::plan::grid::each_once;
 use crate::progress::say;
 use crate::record::{FreeRunning, Limit, Record, Verdict, Verification};
+use crate::task::score::{Answer, Question, ask};
 use crate::workload::fixed_text;
 
 /// The reference, where PyTorch is installed and the widened weights fit into memory.
@@ -71,7 +72,13 @@ impl Check {
         deadlines: Deadlines,
         (positions, decode): (u32, u32),
     ) -> Result<Self> {
-        let positions = positions.min(found.model.context_length);
+        let positions = positions.min(found.model.context_length.unwrap_or(u32::MAX));
+        let n_vocab = found.model.n_vocab.with_context(|| {
+            format!(
+                "{}: verify compares logits, and this model has no vocabulary",
+                found.model.name
+            )
+        })?;
         let tokens = fixed_text(&found.tokenizer()?, positions as usize)?;
         let free_prompt = FREE_PROMPT.min(positions / 2).max(1);
         let host = host::host();
@@ -79,7 +86,7 @@ impl Check {
             processor: format!("{} {}", host.cpu_model, host.isa.join(" ")),
             question: Question {
                 model: found.path.clone(),
-                n_vocab: found.model.n_vocab,
+                n_vocab,
                 device,
                 threads,
                 // Position 0 is always part of the prompt.

@@ -61,7 +61,7 @@ fn stages_are_timed_in_generations_of_their_own() {
         let (first, last) = (profiled.token_ns[0], profiled.token_ns[23]);
         let whole = match phase {
             Phase::Decode => last - first,
-            Phase::Prefill => first - profiled.begin_ns,
+            Phase::Prefill => first - profiled.begin_ns.unwrap(),
         };
         let stages = stages(&record.arms[0], phase);
         let sum: f64 = stages.iter().map(|s| s.mean.0 * tokens * 1e9).sum();

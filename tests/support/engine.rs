@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use llm_bench::device::Device;
 use llm_bench::engine::provision::{Installed, Provisioner};
-use llm_bench::engine::{Deadlines, EngineProcess, EngineSpec, Registry};
-use llm_bench::measure::verify::{Answer, Question, ask};
+use llm_bench::engine::{Deadlines, Engine, EngineSpec, Registry};
 use llm_bench::model::cache::CacheDir;
-use llm_bench::protocol::{Feature, Load};
+use llm_bench::protocol::Load;
+use llm_bench::task::score::{Answer, Question, ask};
 
 /// An engine that is built in, or that the user's cache holds.
 fn installed(name: &str) -> (EngineSpec, Installed) {
@@ -18,23 +18,20 @@ fn installed(name: &str) -> (EngineSpec, Installed) {
     (spec, installed)
 }
 
-/// A process of an engine with the tiny model loaded, and its features.
+/// A process of an engine with the tiny model loaded.
 pub fn with_tiny_loaded(
     name: &str,
     threads: u32,
     n_ctx: u32,
     options: serde_json::Value,
-) -> (EngineProcess, Vec<Feature>) {
+) -> Engine {
     let (mut spec, installed) = installed(name);
-    let command = installed.command(threads);
-    let mut process = EngineProcess::spawn(command, threads, Deadlines::default()).unwrap();
-    let hello = process.hello().unwrap();
-    let features = process.ready(&hello).unwrap().value.features;
+    let mut process = Engine::open(&installed, threads, Deadlines::default()).unwrap();
     spec.options.extend(options.as_object().unwrap().clone());
     let path = super::repository("models/tiny.gguf").to_str().unwrap().to_string();
     let options = spec.options;
     process.load(Load { path, device: "cpu".into(), threads, n_ctx, options }).unwrap();
-    (process, features)
+    process
 }
 
 /// A question for the logits of `tokens` alone, on one thread.

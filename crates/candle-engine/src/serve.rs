@@ -76,6 +76,10 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
             Request::Generate(g) if g.logits != Logits::None => {
                 error(ErrorKind::Internal, "logits come from `score`, not from `generate`")
             }
+            Request::Generate(g) if g.batch != 1 => error(
+                ErrorKind::Internal,
+                "this engine has no feature `batch`: expected a batch of 1",
+            ),
             Request::Context(c) => {
                 fill(engine.as_mut(), &c, begin).map_or_else(Reply::Error, Reply::Context)
             }

@@ -58,7 +58,7 @@ pub struct Hello {
 }
 
 /// Imports are done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ready {
     #[serde(default)]
     pub versions: BTreeMap<String, String>,
@@ -85,6 +85,8 @@ pub enum Feature {
     Score,
     /// A context that is filled apart from the generation behind it: the message `context`.
     Context,
+    /// Several sequences at once: the field `batch` of `generate`.
+    Batch,
     /// One that this build does not know.
     #[serde(other)]
     Other,
@@ -104,7 +106,7 @@ pub struct Load {
     pub options: serde_json::Map<String, serde_json::Value>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Loaded {
     pub t_begin_ns: u64,
     pub t_end_ns: u64,
@@ -188,6 +190,9 @@ pub struct Generate {
     pub id: u64,
     pub prompt: Vec<u32>,
     pub n: u32,
+    /// How many copies of the prompt are generated together.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub batch: u32,
     /// The prompt comes behind this many positions, which the last `context` filled; 0: an empty
     /// context.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -221,6 +226,7 @@ impl Generate {
             id,
             prompt,
             n,
+            batch: 1,
             depth: 0,
             ignore_eos: true,
             logits: Logits::None,
@@ -240,6 +246,14 @@ impl Generate {
 
 fn is_false(flag: &bool) -> bool {
     !flag
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(n: &u32) -> bool {
+    *n == 1
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -447,6 +461,18 @@ mod tests {
         let filled = br#"{"type":"context","id":1,"positions":9,"t_begin_ns":1,"t_end_ns":2}"#;
         let Reply::Context(filled) = decode(filled).unwrap() else { panic!("not a context") };
         assert_eq!((filled.id, filled.positions), (1, 9));
+    }
+
+    #[test]
+    fn a_batch_of_one_is_not_sent_and_a_request_without_one_means_one() {
+        let sent = serde_json::to_string(&Request::Generate(Generate::greedy(1, vec![5], 2)));
+        assert!(!sent.unwrap().contains("batch"));
+        let many = Generate { batch: 4, ..Generate::greedy(1, vec![5], 2) };
+        let sent = serde_json::to_string(&Request::Generate(many)).unwrap();
+        assert!(sent.contains(r#""batch":4"#), "{sent}");
+        let got = br#"{"type":"generate","id":1,"prompt":[5],"n":2,"ignore_eos":true}"#;
+        let Request::Generate(got) = decode(got).unwrap() else { panic!("not a generation") };
+        assert_eq!(got.batch, 1);
     }
 
     #[test]

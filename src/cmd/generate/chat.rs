@@ -53,7 +53,7 @@ pub fn run(
     if template.origin == Origin::Llama3 {
         say("note: the file has no chat template; LLaMA 3's own form is used");
     }
-    let n_ctx = args.n_ctx.unwrap_or(N_CTX.min(found.model.context_length));
+    let n_ctx = args.n_ctx.unwrap_or(N_CTX.min(found.model.context_length.unwrap_or(u32::MAX)));
     let mut chat = Chat {
         args,
         session: Session::start(args, engine, found, n_ctx)?,

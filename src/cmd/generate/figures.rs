@@ -5,9 +5,9 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use super::session::{Answer, End};
-use crate::measure::metrics::{self, ReadsPerToken};
 use crate::metric::{Metric, Values};
 use crate::record::{PromptRun, Role};
+use crate::task::generate::{of_generation, run_of};
 use crate::units::{Seconds, three_digits};
 
 /// The figures of one answer.
@@ -30,28 +30,14 @@ impl Figures {
         let prefilled = n_prompt - reused;
         let (mut values, mut compile) = (Values::new(), None);
         if let Some(generated) = &answer.generated {
-            let (sent, g) = (generated.sent.0, &generated.value);
-            compile = g.compile_ns.filter(|ns| *ns > 0).map(Seconds::from_ns);
+            let compiled = generated.value.compile_ns.filter(|ns| *ns > 0);
+            compile = compiled.map(Seconds::from_ns);
             let run = PromptRun {
-                id: String::new(),
-                role: Role::Measured,
-                iteration: 0,
                 n_prompt: prefilled,
-                n_gen: g.tokens.len() as u32,
                 depth: reused,
-                context_in_request: false,
-                begin_ns: g.t_begin_ns - sent,
-                prefill_end_ns: g.t_prefill_end_ns.map(|t| t - sent),
-                token_ns: g.t_tokens_ns.iter().map(|t| t - sent).collect(),
-                compile_ns: g.compile_ns,
-                tokens_hash: String::new(),
-                tokens: None,
-                profile: None,
-                metrics: Values::new(),
+                ..run_of(Role::Measured, generated, answer.observes)
             };
-            let reads =
-                ReadsPerToken { weight_bytes: 0, kv_bytes_per_position: 0, bandwidth: None };
-            values = metrics::of_generation(&run, &reads);
+            values = of_generation(&run);
         }
         Self { load, prefilled, reused, n: answer.tokens.len(), values, compile, end }
     }

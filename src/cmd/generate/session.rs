@@ -7,12 +7,13 @@ use anyhow::{Result, bail};
 
 use crate::cli::GenerateArgs;
 use crate::engine::provision::{Installed, Provisioner};
-use crate::engine::{Deadlines, EngineProcess, EngineSpec, Failure, Stamped, Step};
+use crate::engine::{Deadlines, Engine, EngineSpec, Failure, Observes, Stamped};
 use crate::interrupt;
 use crate::model::cache::CacheDir;
 use crate::progress::say;
 use crate::protocol::{Feature, Generate, Generated, Load, Sampling};
 use crate::session::find::Found;
+use crate::task::generate::Step;
 use crate::units::{MonoNs, Seconds};
 
 /// A question to the engine.
@@ -46,6 +47,8 @@ pub struct Answer {
     pub tokens: Vec<u32>,
     /// Absent where the engine had to be killed.
     pub generated: Option<Stamped<Generated>>,
+    /// What can be seen of the engine.
+    pub observes: Observes,
     pub end: End,
 }
 
@@ -54,14 +57,12 @@ pub struct Session<'a> {
     engine: &'a EngineSpec,
     installed: Installed,
     load: Load,
-    n_vocab: u32,
+    n_vocab: Option<u32>,
     running: Option<Running>,
-    next_id: u64,
 }
 
 struct Running {
-    process: EngineProcess,
-    features: Vec<Feature>,
+    process: Engine,
     load_time: Seconds,
 }
 
@@ -103,9 +104,9 @@ impl<'a> Session<'a> {
             options: engine.options.clone(),
         };
         let n_vocab = model.n_vocab;
-        let mut session = Self { engine, installed, load, n_vocab, running: None, next_id: 1 };
+        let mut session = Self { engine, installed, load, n_vocab, running: None };
         let running = session.launch()?;
-        if args.temperature > 0.0 && !running.features.contains(&Feature::Sampling) {
+        if args.temperature > 0.0 && !running.process.has(Feature::Sampling) {
             bail!(
                 "--temperature {}: the engine {} cannot sample; use --temperature 0 or another \
                  engine",
@@ -113,7 +114,7 @@ impl<'a> Session<'a> {
                 engine.name
             );
         }
-        if !running.features.contains(&Feature::Stream) {
+        if !running.process.has(Feature::Stream) {
             say(&format!("note: {} does not stream: the text comes at the end", engine.name));
         }
         session.running = Some(running);
@@ -122,15 +123,12 @@ impl<'a> Session<'a> {
 
     fn launch(&self) -> Result<Running> {
         let threads = self.load.threads;
-        let command = self.installed.command(threads);
         let told = |f| told(&self.engine.name, f);
         let mut process =
-            EngineProcess::spawn(command, threads, Deadlines::default()).map_err(told)?;
-        let hello = process.hello().map_err(told)?;
-        let features = process.ready(&hello).map_err(told)?.value.features;
+            Engine::open(&self.installed, threads, Deadlines::default()).map_err(told)?;
         let loaded = process.load(self.load.clone()).map_err(told)?.value;
         let load_time = MonoNs(loaded.t_end_ns).since(MonoNs(loaded.t_begin_ns));
-        Ok(Running { process, features, load_time })
+        Ok(Running { process, load_time })
     }
 
     /// How long the model took to load; absent after the engine was killed.
@@ -150,25 +148,25 @@ impl<'a> Session<'a> {
             say(&format!("starting {} again", self.engine.name));
             self.running = Some(self.launch()?);
         }
-        let Some(Running { process, features, .. }) = &mut self.running else {
+        let Some(Running { process, .. }) = &mut self.running else {
             bail!("the engine {} is not running", self.engine.name)
         };
-        let has = |feature| features.contains(&feature);
+        let id = process.next_id();
+        let has = |feature| process.has(feature);
         let request = Generate {
             ignore_eos: ask.stop.is_empty() || !has(Feature::Stop),
             stream: has(Feature::Stream),
             stop: if has(Feature::Stop) { ask.stop.to_vec() } else { Vec::new() },
             sampling: ask.sampling,
             reuse: ask.reuse && has(Feature::Reuse),
-            ..Generate::greedy(self.next_id, ask.prompt, ask.n)
+            ..Generate::greedy(id, ask.prompt, ask.n)
         };
-        self.next_id += 1;
-        let streams = request.stream;
+        let (streams, observes) = (request.stream, process.observes());
         let mut tokens = Vec::new();
         let mut print_error = None;
         // A Ctrl-C that came when there was nothing left to stop is over.
         interrupt::take();
-        let result = process.follow(request, self.n_vocab, features, &mut |step| {
+        let result = process.follow(request, self.n_vocab, &mut |step| {
             if let Step::Token(token) = step {
                 tokens.push(token);
                 if let Err(e) = print(token) {
@@ -187,7 +185,7 @@ impl<'a> Session<'a> {
             Ok(answer) => answer,
             Err(Failure::Interrupted) => {
                 self.running = None;
-                return Ok(Answer { tokens, generated: None, end: End::Cancelled });
+                return Ok(Answer { tokens, generated: None, observes, end: End::Cancelled });
             }
             Err(failure) => return Err(told(&self.engine.name, failure)),
         };
@@ -204,7 +202,7 @@ impl<'a> Session<'a> {
             _ if answer.cancelled => End::Cancelled,
             _ => End::Length,
         };
-        Ok(Answer { tokens, generated: Some(generated), end })
+        Ok(Answer { tokens, generated: Some(generated), observes, end })
     }
 
     /// Says goodbye to the engine.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::{Finding, Tree};
-use crate::measure::sensors::{CpuShares, CpuTimes};
+use crate::sensors::cpu::{CpuShares, CpuTimes};
 use crate::units::Bytes;
 
 /// Readings while nothing of ours ran.

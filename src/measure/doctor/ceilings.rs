@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Finding, ModelNeed};
 use crate::interrupt;
 use crate::measure::arithmetic::{self, Format, Peak};
-use crate::measure::bandwidth;
+use crate::sensors::bandwidth;
 use crate::units::{Bytes, BytesPerSecond, three_digits};
 
 /// Repetitions of the bandwidth measurement, each the best of its own passes.

@@ -4,7 +4,7 @@ use super::activity::{Watched, busiest, pressure, program};
 use super::ceilings::{Measured, rooflines};
 use super::*;
 use crate::measure::arithmetic::{Format, Peak};
-use crate::measure::sensors::CpuTimes;
+use crate::sensors::cpu::CpuTimes;
 use crate::units::{BytesPerSecond, MacsPerSecond};
 
 /// A tree with these files.

@@ -76,7 +76,10 @@ fn a_path_is_a_file_and_keeps_its_synthetic_mark() {
     assert!(place.locate(spec, None, WeightsPolicy::Hub).is_err());
     assert!(place.locate(spec, None, WeightsPolicy::Synthetic).is_err());
     let stated = found.record(&GgufFile::open(&path).unwrap(), &place.cache).unwrap();
-    assert_eq!((stated.quant.as_str(), stated.n_vocab, stated.sha256.len()), ("Q4_0", 96, 64));
+    assert_eq!(
+        (stated.quant.as_str(), stated.n_vocab, stated.sha256.len()),
+        ("Q4_0", Some(96), 64)
+    );
     llama().flag(SYNTHETIC_KEY, true).write(place.folder.path());
     let found = place.locate(spec, None, WeightsPolicy::Auto).unwrap();
     assert_eq!(found.source, WeightsSource::Synthetic);

@@ -3,10 +3,10 @@
 //! final list.
 
 use std::ops::ControlFlow;
-use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use super::{EngineProcess, Event, Failure, Stamped};
+use super::request::foreign;
+use crate::engine::{Broken, Engine, Failure, Stamped};
 use crate::protocol::{Feature, Generate, Generated, Reply, Request, Token};
 use crate::record::FailureKind;
 use crate::units::MonoNs;
@@ -30,52 +30,47 @@ pub struct Answer {
     pub cancelled: bool,
 }
 
-impl EngineProcess {
+impl Engine {
     /// One generation; `follow` gets each token as it comes, where the request says `stream`, and
     /// is asked in between. Its `Break` cancels: an engine that understands it keeps its state
     /// and the answer has the tokens so far, any other is killed. A second `Break` kills.
     pub fn follow(
         &mut self,
         request: Generate,
-        n_vocab: u32,
-        features: &[Feature],
+        n_vocab: Option<u32>,
         follow: &mut dyn FnMut(Step) -> ControlFlow<()>,
     ) -> Result<Answer, Failure> {
-        self.phase = "generate";
+        self.begin("generate");
         let asked = request.clone();
-        let sent = MonoNs::now();
-        self.send(Request::Generate(request));
+        let sent = self.send(Request::Generate(request));
         let mut seen: Vec<Token> = Vec::new();
         let mut cancelled = false;
-        let mut deadline = Instant::now() + self.deadlines.generate;
+        let mut deadline = Instant::now() + self.limit();
         loop {
-            let step = match self.events.recv_timeout(POLL) {
-                Ok(Event::Line(arrived, Reply::Token(token))) => {
+            let step = match self.poll(POLL)? {
+                Some((arrived, Reply::Token(token))) => {
                     self.check_token(&asked, sent, arrived, &seen, token, n_vocab)?;
                     seen.push(token);
-                    deadline = Instant::now() + self.deadlines.generate;
+                    deadline = Instant::now() + self.limit();
                     Step::Token(token.token)
                 }
-                Ok(Event::Line(arrived, Reply::Generated(value))) => {
+                Some((arrived, Reply::Generated(value))) => {
                     let generated = Stamped { sent, arrived, value };
                     let answer = Answer { generated, cancelled };
                     self.check_answer(&asked, &answer, &seen, n_vocab)?;
                     return Ok(answer);
                 }
-                Ok(Event::Line(_, other)) => return Err(self.unexpected(other)),
-                Ok(Event::Broken(e)) => return Err(self.fail(FailureKind::Protocol, e.to_string())),
-                Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
-                Err(RecvTimeoutError::Timeout) if Instant::now() > deadline => {
-                    return Err(self.timed_out(self.deadlines.generate));
+                Some((_, other)) => return Err(self.unexpected(other)),
+                None if Instant::now() > deadline => {
+                    return Err(self.broken(Broken::late(self.limit())));
                 }
-                Err(RecvTimeoutError::Timeout) => Step::Waiting,
+                None => Step::Waiting,
             };
-            // What was on its way when the reader turned away is not shown any more.
+            // Tokens that were on their way when the reader turned away are not shown.
             let step = if cancelled { Step::Waiting } else { step };
             if follow(step).is_break() {
-                if cancelled || !features.contains(&Feature::Cancel) {
-                    self.kill();
-                    return Err(Failure::Interrupted);
+                if cancelled || !self.has(Feature::Cancel) {
+                    return Err(self.stop());
                 }
                 cancelled = true;
                 self.send(Request::Cancel { id: asked.id });
@@ -90,15 +85,14 @@ impl EngineProcess {
         arrived: MonoNs,
         seen: &[Token],
         token: Token,
-        n_vocab: u32,
+        n_vocab: Option<u32>,
     ) -> Result<(), Failure> {
         let wrong = if !asked.stream {
             Some((FailureKind::Protocol, "a token came that was not asked for".to_string()))
         } else if token.id != asked.id {
             let m = format!("asked for generation {}, got a token of {}", asked.id, token.id);
             Some((FailureKind::Protocol, m))
-        } else if token.token >= n_vocab {
-            let m = format!("token id {} is outside the vocabulary of {n_vocab}", token.token);
+        } else if let Some(m) = foreign(&[token.token], n_vocab) {
             Some((FailureKind::WrongTokens, m))
         } else if seen.len() >= asked.n as usize {
             let m = format!("asked for {} tokens, more were streamed", asked.n);
@@ -118,7 +112,7 @@ impl EngineProcess {
         asked: &Generate,
         answer: &Answer,
         seen: &[Token],
-        n_vocab: u32,
+        n_vocab: Option<u32>,
     ) -> Result<(), Failure> {
         let g = &answer.generated.value;
         let (n, got) = (asked.n as usize, g.tokens.len());

@@ -1,19 +1,31 @@
-//! From raw times to the metrics of one generation and of one launch. Pure. Definitions:
+//! From raw times to the metrics of one generation and of one launch. Definitions:
 //! docs/METHODOLOGY.md; names: `metric`.
 
+use super::Measured;
 use crate::metric::{Metric, Values};
-use crate::record::{Launch, MemoryPart, Part, PromptRun, Role};
+use crate::record::{MemoryPart, Model, Part, PromptRun, Role};
 use crate::stats::Sample;
 use crate::units::{BytesPerSecond, Seconds};
 
-/// What one decoded token must read from memory.
+/// What one decoded token must read from memory, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ReadsPerToken {
-    pub weight_bytes: u64,
+struct ReadsPerToken {
+    weight_bytes: u64,
     /// For each position in the cache.
-    pub kv_bytes_per_position: u64,
-    /// The ceiling; without it there is no MBU.
-    pub bandwidth: Option<BytesPerSecond>,
+    kv_bytes_per_position: u64,
+    /// The ceiling.
+    bandwidth: BytesPerSecond,
+}
+
+impl ReadsPerToken {
+    fn of(measured: &Measured<'_>, model: &Model) -> Option<Self> {
+        let kv_bytes = if measured.loaded.precision.kv.contains("32") { 4 } else { 2 };
+        Some(Self {
+            weight_bytes: measured.loaded.weight_bytes_per_token.or(model.weight_bytes_per_token)?,
+            kv_bytes_per_position: model.kv_values_per_position? * kv_bytes,
+            bandwidth: measured.bandwidth?,
+        })
+    }
 }
 
 /// Sums from which both a generation's and a set's metrics come.
@@ -33,42 +45,61 @@ struct Sums {
     submit_known: bool,
 }
 
-/// Metrics of one generation.
-pub fn of_generation(run: &PromptRun, reads: &ReadsPerToken) -> Values {
+/// Metrics of one generation, without what must be known of model and memory.
+pub fn of_generation(run: &PromptRun) -> Values {
+    of_runs([run], None)
+}
+
+fn of_runs<'a>(
+    runs: impl IntoIterator<Item = &'a PromptRun>,
+    reads: Option<&ReadsPerToken>,
+) -> Values {
     let mut sums = Sums::new();
-    sums.add(run, reads);
+    runs.into_iter().for_each(|run| sums.add(run, reads));
     sums.metrics(reads)
 }
 
-/// Metrics of a launch over its measured generations: rates sum by sum, gaps taken together.
-/// Load, cold start and memory are the launch's own and come from elsewhere.
-pub fn of_launch(runs: &[PromptRun], reads: &ReadsPerToken) -> Values {
-    let mut sums = Sums::new();
-    for run in runs.iter().filter(|r| r.role == Role::Measured) {
-        sums.add(run, reads);
+/// Fills in the metrics of each measured generation, and those of the launch over them: rates sum
+/// by sum, gaps taken together. Load and cold start are there already.
+pub fn of_launch(measured: &mut Measured<'_>, model: &Model) {
+    let reads = ReadsPerToken::of(measured, model);
+    let launch = &mut *measured.launch;
+    for run in launch.prompts.iter_mut().filter(|run| run.role == Role::Measured) {
+        run.metrics = of_runs([&*run], reads.as_ref());
     }
-    let mut values = sums.metrics(reads);
+    let mut values = of_prompts(&launch.prompts, reads.as_ref());
+    let decode = values.get(&Metric::DecodeTps).copied();
+    if let Some(peak) = launch.memory.peak_host_bytes {
+        values.insert(Metric::PeakHostBytes, peak as f64);
+        values.extend(of_memory(&launch.memory.breakdown));
+        values.extend(decode.map(|rate| (Metric::TpsPerGb, rate / (peak as f64 / 1e9))));
+    }
+    if let Some(energy) = &launch.energy {
+        let measured = launch.prompts.iter().filter(|run| run.role == Role::Measured);
+        let tokens: usize = measured.map(|run| run.token_ns.len().saturating_sub(1)).sum();
+        if tokens > 0 {
+            values.insert(Metric::JoulesPerToken, energy.joules / tokens as f64);
+        }
+    }
+    launch.metrics.extend(values);
+}
+
+/// What a launch owes to its generations.
+fn of_prompts(runs: &[PromptRun], reads: Option<&ReadsPerToken>) -> Values {
+    let measured = || runs.iter().filter(|r| r.role == Role::Measured);
+    let mut values = of_runs(measured(), reads);
+    let gaps: Vec<f64> = measured().flat_map(gaps).collect();
     // The process's first step is on an empty context: deep ones do not compare with it.
     if runs.iter().all(|run| run.depth == 0)
-        && let (Some(first), Some(steady)) = (first_decode_step(runs), quantile(&sums.gaps, 0.5))
+        && let (Some(first), Some(steady)) = (first_decode_step(runs), quantile(&gaps, 0.5))
     {
         values.insert(Metric::WarmupGain, first / steady);
     }
     values
 }
 
-/// Restates every MBU of a launch, a share of `from`, as one of `to` (bytes per second).
-pub fn move_ceiling(launch: &mut Launch, from: f64, to: f64) {
-    let of_generations = launch.prompts.iter_mut().map(|run| &mut run.metrics);
-    for metrics in of_generations.chain([&mut launch.metrics]) {
-        if let Some(mbu) = metrics.get_mut(&Metric::Mbu) {
-            *mbu *= from / to;
-        }
-    }
-}
-
 /// The peak in five parts that add up to it; none where there is no breakdown.
-pub fn of_memory(breakdown: &[MemoryPart]) -> Values {
+fn of_memory(breakdown: &[MemoryPart]) -> Values {
     let mut values = Values::new();
     for MemoryPart { part, bytes, .. } in breakdown {
         let metric = match part {
@@ -114,7 +145,7 @@ impl Sums {
         }
     }
 
-    fn add(&mut self, run: &PromptRun, reads: &ReadsPerToken) {
+    fn add(&mut self, run: &PromptRun, reads: Option<&ReadsPerToken>) {
         let (Some(&first), Some(&last)) = (run.token_ns.first(), run.token_ns.last()) else {
             return;
         };
@@ -122,10 +153,10 @@ impl Sums {
         self.ttft.push(Seconds::from_ns(first).0);
         self.tokens += run.token_ns.len() as f64;
         self.whole += Seconds::from_ns(last).0;
-        match run.prefill_end_ns {
-            Some(end) if end > run.begin_ns && !run.context_in_request => {
+        match run.begin_ns.zip(run.prefill_end_ns) {
+            Some((begin, end)) if end > begin && !run.context_in_request => {
                 self.prompt_tokens += f64::from(run.n_prompt);
-                self.prefill += Seconds::from_ns(end - run.begin_ns).0;
+                self.prefill += Seconds::from_ns(end - begin).0;
             }
             _ => self.prefill_known = false,
         }
@@ -134,16 +165,18 @@ impl Sums {
             return;
         }
         self.gaps.extend(gaps(run));
-        // Step i (from 1) attends to the context, the prompt and the i tokens so far.
-        let before = f64::from(run.depth) + f64::from(run.n_prompt);
-        let mean_depth = before + (steps as f64 + 1.0) / 2.0;
-        self.read_bytes += steps as f64
-            * (reads.weight_bytes as f64 + mean_depth * reads.kv_bytes_per_position as f64);
+        if let Some(reads) = reads {
+            // Step i (from 1) attends to the context, the prompt and the i tokens so far.
+            let before = f64::from(run.depth) + f64::from(run.n_prompt);
+            let mean_depth = before + (steps as f64 + 1.0) / 2.0;
+            self.read_bytes += steps as f64
+                * (reads.weight_bytes as f64 + mean_depth * reads.kv_bytes_per_position as f64);
+        }
         self.peak = [self.peak, best_second(&run.token_ns)].into_iter().flatten().reduce(f64::max);
         self.sustained.extend(last_third_rate(run));
     }
 
-    fn metrics(&self, reads: &ReadsPerToken) -> Values {
+    fn metrics(&self, reads: Option<&ReadsPerToken>) -> Values {
         let mut values = Values::new();
         let mut put = |metric: Metric, value: Option<f64>| {
             if let Some(v) = value.filter(|v| v.is_finite()) {
@@ -166,7 +199,7 @@ impl Sums {
             put(Metric::ItlP95, quantile(&self.gaps, 0.95));
             put(Metric::ItlP99, quantile(&self.gaps, 0.99).filter(|_| self.gaps.len() >= 100));
             put(Metric::ItlMax, quantile(&self.gaps, 1.0));
-            put(Metric::Mbu, reads.bandwidth.map(|b| self.read_bytes / decode / b.0));
+            put(Metric::Mbu, reads.map(|r| self.read_bytes / decode / r.bandwidth.0));
         }
         put(Metric::PeakTps, self.peak);
         put(Metric::SustainedTps, quantile(&self.sustained, 0.5));
@@ -215,28 +248,28 @@ mod tests {
     const READS: ReadsPerToken = ReadsPerToken {
         weight_bytes: 1_000_000,
         kv_bytes_per_position: 1_000,
-        bandwidth: Some(BytesPerSecond(1e9)),
+        bandwidth: BytesPerSecond(1e9),
     };
 
     /// 16 prompt tokens in 0.8 s, then five tokens 100 ms apart.
     fn run(role: Role) -> PromptRun {
         PromptRun {
             id: "p".into(),
-            role,
-            iteration: 0,
             n_prompt: 16,
             n_gen: 5,
-            depth: 0,
-            context_in_request: false,
-            begin_ns: 10_000_000,
+            begin_ns: Some(10_000_000),
             prefill_end_ns: Some(810_000_000),
             token_ns: (0..5).map(|i| 900_000_000 + i * 100_000_000).collect(),
-            compile_ns: None,
-            tokens_hash: String::new(),
-            tokens: None,
-            profile: None,
-            metrics: Values::new(),
+            ..PromptRun::new(role)
         }
+    }
+
+    fn alone(run: &PromptRun) -> Values {
+        of_runs([run], Some(&READS))
+    }
+
+    fn of_launch(runs: &[PromptRun]) -> Values {
+        of_prompts(runs, Some(&READS))
     }
 
     fn close(values: &Values, metric: Metric, expected: f64) {
@@ -246,7 +279,7 @@ mod tests {
 
     #[test]
     fn the_metrics_of_a_generation_follow_their_definitions() {
-        let v = of_generation(&run(Role::Measured), &READS);
+        let v = alone(&run(Role::Measured));
         close(&v, Metric::Ttft, 0.9);
         close(&v, Metric::PrefillTps, 16.0 / 0.8);
         close(&v, Metric::DecodeTps, 10.0);
@@ -267,7 +300,7 @@ mod tests {
         let mut cold = run(Role::Cold);
         cold.token_ns[1] += 700_000_000;
         cold.token_ns[2..].iter_mut().for_each(|t| *t += 700_000_000);
-        let v = of_launch(&[cold, run(Role::Warmup), run(Role::Measured), slow], &READS);
+        let v = of_launch(&[cold, run(Role::Warmup), run(Role::Measured), slow]);
         close(&v, Metric::DecodeTps, 8.0 / (0.4 + 1.2));
         close(&v, Metric::WarmupGain, 0.8 / 0.2);
     }
@@ -276,7 +309,7 @@ mod tests {
     fn one_token_has_a_ttft_but_no_decode_rate() {
         let mut one = run(Role::Measured);
         one.token_ns.truncate(1);
-        let v = of_generation(&one, &READS);
+        let v = alone(&one);
         assert!(v.contains_key(&Metric::Ttft) && !v.contains_key(&Metric::DecodeTps));
     }
 
@@ -284,29 +317,27 @@ mod tests {
     fn without_an_end_of_prefill_there_is_no_prefill_rate() {
         let mut unknown = run(Role::Measured);
         unknown.prefill_end_ns = None;
-        assert!(
-            !of_launch(&[run(Role::Measured), unknown], &READS).contains_key(&Metric::PrefillTps)
-        );
+        assert!(!of_launch(&[run(Role::Measured), unknown]).contains_key(&Metric::PrefillTps));
     }
 
     #[test]
     fn at_a_depth_the_mbu_counts_the_keys_and_values_of_the_context() {
         let deep = PromptRun { depth: 2000, ..run(Role::Measured) };
-        let v = of_generation(&deep, &READS);
+        let v = alone(&deep);
         close(&v, Metric::Ttft, 0.9);
         close(&v, Metric::PrefillTps, 16.0 / 0.8);
         close(&v, Metric::Mbu, (1_000_000.0 + 2_018_500.0) / 0.1 / 1e9);
-        let launch = of_launch(&[run(Role::Cold), deep], &READS);
+        let launch = of_launch(&[run(Role::Cold), deep]);
         assert!(!launch.contains_key(&Metric::WarmupGain), "the first step was not at this depth");
     }
 
     #[test]
     fn a_context_inside_the_request_leaves_decode_alone() {
         let within = PromptRun { depth: 2000, context_in_request: true, ..run(Role::Measured) };
-        let v = of_generation(&within, &READS);
+        let v = alone(&within);
         close(&v, Metric::DecodeTps, 10.0);
         close(&v, Metric::Mbu, (1_000_000.0 + 2_018_500.0) / 0.1 / 1e9);
-        let launch = of_launch(&[run(Role::Measured), within], &READS);
+        let launch = of_launch(&[run(Role::Measured), within]);
         for metric in [Metric::Ttft, Metric::PrefillTps, Metric::E2eTps] {
             assert!(!v.contains_key(&metric) && !launch.contains_key(&metric), "{metric}");
         }

@@ -1,5 +1,5 @@
 //! The parts of an engine's peak memory: from readings of the kernel and the engine's own book to
-//! rows that add up to the peak. Pure, but for `mapped_pages`.
+//! rows that add up to the peak. Pure, apart from `mapped_pages`.
 
 use std::path::Path;
 
@@ -61,7 +61,7 @@ pub fn breakdown(memory: &Memory) -> Vec<MemoryPart> {
 }
 
 /// Resident bytes of file `path` in the maps of process `pid`, copies that were written to not
-/// counted; absent where the kernel does not tell. Files are told apart by device and inode.
+/// counted; absent where the kernel does not say. Device and inode identify the file.
 pub fn mapped_pages(pid: u32, path: &Path) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
     let file = std::fs::metadata(path).ok()?;

@@ -7,9 +7,39 @@ use std::sync::{Barrier, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use memmap2::MmapMut;
 
+use super::Sensor;
 use crate::device::Device;
-use crate::record::Host;
+use crate::record::{Host, Launch};
 use crate::units::{Bytes, BytesPerSecond, MonoNs};
+
+/// Reads the memory's bandwidth before and after a launch.
+pub struct ReadBandwidth {
+    device: Device,
+    threads: u32,
+    before: Option<BytesPerSecond>,
+}
+
+impl ReadBandwidth {
+    /// Of the device's memory, with as many threads as the engine gets.
+    pub fn of(device: Device, threads: u32) -> Self {
+        Self { device, threads, before: None }
+    }
+
+    fn read(&self) -> Option<BytesPerSecond> {
+        sustained(self.device, self.threads).ok().flatten()
+    }
+}
+
+impl Sensor for ReadBandwidth {
+    fn begin(&mut self) {
+        self.before = self.read();
+    }
+
+    fn end(self: Box<Self>, launch: &mut Launch) {
+        launch.environment.read_bandwidth_bytes_per_s =
+            self.before.and_then(|before| Some([before.0, self.read()?.0]));
+    }
+}
 
 /// A reading and how it was taken.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,7 +79,7 @@ pub fn measure(threads: u32, size: Bytes) -> Result<Bandwidth> {
 /// Takes a tenth of a second, or some tenths behind a very large cache.
 ///
 /// The buffer stays for the next reading. One that was given back before a launch disturbed it on
-/// a virtual machine: gaps of up to 63 ms among 26 ms in the first tokens, gone since it is kept.
+/// a virtual machine: gaps of up to 63 ms among 26 ms in the first tokens, which ended once it was kept.
 /// Presumably the host works on free memory that the machine reports to it.
 ///
 /// Nothing for a device whose memory it cannot read: another memory's rate is no ceiling.

@@ -1,0 +1,286 @@
+//! A running engine, whichever way it is reached: spoken to over the protocol with a deadline for
+//! each phase, and never believed. Every time that it claims is checked against what the harness
+//! saw. What a request of one task means is that task's affair.
+
+use std::time::{Duration, Instant};
+
+use super::connection::{Broken, Connection, Observes, Pid};
+use super::process::Process;
+use super::provision::Installed;
+use crate::interrupt;
+use crate::protocol::{
+    ErrorKind, Feature, Load, Loaded, MemoryBook, PROTOCOL, Ready, Reply, Request,
+};
+use crate::record::{FailureKind, LaunchError};
+use crate::units::MonoNs;
+
+/// How long a phase may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    pub hello: Duration,
+    pub ready: Duration,
+    pub load: Duration,
+    pub generate: Duration,
+    pub bye: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Self { hello: s(30), ready: s(180), load: s(900), generate: s(1200), bye: s(20) }
+    }
+}
+
+impl Deadlines {
+    /// The same limit for every phase.
+    pub fn all(limit: Duration) -> Self {
+        Self { hello: limit, ready: limit, load: limit, generate: limit, bye: limit }
+    }
+}
+
+/// A launch that ended before its time: either the engine failed, or the user stopped the run.
+#[derive(Debug)]
+pub enum Failure {
+    Engine(LaunchError),
+    Interrupted,
+}
+
+/// An answer with the times at which the harness sent the request and got the answer.
+#[derive(Debug, Clone)]
+pub struct Stamped<T> {
+    pub sent: MonoNs,
+    pub arrived: MonoNs,
+    pub value: T,
+}
+
+/// An engine that is ready to load. Dropping it ends it.
+pub struct Engine {
+    connection: Box<dyn Connection>,
+    phase: &'static str,
+    deadlines: Deadlines,
+    last_id: u64,
+    /// What it said of itself when its imports were done.
+    pub ready: Ready,
+    /// The first thing that its process did, on the shared clock.
+    pub entered: Option<MonoNs>,
+}
+
+impl Engine {
+    /// Starts an installed engine as a process of its own and waits until it is ready.
+    pub fn open(
+        installed: &Installed,
+        threads: u32,
+        deadlines: Deadlines,
+    ) -> Result<Self, Failure> {
+        let process = Process::spawn(installed.command(threads), threads)?;
+        let mut engine = Self::over(Box::new(process), deadlines, Ready::default());
+        engine.greet()?;
+        Ok(engine)
+    }
+
+    /// An engine that is ready already, over any connection.
+    pub fn over(connection: Box<dyn Connection>, deadlines: Deadlines, ready: Ready) -> Self {
+        Self { connection, phase: "hello", deadlines, last_id: 0, ready, entered: None }
+    }
+
+    /// `hello`, answered before the engine's imports, and `ready`, which follows them.
+    fn greet(&mut self) -> Result<(), Failure> {
+        let Observes { spawned, pid, .. } = self.observes();
+        let request = Request::Hello { protocol: PROTOCOL };
+        let hello = self.ask("hello", request, self.deadlines.hello, |r| match r {
+            Reply::Hello(h) => Ok(h),
+            other => Err(Box::new(other)),
+        })?;
+        let h = &hello.value;
+        if h.protocol != PROTOCOL {
+            let m = format!("expected protocol {PROTOCOL}, the engine speaks {}", h.protocol);
+            return Err(self.fail(FailureKind::Protocol, m));
+        }
+        if let Some(Pid(pid)) = pid.filter(|pid| pid.0 != h.pid) {
+            let m = format!("started process {pid}, the engine says it is {}", h.pid);
+            return Err(self.fail(FailureKind::Lied, m));
+        }
+        let entered = MonoNs(h.t_entry_ns);
+        let from = spawned.unwrap_or(hello.sent);
+        self.check_times(from, hello.arrived, &[("t_entry_ns", entered.0)])?;
+
+        self.phase = "ready";
+        let (arrived, reply) = self.wait(self.deadlines.ready)?;
+        self.ready = match reply {
+            Reply::Ready(ready) => ready,
+            other => return Err(self.unexpected(other)),
+        };
+        self.check_times(entered, arrived, &[("t_ns", self.ready.t_ns)])?;
+        self.entered = Some(entered);
+        Ok(())
+    }
+
+    /// What can be seen of it.
+    pub fn observes(&self) -> Observes {
+        self.connection.observes()
+    }
+
+    pub fn has(&self, feature: Feature) -> bool {
+        self.ready.features.contains(&feature)
+    }
+
+    /// Fails unless the engine declares each of `features`.
+    pub fn require(&mut self, features: &[Feature]) -> Result<(), Failure> {
+        match features.iter().find(|feature| !self.has(**feature)) {
+            None => Ok(()),
+            Some(missing) => {
+                let name = serde_json::to_value(missing).unwrap_or_default();
+                let name = name.as_str().unwrap_or_default();
+                let m = format!("it does not name `{name}` among its features");
+                Err(self.fail(FailureKind::Unsupported, m))
+            }
+        }
+    }
+
+    /// An id that no request had before.
+    pub fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    pub fn load(&mut self, load: Load) -> Result<Stamped<Loaded>, Failure> {
+        let loaded = self.ask("load", Request::Load(load), self.deadlines.load, |r| match r {
+            Reply::Loaded(l) => Ok(*l),
+            other => Err(Box::new(other)),
+        })?;
+        let l = &loaded.value;
+        let times = [("t_begin_ns", l.t_begin_ns), ("t_end_ns", l.t_end_ns)];
+        self.check_times(loaded.sent, loaded.arrived, &times)?;
+        Ok(loaded)
+    }
+
+    /// What it holds by its own book.
+    pub fn memory(&mut self) -> Result<MemoryBook, Failure> {
+        let book = self.ask("memory", Request::Memory, self.deadlines.hello, |r| match r {
+            Reply::Memory(m) => Ok(m),
+            other => Err(Box::new(other)),
+        })?;
+        Ok(book.value)
+    }
+
+    /// Says goodbye and waits for the end.
+    pub fn bye(mut self) -> Result<(), Failure> {
+        self.phase = "bye";
+        self.connection.close(self.deadlines.bye).map_err(|broken| self.broken(broken))
+    }
+
+    /// How long a request of a task may take.
+    pub(crate) fn limit(&self) -> Duration {
+        self.deadlines.generate
+    }
+
+    /// Begins a phase, which a failure will name.
+    pub(crate) fn begin(&mut self, phase: &'static str) {
+        self.phase = phase;
+    }
+
+    /// Sends a request and waits for the reply that `pick` accepts.
+    pub(crate) fn ask<T>(
+        &mut self,
+        phase: &'static str,
+        request: Request,
+        limit: Duration,
+        pick: impl FnOnce(Reply) -> Result<T, Box<Reply>>,
+    ) -> Result<Stamped<T>, Failure> {
+        self.begin(phase);
+        let sent = self.send(request);
+        let (arrived, reply) = self.wait(limit)?;
+        match pick(reply) {
+            Ok(value) => Ok(Stamped { sent, arrived, value }),
+            Err(other) => Err(self.unexpected(*other)),
+        }
+    }
+
+    /// Sends without waiting; when.
+    pub(crate) fn send(&mut self, request: Request) -> MonoNs {
+        let sent = MonoNs::now();
+        self.connection.send(request);
+        sent
+    }
+
+    /// The next message, if there is one within `limit`.
+    pub(crate) fn poll(&mut self, limit: Duration) -> Result<Option<(MonoNs, Reply)>, Failure> {
+        self.connection.next(limit).map_err(|broken| self.broken(broken))
+    }
+
+    fn wait(&mut self, limit: Duration) -> Result<(MonoNs, Reply), Failure> {
+        let end = Instant::now() + limit;
+        loop {
+            if interrupt::requested() {
+                return Err(self.stop());
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.broken(Broken::late(limit)));
+            }
+            if let Some(message) = self.poll(left.min(Duration::from_millis(250)))? {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// Claimed times must rise and lie between `from` and `to`, which the harness saw itself.
+    pub(crate) fn check_times(
+        &mut self,
+        from: MonoNs,
+        to: MonoNs,
+        times: &[(&str, u64)],
+    ) -> Result<(), Failure> {
+        let mut last = from.0;
+        for (name, t) in times {
+            if *t < last || *t > to.0 {
+                let m = format!(
+                    "{name} is {t}, outside {last}..{} that the harness saw on the same clock",
+                    to.0
+                );
+                return Err(self.fail(FailureKind::Lied, m));
+            }
+            last = *t;
+        }
+        Ok(())
+    }
+
+    /// The engine states an error, or says what nobody asked for.
+    pub(crate) fn unexpected(&mut self, reply: Reply) -> Failure {
+        match reply {
+            Reply::Error(e) => self.fail(kind_of(e.kind), e.message),
+            other => {
+                let mut text = serde_json::to_string(&other).unwrap_or_default();
+                text.truncate(text.floor_char_boundary(120));
+                self.fail(FailureKind::Protocol, format!("unexpected message: {text}"))
+            }
+        }
+    }
+
+    pub(crate) fn broken(&mut self, Broken { kind, message }: Broken) -> Failure {
+        self.fail(kind, message)
+    }
+
+    /// Ends the engine; the failure names the phase and has the end of its log.
+    pub(crate) fn fail(&mut self, kind: FailureKind, message: String) -> Failure {
+        let stderr_tail = self.connection.abort();
+        Failure::Engine(LaunchError { kind, phase: self.phase.into(), message, stderr_tail })
+    }
+
+    /// Ends the engine because the user wants to stop.
+    pub(crate) fn stop(&mut self) -> Failure {
+        self.connection.abort();
+        Failure::Interrupted
+    }
+}
+
+fn kind_of(kind: ErrorKind) -> FailureKind {
+    match kind {
+        ErrorKind::MissingDependency => FailureKind::MissingDependency,
+        ErrorKind::UnsupportedQuant => FailureKind::UnsupportedQuant,
+        ErrorKind::CompileFailed => FailureKind::CompileFailed,
+        ErrorKind::Oom => FailureKind::Oom,
+        ErrorKind::BadModel => FailureKind::BadModel,
+        ErrorKind::Internal => FailureKind::Internal,
+    }
+}

@@ -1,0 +1,132 @@
+//! One launch: a task on one engine over one connection, with sensors around it, and the record
+//! of what came of it. The only code that runs between two timestamps is the engine's.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::device::Device;
+use crate::engine::provision::Installed;
+use crate::engine::{Deadlines, Engine, EngineSpec, Failure};
+use crate::protocol::Load;
+use crate::record::{FailureKind, Launch, LaunchError, Status};
+use crate::sensors::page_cache::{self, PageCache};
+use crate::sensors::rapl::POWERCAP;
+use crate::sensors::{Busy, Clocks, Rapl, ReadBandwidth, Sensors, Steal};
+pub use crate::task::Identity;
+use crate::task::{Measured, Notes, Task, converse};
+use crate::units::BytesPerSecond;
+
+/// What is launched.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    pub engine: &'a EngineSpec,
+    pub installed: &'a Installed,
+    pub task: &'a dyn Task<Answer = ()>,
+    pub settings: &'a Settings,
+}
+
+/// Where and how a launch runs, whatever its task.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub model_path: PathBuf,
+    pub device: Device,
+    pub threads: u32,
+    pub n_ctx: u32,
+    pub page_cache: PageCache,
+    pub deadlines: Deadlines,
+    /// How long the machine is watched before each launch.
+    pub idle_window: Duration,
+    /// Whether to read the memory's bandwidth before and after each launch, for MBU.
+    pub read_bandwidth: bool,
+    /// What MBU is a share of where it is not: the session's reading of the device's memory.
+    /// Without both there is no MBU.
+    pub known_bandwidth: Option<BytesPerSecond>,
+}
+
+/// Everything that one launch gave.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    pub launch: Launch,
+    pub identity: Identity,
+}
+
+/// The run was stopped by the user; what the launch had measured so far is not used.
+#[derive(Debug)]
+pub struct Interrupted;
+
+/// Launches in a fresh process. `at` is which launch of its arm this is, and its place in the
+/// session. A failure of the engine is an outcome, not an error.
+pub fn launch(subject: &Subject<'_>, at: (u32, u32)) -> Result<Outcome, Interrupted> {
+    let Settings { threads, deadlines, .. } = *subject.settings;
+    over(subject, at, || Engine::open(subject.installed, threads, deadlines), Sensors::default())
+}
+
+/// The same over any connection, with more sensors than those of the machine.
+fn over(
+    Subject { engine, installed, task, settings }: &Subject<'_>,
+    at: (u32, u32),
+    open: impl FnOnce() -> Result<Engine, Failure>,
+    sensors: Sensors,
+) -> Result<Outcome, Interrupted> {
+    let mut notes = Notes { sensors, ..Notes::new(Launch::new(at, String::new())) };
+    let environment = &mut notes.launch.environment;
+    environment.page_cache_resident =
+        page_cache::bring(&settings.model_path, settings.page_cache).ok();
+    let populated = installed.compile_cache_populated();
+    environment.compile_cache = populated.map(|p| if p { "populated" } else { "empty" }.into());
+    notes.sensors.add(Busy::over(settings.idle_window));
+    notes.sensors.add(Clocks::default());
+    if settings.read_bandwidth {
+        notes.sensors.add(ReadBandwidth::of(settings.device, settings.threads));
+    }
+    if let Some(rapl) = Rapl::open(POWERCAP.as_ref()) {
+        notes.sensors.add(rapl);
+    }
+    notes.launch.started_at = now();
+    notes.sensors.add(Steal::default());
+
+    let load = Load {
+        path: settings.model_path.to_string_lossy().into_owned(),
+        device: settings.device.to_string(),
+        threads: settings.threads,
+        n_ctx: settings.n_ctx,
+        options: engine.options.clone(),
+    };
+    let error = match converse(*task, open, load, &mut notes) {
+        Ok(()) => None,
+        Err(Failure::Engine(error)) => Some(error),
+        Err(Failure::Interrupted) => return Err(Interrupted),
+    };
+    let Notes { mut launch, identity, loaded, mut sensors } = notes;
+    sensors.end(&mut launch);
+    if let Some(loaded) = &loaded {
+        let around = launch.environment.read_bandwidth_bytes_per_s;
+        let mean = around.map(|[before, after]| BytesPerSecond(0.5 * (before + after)));
+        let bandwidth = mean.or(settings.known_bandwidth);
+        task.metrics(&mut Measured { launch: &mut launch, loaded, bandwidth });
+    }
+    if error.is_some() {
+        launch.metrics.clear(); // half a launch has no value of a launch; its raw times stay
+        launch.status = Status::Failed;
+    }
+    launch.error = error;
+    Ok(Outcome { launch, identity })
+}
+
+/// A launch that could not even begin, as data.
+pub fn failed(kind: FailureKind, phase: &str, message: String, at: (u32, u32)) -> Launch {
+    Launch {
+        status: Status::Failed,
+        error: Some(LaunchError { kind, phase: phase.into(), message, stderr_tail: None }),
+        ..Launch::new(at, now())
+    }
+}
+
+/// The local time with its zone, to the second.
+pub fn now() -> String {
+    let now = jiff::Zoned::now().round(jiff::Unit::Second).unwrap_or_else(|_| jiff::Zoned::now());
+    now.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! Memory of the engine's process tree: peaks and resident sets from the kernel, read between
+//! requests, and what they were for (`breakdown`).
+
+mod breakdown;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use self::breakdown::{breakdown, mapped_pages};
+use super::{Mark, Sensor};
+use crate::engine::Pid;
+use crate::record::{Launch, Memory};
+use crate::units::MonoNs;
+
+/// Reads at `ready`, after the load and when the measured requests are over.
+pub struct HostMemory {
+    root: u32,
+    model: PathBuf,
+    memory: Memory,
+}
+
+impl HostMemory {
+    /// Of the process and what it started. There is none without a process that is known to be
+    /// the engine's.
+    pub fn of(pid: Pid, model: &Path) -> Self {
+        Self { root: pid.0, model: model.into(), memory: Memory::default() }
+    }
+}
+
+impl Sensor for HostMemory {
+    fn mark(&mut self, mark: Mark, _: MonoNs) {
+        let memory = &mut self.memory;
+        match mark {
+            Mark::Ready => {
+                if let Some(tree) = tree_memory(self.root) {
+                    memory.before_load_bytes = Some(tree.resident);
+                    memory.before_load_file_bytes = Some(tree.file);
+                }
+            }
+            Mark::Loaded => {
+                if let Some((peak, resident)) = process_memory(self.root) {
+                    memory.peak_after_load_bytes = Some(peak);
+                    memory.after_load_bytes = Some(resident);
+                }
+            }
+            Mark::Finished => {
+                if let Some(tree) = tree_memory(self.root) {
+                    memory.peak_host_bytes = Some(tree.peak);
+                    memory.rss_anon_bytes = Some(tree.anon);
+                    memory.rss_file_bytes = Some(tree.file);
+                    memory.rss_shmem_bytes = Some(tree.shmem);
+                }
+                let pids = tree(self.root).into_iter();
+                memory.model_file_bytes = pids.map(|pid| mapped_pages(pid, &self.model)).sum();
+            }
+            Mark::WindowBegin | Mark::WindowEnd => {}
+        }
+    }
+
+    fn end(self: Box<Self>, launch: &mut Launch) {
+        let book = std::mem::take(&mut launch.memory.book);
+        launch.memory = Memory { book, ..self.memory };
+        launch.memory.breakdown = breakdown(&launch.memory);
+    }
+}
+
+/// Memory of a process tree, from /proc/PID/status of each process, summed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TreeMemory {
+    /// Sum of the high-water marks (VmHWM).
+    pub peak: u64,
+    pub resident: u64,
+    pub anon: u64,
+    pub file: u64,
+    pub shmem: u64,
+    pub processes: u32,
+}
+
+/// Reads the tree below `root`, itself included; `None` when it is gone.
+pub fn tree_memory(root: u32) -> Option<TreeMemory> {
+    let mut sum = TreeMemory::default();
+    for pid in tree(root) {
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
+            continue;
+        };
+        let field = |name: &str| kib(&status, name).unwrap_or(0);
+        sum.peak += field("VmHWM:");
+        sum.resident += field("VmRSS:");
+        sum.anon += field("RssAnon:");
+        sum.file += field("RssFile:");
+        sum.shmem += field("RssShmem:");
+        sum.processes += 1;
+    }
+    (sum.peak > 0).then_some(sum)
+}
+
+/// High-water mark and resident set of one process: one small file, where a tree takes a scan.
+pub fn process_memory(pid: u32) -> Option<(u64, u64)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some((kib(&status, "VmHWM:")?, kib(&status, "VmRSS:")?))
+}
+
+fn kib(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|l| l.strip_prefix(name))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// The process and all its descendants.
+pub fn tree(root: u32) -> Vec<u32> {
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
+            continue;
+        };
+        if let Some(parent) = parent_of(pid) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(pid) = found.get(next).copied() {
+        found.extend(children.get(&pid).into_iter().flatten());
+        next += 1;
+    }
+    found
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command may hold spaces and brackets: fields are counted from its last bracket.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_a_peak_at_least_as_high_as_what_it_holds() {
+        let m = tree_memory(std::process::id()).unwrap();
+        assert!(m.peak >= m.resident && m.resident > 0, "{m:?}");
+        // The kernel counts the parts in batches of pages per thread.
+        let parts = m.anon + m.file + m.shmem;
+        assert!(parts.abs_diff(m.resident) < m.resident / 2, "{m:?}");
+    }
+
+    #[test]
+    fn the_memory_of_a_child_is_counted_with_its_parent() {
+        let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
+        let with = tree(std::process::id());
+        assert!(with.contains(&child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,71 @@
+//! Sensors: what is read of the machine around a launch, one file each. A sensor begins before the
+//! connection is opened or when there is a process to look at, hears of marks on the shared clock,
+//! and writes what it saw into the record at the end. Marks come between requests, never inside
+//! one: a sensor that must look during a request samples in a thread of its own and cuts the
+//! window out of its samples afterwards.
+
+pub mod bandwidth;
+pub mod clocks;
+pub mod cpu;
+pub mod host_memory;
+pub mod page_cache;
+pub mod rapl;
+
+pub use bandwidth::ReadBandwidth;
+pub use clocks::Clocks;
+pub use cpu::{Busy, Steal};
+pub use host_memory::HostMemory;
+pub use rapl::Rapl;
+
+use crate::record::Launch;
+use crate::units::MonoNs;
+
+/// What happened in a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// The engine is ready, nothing is loaded.
+    Ready,
+    /// Every weight is usable.
+    Loaded,
+    /// A measured window began: for a generation its first token was on the host. Reported when
+    /// the answer is in, so it lies in the past.
+    WindowBegin,
+    /// It ended: the last token was on the host.
+    WindowEnd,
+    /// The last measured request is over.
+    Finished,
+}
+
+/// Something that looks at the machine.
+pub trait Sensor {
+    /// Nothing that comes later has begun.
+    fn begin(&mut self) {}
+
+    /// `at` is when it happened, not when it is reported; marks come in the order of their times.
+    fn mark(&mut self, _mark: Mark, _at: MonoNs) {}
+
+    /// The launch is over: writes what was seen.
+    fn end(self: Box<Self>, launch: &mut Launch);
+}
+
+/// The sensors of one launch. Those that begin last lie closest around it and end first.
+#[derive(Default)]
+pub struct Sensors(Vec<Box<dyn Sensor>>);
+
+impl Sensors {
+    /// Begins another one.
+    pub fn add(&mut self, mut sensor: impl Sensor + 'static) {
+        sensor.begin();
+        self.0.push(Box::new(sensor));
+    }
+
+    pub fn mark(&mut self, mark: Mark, at: MonoNs) {
+        self.0.iter_mut().for_each(|sensor| sensor.mark(mark, at));
+    }
+
+    pub fn end(&mut self, launch: &mut Launch) {
+        while let Some(sensor) = self.0.pop() {
+            sensor.end(launch);
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Energy of the processor packages, from RAPL's counters in /sys/class/powercap. The kernel lets
+//! only some users read them; where they cannot be read there is no sensor.
+//!
+//! A counter moves about once a millisecond and a window is known only when its request is over,
+//! so a thread reads the counters all the time and the energy of a window is cut out of its
+//! samples afterwards, with a straight line between two of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::{Mark, Sensor};
+use crate::record::{Energy, Launch};
+use crate::units::MonoNs;
+
+/// Where the kernel puts the counters.
+pub const POWERCAP: &str = "/sys/class/powercap";
+
+/// Time between two readings; docs/METHODOLOGY.md states what they cost.
+const PERIOD: Duration = Duration::from_millis(50);
+
+/// Windows in which the counters were seen to move less often have no energy: the two readings
+/// at the edges would decide it.
+const LEAST_STEPS: u32 = 10;
+
+/// A running reader of the counters.
+pub struct Rapl {
+    source: String,
+    stop: Sender<()>,
+    reader: JoinHandle<Vec<Sample>>,
+    windows: Vec<(MonoNs, MonoNs)>,
+}
+
+/// The counter of one package, in microjoules. It starts again from 0 beyond `range`.
+struct Package {
+    path: PathBuf,
+    range: u64,
+}
+
+/// Energy of all packages since the first sample.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Sample {
+    at: MonoNs,
+    microjoules: u64,
+}
+
+impl Rapl {
+    /// Starts to read the packages below `root`; none where there is no counter that can be read.
+    pub fn open(root: &Path) -> Option<Self> {
+        Self::every(root, PERIOD)
+    }
+
+    fn every(root: &Path, period: Duration) -> Option<Self> {
+        let mut found = packages(root);
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        let (names, packages): (Vec<String>, Vec<Package>) = found.into_iter().unzip();
+        let first = counters(&packages).filter(|counters| !counters.is_empty())?;
+        let (stop, stopped) = channel();
+        let reader = std::thread::spawn(move || {
+            let mut samples = vec![Sample { at: MonoNs::now(), microjoules: 0 }];
+            let (mut last, mut sum) = (first, 0);
+            while stopped.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
+                let before = MonoNs::now();
+                let Some(now) = counters(&packages) else { continue };
+                let after = MonoNs::now();
+                let ranges = packages.iter().map(|p| p.range);
+                sum += last
+                    .iter()
+                    .zip(&now)
+                    .zip(ranges)
+                    .map(|((l, n), r)| step(*l, *n, r))
+                    .sum::<u64>();
+                last = now;
+                let at = MonoNs(before.0.midpoint(after.0));
+                samples.push(Sample { at, microjoules: sum });
+            }
+            samples
+        });
+        Some(Self {
+            source: format!("RAPL {}", names.join(" + ")),
+            stop,
+            reader,
+            windows: Vec::new(),
+        })
+    }
+}
+
+impl Sensor for Rapl {
+    fn mark(&mut self, mark: Mark, at: MonoNs) {
+        match mark {
+            Mark::WindowBegin => self.windows.push((at, at)),
+            Mark::WindowEnd => self.windows.last_mut().into_iter().for_each(|w| w.1 = at),
+            Mark::Ready | Mark::Loaded | Mark::Finished => {}
+        }
+    }
+
+    fn end(self: Box<Self>, launch: &mut Launch) {
+        let Self { source, stop, reader, windows } = *self;
+        drop(stop);
+        let samples = reader.join().unwrap_or_default();
+        launch.energy = energy(&samples, &windows, source);
+    }
+}
+
+/// Name and counter of each package below `root`. Parts of a package (`intel-rapl:0:1`) are in its
+/// own counter, and `intel-rapl-mmio` counts the same package again.
+fn packages(root: &Path) -> Vec<(String, Package)> {
+    let package = |folder: PathBuf| {
+        let index = folder.file_name()?.to_str()?.strip_prefix("intel-rapl:")?;
+        index.parse::<u32>().ok()?;
+        let text = |file: &str| std::fs::read_to_string(folder.join(file)).ok();
+        let name = text("name")?.trim().to_string();
+        let range = text("max_energy_range_uj")?.trim().parse().ok()?;
+        let path = folder.join("energy_uj");
+        name.starts_with("package").then_some((name, Package { path, range }))
+    };
+    let folders = std::fs::read_dir(root).into_iter().flatten().flatten();
+    folders.filter_map(|entry| package(entry.path())).collect()
+}
+
+fn counters(packages: &[Package]) -> Option<Vec<u64>> {
+    let read = |p: &Package| std::fs::read_to_string(&p.path).ok()?.trim().parse().ok();
+    packages.iter().map(read).collect()
+}
+
+/// By how much a counter rose.
+fn step(last: u64, now: u64, range: u64) -> u64 {
+    now.checked_sub(last).unwrap_or_else(|| range.saturating_sub(last) + now)
+}
+
+/// The energy of the windows; absent where one of them lies outside the samples, or the counters
+/// moved too seldom inside them.
+fn energy(samples: &[Sample], windows: &[(MonoNs, MonoNs)], source: String) -> Option<Energy> {
+    let (mut microjoules, mut seconds, mut steps) = (0.0, 0.0, 0);
+    for (from, to) in windows {
+        microjoules += until(samples, *to)? - until(samples, *from)?;
+        seconds += to.since(*from).0;
+        let moved = samples.windows(2).filter(|pair| {
+            (*from..=*to).contains(&pair[1].at) && pair[1].microjoules > pair[0].microjoules
+        });
+        steps += moved.count() as u32;
+    }
+    (steps >= LEAST_STEPS).then(|| Energy { source, joules: microjoules / 1e6, seconds, steps })
+}
+
+/// Microjoules from the first sample until `at`.
+fn until(samples: &[Sample], at: MonoNs) -> Option<f64> {
+    let next = samples.partition_point(|sample| sample.at < at);
+    let after = samples.get(next)?;
+    let Some(before) = next.checked_sub(1).map(|i| samples[i]) else {
+        return (after.at == at).then_some(after.microjoules as f64);
+    };
+    let share = at.since(before.at).0 / after.at.since(before.at).0;
+    Some(before.microjoules as f64 + share * (after.microjoules - before.microjoules) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A root with one package, a part of it, and the same package by another path.
+    fn root() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (folder, name) in [
+            ("intel-rapl:0", "package-0"),
+            ("intel-rapl:0:0", "core"),
+            ("intel-rapl-mmio:0", "package-0"),
+            ("intel-rapl:1", "psys"),
+        ] {
+            let folder = root.path().join(folder);
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("name"), format!("{name}\n")).unwrap();
+            std::fs::write(folder.join("max_energy_range_uj"), "262143328850\n").unwrap();
+            std::fs::write(folder.join("energy_uj"), "1000\n").unwrap();
+        }
+        root
+    }
+
+    fn ms(ms: u64) -> MonoNs {
+        MonoNs(ms * 1_000_000)
+    }
+
+    /// 2 W, read every 10 ms from 100 ms on.
+    fn samples() -> Vec<Sample> {
+        (0..50).map(|i| Sample { at: ms(100 + 10 * i), microjoules: 20_000 * i }).collect()
+    }
+
+    #[test]
+    fn a_machine_without_counters_has_no_sensor() {
+        assert!(Rapl::open(Path::new("/no/such/folder")).is_none());
+        let empty = tempfile::tempdir().unwrap();
+        assert!(Rapl::open(empty.path()).is_none());
+        let root = root();
+        std::fs::remove_file(root.path().join("intel-rapl:0/energy_uj")).unwrap();
+        assert!(Rapl::open(root.path()).is_none(), "a counter that cannot be read");
+    }
+
+    #[test]
+    fn the_energy_of_a_window_is_cut_out_between_the_samples() {
+        let windows = [(ms(155), ms(255)), (ms(300), ms(353))];
+        let e = energy(&samples(), &windows, "x".into()).unwrap();
+        assert!((e.joules - 2.0 * 0.153).abs() < 1e-9, "{e:?}");
+        assert!((e.seconds - 0.153).abs() < 1e-9, "{e:?}");
+        assert_eq!(e.steps, 10 + 6);
+    }
+
+    #[test]
+    fn a_window_with_few_steps_or_outside_the_samples_has_no_energy() {
+        let of = |windows: &[(MonoNs, MonoNs)]| energy(&samples(), windows, "x".into());
+        assert_eq!(of(&[(ms(155), ms(205))]), None);
+        assert_eq!(of(&[(ms(50), ms(255))]), None);
+        assert_eq!(of(&[(ms(155), ms(2000))]), None);
+        assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn a_counter_that_starts_again_has_moved_on() {
+        assert_eq!(step(100, 130, 1000), 30);
+        assert_eq!(step(990, 20, 1000), 30);
+    }
+
+    #[test]
+    fn the_packages_are_read_while_a_launch_goes_on() {
+        let root = root();
+        let mut rapl = Rapl::every(root.path(), Duration::from_millis(2)).unwrap();
+        assert_eq!(rapl.source, "RAPL package-0");
+        let mut launch = Launch::new((0, 0), String::new());
+        let counter = root.path().join("intel-rapl:0/energy_uj");
+        let spend = |from: u64| {
+            for i in 1..=30 {
+                // Whole or not at all, as the kernel does it.
+                let next = root.path().join("next");
+                std::fs::write(&next, format!("{}\n", 1000 + (from + i) * 100_000)).unwrap();
+                std::fs::rename(&next, &counter).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        spend(0);
+        rapl.mark(Mark::Ready, MonoNs::now());
+        let begin = MonoNs::now();
+        spend(30);
+        let end = MonoNs::now();
+        spend(60);
+        rapl.mark(Mark::WindowBegin, begin);
+        rapl.mark(Mark::WindowEnd, end);
+        Box::new(rapl).end(&mut launch);
+        let energy = launch.energy.unwrap();
+        // 30 steps of 0.1 J, and a reading may lag behind at either edge.
+        assert!((2.0..4.0).contains(&energy.joules), "{energy:?}");
+        assert_eq!(energy.seconds, end.since(begin).0);
+    }
+}

@@ -1,0 +1,158 @@
+//! Greedy generation of a stated length from each prompt of a workload, one request at a time: the
+//! task behind TTFT, prefill and decode.
+
+mod metrics;
+mod request;
+mod stream;
+
+pub use self::metrics::of_generation;
+pub use self::request::run_of;
+pub use self::stream::{Answer, Step};
+use super::{Measured, Running, Task};
+use crate::engine::{Engine, Failure, Stamped};
+use crate::metric::Metric;
+use crate::protocol::{Context, Feature, Generate, Generated};
+use crate::record::{Model, PromptRun, Role};
+use crate::sensors::Mark;
+use crate::units::MonoNs;
+use crate::workload::{Prompt, Workload};
+
+/// Recorded of an engine without the feature `context`, where there is a depth.
+const NO_CONTEXT: &str = "This engine takes a context only as a part of its prompt: at a depth \
+                          TTFT, prefill and end-to-end rate are absent, decode is measured.";
+
+/// What is generated in a launch, and how often.
+#[derive(Debug, Clone, Copy)]
+pub struct Generation<'a> {
+    pub model: &'a Model,
+    pub workload: &'a Workload,
+    /// Generations of each prompt that are run and not measured.
+    pub warmup: u32,
+    /// Measured generations of each prompt.
+    pub iterations: u32,
+    /// Copies of the prompt that are generated together; more than one needs the engine's feature.
+    pub batch: u32,
+    /// One more generation of each prompt, with the time of each stage taken.
+    pub profile: bool,
+}
+
+impl Task for Generation<'_> {
+    type Answer = ();
+
+    fn needs(&self) -> &[Feature] {
+        if self.batch > 1 { &[Feature::Batch] } else { &[] }
+    }
+
+    fn script(&self, launch: &mut Running<'_>) -> Result<(), Failure> {
+        let prompts = &self.workload.prompts;
+        let read = launch.loaded.weight_bytes_per_token.or(self.model.weight_bytes_per_token);
+        if let Some(bytes) = read {
+            launch.identity.settings.insert("weight_bytes_per_token".into(), bytes.into());
+        }
+        if !launch.engine.has(Feature::Context) && prompts.iter().any(|p| !p.context.is_empty()) {
+            launch.identity.notes.push(NO_CONTEXT.into());
+        }
+        let mut filled = None;
+        let mut generate = |launch: &mut Running<'_>, prompt, role, iteration| {
+            self.generate(launch, &mut filled, prompt, role, iteration)
+        };
+
+        let cold = generate(launch, 0, Role::Cold, 0)?;
+        if let Some(first) = cold.value.t_tokens_ns.first().copied().map(MonoNs) {
+            if let Some(spawned) = launch.engine.observes().spawned {
+                launch.milestone("first_token", first);
+                launch.put(Metric::ColdStartTtft, first.since(spawned).0);
+            }
+            launch.put(Metric::FirstGenerateTtft, first.since(cold.sent).0);
+        }
+        for (i, prompt) in prompts.iter().enumerate() {
+            // The cold generation was the first warm-up of the first prompt, if that has no depth.
+            let was_cold = i == 0 && prompt.context.is_empty();
+            for iteration in 0..self.warmup.saturating_sub(u32::from(was_cold)) {
+                generate(launch, i, Role::Warmup, iteration)?;
+            }
+            for iteration in 0..self.iterations {
+                generate(launch, i, Role::Measured, iteration)?;
+            }
+        }
+        launch.finished()?;
+        if self.profile {
+            for i in 0..prompts.len() {
+                generate(launch, i, Role::Profiled, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn metrics(&self, measured: &mut Measured<'_>) {
+        metrics::of_launch(measured, self.model);
+    }
+}
+
+impl Generation<'_> {
+    /// One generation, which the launch keeps. `filled` is the prompt whose context the engine
+    /// holds.
+    fn generate(
+        &self,
+        launch: &mut Running<'_>,
+        filled: &mut Option<usize>,
+        index: usize,
+        role: Role,
+        iteration: u32,
+    ) -> Result<Stamped<Generated>, Failure> {
+        let prompt = &self.workload.prompts[index];
+        // A warm-up needs the prompt's shapes and one decode step, not the whole length.
+        let n = if role == Role::Warmup { prompt.n_gen.min(2) } else { prompt.n_gen };
+        // The cold start is that of the prompt alone, whatever the depth.
+        let context = if role == Role::Cold { &[][..] } else { &prompt.context };
+        let depth = context.len() as u32;
+        let apart = depth > 0 && launch.engine.has(Feature::Context);
+        let (depth_of_request, ids) = match apart {
+            true => {
+                if *filled != Some(index) {
+                    fill(launch.engine, prompt)?;
+                    *filled = Some(index);
+                }
+                (depth, prompt.ids.clone())
+            }
+            false => {
+                *filled = None;
+                (0, [context, &prompt.ids].concat())
+            }
+        };
+        let request = Generate {
+            depth: depth_of_request,
+            batch: self.batch,
+            profile: role == Role::Profiled,
+            ..Generate::greedy(launch.engine.next_id(), ids, n)
+        };
+        let generated = launch.engine.generate(request, self.model.n_vocab)?;
+        if role == Role::Measured {
+            let decode = &generated.value.t_tokens_ns;
+            if let (Some(first), Some(last)) = (decode.first(), decode.last()) {
+                launch.mark(Mark::WindowBegin, MonoNs(*first));
+                launch.mark(Mark::WindowEnd, MonoNs(*last));
+            }
+        }
+        let tokens = &generated.value.tokens;
+        let observes = launch.engine.observes();
+        let kept = observes.ids && role == Role::Measured && iteration == 0;
+        launch.keep(PromptRun {
+            id: prompt.id.clone(),
+            iteration,
+            n_prompt: prompt.ids.len() as u32,
+            n_gen: n,
+            depth,
+            context_in_request: depth > 0 && !apart,
+            tokens: kept.then(|| tokens.clone()),
+            ..run_of(role, &generated, observes)
+        });
+        Ok(generated)
+    }
+}
+
+/// Has the engine fill the context of a prompt. Not measured.
+fn fill(engine: &mut Engine, prompt: &Prompt) -> Result<(), Failure> {
+    let (id, tokens) = (engine.next_id(), prompt.context.clone());
+    engine.context(Context { id, tokens }).map(drop)
+}

@@ -1,0 +1,152 @@
+//! What a generation is asked with and held to: the number of tokens, ids of the vocabulary, times
+//! that the harness saw pass, work that is accounted for.
+
+use sha2::{Digest, Sha256};
+
+use crate::engine::{Engine, Failure, Observes, Stamped};
+use crate::protocol::{Context, ContextFilled, Generate, Generated, Reply, Request};
+use crate::record::{FailureKind, PromptRun, Role};
+use crate::units::MonoNs;
+
+impl Engine {
+    /// Fills the cache, for generations of that depth. The engine does not know yet what comes
+    /// after these tokens, so it cannot begin with it.
+    pub fn context(&mut self, request: Context) -> Result<Stamped<ContextFilled>, Failure> {
+        let (id, n) = (request.id, request.tokens.len());
+        let limit = self.limit();
+        let filled = self.ask("context", Request::Context(request), limit, |r| match r {
+            Reply::Context(c) => Ok(c),
+            other => Err(Box::new(other)),
+        })?;
+        let c = &filled.value;
+        if c.id != id || c.positions as usize != n {
+            let m = format!(
+                "asked for a context of {n} positions (id {id}), the engine holds {} (id {})",
+                c.positions, c.id
+            );
+            return Err(self.fail(FailureKind::Lied, m));
+        }
+        let times = [("t_begin_ns", c.t_begin_ns), ("t_end_ns", c.t_end_ns)];
+        self.check_times(filled.sent, filled.arrived, &times)?;
+        Ok(filled)
+    }
+
+    /// One generation; ids must be below `n_vocab`, where it is known.
+    pub fn generate(
+        &mut self,
+        request: Generate,
+        n_vocab: Option<u32>,
+    ) -> Result<Stamped<Generated>, Failure> {
+        let (id, n, depth) = (request.id, request.n as usize, request.depth);
+        let limit = self.limit();
+        let generated = self.ask("generate", Request::Generate(request), limit, |r| match r {
+            Reply::Generated(g) => Ok(g),
+            other => Err(Box::new(other)),
+        })?;
+        let found = generated.value.tokens.len();
+        if self.observes().ids && found != n {
+            let m = format!("asked for {n} tokens, got {found}");
+            return Err(self.fail(FailureKind::WrongTokens, m));
+        }
+        self.check_generated(&generated, id, n, n_vocab)?;
+        let found = generated.value.depth.unwrap_or(0);
+        if found != depth {
+            let m = format!("asked for a generation at depth {depth}, the engine's is at {found}");
+            return Err(self.fail(FailureKind::Lied, m));
+        }
+        self.check_accounted(&generated)?;
+        Ok(generated)
+    }
+
+    /// What holds for every generation: the id, times that rise and, where ids can be seen, `n`
+    /// tokens of the vocabulary with a time for each.
+    pub(super) fn check_generated(
+        &mut self,
+        generated: &Stamped<Generated>,
+        id: u64,
+        n: usize,
+        n_vocab: Option<u32>,
+    ) -> Result<(), Failure> {
+        let g = &generated.value;
+        if g.id != id {
+            let m = format!("asked for generation {id}, got {}", g.id);
+            return Err(self.fail(FailureKind::Protocol, m));
+        }
+        if self.observes().ids {
+            if let Some(m) = foreign(&g.tokens, n_vocab) {
+                return Err(self.fail(FailureKind::WrongTokens, m));
+            }
+            if g.t_tokens_ns.len() != n {
+                let m = format!("{n} tokens came with {} times", g.t_tokens_ns.len());
+                return Err(self.fail(FailureKind::Lied, m));
+            }
+        }
+        let mut times = vec![("t_begin_ns", g.t_begin_ns)];
+        times.extend(g.t_prefill_end_ns.map(|t| ("t_prefill_end_ns", t)));
+        times.extend(g.t_tokens_ns.iter().map(|t| ("t_tokens_ns", *t)));
+        self.check_times(generated.sent, generated.arrived, &times)?;
+        self.check_stages(&generated.value)
+    }
+
+    /// Stages follow one another: together they cannot take longer than what they are part of.
+    fn check_stages(&mut self, g: &Generated) -> Result<(), Failure> {
+        let (Some(profile), [first, .., last]) = (&g.profile, &g.t_tokens_ns[..]) else {
+            return Ok(());
+        };
+        let phases = [
+            ("prefill", &profile.prefill_ns, first - g.t_begin_ns),
+            ("decode", &profile.decode_ns, last - first),
+        ];
+        for (name, stages, whole) in phases {
+            let sum = stages.values().try_fold(0u64, |sum, ns| sum.checked_add(*ns));
+            if sum.is_none_or(|sum| sum > whole) {
+                let m = format!("the stages of {name} take longer than its {whole} ns");
+                return Err(self.fail(FailureKind::Lied, m));
+            }
+        }
+        Ok(())
+    }
+
+    /// Work before the claimed begin or after the last token would flatter the engine.
+    pub(super) fn check_accounted(&mut self, g: &Stamped<Generated>) -> Result<(), Failure> {
+        let whole = g.arrived.since(g.sent).0;
+        let last = g.value.t_tokens_ns.last().copied().unwrap_or(g.value.t_begin_ns);
+        let claimed = MonoNs(last).since(MonoNs(g.value.t_begin_ns)).0;
+        let hidden = whole - claimed;
+        if hidden > 0.5 && hidden > 0.1 * whole {
+            let m = format!(
+                "the request took {whole:.3} s, the engine accounts for {claimed:.3} s of it"
+            );
+            return Err(self.fail(FailureKind::Lied, m));
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with ids of which one is outside the vocabulary.
+pub(super) fn foreign(ids: &[u32], n_vocab: Option<u32>) -> Option<String> {
+    let n_vocab = n_vocab?;
+    let bad = ids.iter().find(|id| **id >= n_vocab)?;
+    Some(format!("token id {bad} is outside the vocabulary of {n_vocab}"))
+}
+
+/// A generation as the record keeps it, as far as it can be seen; the prompt is the caller's.
+pub fn run_of(role: Role, g: &Stamped<Generated>, observes: Observes) -> PromptRun {
+    let (sent, g) = (g.sent.0, &g.value);
+    PromptRun {
+        n_gen: g.tokens.len() as u32,
+        begin_ns: observes.clock.then(|| g.t_begin_ns - sent),
+        prefill_end_ns: g.t_prefill_end_ns.filter(|_| observes.clock).map(|t| t - sent),
+        token_ns: g.t_tokens_ns.iter().map(|t| t - sent).collect(),
+        compile_ns: g.compile_ns,
+        tokens_hash: observes.ids.then(|| hash_ids(&g.tokens)),
+        profile: g.profile.clone(),
+        ..PromptRun::new(role)
+    }
+}
+
+fn hash_ids(ids: &[u32]) -> String {
+    let mut hash = Sha256::new();
+    ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+    hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
+}
