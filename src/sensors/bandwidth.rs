@@ -102,12 +102,24 @@ pub fn of_session(host: &Host, device: Device) -> Option<BytesPerSecond> {
     of_host.filter(|_| device == Device::Cpu)
 }
 
-/// The reader of the last time, if it has as many threads.
+/// The buffer of the last time, divided among the threads that read now. Launches with different
+/// numbers of threads share it, so that none is given back between them.
 fn kept_or_new(kept: Option<Reader>, threads: u32, size: Bytes) -> Result<Reader> {
-    match kept {
-        Some(reader) if reader.threads == threads.max(1) as usize => Ok(reader),
-        _ => Reader::new(threads, size),
-    }
+    /// Parts are rounded up: room for those of any number of threads.
+    const ROOM: Bytes = Bytes(2 << 20);
+    let (threads, part) = divided(threads, size);
+    let reader = match kept {
+        Some(reader) if reader.buffer.len() >= part * threads => reader,
+        _ => Reader::new(threads as u32, Bytes(size.0 + ROOM.0))?,
+    };
+    Ok(Reader { part, threads, ..reader })
+}
+
+/// How many threads read how many bytes each.
+fn divided(threads: u32, size: Bytes) -> (usize, usize) {
+    let threads = threads.max(1) as usize;
+    let unit = LINE * STREAMS[STREAMS.len() - 1];
+    (threads, (size.0 as usize / threads).max(unit).next_multiple_of(unit))
 }
 
 /// Bytes of the largest cache of the first processor, where the system tells.
@@ -130,9 +142,7 @@ pub struct Reader {
 impl Reader {
     /// A buffer of at least `size`, in memory.
     pub fn new(threads: u32, size: Bytes) -> Result<Self> {
-        let threads = threads.max(1) as usize;
-        let unit = LINE * STREAMS[STREAMS.len() - 1];
-        let part = (size.0 as usize / threads).max(unit).next_multiple_of(unit);
+        let (threads, part) = divided(threads, size);
         let what =
             || format!("cannot allocate {} to measure bandwidth", Bytes((part * threads) as u64));
         let mut buffer = MmapMut::map_anon(part * threads).with_context(what)?;
@@ -150,11 +160,11 @@ impl Reader {
 
     /// Bytes of a pass.
     pub fn size(&self) -> Bytes {
-        Bytes(self.buffer.len() as u64)
+        Bytes((self.part * self.threads) as u64)
     }
 
     fn rate(&self, seconds: f64) -> BytesPerSecond {
-        BytesPerSecond(self.buffer.len() as f64 / seconds)
+        BytesPerSecond(self.size().0 as f64 / seconds)
     }
 
     /// The median of `passes`, in the number of streams that is fastest by it.
@@ -173,8 +183,7 @@ impl Reader {
         // too, and on a machine without a spare one it would start its clock late.
         let start = Barrier::new(self.threads);
         let passes: Vec<Vec<(MonoNs, MonoNs)>> = std::thread::scope(|s| {
-            let readers: Vec<_> = self
-                .buffer
+            let readers: Vec<_> = self.buffer[..self.part * self.threads]
                 .chunks(self.part)
                 .map(|chunk| {
                     let start = &start;
@@ -229,13 +238,19 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_is_kept_for_as_many_threads() {
+    fn launches_with_different_numbers_of_threads_share_one_buffer() {
         let size = Bytes(1 << 16);
-        let first = Reader::new(2, size).unwrap();
-        let at = first.buffer.as_ptr();
-        let second = kept_or_new(Some(first), 2, size).unwrap();
-        assert_eq!(second.buffer.as_ptr(), at);
-        assert_eq!(kept_or_new(Some(second), 1, size).unwrap().threads, 1);
+        let mut reader = kept_or_new(None, 2, size).unwrap();
+        let at = reader.buffer.as_ptr();
+        for threads in [1, 3, 2, 7] {
+            reader = kept_or_new(Some(reader), threads, size).unwrap();
+            assert_eq!(reader.buffer.as_ptr(), at);
+            assert_eq!(reader.threads, threads as usize);
+            assert!(reader.size().0 >= size.0 && reader.size().0 < size.0 + (1 << 15));
+            assert!(reader.sustained(1).0 > 0.0);
+        }
+        let larger = kept_or_new(Some(reader), 2, Bytes(1 << 23)).unwrap();
+        assert!(larger.size().0 >= 1 << 23);
     }
 
     #[test]

@@ -69,3 +69,40 @@ impl Sensors {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Pid;
+    use crate::units::Seconds;
+
+    /// The median of many calls.
+    fn cost(mut call: impl FnMut()) -> Seconds {
+        let mut costs: Vec<f64> = (0..200)
+            .map(|_| {
+                let begin = MonoNs::now();
+                call();
+                MonoNs::now().since(begin).0
+            })
+            .collect();
+        costs.sort_by(f64::total_cmp);
+        Seconds(costs[costs.len() / 2])
+    }
+
+    #[test]
+    #[ignore = "prints what docs/METHODOLOGY.md states"]
+    fn the_cost_of_each_reading() {
+        let pid = Pid(std::process::id());
+        let mut memory = HostMemory::of(pid, "models/tiny.gguf".as_ref());
+        for mark in [Mark::Ready, Mark::Loaded, Mark::WindowEnd, Mark::Finished] {
+            let at = MonoNs::now();
+            println!("host memory at {mark:?}: {}", cost(|| memory.mark(mark, at)));
+        }
+        println!("clocks: {}", cost(|| Clocks::default().begin()));
+        println!("busy and stolen: {}", cost(|| Steal::default().begin()));
+        let counter = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(counter.path(), "123456789012\n").unwrap();
+        let read = || std::fs::read_to_string(counter.path()).map(|text| text.len());
+        println!("a RAPL counter in an ordinary file: {}", cost(|| drop(read())));
+    }
+}

@@ -3,13 +3,15 @@
 //! that was written or read in small pieces lies in small pages, and a mapping of it costs each
 //! engine a page-table walk for every 4 KiB, a tenth of the decode rate on some machines.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{Read, Seek, SeekFrom};
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{Advice, fadvise};
@@ -37,11 +39,11 @@ pub fn resident(path: &Path) -> Result<f64> {
     let mut pages = vec![0u8; len.div_ceil(page)];
     // SAFETY: the map is read by the kernel alone, which fills one byte for each page of it; the
     // vector has one for each.
-    let told = unsafe {
+    let answer = unsafe {
         let map = memmap2::MmapOptions::new().map(&file)?;
         libc::mincore(map.as_ptr() as *mut libc::c_void, len, pages.as_mut_ptr())
     };
-    if told != 0 {
+    if answer != 0 {
         bail!("mincore({}): {}", path.display(), std::io::Error::last_os_error());
     }
     let resident = pages.iter().filter(|p| **p & 1 == 1).count();
@@ -90,11 +92,14 @@ const PROBE: u64 = 64 << 20;
 const MOSTLY: f64 = 0.95;
 
 /// Reads a resident file again where it lies in small pages and the kernel would now take large
-/// ones; whether it did. A kernel that does not is asked with a part of the file, once a process.
+/// ones; whether it did. Where it does not, it is asked with a part of one file, once for each file
+/// system and process.
 fn enlarge_pages(path: &Path) -> Result<bool> {
-    static IN_VAIN: AtomicBool = AtomicBool::new(false);
-    let size = path.metadata().map_or(0, |m| m.len());
-    if size < WORTH_LARGE || IN_VAIN.load(Ordering::Relaxed) {
+    /// The file systems that have no large pages, by their device.
+    static WITHOUT: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+    let (size, device) = path.metadata().map_or((0, 0), |m| (m.len(), m.dev()));
+    let without = || WITHOUT.lock().unwrap_or_else(PoisonError::into_inner);
+    if size < WORTH_LARGE || without().contains(&device) {
         return Ok(false);
     }
     let small = |range: Range<u64>| in_large_pages(path, range).is_some_and(|share| share < MOSTLY);
@@ -103,7 +108,7 @@ fn enlarge_pages(path: &Path) -> Result<bool> {
     }
     for range in [0..PROBE, PROBE..size] {
         if !renew(path, range.clone()) || small(range) {
-            IN_VAIN.store(true, Ordering::Relaxed);
+            without().insert(device);
             break;
         }
     }
@@ -121,7 +126,7 @@ fn renew(path: &Path, range: Range<u64>) -> bool {
         && touched(&file, range).is_some()
 }
 
-/// A mapping of `range` of which a byte of each small page was read.
+/// A mapping of `range`, a byte of each small page read.
 fn touched(file: &File, range: Range<u64>) -> Option<memmap2::Mmap> {
     let mut options = memmap2::MmapOptions::new();
     options.offset(range.start).len((range.end - range.start) as usize);
@@ -137,7 +142,7 @@ fn touched(file: &File, range: Range<u64>) -> Option<memmap2::Mmap> {
 }
 
 /// The share of `range`, which begins a large page, that a mapping of the file has in large
-/// pages. Absent where the system does not tell.
+/// pages. Absent where the system does not say.
 fn in_large_pages(path: &Path, range: Range<u64>) -> Option<f64> {
     let len = (range.end - range.start) as usize;
     let map = touched(&File::open(path).ok()?, range)?;
