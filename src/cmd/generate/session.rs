@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::cli::GenerateArgs;
 use crate::engine::provision::{Installed, Provisioner};
+use crate::engine::registry::check_device;
 use crate::engine::{Deadlines, Engine, EngineSpec, Failure, Observes, Stamped};
 use crate::interrupt;
 use crate::model::cache::CacheDir;
@@ -75,6 +76,7 @@ impl<'a> Session<'a> {
         n_ctx: u32,
     ) -> Result<Self> {
         let model = &found.model;
+        check_device(std::slice::from_ref(engine), args.device)?;
         if let Some((_, why)) = engine.refusal(&model.quant, args.device) {
             bail!(why);
         }
