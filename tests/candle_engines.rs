@@ -8,6 +8,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use llm_bench::protocol::{EngineError, ErrorKind, Generate, Load, Loaded, Score};
 use llm_bench::worker::bench::Kernels;
+use llm_bench::worker::generate::{self, Generation, Nobody};
 use llm_bench::worker::{Engine, engine};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -242,8 +243,13 @@ fn score(engine: &mut dyn Engine, tokens: &[u32], first: u32) -> Vec<Vec<f32>> {
     rows
 }
 
+fn ask(engine: &mut dyn Engine, prompt: &[u32], n: u32) -> Result<Generation, EngineError> {
+    let request = Generate::greedy(1, prompt.into(), n);
+    generate::generate(engine.decoder()?, &request, &mut Nobody)
+}
+
 fn generate(engine: &mut dyn Engine, prompt: &[u32], n: u32) -> Vec<u32> {
-    let timed = engine.generate(&Generate::greedy(1, prompt.into(), n)).unwrap();
+    let timed = ask(engine, prompt, n).unwrap();
     assert_eq!((timed.tokens.len(), timed.at.len()), (n as usize, n as usize));
     assert!(timed.at.first().is_none_or(|&t| timed.prefill_end <= t));
     assert!(timed.at.is_sorted());
@@ -555,14 +561,13 @@ fn requests_that_cannot_be_met_are_refused() {
         assert_eq!(error_of("candle", &request).kind, ErrorKind::MissingDependency);
 
         let mut engine = engine("candle").unwrap();
-        let mut ask = |prompt: Vec<u32>, n| engine.generate(&Generate::greedy(1, prompt, n));
-        assert!(ask(vec![1], 1).unwrap_err().message.contains("no model is loaded"));
+        assert!(ask(engine.as_mut(), &[1], 1).unwrap_err().message.contains("no model is loaded"));
         engine.load(&load_request(path, 64)).unwrap();
-        let mut ask = |prompt: Vec<u32>, n| engine.generate(&Generate::greedy(1, prompt, n));
-        assert!(ask(vec![], 1).unwrap_err().message.contains("empty"));
-        assert!(ask(vec![320], 1).unwrap_err().message.contains("outside the vocabulary"));
-        assert!(ask(vec![1; 60], 6).unwrap_err().message.contains("n_ctx is 64"));
-        assert_eq!(ask(vec![1; 60], 5).unwrap().tokens.len(), 5);
+        let mut ask = |prompt: &[u32], n| ask(engine.as_mut(), prompt, n);
+        assert!(ask(&[], 1).unwrap_err().message.contains("empty"));
+        assert!(ask(&[320], 1).unwrap_err().message.contains("outside the vocabulary"));
+        assert!(ask(&[1; 60], 6).unwrap_err().message.contains("n_ctx is 64"));
+        assert_eq!(ask(&[1; 60], 5).unwrap().tokens.len(), 5);
     });
 }
 

@@ -23,7 +23,7 @@ pub fn host() -> Host {
         cpu_model: field("model name").unwrap_or_else(|| std::env::consts::ARCH.into()),
         cores: sysinfo::System::physical_core_count().map_or(threads, |n| n as u32),
         threads,
-        isa: isa(),
+        isa: crate::cpu::features().names().into_iter().map(str::to_string).collect(),
         ram_bytes: ram.unwrap_or_default(),
         governor: std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
             .ok()
@@ -62,27 +62,6 @@ pub fn build() -> Build {
         target_cpu: env!("LLM_BENCH_TARGET_CPU").into(),
         profile: env!("LLM_BENCH_PROFILE").into(),
     }
-}
-
-/// Instruction sets of this processor that matter for matrix products.
-fn isa() -> Vec<String> {
-    let mut found = Vec::new();
-    macro_rules! look {
-        ($($name:tt)*) => {$(
-            #[cfg(target_arch = "x86_64")]
-            if std::arch::is_x86_feature_detected!($name) { found.push($name.to_string()); }
-        )*};
-    }
-    look!("avx2" "fma" "f16c" "avxvnni" "avx512f" "avx512bw" "avx512vl" "avx512vnni" "avx512bf16");
-    #[cfg(target_arch = "x86_64")]
-    {
-        let amx = crate::cpu::amx();
-        let names = [(amx.int8, "amx_int8"), (amx.bf16, "amx_bf16")];
-        found.extend(names.into_iter().filter(|(has, _)| *has).map(|(_, name)| name.to_string()));
-    }
-    #[cfg(target_arch = "aarch64")]
-    found.push("neon".to_string());
-    found
 }
 
 /// GPUs as NVML tells them; none without its library.

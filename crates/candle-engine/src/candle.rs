@@ -4,18 +4,17 @@
 use std::collections::BTreeMap;
 
 use llm_bench_protocol::{
-    EngineError, ErrorKind, Feature, Generate, Load, Loaded, MemoryBook, Precision, Profile, Score,
+    EngineError, ErrorKind, Feature, Load, Loaded, MemoryBook, Precision, Score,
 };
 use llm_bench_units::MonoNs;
 
-use crate::answer::Decoder;
+use crate::generate::Decoder;
 use crate::kernels::Isa;
 use crate::linear::Arithmetic;
-use crate::math::argmax;
 use crate::model::{BATCH, Model, Weights};
-use crate::spans::Stage;
+use crate::spans::Spans;
 use crate::weights::Gguf;
-use crate::{Engine, Timed, check_tokens, internal};
+use crate::{Engine, check_tokens, internal};
 
 /// Rows of logits that `score` computes at once.
 const SCORE_ROWS: usize = 12;
@@ -92,6 +91,10 @@ impl Engine for Candle {
         ]
     }
 
+    fn isa(&self) -> &'static str {
+        self.options.kernels.name()
+    }
+
     fn load(&mut self, request: &Load) -> Result<Loaded, EngineError> {
         let begin = MonoNs::now();
         self.options = Options::read(&request.options)?;
@@ -162,64 +165,6 @@ impl Engine for Candle {
             settings,
             notes,
         })
-    }
-
-    fn generate(&mut self, request: &Generate) -> Result<Timed, EngineError> {
-        let slow_down = self.options.slow_down;
-        let (n, depth) = (request.n as usize, request.depth as usize);
-        match depth {
-            0 => self.held.clear(),
-            depth if depth == self.held.len() => {}
-            _ => {
-                let held = self.held.len();
-                return Err(internal(format!("depth {depth}: the context holds {held} positions")));
-            }
-        }
-        let model = self.loaded()?;
-        check_tokens(&request.prompt, n, model.n_ctx() - depth, model.config.n_vocab)?;
-        let mut tokens = Vec::with_capacity(n);
-        let mut at = Vec::with_capacity(n);
-
-        model.spans.begin(request.profile);
-        let mut profile = request.profile.then(Profile::default);
-        let mut last = MonoNs::now();
-        let mut position = depth;
-        let mut row = 0;
-        for batch in request.prompt.chunks(BATCH) {
-            model.forward(batch, position);
-            position += batch.len();
-            row = batch.len() - 1;
-        }
-        model.logits(row);
-        slow_down_since(last, slow_down);
-        let prefill_end = MonoNs::now();
-        last = prefill_end;
-        while tokens.len() < n {
-            if let Some(&token) = tokens.last() {
-                model.forward(&[token], position);
-                position += 1;
-                model.logits(0);
-            }
-            model.spans.resume();
-            tokens.push(argmax(model.last_logits()) as u32);
-            model.spans.end(Stage::Sampling);
-            if tokens.len() == 1
-                && let Some(profile) = &mut profile
-            {
-                profile.prefill_ns = model.spans.take();
-            }
-            slow_down_since(last, slow_down);
-            last = MonoNs::now();
-            at.push(last);
-        }
-        if let Some(profile) = &mut profile {
-            profile.decode_ns = model.spans.take();
-            let bytes = model.weights.bytes_by_stage();
-            profile.decode_weight_bytes =
-                bytes.map(|(stage, bytes)| (stage.name().to_string(), bytes as u64)).into();
-            model.spans.begin(false);
-        }
-        Ok(Timed { tokens, prefill_end, at, profile })
     }
 
     fn features(&self) -> Vec<Feature> {
@@ -295,9 +240,7 @@ impl Decoder for Candle {
     }
 
     fn forward(&mut self, tokens: &[u32], first: usize) -> Result<(), EngineError> {
-        let begin = MonoNs::now();
         self.loaded()?.forward(tokens, first);
-        slow_down_since(begin, self.options.slow_down);
         self.last_row = tokens.len() - 1;
         Ok(())
     }
@@ -311,15 +254,25 @@ impl Decoder for Candle {
     fn logits(&self) -> &[f32] {
         self.model.as_ref().map_or(&[], Model::last_logits)
     }
-}
 
-/// Keeps the processor busy until what began at `begin` took `factor` times as long: a sleep would
-/// be as coarse as the timer, and let the clock and the caches rest.
-fn slow_down_since(begin: MonoNs, factor: f64) {
-    if factor > 1.0 {
-        let whole = MonoNs::now().since(begin).0 * factor;
-        while MonoNs::now().since(begin).0 < whole {
-            std::hint::spin_loop();
+    fn spans(&mut self) -> Option<&mut Spans> {
+        self.model.as_mut().map(|model| &mut model.spans)
+    }
+
+    fn weight_bytes_by_stage(&self) -> BTreeMap<String, u64> {
+        let stages = self.model.iter().flat_map(|model| model.weights.bytes_by_stage());
+        stages.map(|(stage, bytes)| (stage.name().to_string(), bytes as u64)).collect()
+    }
+
+    /// Keeps the processor busy until the step took `slow_down` times as long: a sleep would be as
+    /// coarse as the timer, and let the clock and the caches rest.
+    fn slow_down(&self, begin: MonoNs) {
+        let factor = self.options.slow_down;
+        if factor > 1.0 {
+            let whole = MonoNs::now().since(begin).0 * factor;
+            while MonoNs::now().since(begin).0 < whole {
+                std::hint::spin_loop();
+            }
         }
     }
 }

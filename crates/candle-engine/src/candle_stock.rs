@@ -10,14 +10,13 @@ use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::quantized_llama::{MAX_SEQ_LEN, ModelWeights};
 use llm_bench_gguf::{GgufFile, LlamaConfig, StoredType};
 use llm_bench_protocol::{
-    EngineError, ErrorKind, Feature, Generate, Load, Loaded, MemoryBook, Precision, Score,
+    EngineError, ErrorKind, Feature, Load, Loaded, MemoryBook, Precision, Score,
 };
 use llm_bench_units::MonoNs;
 
-use crate::answer::Decoder;
-use crate::math::argmax;
+use crate::generate::Decoder;
 use crate::weights::refused;
-use crate::{Engine, Timed, check_tokens, internal};
+use crate::{Engine, check_tokens, internal};
 
 /// The engine; empty until `load`.
 #[derive(Default)]
@@ -46,6 +45,15 @@ impl Engine for CandleStock {
         ["candle-core", "candle-nn", "candle-transformers"]
             .map(|name| (name.to_string(), crate::CANDLE_VERSION.to_string()))
             .to_vec()
+    }
+
+    fn isa(&self) -> &'static str {
+        // candle chooses its kernels when it is compiled.
+        match () {
+            _ if cfg!(target_feature = "avx2") => "avx2",
+            _ if cfg!(target_feature = "neon") => "neon",
+            _ => "baseline",
+        }
     }
 
     fn load(&mut self, request: &Load) -> Result<Loaded, EngineError> {
@@ -123,24 +131,6 @@ impl Engine for CandleStock {
         })
     }
 
-    fn generate(&mut self, request: &Generate) -> Result<Timed, EngineError> {
-        let stock = self.stock()?;
-        let n = request.n as usize;
-        check_tokens(&request.prompt, n, stock.n_ctx, stock.n_vocab)?;
-        let mut tokens = Vec::with_capacity(n);
-        let mut at = Vec::with_capacity(n);
-        let mut logits = stock.forward(&request.prompt, 0)?;
-        let prefill_end = MonoNs::now();
-        while tokens.len() < n {
-            if let Some(&token) = tokens.last() {
-                logits = stock.forward(&[token], request.prompt.len() + tokens.len() - 1)?;
-            }
-            tokens.push(argmax(&logits) as u32);
-            at.push(MonoNs::now());
-        }
-        Ok(Timed { tokens, prefill_end, at, profile: None })
-    }
-
     fn features(&self) -> Vec<Feature> {
         use Feature::*;
         vec![Stream, Stop, Sampling, Cancel, Score]
@@ -159,9 +149,10 @@ impl Engine for CandleStock {
         check_tokens(&request.tokens, 0, stock.n_ctx, stock.n_vocab)?;
         // The model returns the last position's logits only: token by token, slow but right.
         for (position, &token) in request.tokens.iter().enumerate() {
-            let logits = stock.forward(&[token], position)?;
+            stock.forward(&[token], position)?;
             if position >= request.first as usize {
-                row(&logits).map_err(|e| internal(format!("cannot hand over logits: {e}")))?;
+                row(&stock.logits)
+                    .map_err(|e| internal(format!("cannot hand over logits: {e}")))?;
             }
         }
         Ok(())
@@ -198,7 +189,13 @@ impl Decoder for Stock {
     }
 
     fn forward(&mut self, tokens: &[u32], first: usize) -> Result<(), EngineError> {
-        self.logits = Stock::forward(self, tokens, first)?;
+        // Position 0 empties the cache.
+        let mut run = || -> candle_core::Result<Vec<f32>> {
+            let input = Tensor::new(tokens, &Device::Cpu)?.unsqueeze(0)?;
+            self.model.forward(&input, first)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()
+        };
+        self.logits = run().map_err(|e| internal(format!("candle: {e}")))?;
+        self.filled = first + tokens.len();
         Ok(())
     }
 
@@ -208,19 +205,6 @@ impl Decoder for Stock {
 
     fn logits(&self) -> &[f32] {
         &self.logits
-    }
-}
-
-impl Stock {
-    /// Logits after `tokens` at positions `first..`: `[n_vocab]`. Position 0 empties the cache.
-    fn forward(&mut self, tokens: &[u32], first: usize) -> Result<Vec<f32>, EngineError> {
-        let mut run = || -> candle_core::Result<Vec<f32>> {
-            let input = Tensor::new(tokens, &Device::Cpu)?.unsqueeze(0)?;
-            self.model.forward(&input, first)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()
-        };
-        let logits = run().map_err(|e| internal(format!("candle: {e}")))?;
-        self.filled = first + tokens.len();
-        Ok(logits)
     }
 }
 

@@ -1,13 +1,13 @@
 //! Our side of the pipe: serves the engine protocol for the engines that are written in Rust
 //! (`candle`, `candle-stock`). A worker is a fresh process, and this crate knows no harness.
 
-pub mod answer;
 mod attention;
 #[doc(hidden)]
 pub mod bench;
 pub mod candle;
 pub mod candle_stock;
 mod config;
+pub mod generate;
 mod iq4_nl;
 mod kernels;
 mod linear;
@@ -21,28 +21,24 @@ pub mod serve;
 mod spans;
 mod weights;
 
-use llm_bench_protocol::{
-    EngineError, ErrorKind, Feature, Generate, Load, Loaded, MemoryBook, Profile, Score,
-};
-use llm_bench_units::MonoNs;
+use llm_bench_protocol::{EngineError, ErrorKind, Feature, Load, Loaded, MemoryBook, Score};
 
 /// What a Rust engine implements; `serve` turns it into a protocol speaker.
 pub trait Engine {
     /// Library versions, for `ready`.
     fn versions(&self) -> Vec<(String, String)>;
 
+    /// The instruction set that the kernels use, for `ready`.
+    fn isa(&self) -> &'static str;
+
     /// Opens the file and makes every weight usable. Times the load itself.
     fn load(&mut self, request: &Load) -> Result<Loaded, EngineError>;
 
-    /// Greedy generation of exactly `request.n` tokens, behind the `request.depth` positions that
-    /// `Decoder::held` has: none, or with the feature `context` all of a filled context.
-    fn generate(&mut self, request: &Generate) -> Result<Timed, EngineError>;
-
-    /// What else `decoder` can do.
+    /// What the engine can do beyond a measured generation.
     fn features(&self) -> Vec<Feature>;
 
-    /// The parts of a generation that is not measured; see `answer`.
-    fn decoder(&mut self) -> Result<&mut dyn answer::Decoder, EngineError>;
+    /// What the token loop drives; see `generate`.
+    fn decoder(&mut self) -> Result<&mut dyn generate::Decoder, EngineError>;
 
     /// Teacher-forced pass: hands the logits (`[n_vocab]`, f32) of positions `first`.. to `row`
     /// in order.
@@ -54,16 +50,6 @@ pub trait Engine {
 
     /// What the engine holds now, by its own book.
     fn memory(&self) -> MemoryBook;
-}
-
-/// The tokens of one generation and when each was on the host.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Timed {
-    pub tokens: Vec<u32>,
-    pub prefill_end: MonoNs,
-    pub at: Vec<MonoNs>,
-    /// Where the time went, if it was asked for and can be told.
-    pub profile: Option<Profile>,
 }
 
 /// The candle crates' version; they are pinned together.

@@ -5,24 +5,24 @@ use candle_core::quantized::k_quants::{BlockQ8_0, BlockQ8_1, BlockQ8K, GgmlType}
 
 use crate::attention::KvType;
 use crate::kernels::activations::{Int8Batch, Rounded};
+use crate::kernels::amx::TileTokens;
 use crate::kernels::format::{BLOCK, FloatKind, Kind};
-use crate::kernels::panel::{Int8Rows, ROWS};
-use crate::kernels::tiles::TileTokens;
+use crate::kernels::pack::{Int8Rows, ROWS};
 use crate::kernels::{Cpu, Isa, STREAMS, with_cpu};
 use crate::math::silu_times;
 use crate::pool::{Pool, Scatter};
 use crate::resident::bytes_in_memory;
 use crate::weights::{Encoding, Matrix};
 
-mod few;
-mod many;
-mod tiled;
+mod amx;
+mod gemm;
+mod gemv;
 
-use few::{PIECE, Pieces};
-use many::Segment;
+use gemm::Segment;
+use gemv::{PIECE, Pieces};
 
-/// From so many tokens on, rows are unpacked into panels; fewer are multiplied one by one.
-const MANY: usize = 8;
+/// From this many tokens on, products are GEMM over packed panels; fewer are GEMV.
+const GEMM_TOKENS: usize = 8;
 
 /// What a model is computed with.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +66,7 @@ impl Arithmetic {
             Encoding::Q8_0 => Method::Block(Kind::Q8_0),
             Encoding::Q4K => Method::Block(Kind::Q4K),
             Encoding::Q6K => Method::Block(Kind::Q6K),
-            _ if m >= MANY => Method::Widen,
+            _ if m >= GEMM_TOKENS => Method::Widen,
             Encoding::Q4_1 | Encoding::Q5_1 => Method::Candle(Activations::Q8_1),
             Encoding::Q5_0 => Method::Candle(Activations::Q8_0),
             _ => Method::Candle(Activations::Q8K),
@@ -77,7 +77,7 @@ impl Arithmetic {
     pub fn of_prompts(self) -> Option<String> {
         (self.isa.is_tiled() && !self.plain_f32).then(|| {
             format!(
-                "{MANY} or more tokens at once are multiplied in bfloat16 with sums in float32 \
+                "{GEMM_TOKENS} or more tokens at once are multiplied in bfloat16 with sums in float32 \
                  (AMX): quantized weights rounded to it, f16 in two parts"
             )
         })
@@ -254,7 +254,7 @@ impl Multiplier {
         let out = Output { values: Scatter::new(out), stride: rows, add };
         let (this, m) = (self, x.m);
         with_cpu!(self.arithmetic.isa, cpu => {
-            if m < MANY {
+            if m < GEMM_TOKENS {
                 let pieces = parts.iter().map(|p| Pieces::of(p).count()).sum();
                 pool.run(pieces, 1, |range| for i in range {
                     let (mut i, mut first) = (i, 0);
@@ -321,7 +321,7 @@ impl Multiplier {
         }
         self.round(pool, &both, x, k, m);
         let rounded = matches!(self.arithmetic.method(down.encoding(), m), Method::Block(_));
-        if m >= MANY && rounded {
+        if m >= GEMM_TOKENS && rounded {
             let mut inner = std::mem::take(&mut self.inner_int8);
             inner.reserve(m, n);
             with_cpu!(self.arithmetic.isa, cpu => {
@@ -353,7 +353,7 @@ impl Multiplier {
         let m = out.len() / n;
         let x = X { floats: x, int8: &self.rounded.rows, m };
         let out = Output { values: Scatter::new(out), stride: n, add: false };
-        if m >= MANY {
+        if m >= GEMM_TOKENS {
             return self.gated_panels(cpu, pool, both, x, |t, row, values| {
                 out.put(t, row, values);
             });
@@ -362,7 +362,7 @@ impl Multiplier {
         pool.run(pieces.count(), 1, |range| {
             for i in range {
                 let piece = pieces.piece(i);
-                let mut values = [[[[0.0f32; PIECE]; STREAMS]; 2]; MANY];
+                let mut values = [[[[0.0f32; PIECE]; STREAMS]; 2]; GEMM_TOKENS];
                 for (i, matrix) in both.into_iter().enumerate() {
                     self.piece(cpu, matrix, &piece, x, |t, stream, place, value| {
                         values[t][i][stream][place] = value;
@@ -474,7 +474,7 @@ fn round_own<C: Cpu>(
     let per_row = k / BLOCK;
     let (bytes, scales, sums) = rows.parts();
     let (bytes, scales, sums) = (Scatter::new(bytes), Scatter::new(scales), Scatter::new(sums));
-    pool.run(m, MANY, |tokens| {
+    pool.run(m, GEMM_TOKENS, |tokens| {
         let of = tokens.start * k..tokens.end * k;
         let blocks = tokens.start * per_row..tokens.end * per_row;
         // SAFETY: each piece of work has its own tokens.
@@ -482,7 +482,7 @@ fn round_own<C: Cpu>(
             unsafe { (bytes.get(of.clone()), scales.get(blocks.clone()), sums.get(blocks)) };
         cpu.round(&x[of], bytes, scales, sums);
     });
-    if C::GROUPED && m < MANY {
+    if C::GROUPED && m < GEMM_TOKENS {
         groups.reserve(m, k);
         cpu.run(|| groups.arrange(rows, m, k));
     }

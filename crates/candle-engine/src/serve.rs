@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, bail};
 use llm_bench_protocol::{
     CodecError, Context as Fill, ContextFilled, EngineError, ErrorKind, Feature, Generate,
-    Generated, Hello, Logits, MemoryBook, PROTOCOL, Ready, Reply, Request, Score, Scored, Token,
+    Generated, Hello, MemoryBook, PROTOCOL, Ready, Reply, Request, Score, Scored, Token,
     read_message, write_message,
 };
 use llm_bench_units::MonoNs;
 
-use crate::answer::Reader;
+use crate::generate::{self, Nobody, Reader, prefill};
 use crate::{Engine, check_tokens, resident};
 
 /// Serves one engine until `bye` or the end of stdin. `entry` is the time of `main`'s first line.
@@ -50,7 +50,7 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
         &Reply::Ready(Ready {
             versions: engine.versions().into_iter().collect(),
             threads: None,
-            isa: Some(isa().to_string()),
+            isa: Some(engine.isa().to_string()),
             features: engine.features(),
             t_ns: MonoNs::now().0,
         }),
@@ -73,9 +73,6 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
             Request::Load(load) => {
                 engine.load(&load).map_or_else(Reply::Error, |l| Reply::Loaded(Box::new(l)))
             }
-            Request::Generate(g) if g.logits != Logits::None => {
-                error(ErrorKind::Internal, "logits come from `score`, not from `generate`")
-            }
             Request::Generate(g) if g.batch != 1 => error(
                 ErrorKind::Internal,
                 "this engine has no feature `batch`: expected a batch of 1",
@@ -92,23 +89,8 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
                     "`depth` is for a measured generation of an engine with the feature `context`",
                 )
             }
-            Request::Generate(g) if !g.is_greedy_only() => {
-                answer(engine.as_mut(), &g, begin, &mut requests, &mut out)
-                    .map_or_else(Reply::Error, Reply::Generated)
-            }
-            Request::Generate(g) => engine.generate(&g).map_or_else(Reply::Error, |timed| {
-                Reply::Generated(Generated {
-                    id: g.id,
-                    tokens: timed.tokens,
-                    t_begin_ns: begin.0,
-                    t_prefill_end_ns: Some(timed.prefill_end.0),
-                    t_tokens_ns: timed.at.iter().map(|t| t.0).collect(),
-                    compile_ns: None,
-                    depth: (g.depth > 0).then_some(g.depth),
-                    profile: timed.profile,
-                    reused: None,
-                })
-            }),
+            Request::Generate(g) => generate(engine.as_mut(), &g, begin, &mut requests, &mut out)
+                .map_or_else(Reply::Error, Reply::Generated),
             // What was to be cancelled is done.
             Request::Cancel { .. } => continue,
             Request::Score(s) => {
@@ -184,25 +166,32 @@ impl Reader for Streamed<'_> {
     }
 }
 
-fn answer(
+fn generate(
     engine: &mut dyn Engine,
     request: &Generate,
     begin: MonoNs,
     requests: &mut Requests,
     out: &mut BufWriter<File>,
 ) -> Result<Generated, EngineError> {
-    let mut reader = Streamed { id: request.id, out, cancelled: &requests.listen().cancelled };
-    let answer = crate::answer::answer(engine.decoder()?, request, &mut reader)?;
+    let measured = request.is_greedy_only();
+    let done = match measured {
+        true => generate::generate(engine.decoder()?, request, &mut Nobody)?,
+        false => {
+            let cancelled = &requests.listen().cancelled;
+            let mut reader = Streamed { id: request.id, out, cancelled };
+            generate::generate(engine.decoder()?, request, &mut reader)?
+        }
+    };
     Ok(Generated {
         id: request.id,
+        tokens: done.tokens,
         t_begin_ns: begin.0,
-        t_prefill_end_ns: Some(answer.timed.prefill_end.0),
-        t_tokens_ns: answer.timed.at.iter().map(|t| t.0).collect(),
-        tokens: answer.timed.tokens,
+        t_prefill_end_ns: Some(done.prefill_end.0),
+        t_tokens_ns: done.at.iter().map(|t| t.0).collect(),
         compile_ns: None,
-        depth: None,
-        profile: None,
-        reused: Some(answer.reused),
+        depth: (request.depth > 0).then_some(request.depth),
+        reused: (!measured).then_some(done.reused),
+        profile: done.profile,
     })
 }
 
@@ -220,11 +209,7 @@ fn fill(engine: &mut dyn Engine, c: &Fill, begin: MonoNs) -> Result<ContextFille
     let (n_ctx, n_vocab) = decoder.shape();
     check_tokens(&c.tokens, 0, n_ctx, n_vocab)?;
     decoder.held().clear();
-    for batch in c.tokens.chunks(decoder.batch()) {
-        let first = decoder.held().len();
-        decoder.forward(batch, first)?;
-        decoder.held().extend(batch);
-    }
+    prefill(decoder, &c.tokens, 0, &Nobody)?;
     let positions = c.tokens.len() as u32;
     let (t_begin_ns, t_end_ns) = (begin.0, MonoNs::now().0);
     Ok(ContextFilled { id: c.id, positions, t_begin_ns, t_end_ns })
@@ -262,19 +247,4 @@ fn claim_stdout() -> Result<BufWriter<File>> {
 fn die_with_parent() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-}
-
-/// The widest instruction set that this build was compiled for.
-fn isa() -> &'static str {
-    if cfg!(target_feature = "avx512vnni") {
-        "avx512vnni"
-    } else if cfg!(target_feature = "avx512f") {
-        "avx512f"
-    } else if cfg!(target_feature = "avx2") {
-        "avx2"
-    } else if cfg!(target_feature = "neon") {
-        "neon"
-    } else {
-        "baseline"
-    }
 }

@@ -1,80 +1,119 @@
-//! What this processor has that the standard library does not tell: AMX, matrix products of whole
-//! tiles.
-#![cfg(target_arch = "x86_64")]
+//! The instruction sets of this processor, found once at run time, for kernels that choose by them,
+//! for records and for `doctor`. The one detector: nothing else asks the processor.
 
-use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use std::sync::LazyLock;
 
-/// Products of tiles that this process may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Amx {
-    pub int8: bool,
-    pub bf16: bool,
+/// What this processor has, as far as kernels here use it or records name it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Features {
+    pub avx2: bool,
+    pub fma: bool,
+    pub f16c: bool,
+    pub avxvnni: bool,
+    pub avx512f: bool,
+    pub avx512bw: bool,
+    pub avx512dq: bool,
+    pub avx512vl: bool,
+    pub avx512vnni: bool,
+    pub avx512bf16: bool,
+    /// Tiles of int8 that this process may use.
+    pub amx_int8: bool,
+    /// Tiles of bfloat16 that this process may use.
+    pub amx_bf16: bool,
+    pub neon: bool,
+    /// The dot product of bytes of 64-bit ARM.
+    pub dotprod: bool,
+    /// The processor is AMD's: some choices follow the maker, not the instruction set.
+    pub is_amd: bool,
 }
 
-/// Looks, and asks the system for the tile registers, once.
-pub fn amx() -> Amx {
-    static FOUND: LazyLock<Amx> = LazyLock::new(|| {
-        let has = told();
-        match has.int8 || has.bf16 {
-            true if permitted() => has,
-            _ => Amx { int8: false, bf16: false },
-        }
-    });
-    *FOUND
-}
-
-/// What CPUID tells of tiles that the system keeps when it switches threads.
-fn told() -> Amx {
-    let none = Amx { int8: false, bf16: false };
-    const OSXSAVE: u32 = 1 << 27;
-    if __cpuid(0).eax < 7 || __cpuid(1).ecx & OSXSAVE == 0 {
-        return none;
-    }
-    #[target_feature(enable = "xsave")]
-    fn kept() -> u64 {
-        // SAFETY: register 0 always exists.
-        unsafe { _xgetbv(0) }
-    }
-    const CONFIGURATION_AND_DATA: u64 = 0b11 << 17;
-    // SAFETY: OSXSAVE says that programs may read this register.
-    if unsafe { kept() } & CONFIGURATION_AND_DATA != CONFIGURATION_AND_DATA {
-        return none;
-    }
-    let features = __cpuid_count(7, 0).edx;
-    let has = |bit: u32| features & (1 << bit) != 0;
-    let tiles = has(24);
-    Amx { int8: tiles && has(25), bf16: tiles && has(22) }
-}
-
-/// Asks Linux for the tile registers, for all threads of the process.
-fn permitted() -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
-        const XTILEDATA: libc::c_long = 18;
-        // SAFETY: changes nothing but that permission.
-        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0 }
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        false
+impl Features {
+    /// The names that records carry, in a fixed order. Records are compared by them, so a set that
+    /// every processor with the others has is left out.
+    pub fn names(&self) -> Vec<&'static str> {
+        let all = [
+            (self.avx2, "avx2"),
+            (self.fma, "fma"),
+            (self.f16c, "f16c"),
+            (self.avxvnni, "avxvnni"),
+            (self.avx512f, "avx512f"),
+            (self.avx512bw, "avx512bw"),
+            (self.avx512vl, "avx512vl"),
+            (self.avx512vnni, "avx512vnni"),
+            (self.avx512bf16, "avx512bf16"),
+            (self.amx_int8, "amx_int8"),
+            (self.amx_bf16, "amx_bf16"),
+            (self.neon, "neon"),
+        ];
+        all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
     }
 }
 
-/// What `ldtilecfg` reads.
-#[repr(C, align(64))]
-pub struct TileConfiguration([u8; 64]);
+/// Looks once, and asks the system for the tile registers.
+pub fn features() -> &'static Features {
+    static FOUND: LazyLock<Features> = LazyLock::new(detect);
+    &FOUND
+}
 
-/// Palette 1: all eight tiles have 16 rows of 64 bytes.
-pub static WHOLE_TILES: TileConfiguration = {
-    let mut bytes = [0; 64];
-    bytes[0] = 1;
-    let mut i = 0;
-    while i < 8 {
-        bytes[16 + 2 * i] = 64;
-        bytes[48 + i] = 16;
-        i += 1;
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Features {
+    let amx = amx::detect();
+    Features {
+        avx2: is_x86_feature_detected!("avx2"),
+        fma: is_x86_feature_detected!("fma"),
+        f16c: is_x86_feature_detected!("f16c"),
+        avxvnni: is_x86_feature_detected!("avxvnni"),
+        avx512f: is_x86_feature_detected!("avx512f"),
+        avx512bw: is_x86_feature_detected!("avx512bw"),
+        avx512dq: is_x86_feature_detected!("avx512dq"),
+        avx512vl: is_x86_feature_detected!("avx512vl"),
+        avx512vnni: is_x86_feature_detected!("avx512vnni"),
+        avx512bf16: is_x86_feature_detected!("avx512bf16"),
+        amx_int8: amx.int8,
+        amx_bf16: amx.bf16,
+        is_amd: amx::is_amd(),
+        ..Features::default()
     }
-    TileConfiguration(bytes)
-};
+}
+
+#[cfg(target_arch = "aarch64")]
+fn detect() -> Features {
+    Features {
+        neon: std::arch::is_aarch64_feature_detected!("neon"),
+        dotprod: std::arch::is_aarch64_feature_detected!("dotprod"),
+        ..Features::default()
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn detect() -> Features {
+    Features::default()
+}
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+pub use amx::{TileConfiguration, WHOLE_TILES};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wider_set_comes_with_the_narrower_ones() {
+        let found = features();
+        assert!(!found.avx512f || found.avx2 && found.fma, "{found:?}");
+        assert!(!found.amx_bf16 || found.avx512f, "{found:?}");
+        assert!(!found.dotprod || found.neon, "{found:?}");
+    }
+
+    #[test]
+    fn records_keep_their_names_and_order() {
+        let all =
+            Features { avx2: true, avx512dq: true, amx_bf16: true, neon: true, ..*features() };
+        let names = all.names();
+        assert_eq!((names[0], names[names.len() - 1]), ("avx2", "neon"));
+        assert!(!names.contains(&"avx512dq"));
+        assert_eq!(Features::default().names(), [""; 0]);
+    }
+}

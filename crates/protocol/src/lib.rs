@@ -198,8 +198,6 @@ pub struct Generate {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub depth: u32,
     pub ignore_eos: bool,
-    #[serde(default)]
-    pub logits: Logits,
     /// Take the time of each stage of the model; such a generation is not measured.
     #[serde(default, skip_serializing_if = "is_false")]
     pub profile: bool,
@@ -229,7 +227,6 @@ impl Generate {
             batch: 1,
             depth: 0,
             ignore_eos: true,
-            logits: Logits::None,
             profile: false,
             stream: false,
             stop: Vec::new(),
@@ -276,16 +273,6 @@ pub struct Token {
     pub id: u64,
     pub token: u32,
     pub t_ns: u64,
-}
-
-/// Which logits come back with a generation; only `none` is answered in version 1.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Logits {
-    #[default]
-    None,
-    Last,
-    All,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -449,7 +436,7 @@ mod tests {
         let sent = serde_json::to_string(&Request::Generate(Generate::greedy(1, vec![5], 2)));
         assert_eq!(
             sent.unwrap(),
-            r#"{"type":"generate","id":1,"prompt":[5],"n":2,"ignore_eos":true,"logits":"none"}"#
+            r#"{"type":"generate","id":1,"prompt":[5],"n":2,"ignore_eos":true}"#
         );
     }
 

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::hint::black_box;
 
 use super::{Format, Method};
-use crate::cpu::{self, WHOLE_TILES};
+use crate::cpu::{WHOLE_TILES, features};
 
 /// Independent sums of the 512-bit kernels (32 registers) and of the 256-bit ones (16).
 const WIDE: usize = 24;
@@ -28,17 +28,16 @@ pub fn methods() -> Vec<Method> {
         width: None,
         ..method(format, instruction, kernel, TILES, 16 * 16 * depth)
     };
-    let amx = cpu::amx();
+    let cpu = features();
     let mut found = Vec::new();
-    let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-    let avx2 = is_x86_feature_detected!("avx2");
-    if amx.int8 {
+    let avx512 = cpu.avx512f && cpu.avx512bw;
+    if cpu.amx_int8 {
         found.push(tiles(Format::Int8, "AMX-INT8", int8_amx, 64));
-    } else if avx512 && is_x86_feature_detected!("avx512vnni") {
+    } else if avx512 && cpu.avx512vnni {
         found.push(method(Format::Int8, "AVX512-VNNI", int8_avx512_vnni, WIDE, 64));
-    } else if avx2 && is_x86_feature_detected!("avxvnni") {
+    } else if cpu.avx2 && cpu.avxvnni {
         found.push(method(Format::Int8, "AVX-VNNI", int8_avx_vnni, NARROW, 32));
-    } else if avx2 {
+    } else if cpu.avx2 {
         let three = Method {
             // Three instructions for 32: a third of the two a cycle.
             width: None,
@@ -46,14 +45,14 @@ pub fn methods() -> Vec<Method> {
         };
         found.push(three);
     }
-    if amx.bf16 {
+    if cpu.amx_bf16 {
         found.push(tiles(Format::Bf16, "AMX-BF16", bf16_amx, 32));
-    } else if avx512 && is_x86_feature_detected!("avx512bf16") {
+    } else if avx512 && cpu.avx512bf16 {
         found.push(method(Format::Bf16, "AVX512-BF16", bf16_avx512, WIDE, 32));
     }
     if avx512 {
         found.push(method(Format::F32, "AVX512", f32_avx512, WIDE, 16));
-    } else if avx2 && is_x86_feature_detected!("fma") {
+    } else if cpu.avx2 && cpu.fma {
         found.push(method(Format::F32, "AVX2 FMA", f32_avx2, NARROW, 8));
     }
     found
@@ -83,7 +82,7 @@ pub fn multiply_chain(iterations: u64) -> f32 {
 macro_rules! amx_kernel {
     ($name:ident, $instruction:literal) => {
         /// # Safety
-        /// `cpu::amx` tells of the instruction.
+        /// `cpu::features` has the instruction.
         unsafe fn $name(iterations: u64) -> f32 {
             // SAFETY: the caller's promise; nobody else uses tile registers here.
             unsafe {

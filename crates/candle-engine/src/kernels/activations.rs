@@ -5,7 +5,7 @@
 
 pub use super::format::BLOCK;
 use super::format::{BlockFormat, Unpacked};
-use super::panel::Int8Rows;
+use super::pack::Int8Rows;
 use crate::resident::bytes_in_memory;
 
 /// Values per group: what one kernel step takes.

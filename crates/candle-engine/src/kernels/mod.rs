@@ -1,33 +1,34 @@
 //! The arithmetic of the engine: products of weight rows, as the file stores them, with
-//! activations, and what attention computes over its cache. One file per instruction set behind
-//! the trait `Cpu`; which one runs is decided at run time, so a portable binary is as fast as one
-//! built for its machine. `unsafe` stays in here.
+//! activations, and what attention computes over its cache. Each operation has a folder (`gemv`,
+//! `gemm`, `attention`, `pack`) with one file per instruction set; the types named after instruction
+//! sets prove that the CPU has them, and implement the trait `Cpu`. Which one runs is decided at run
+//! time, so a portable binary is as fast as one built for its machine. `unsafe` stays in here.
 //!
-//! One token (decoding) is a matter of memory: `int8_dot` and `float_dot` read the stored blocks
-//! as they come. Many tokens (prefill) are a matter of arithmetic: `panel` unpacks 64 rows once,
-//! and the `*_tiles` multiply them with all tokens; where the processor multiplies whole tiles of
-//! bfloat16, `tiles` takes their place.
+//! Decoding waits for memory: GEMV reads the stored blocks as they come. A prompt waits for
+//! arithmetic: GEMM multiplies panels of 64 packed rows with all tokens. Where the processor
+//! multiplies whole tiles of bfloat16, `amx` takes GEMM's place.
 
 pub mod activations;
+pub mod amx;
+mod attention;
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 pub mod format;
+mod gemm;
+mod gemv;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
-pub mod panel;
+pub mod pack;
 pub mod portable;
-#[cfg(target_arch = "x86_64")]
-mod tables;
 #[cfg(test)]
 mod tests;
-pub mod tiles;
 
 use activations::Rounded;
-use format::{BLOCK, BlockFormat, FloatFormat};
-use panel::{FloatPanel, Int8Panel, Int8Rows, ROWS, round_block};
-use tiles::TileCpu;
+use amx::TileCpu;
+use format::{BlockFormat, FloatFormat};
+use pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
 
 /// Positions whose keys the cache interleaves: one vector register of scores.
 pub const SPAN: usize = 16;
@@ -52,57 +53,49 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         work()
     }
 
-    /// Rounds `x`, whole blocks, to int8: see `panel::round_block`. `bytes` has the length of `x`,
-    /// `scales` and `sums` an entry for each block.
+    /// Rounds `x`, whole blocks, to int8 with `scale = max |x| / 127`. `bytes` has the length of `x`;
+    /// `scales` and `sums` (of each half's bytes) have an entry for each block.
     fn round(self, x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) {
-        let blocks = x.as_chunks::<BLOCK>().0.iter().zip(bytes.as_chunks_mut::<BLOCK>().0);
-        for ((x, bytes), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums)) {
-            (*scale, *sums) = self.run(|| round_block(x, bytes));
-        }
+        self.run(|| pack::portable::round(x, bytes, scales, sums));
     }
 
-    /// `out[r][i]` = row `r` · token `t + i`: `rows` are `R` rows of equal length in the file's
-    /// encoding.
-    fn int8_dot<F: BlockFormat, const R: usize, const T: usize>(
+    /// `out[i]` = `row`, in the file's encoding, · token `t + i`.
+    fn int8_dot<F: BlockFormat, const T: usize>(
         self,
-        rows: [&[u8]; R],
+        row: &[u8],
         x: &Rounded,
         t: usize,
-    ) -> [[f32; T]; R] {
-        self.run(|| portable::int8_dot::<F, R, T>(rows, x, t))
+    ) -> [f32; T] {
+        self.run(|| gemv::portable::int8_dot::<F, T>(row, &x.rows, t))
     }
 
-    /// `out[r][t]` = row `r` · token `t`, in f32; `x` are `T` rows of as many values.
-    fn float_dot<F: FloatFormat, const R: usize, const T: usize>(
-        self,
-        rows: [&[u8]; R],
-        x: [&[f32]; T],
-    ) -> [[f32; T]; R] {
-        self.run(|| portable::float_dot::<F, R, T>(rows, x))
+    /// `out[t]` = `row` · token `t`, in f32: `x` are `T` rows of as many values.
+    fn float_dot<F: FloatFormat, const T: usize>(self, row: &[u8], x: [&[f32]; T]) -> [f32; T] {
+        self.run(|| gemv::portable::float_dot::<F, T>(row, x))
     }
 
-    /// One token's products with rows in several places: `out[r][s]` = row `r` of `rows[s]` ·
+    /// GEMV: one token's products with rows in several places: `out[r][s]` = row `r` of `rows[s]` ·
     /// token 0. Each of `rows` holds as many rows as `out`, one behind the other.
-    fn int8_rows<F: BlockFormat>(
+    fn int8_gemv<F: BlockFormat>(
         self,
         rows: [&[u8]; STREAMS],
         x: &Rounded,
         out: &mut [[f32; STREAMS]],
     ) {
-        each_row(rows, out, |row| self.int8_dot::<F, 1, 1>([row], x, 0)[0][0]);
+        each_row(rows, out, |row| self.int8_dot::<F, 1>(row, x, 0)[0]);
     }
 
     /// The same for float weights and the token `x`.
-    fn float_rows<F: FloatFormat>(
+    fn float_gemv<F: FloatFormat>(
         self,
         rows: [&[u8]; STREAMS],
         x: &[f32],
         out: &mut [[f32; STREAMS]],
     ) {
-        each_row(rows, out, |row| self.float_dot::<F, 1, 1>([row], [x])[0][0]);
+        each_row(rows, out, |row| self.float_dot::<F, 1>(row, [x])[0]);
     }
 
-    /// Unpacks blocks `first..first + n` of up to `ROWS` rows.
+    /// Packs blocks `first..first + n` of up to `ROWS` rows.
     fn pack_int8<F: BlockFormat>(
         self,
         panel: &mut Int8Panel,
@@ -124,9 +117,9 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         self.run(|| panel.pack_at::<F>(rows, 0..rows.len(), first..first + n, 0));
     }
 
-    /// `out[t][r] +=` (the panel's row `r`, `n` blocks that begin with block `first` of a row) ·
+    /// GEMM: `out[t][r] +=` (the panel's row `r`, `n` blocks that begin with block `first` of a row) ·
     /// token `t`, for the tokens of `x` that `out` has room for.
-    fn int8_tiles<F: BlockFormat>(
+    fn int8_gemm<F: BlockFormat>(
         self,
         panel: &Int8Panel,
         first: usize,
@@ -134,12 +127,12 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         x: &Int8Rows,
         out: &mut [[f32; ROWS]],
     ) {
-        self.run(|| portable::int8_tiles::<F>(panel, first, n, x, out));
+        self.run(|| gemm::portable::int8_gemm::<F>(panel, first, n, x, out));
     }
 
-    /// `out[t][r] +=` (the panel's row `r`, `n` columns that begin with `first`) · token `t`: `x`
+    /// GEMM: `out[t][r] +=` (the panel's row `r`, `n` columns that begin with `first`) · token `t`: `x`
     /// is `[tokens, k]`.
-    fn float_tiles(
+    fn float_gemm(
         self,
         panel: &FloatPanel,
         first: usize,
@@ -148,35 +141,27 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         k: usize,
         out: &mut [[f32; ROWS]],
     ) {
-        self.run(|| portable::float_tiles(panel, first, n, x, k, out));
+        self.run(|| gemm::portable::float_gemm(panel, first, n, x, k, out));
     }
 
     /// `out[i]` = scores of query `i` and the 16 keys of a span: `keys` is `[head_dim, 16]`.
     fn scores<const Q: usize>(self, keys: &[f32], queries: [&[f32]; Q]) -> [[f32; SPAN]; Q] {
-        self.run(|| portable::scores::<Self, Q>(keys, queries))
+        self.run(|| attention::portable::scores::<Self, Q>(keys, queries))
     }
 
     /// `sums[i] += Σ weights[i][j] · values[j]`: `values` is `[weights[i].len(), sums[i].len()]`.
     fn weigh<const Q: usize>(self, values: &[f32], weights: [&[f32]; Q], sums: [&mut [f32]; Q]) {
-        self.run(|| portable::weigh::<Self, Q>(values, weights, sums));
+        self.run(|| attention::portable::weigh::<Self, Q>(values, weights, sums));
     }
 
     /// f16 bits as f32.
     fn widen(self, halves: &[u16], out: &mut [f32]) {
-        self.run(|| {
-            for (out, &bits) in out.iter_mut().zip(halves) {
-                *out = format::widen(bits);
-            }
-        });
+        self.run(|| attention::portable::widen(halves, out));
     }
 
     /// f32 as f16 bits, to nearest, ties to even.
     fn narrow(self, values: &[f32], out: &mut [u16]) {
-        self.run(|| {
-            for (out, &value) in out.iter_mut().zip(values) {
-                *out = half::f16::from_f32_const(value).to_bits();
-            }
-        });
+        self.run(|| attention::portable::narrow(values, out));
     }
 }
 

@@ -8,14 +8,14 @@ use candle_core::quantized::k_quants::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::activations::{BLOCK, GROUP, Int8Batch, Int8Row, Rounded};
+use super::amx::{DEPTH, STEPS, Tile, TileCpu, TilePanel};
 use super::format::{self, BlockFormat, FloatFormat};
-use super::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS};
+use super::pack::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS};
 use super::portable::Portable;
-use super::tiles::{DEPTH, STEPS, Tile, TileCpu, TilePanel};
 use super::{Cpu, Isa, SPAN, STREAMS, with_cpu};
 use crate::weights::blocks;
 
-mod tiles;
+mod amx;
 
 /// Whether a product of so many multiplications is too long for Miri, which interprets each.
 fn too_long(n: usize) -> bool {
@@ -138,26 +138,26 @@ fn check_float<C: Cpu, F: FloatFormat, T: GgmlType>(cpu: C) {
         }
         let w: [Stored; 4] = std::array::from_fn(|r| Stored::of::<T>(&row(&mut rng, k, n + r)));
         let x: [Vec<f32>; 6] = std::array::from_fn(|t| row(&mut rng, k, n + 2 * t));
-        let rows = std::array::from_fn(|r| w[r].bytes());
+        let rows: [&[u8]; 4] = std::array::from_fn(|r| w[r].bytes());
         let tokens = std::array::from_fn(|t| &x[t][..]);
-        let got = cpu.float_dot::<F, 4, 6>(rows, tokens);
         for r in 0..4 {
+            let got = cpu.float_dot::<F, 6>(rows[r], tokens);
             for t in 0..6 {
                 let what = format!("{name} {:?} k={k} {r},{t}", F::KIND);
-                assert_close(got[r][t], &w[r].values, &x[t], 0.0, &what);
+                assert_close(got[t], &w[r].values, &x[t], 0.0, &what);
             }
         }
         let places: [Vec<u8>; STREAMS] =
             std::array::from_fn(|s| [rows[s], rows[(s + 1) % 4]].concat());
         let mut out = [[0.0; STREAMS]; 2];
-        cpu.float_rows::<F>(places.each_ref().map(|rows| &rows[..]), tokens[1], &mut out);
+        cpu.float_gemv::<F>(places.each_ref().map(|rows| &rows[..]), tokens[1], &mut out);
         for (r, out) in out.into_iter().enumerate() {
             for (s, got) in out.into_iter().enumerate() {
                 let what = format!("{name} {:?} k={k} row {r} of place {s}", F::KIND);
                 assert_close(got, &w[(r + s) % 4].values, &x[1], 0.0, &what);
             }
         }
-        let [[one]] = cpu.float_dot::<F, 1, 1>([rows[2]], [tokens[3]]);
+        let [one] = cpu.float_dot::<F, 1>(rows[2], [tokens[3]]);
         assert_close(one, &w[2].values, &x[3], 0.0, &format!("{name} {:?} k={k}", F::KIND));
     }
     for (n_rows, m, k) in [(64, 13, 200), (50, 6, 128), (16, 1, 16), (5, 7, 33), (64, 8, 300)] {
@@ -171,7 +171,7 @@ fn check_float<C: Cpu, F: FloatFormat, T: GgmlType>(cpu: C) {
         for first in (0..k).step_by(COLUMNS) {
             let n = COLUMNS.min(k - first);
             cpu.pack_float::<F>(&mut panel, &rows, first, n);
-            cpu.float_tiles(&panel, first, n, &x, k, &mut out);
+            cpu.float_gemm(&panel, first, n, &x, k, &mut out);
         }
         for (t, out) in out.iter().enumerate() {
             for (r, w) in w.iter().enumerate() {
@@ -200,8 +200,8 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
         let room = if quantized { 0.0 } else { room };
         let x: Vec<f32> = (0..4).flat_map(|t| row(&mut rng, k, n + 3 * t)).collect();
         let x = rounded(cpu, &x, 4, k);
-        let got = cpu.int8_dot::<F, 2, 4>(std::array::from_fn(|r| w[r].bytes()), &x, 0);
-        for (w, got) in w.iter().zip(got) {
+        for w in &w {
+            let got = cpu.int8_dot::<F, 4>(w.bytes(), &x, 0);
             for (t, got) in got.into_iter().enumerate() {
                 let x = activations(x.groups.row(t, k), k);
                 assert_close(got, &w.values, &x, room, &format!("{name} k={k} token {t}"));
@@ -210,7 +210,7 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
         let places: [Vec<u8>; STREAMS] =
             std::array::from_fn(|s| [w[s % 2].bytes(), w[1 - s % 2].bytes()].concat());
         let mut out = [[0.0; STREAMS]; 2];
-        cpu.int8_rows::<F>(places.each_ref().map(|rows| &rows[..]), &x, &mut out);
+        cpu.int8_gemv::<F>(places.each_ref().map(|rows| &rows[..]), &x, &mut out);
         let first = activations(x.groups.row(0, k), k);
         for (r, out) in out.into_iter().enumerate() {
             for (s, got) in out.into_iter().enumerate() {
@@ -218,7 +218,7 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
                 assert_close(got, &w[(r + s) % 2].values, &first, room, &what);
             }
         }
-        let [[one]] = cpu.int8_dot::<F, 1, 1>([w[1].bytes()], &x, 2);
+        let [one] = cpu.int8_dot::<F, 1>(w[1].bytes(), &x, 2);
         let x = activations(x.groups.row(2, k), k);
         assert_close(one, &w[1].values, &x, room, &format!("{name} k={k}"));
     }
@@ -244,7 +244,7 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
         for first in (0..k / BLOCK).step_by(BLOCKS) {
             let n = BLOCKS.min(k / BLOCK - first);
             cpu.pack_int8::<F>(&mut panel, &rows, first, n);
-            cpu.int8_tiles::<F>(&panel, first, n, &x.rows, &mut out);
+            cpu.int8_gemm::<F>(&panel, first, n, &x.rows, &mut out);
         }
         for (t, out) in out.iter().enumerate() {
             let x = activations(x.groups.row(t, k), k);
@@ -292,11 +292,11 @@ fn extreme_activations_keep_their_sign_and_nothing_overflows() {
                 }
                 let w = Stored::of_bytes::<BlockQ8_0>(&bytes);
                 let x = rounded(cpu, &vec![sign * 127.0; k], 1, k);
-                let [[got]] = cpu.int8_dot::<format::Q8_0, 1, 1>([w.bytes()], &x, 0);
+                let [got] = cpu.int8_dot::<format::Q8_0, 1>(w.bytes(), &x, 0);
                 assert_eq!(got, 127.0 * sign * code as i8 as f32 * k as f32, "{}", cpu.name());
                 let (mut panel, mut out) = (Int8Panel::new(), vec![[0.0; ROWS]]);
                 cpu.pack_int8::<format::Q8_0>(&mut panel, &[w.bytes(); ROWS], 0, k / 32);
-                cpu.int8_tiles::<format::Q8_0>(&panel, 0, k / 32, &x.rows, &mut out);
+                cpu.int8_gemm::<format::Q8_0>(&panel, 0, k / 32, &x.rows, &mut out);
                 assert_eq!(out[0], [got; ROWS], "{}", cpu.name());
             }
         });
@@ -464,20 +464,20 @@ impl<T> Drop for Guarded<T> {
 
 /// Every kernel that reads `row`, stored as `F`; the row may be anywhere.
 fn int8_results<C: TileCpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> Vec<f32> {
-    let mut results = vec![cpu.int8_dot::<F, 1, 1>([row], x, 0)[0][0]];
-    results.extend(cpu.int8_dot::<F, 2, 1>([row, row], x, 1).as_flattened());
-    results.extend(cpu.int8_dot::<F, 1, 4>([row], x, 0).as_flattened());
+    let mut results = cpu.int8_dot::<F, 1>(row, x, 0).to_vec();
+    results.extend(cpu.int8_dot::<F, 1>(row, x, 1));
+    results.extend(cpu.int8_dot::<F, 4>(row, x, 0));
     let blocks = row.len() / F::SIZE * F::VALUES / BLOCK;
     for n_rows in [1, ROWS - 1, ROWS] {
         let (mut panel, mut out) = (Int8Panel::new(), [[0.0; ROWS]; 4]);
         for first in (0..blocks).step_by(BLOCKS) {
             let n = BLOCKS.min(blocks - first);
             cpu.pack_int8::<F>(&mut panel, &vec![row; n_rows], first, n);
-            cpu.int8_tiles::<F>(&panel, first, n, &x.rows, &mut out);
+            cpu.int8_gemm::<F>(&panel, first, n, &x.rows, &mut out);
         }
         results.extend(out.iter().flat_map(|out| &out[..n_rows]));
     }
-    results.extend(int8_rows_results::<C, F>(cpu, row, x));
+    results.extend(int8_gemv_results::<C, F>(cpu, row, x));
     let (mut panel, n) = (TilePanel::new(), blocks.min(STEPS));
     cpu.pack_tiles::<F>(&mut panel, 31, &[row], 0, n);
     results.extend((0..n).flat_map(|step| panel.row(0, 31, step).map(|bits| bits as f32)));
@@ -485,21 +485,20 @@ fn int8_results<C: TileCpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> 
 }
 
 /// A token's products with rows in several places: both rows of a stream are the same one.
-fn int8_rows_results<C: Cpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> Vec<f32> {
+fn int8_gemv_results<C: Cpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> Vec<f32> {
     let mut out = [[0.0; STREAMS]; 1];
-    cpu.int8_rows::<F>([row; STREAMS], x, &mut out);
-    let alone = cpu.int8_dot::<F, 1, 1>([row], x, 0)[0][0];
+    cpu.int8_gemv::<F>([row; STREAMS], x, &mut out);
+    let [alone] = cpu.int8_dot::<F, 1>(row, x, 0);
     let near = |value: f32| (value - alone).abs() <= 1e-4 * alone.abs().max(1.0);
     assert!(out[0].into_iter().all(near), "{}: {out:?}, {alone}", cpu.name());
     out[0].to_vec()
 }
 
 fn float_results<C: TileCpu, F: FloatFormat>(cpu: C, row: &[u8], x: &[f32]) -> Vec<f32> {
-    let mut results = vec![cpu.float_dot::<F, 1, 1>([row], [x])[0][0]];
-    results.extend(cpu.float_dot::<F, 2, 1>([row, row], [x]).as_flattened());
-    results.extend(cpu.float_dot::<F, 1, 4>([row], [x; 4]).as_flattened());
+    let mut results = cpu.float_dot::<F, 1>(row, [x]).to_vec();
+    results.extend(cpu.float_dot::<F, 4>(row, [x; 4]));
     let mut out = [[0.0; STREAMS]; 1];
-    cpu.float_rows::<F>([row; STREAMS], x, &mut out);
+    cpu.float_gemv::<F>([row; STREAMS], x, &mut out);
     results.extend(out[0]);
     let (mut panel, n) = (TilePanel::new(), x.len().min(STEPS * DEPTH));
     cpu.pack_float_tiles::<F>(&mut panel, 31, &[row], 0, n);
@@ -508,7 +507,7 @@ fn float_results<C: TileCpu, F: FloatFormat>(cpu: C, row: &[u8], x: &[f32]) -> V
     for n_rows in [1, ROWS] {
         let (mut panel, mut out) = (FloatPanel::new(), [[0.0; ROWS]]);
         cpu.pack_float::<F>(&mut panel, &vec![row; n_rows], 0, x.len());
-        cpu.float_tiles(&panel, 0, x.len(), x, x.len(), &mut out);
+        cpu.float_gemm(&panel, 0, x.len(), x, x.len(), &mut out);
         results.extend(&out[0][..n_rows]);
     }
     results

@@ -1,19 +1,19 @@
-//! Products with many tokens in tiles of bfloat16: 32 rows at a time are unpacked into a panel.
+//! GEMM in tiles of bfloat16: 32 rows at a time are unpacked into a panel.
 
 use std::array::from_fn;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::super::kernels::format::{self, FloatKind, Kind};
-use super::super::kernels::tiles::{
+use super::gemm::Segment;
+use super::{GEMM_TOKENS, Method, Multiplier, Output, with_float, with_format};
+use crate::kernels::amx::{
     DEPTH, PartPairs, ROUNDED, ROWS, SIDE, SPLIT_BOTH, SPLIT_TOKENS, STEPS, Sums, TileCpu,
     TilePanel, TileTokens,
 };
-use super::super::math::silu_times;
-use super::super::pool::{Pool, Scatter};
-use super::super::weights::{Matrix, f32_bytes};
-use super::many::Segment;
-use super::{MANY, Method, Multiplier, Output, with_float, with_format};
+use crate::kernels::format::{self, FloatKind, Kind};
+use crate::math::silu_times;
+use crate::pool::{Pool, Scatter};
+use crate::weights::{Matrix, f32_bytes};
 
 /// A thread's buffers.
 struct Scratch {
@@ -35,10 +35,10 @@ thread_local! {
 impl Multiplier {
     /// How `matrices` times `m` tokens is multiplied in tiles; `None` where it is not.
     pub(super) fn tiled(&self, matrices: &[&Matrix], m: usize) -> Option<PartPairs> {
-        if m < MANY || self.arithmetic.plain_f32 || !self.arithmetic.isa.is_tiled() {
+        if m < GEMM_TOKENS || self.arithmetic.plain_f32 || !self.arithmetic.isa.is_tiled() {
             return None;
         }
-        // What one token is rounded to int8 for, many may be rounded to bfloat16 for.
+        // Where decode quantizes activations to int8, prefill may round to bfloat16 instead.
         let pairs = |matrix: &Matrix| match self.arithmetic.method(matrix.encoding(), 1) {
             Method::Block(_) | Method::Candle(_) => Some(ROUNDED),
             Method::Float(FloatKind::Bf16) => Some(SPLIT_TOKENS),
@@ -241,7 +241,7 @@ impl Multiplier {
         for (slot, r) in stored.iter_mut().zip(rows.clone()) {
             *slot = matrix.row(r);
         }
-        match self.arithmetic.method(matrix.encoding(), MANY) {
+        match self.arithmetic.method(matrix.encoding(), GEMM_TOKENS) {
             Method::Block(kind) => with_format!(kind, F => {
                 cpu.pack_tiles::<F>(panel, lane, &stored[..n_rows], steps.start, n);
             }),

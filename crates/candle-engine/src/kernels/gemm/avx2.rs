@@ -1,5 +1,5 @@
-//! Panels and their products for AVX2: 32 of the 64 rows are four registers at a time, whose bytes
-//! are multiplied with four of a token, repeated over the lanes.
+//! GEMM for AVX2: 32 of a panel's 64 rows are four registers at a time, whose bytes are multiplied
+//! with four of a token, repeated over the lanes. See `kernels::avx2`.
 
 // Tiles are small constant loops over several arrays at once.
 #![allow(clippy::needless_range_loop)]
@@ -7,59 +7,40 @@
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
-use super::super::format::{BLOCK, BlockFormat, FloatFormat};
-use super::super::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, Int8Token, ROWS};
-use super::{Four, fits, has_start, load, parts, products, unpack};
+use crate::kernels::avx2::{fits, has_start, products};
+use crate::kernels::format::{BLOCK, BlockFormat};
+use crate::kernels::pack::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS};
 
 /// Lanes of a register, and registers that are computed at once.
 const LANES: usize = 8;
 const WIDTH: usize = 4;
 
-// ---- activations ----
-
-/// See `Cpu::round`.
-#[target_feature(enable = "avx2,f16c,fma")]
-pub fn round(x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) {
-    let blocks = x.as_chunks::<BLOCK>().0.iter().zip(bytes.as_chunks_mut::<BLOCK>().0);
-    for ((x, bytes), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums)) {
-        // SAFETY: this function has the features; a block has 32 values and 32 bytes.
-        unsafe {
-            let x: [__m256; 4] = from_fn(|i| _mm256_loadu_ps(x.as_ptr().add(LANES * i)));
-            let sign = _mm256_set1_epi32(i32::MAX);
-            let [a, b, c, d] = x.map(|x| _mm256_and_si256(_mm256_castps_si256(x), sign));
-            // Bits without their sign are ordered as integers, NaN last.
-            let most = _mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d));
-            let (low, high) = (_mm256_castsi256_si128(most), _mm256_extracti128_si256::<1>(most));
-            let most = _mm_max_epu32(low, high);
-            let most = _mm_max_epu32(most, _mm_shuffle_epi32::<0b01_00_11_10>(most));
-            let most = _mm_max_epu32(most, _mm_shuffle_epi32::<0b10_11_00_01>(most));
-            let largest = f32::from_bits(_mm_cvtsi128_si32(most) as u32);
-            let inverse = if largest > 1e-36 { 127.0 / largest } else { 0.0 };
-            *scale = largest / 127.0 + largest * 0.0;
-            let inverse = _mm256_set1_ps(inverse);
-            let [a, b, c, d] = x.map(|x| _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse)));
-            // Packing works in each 128 bits: fours of bytes are in the order 0, 2, 4, 6, 1, 3, …
-            let packed = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
-            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-            let packed = _mm256_permutevar8x32_epi32(packed, order);
-            _mm256_storeu_si256(bytes.as_mut_ptr().cast(), packed);
-            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), packed);
-            let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-            let eights = _mm256_hadd_epi32(fours, fours);
-            let halves = _mm256_hadd_epi32(eights, eights);
-            *sums = [_mm256_extract_epi32::<0>(halves), _mm256_extract_epi32::<4>(halves)];
+/// The int8 kernel, compiled for a set of features.
+macro_rules! int8_kernel {
+    ($features:literal, $vnni:literal, $tokens:literal, $gemm:ident) => {
+        #[target_feature(enable = $features)]
+        pub fn $gemm<F: BlockFormat>(
+            panel: &Int8Panel,
+            first: usize,
+            n: usize,
+            x: &Int8Rows,
+            out: &mut [[f32; ROWS]],
+        ) {
+            // SAFETY: this function has the features.
+            unsafe { int8_gemm::<F, $vnni, $tokens>(panel, first, n, x, out) }
         }
-    }
+    };
 }
 
-// ---- products ----
+int8_kernel!("avx2,f16c,fma", false, 2, avx2_gemm);
+int8_kernel!("avx2,f16c,fma,avxvnni", true, 3, vnni_gemm);
 
-/// See `Cpu::int8_tiles`; `T` tokens at a time.
+/// See `Cpu::int8_gemm`; `T` tokens at a time.
 ///
 /// # Safety
 /// AVX2 and FMA are there, and AVX-VNNI if so.
 #[inline(always)]
-pub unsafe fn int8_tiles<F: BlockFormat, const VNNI: bool, const T: usize>(
+unsafe fn int8_gemm<F: BlockFormat, const VNNI: bool, const T: usize>(
     panel: &Int8Panel,
     first: usize,
     n: usize,
@@ -95,11 +76,7 @@ unsafe fn int8_tile<F: BlockFormat, const VNNI: bool, const T: usize>(
     lane: usize,
     out: &mut [[f32; ROWS]; T],
 ) {
-    let x: [Int8Token<'_>; T] = from_fn(|i| x.token(t + i));
-    for x in &x {
-        assert!(x.scales.len() >= first + n && x.sums.len() >= first + n);
-        assert!(x.bytes.len() >= (first + n) * BLOCK);
-    }
+    let x = x.tokens::<T>(t, (first + n) * BLOCK);
     let halves = if F::HALVES { 2 } else { 1 };
     let per_half = BLOCK / 4 / halves;
     // SAFETY: the caller has the features. `slot < n <= BLOCKS` is inside the panel, block
@@ -220,9 +197,9 @@ unsafe fn avx2_products<F: BlockFormat, const T: usize>(
     }
 }
 
-/// See `Cpu::float_tiles`.
+/// See `Cpu::float_gemm`.
 #[target_feature(enable = "avx2,f16c,fma")]
-pub fn float_tiles(
+pub fn float_gemm(
     panel: &FloatPanel,
     first: usize,
     n: usize,
@@ -278,119 +255,4 @@ fn float_tile<const T: usize>(
             }
         }
     }
-}
-
-// ---- packing ----
-
-/// See `Cpu::pack_int8`: groups of four blocks and 8 rows at a time, the rest in plain code.
-#[target_feature(enable = "avx2,f16c,fma")]
-pub fn pack_int8<F: BlockFormat>(panel: &mut Int8Panel, rows: &[&[u8]], first: usize, n: usize) {
-    assert!(n <= BLOCKS && rows.len() <= ROWS);
-    // A block that is begun is read whole.
-    let bytes = ((first + n) * BLOCK).div_ceil(F::VALUES) * F::SIZE;
-    assert!(rows.iter().all(|row| row.len() >= bytes));
-    // Groups are counted from a row's beginning.
-    let grouped = if first.is_multiple_of(4) { n / 4 * 4 } else { 0 };
-    let (lanes, few) = rows.as_chunks::<LANES>();
-    for (v, rows) in lanes.iter().enumerate() {
-        for slot in (0..grouped).step_by(4) {
-            pack_group::<F>(panel, rows, v, slot, (first + slot) / 4);
-        }
-    }
-    let wide = rows.len() - few.len();
-    panel.pack_at::<F>(rows, 0..wide, first + grouped..first + n, grouped);
-    panel.pack_at::<F>(rows, wide..rows.len(), first..first + n, 0);
-}
-
-/// Unpacks group `g` of 8 rows into lanes `8v..` of slots `slot..slot + 4`.
-#[target_feature(enable = "avx2,f16c,fma")]
-#[inline]
-fn pack_group<F: BlockFormat>(
-    panel: &mut Int8Panel,
-    rows: &[&[u8]; LANES],
-    v: usize,
-    slot: usize,
-    g: usize,
-) {
-    let parts = parts::<F>();
-    let at = g / parts * (parts * 4 * BLOCK / F::VALUES) * F::SIZE;
-    // SAFETY: this function has the features; `pack_int8` checked that group `g` is inside the
-    // rows and slots `slot..slot + 4` inside the panel.
-    unsafe {
-        let mut fours = [Four::zero(); LANES];
-        for r in 0..LANES {
-            fours[r] = unpack::<F>(rows[r].as_ptr().add(at), g % parts);
-        }
-        for i in 0..4 {
-            let columns = transpose(from_fn(|r| _mm256_castsi256_ps(fours[r].weights[i])));
-            for (j, column) in columns.into_iter().enumerate() {
-                let to = panel.weights[slot + i][j].as_mut_ptr().add(4 * LANES * v);
-                _mm256_store_si256(to.cast(), _mm256_castps_si256(column));
-            }
-        }
-        let scales = transpose(from_fn(|r| fours[r].scales));
-        for i in 0..4 {
-            let to = panel.scales[slot + i][0].as_mut_ptr().add(LANES * v);
-            _mm256_store_ps(to, scales[i]);
-            if F::HALVES {
-                let to = panel.scales[slot + i][1].as_mut_ptr().add(LANES * v);
-                _mm256_store_ps(to, scales[4 + i]);
-            }
-        }
-        if F::MINIMA {
-            let minima = transpose(from_fn(|r| fours[r].minima));
-            for i in 0..4 {
-                let to = panel.minima[slot + i].as_mut_ptr().add(LANES * v);
-                _mm256_store_ps(to, minima[i]);
-            }
-        }
-    }
-}
-
-/// See `Cpu::pack_float`: 8 columns of 8 rows at a time, the rest in plain code.
-#[target_feature(enable = "avx2,f16c,fma")]
-pub fn pack_float<F: FloatFormat>(panel: &mut FloatPanel, rows: &[&[u8]], first: usize, n: usize) {
-    assert!(n <= COLUMNS && rows.len() <= ROWS);
-    assert!(rows.iter().all(|row| row.len() >= (first + n) * F::SIZE));
-    let wide_columns = n / LANES * LANES;
-    let (lanes, few) = rows.as_chunks::<LANES>();
-    for (v, rows) in lanes.iter().enumerate() {
-        for slot in (0..wide_columns).step_by(LANES) {
-            // SAFETY: this function has the features; rows and panel were checked above.
-            unsafe {
-                let at = (first + slot) * F::SIZE;
-                let values = from_fn(|r| load::<F>(rows[r].as_ptr().add(at)));
-                for (column, values) in transpose(values).into_iter().enumerate() {
-                    let to = panel.0[slot + column].as_mut_ptr().add(LANES * v);
-                    _mm256_store_ps(to, values);
-                }
-            }
-        }
-    }
-    let wide = rows.len() - few.len();
-    panel.pack_at::<F>(rows, 0..wide, first + wide_columns..first + n, wide_columns);
-    panel.pack_at::<F>(rows, wide..rows.len(), first..first + n, 0);
-}
-
-/// Lane `c` of register `r` becomes lane `r` of register `c`.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn transpose(rows: [__m256; LANES]) -> [__m256; LANES] {
-    // Columns c and 4 + c of rows 0–3, and of rows 4–7.
-    let quads = |q: usize| {
-        let [a, b, c, d] = [rows[q], rows[q + 1], rows[q + 2], rows[q + 3]];
-        let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
-        let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
-        [
-            _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd),
-            _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd),
-            _mm256_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
-            _mm256_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
-        ]
-    };
-    let (first, last) = (quads(0), quads(4));
-    from_fn(|c| match c < 4 {
-        true => _mm256_permute2f128_ps::<0x20>(first[c], last[c]),
-        false => _mm256_permute2f128_ps::<0x31>(first[c - 4], last[c - 4]),
-    })
 }

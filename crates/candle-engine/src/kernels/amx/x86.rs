@@ -1,4 +1,4 @@
-//! Tiles of bfloat16 for AMX: see `kernels::tiles` for what they hold. The tile instructions are
+//! Tiles of bfloat16 for AMX: see `kernels::amx` for what they hold. The tile instructions are
 //! written out, since Rust's stable compiler has no functions for them; it does not use tile
 //! registers for anything else.
 
@@ -8,19 +8,14 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::super::format::{BLOCK, BlockFormat, FloatFormat, FloatKind, Kind};
-use super::super::tiles::{
+use llm_bench_cpu::WHOLE_TILES;
+
+use super::{
     DEPTH, ROWS, SIDE, STEPS, Sums, Tile, TileCpu, TilePanel, TileTokens, pack_float as pack_rest,
 };
-use super::blocks::q4k_scales;
-use super::panels::transpose;
-use super::{Avx512, call, load_f16, load_f32};
-use llm_bench_cpu::{WHOLE_TILES, amx};
-
-/// Whether the processor has AMX with bfloat16 and this process may use it.
-pub fn detect() -> bool {
-    is_x86_feature_detected!("avx512bf16") && amx().bf16
-}
+use crate::kernels::avx512::{Avx512, call, load_f16, load_f32};
+use crate::kernels::format::{BLOCK, BlockFormat, FloatFormat, FloatKind, Kind};
+use crate::kernels::pack::avx512::{q4k_scales, transpose};
 
 impl TileCpu for Avx512<false> {}
 
@@ -79,7 +74,7 @@ const STRIDE: usize = 64;
 /// See `TileCpu::multiply_tiles`.
 ///
 /// # Safety
-/// `detect` said yes.
+/// `Avx512<true>` proves AMX with bfloat16.
 unsafe fn multiply(
     panel: &TilePanel,
     n: usize,

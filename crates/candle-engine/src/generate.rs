@@ -1,14 +1,17 @@
-//! A generation that someone reads while it comes: streamed, sampled, stopped, on top of what
-//! the cache holds. Measured generations do not pass here; they are `Engine::generate`.
+//! The token loop of every engine in this crate: measured generations, and those that someone reads
+//! while they come: streamed, sampled, stopped, on top of what the cache holds.
 
-use llm_bench_protocol::{EngineError, Generate};
+use std::collections::BTreeMap;
+
+use llm_bench_protocol::{EngineError, Generate, Profile};
 use llm_bench_units::MonoNs;
 
 use crate::math::argmax;
 use crate::sampling::Sampler;
-use crate::{Timed, check_tokens, internal};
+use crate::spans::{Spans, Stage};
+use crate::{check_tokens, internal};
 
-/// What `answer` needs of an engine.
+/// What the loop needs of an engine.
 pub trait Decoder {
     /// Positions of the cache, and entries of the vocabulary.
     fn shape(&self) -> (usize, usize);
@@ -28,9 +31,24 @@ pub trait Decoder {
 
     /// What `head` computed: `[n_vocab]`.
     fn logits(&self) -> &[f32];
+
+    /// The clock of the model's stages; none where the engine cannot profile itself.
+    fn spans(&mut self) -> Option<&mut Spans> {
+        None
+    }
+
+    /// Bytes of the weights that one decode step reads, by stage; empty where it is not known.
+    fn weight_bytes_by_stage(&self) -> BTreeMap<String, u64> {
+        BTreeMap::new()
+    }
+
+    /// Lets the step that began at `begin` take longer, where the engine was asked to.
+    fn slow_down(&self, begin: MonoNs) {
+        let _ = begin;
+    }
 }
 
-/// Whoever reads the answer.
+/// Whoever reads the generation.
 pub trait Reader {
     /// A token is there.
     fn token(&mut self, token: u32, at: MonoNs) -> std::io::Result<()>;
@@ -39,28 +57,121 @@ pub trait Reader {
     fn cancelled(&self) -> bool;
 }
 
-/// A generation, and how many positions of its prompt were in the cache already.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    pub timed: Timed,
-    pub reused: u32,
+/// Nobody reads before the end: a measured generation.
+pub struct Nobody;
+
+impl Reader for Nobody {
+    fn token(&mut self, _: u32, _: MonoNs) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn cancelled(&self) -> bool {
+        false
+    }
 }
 
-/// Generates as the request says. A cancelled generation has the tokens up to there.
-pub fn answer(
+/// The tokens of one generation and when each was on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generation {
+    pub tokens: Vec<u32>,
+    pub prefill_end: MonoNs,
+    pub at: Vec<MonoNs>,
+    /// Positions of the prompt that were in the cache already.
+    pub reused: u32,
+    /// Where the time went, if it was asked for and the engine knows.
+    pub profile: Option<Profile>,
+}
+
+/// Generates as the request says, behind the `request.depth` positions that the cache holds. A
+/// cancelled generation has the tokens up to there.
+pub fn generate(
     decoder: &mut dyn Decoder,
     request: &Generate,
     reader: &mut dyn Reader,
-) -> Result<Answer, EngineError> {
-    let n = request.n as usize;
+) -> Result<Generation, EngineError> {
+    let (n, depth) = (request.n as usize, request.depth as usize);
     let (n_ctx, n_vocab) = decoder.shape();
-    check_tokens(&request.prompt, n, n_ctx, n_vocab)?;
+    let held = decoder.held();
+    if depth > 0 && depth != held.len() {
+        let held = held.len();
+        return Err(internal(format!("depth {depth}: the context holds {held} positions")));
+    }
+    check_tokens(&request.prompt, n, n_ctx - depth, n_vocab)?;
     let mut sampler = request.sampling.map(Sampler::new).transpose()?;
+    let reused = if request.reuse { shared_prefix(held, &request.prompt) } else { 0 };
+    held.truncate(depth + reused);
+    held.reserve(request.prompt.len() + n);
+    let (mut tokens, mut at) = (Vec::with_capacity(n), Vec::with_capacity(n));
+    let mut profile = None;
+    if let Some(spans) = decoder.spans() {
+        spans.begin(request.profile);
+        profile = request.profile.then(Profile::default);
+    }
 
-    let reused = if request.reuse { shared_prefix(decoder.held(), &request.prompt) } else { 0 };
-    decoder.held().truncate(reused);
-    let mut position = reused;
-    for batch in request.prompt[reused..].chunks(decoder.batch()) {
+    let mut last = MonoNs::now();
+    let mut position = prefill(decoder, &request.prompt[reused..], depth + reused, reader)?;
+    if position == depth + request.prompt.len() {
+        decoder.head();
+        decoder.slow_down(last);
+    }
+    last = MonoNs::now();
+    let prefill_end = last;
+    while tokens.len() < n && !reader.cancelled() {
+        if let Some(&token) = tokens.last() {
+            decoder.forward(&[token], position)?;
+            decoder.held().push(token);
+            decoder.head();
+            position += 1;
+        }
+        if let Some(spans) = decoder.spans() {
+            spans.resume();
+        }
+        let step = tokens.len() as u64;
+        let token = match &mut sampler {
+            Some(sampler) => sampler.draw(decoder.logits(), step),
+            None => argmax(decoder.logits()) as u32,
+        };
+        if let Some(spans) = decoder.spans() {
+            spans.end(Stage::Sampling);
+            if let Some(profile) = profile.as_mut().filter(|_| step == 0) {
+                profile.prefill_ns = spans.take();
+            }
+        }
+        decoder.slow_down(last);
+        last = MonoNs::now();
+        tokens.push(token);
+        at.push(last);
+        if request.stream {
+            reader
+                .token(token, last)
+                .map_err(|e| internal(format!("cannot hand over a token: {e}")))?;
+        }
+        if request.stop.contains(&token) {
+            break;
+        }
+    }
+    if let (Some(profile), Some(spans)) = (&mut profile, decoder.spans()) {
+        profile.decode_ns = spans.take();
+        spans.begin(false);
+        profile.decode_weight_bytes = decoder.weight_bytes_by_stage();
+    }
+    if depth > 0 {
+        // The next generation builds on the same context.
+        decoder.held().truncate(depth);
+    }
+    Ok(Generation { tokens, prefill_end, at, reused: reused as u32, profile })
+}
+
+/// Runs `tokens` at positions `first..`, in batches; returns the position behind the last one that
+/// ran: a cancelled prompt ends early.
+pub fn prefill(
+    decoder: &mut dyn Decoder,
+    tokens: &[u32],
+    first: usize,
+    reader: &dyn Reader,
+) -> Result<usize, EngineError> {
+    let mut position = first;
+    for batch in tokens.chunks(decoder.batch()) {
         if reader.cancelled() {
             break;
         }
@@ -68,38 +179,7 @@ pub fn answer(
         decoder.held().extend(batch);
         position += batch.len();
     }
-    let mut timed =
-        Timed { tokens: Vec::new(), prefill_end: MonoNs::now(), at: Vec::new(), profile: None };
-    if position == request.prompt.len() {
-        decoder.head();
-        timed.prefill_end = MonoNs::now();
-    }
-    while timed.tokens.len() < n && !reader.cancelled() {
-        if let Some(&token) = timed.tokens.last() {
-            decoder.forward(&[token], position)?;
-            decoder.held().push(token);
-            decoder.head();
-            position += 1;
-        }
-        let step = timed.tokens.len() as u64;
-        let logits = decoder.logits();
-        let token = match &mut sampler {
-            Some(sampler) => sampler.draw(logits, step),
-            None => argmax(logits) as u32,
-        };
-        let at = MonoNs::now();
-        timed.tokens.push(token);
-        timed.at.push(at);
-        if request.stream {
-            reader
-                .token(token, at)
-                .map_err(|e| internal(format!("cannot hand over a token: {e}")))?;
-        }
-        if request.stop.contains(&token) {
-            break;
-        }
-    }
-    Ok(Answer { timed, reused: reused as u32 })
+    Ok(position)
 }
 
 /// How much of `prompt` is held. The last token always runs again: its logits are needed.
@@ -169,8 +249,8 @@ mod tests {
         }
     }
 
-    fn ask(sums: &mut Sums, request: &Generate) -> Answer {
-        answer(sums, request, &mut Seen::default()).unwrap()
+    fn ask(sums: &mut Sums, request: &Generate) -> Generation {
+        generate(sums, request, &mut Seen::default()).unwrap()
     }
 
     #[test]
@@ -182,12 +262,12 @@ mod tests {
             let before = warm.forwarded;
             let got = ask(&mut warm, &request);
             let cold = ask(&mut Sums::new(), &Generate::greedy(1, prompt.clone(), 3));
-            assert_eq!(got.timed.tokens, cold.timed.tokens);
+            assert_eq!(got.tokens, cold.tokens);
             let new = prompt.len() - got.reused as usize + 2;
             assert_eq!(warm.forwarded - before, new);
             // Two of three generated tokens were fed back.
             assert_eq!(got.reused as usize, if turn == 0 { 0 } else { prompt.len() - 3 });
-            prompt.extend(got.timed.tokens);
+            prompt.extend(got.tokens);
             prompt.extend([7, 7]);
         }
         // Another prompt goes back to where the two part; the same one runs its last token.
@@ -195,29 +275,29 @@ mod tests {
         assert_eq!(ask(&mut warm, &other).reused, 2);
         let cold = ask(&mut Sums::new(), &Generate::greedy(1, vec![1, 2, 9], 2));
         let again = ask(&mut warm, &other);
-        assert_eq!((again.reused, again.timed.tokens), (2, cold.timed.tokens));
+        assert_eq!((again.reused, again.tokens), (2, cold.tokens));
     }
 
     #[test]
     fn a_stop_id_is_the_last_token() {
-        let free = ask(&mut Sums::new(), &Generate::greedy(1, vec![1], 6)).timed.tokens;
+        let free = ask(&mut Sums::new(), &Generate::greedy(1, vec![1], 6)).tokens;
         let request = Generate { stop: vec![free[2], 99], ..Generate::greedy(1, vec![1], 6) };
         let first = free.iter().position(|t| *t == free[2]).unwrap();
-        assert_eq!(ask(&mut Sums::new(), &request).timed.tokens, free[..=first]);
+        assert_eq!(ask(&mut Sums::new(), &request).tokens, free[..=first]);
     }
 
     #[test]
     fn a_stream_is_the_final_list_and_ends_where_it_is_cancelled() {
         let request = Generate { stream: true, ..Generate::greedy(1, vec![1, 2], 8) };
         let mut seen = Seen::default();
-        let whole = answer(&mut Sums::new(), &request, &mut seen).unwrap();
-        assert_eq!(seen.tokens, whole.timed.tokens);
+        let whole = generate(&mut Sums::new(), &request, &mut seen).unwrap();
+        assert_eq!(seen.tokens, whole.tokens);
         let mut seen = Seen { cancel_after: Some(3), ..Seen::default() };
-        let cut = answer(&mut Sums::new(), &request, &mut seen).unwrap();
-        assert_eq!(cut.timed.tokens, whole.timed.tokens[..3]);
+        let cut = generate(&mut Sums::new(), &request, &mut seen).unwrap();
+        assert_eq!(cut.tokens, whole.tokens[..3]);
         let mut gone = Seen { cancel_after: Some(0), ..Seen::default() };
         let mut sums = Sums::new();
-        assert!(answer(&mut sums, &request, &mut gone).unwrap().timed.tokens.is_empty());
+        assert!(generate(&mut sums, &request, &mut gone).unwrap().tokens.is_empty());
         assert_eq!(sums.forwarded, 0);
     }
 
@@ -226,7 +306,7 @@ mod tests {
         let sampling = Some(Sampling { temperature: -1.0, top_p: 1.0, seed: 0 });
         let request = Generate { sampling, ..Generate::greedy(1, vec![1], 2) };
         let mut sums = Sums::new();
-        let refused = answer(&mut sums, &request, &mut Seen::default()).unwrap_err();
+        let refused = generate(&mut sums, &request, &mut Seen::default()).unwrap_err();
         assert!(refused.message.contains("temperature -1"), "{refused}");
         assert_eq!(sums.forwarded, 0);
     }

@@ -1,4 +1,4 @@
-//! Scores and weighted values of attention for AVX2, and the cache's half-precision numbers.
+//! Attention for AVX2: see `kernels::avx2`.
 
 // Tiles are small constant loops over several arrays at once.
 #![allow(clippy::needless_range_loop)]
@@ -6,24 +6,14 @@
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
-use super::super::SPAN;
-use super::super::format;
+use crate::kernels::SPAN;
 
 const LANES: usize = 8;
 
-/// See `Cpu::scores`.
+/// See `Cpu::scores`. Four queries take eight registers of sums.
 #[target_feature(enable = "avx2,f16c,fma")]
 pub fn scores<const Q: usize>(keys: &[f32], queries: [&[f32]; Q]) -> [[f32; SPAN]; Q] {
-    let mut out = [[0.0; SPAN]; Q];
-    // Four queries: eight registers of sums.
-    let ((fours, few), (sums, rest)) = (queries.as_chunks::<4>(), out.as_chunks_mut::<4>());
-    for (queries, sums) in fours.iter().zip(sums) {
-        *sums = scores_part(keys, queries);
-    }
-    for (query, sums) in few.iter().zip(rest) {
-        [*sums] = scores_part(keys, &[query]);
-    }
-    out
+    super::scores(queries, |four| scores_part(keys, four), |one| scores_part(keys, one))
 }
 
 #[target_feature(enable = "avx2,f16c,fma")]
@@ -57,26 +47,12 @@ fn scores_part<const Q: usize>(keys: &[f32], queries: &[&[f32]; Q]) -> [[f32; SP
 
 /// See `Cpu::weigh`.
 #[target_feature(enable = "avx2,f16c,fma")]
-pub fn weigh<const Q: usize>(values: &[f32], weights: [&[f32]; Q], mut sums: [&mut [f32]; Q]) {
-    let (dim, n) = (sums[0].len(), weights[0].len());
-    assert!(values.len() == n * dim);
-    assert!(sums.iter().all(|s| s.len() == dim) && weights.iter().all(|w| w.len() == n));
-    let mut start = 0;
-    while start + 2 * LANES <= dim {
-        weigh_part::<Q, 2>(values, &weights, &mut sums, start, dim);
-        start += 2 * LANES;
-    }
-    while start + LANES <= dim {
-        weigh_part::<Q, 1>(values, &weights, &mut sums, start, dim);
-        start += LANES;
-    }
-    for (sum, weights) in sums.iter_mut().zip(weights) {
-        for (value, w) in values.chunks_exact(dim).zip(weights) {
-            for (sum, v) in sum[start..].iter_mut().zip(&value[start..]) {
-                *sum = w.mul_add(*v, *sum);
-            }
-        }
-    }
+pub fn weigh<const Q: usize>(values: &[f32], weights: [&[f32]; Q], sums: [&mut [f32]; Q]) {
+    let dim = sums[0].len();
+    super::weigh([2 * LANES, LANES], values, &weights, sums, |sums, start, wide| match wide {
+        true => weigh_part::<Q, 2>(values, &weights, sums, start, dim),
+        false => weigh_part::<Q, 1>(values, &weights, sums, start, dim),
+    });
 }
 
 /// `V` registers of each sum.
@@ -89,7 +65,7 @@ fn weigh_part<const Q: usize, const V: usize>(
     start: usize,
     dim: usize,
 ) {
-    // SAFETY: this function has the features; `weigh` checked the lengths, and `start + 8 V` is
+    // SAFETY: this function has the features; `super::weigh` checked the lengths, and `start + 8 V` is
     // at most `dim`.
     unsafe {
         let mut acc = [[_mm256_setzero_ps(); V]; Q];
@@ -117,32 +93,24 @@ fn weigh_part<const Q: usize, const V: usize>(
 /// See `Cpu::widen`.
 #[target_feature(enable = "avx2,f16c,fma")]
 pub fn widen(halves: &[u16], out: &mut [f32]) {
-    let ((halves, few), (out, rest)) = (halves.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
-    for (halves, out) in halves.iter().zip(out) {
+    super::widen::<LANES>(halves, out, |_, halves, out| {
         // SAFETY: this function has the features; both are 8 long.
         unsafe {
             let halves = _mm_loadu_si128(halves.as_ptr().cast());
             _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(halves));
         }
-    }
-    for (&bits, out) in few.iter().zip(rest) {
-        *out = format::widen(bits);
-    }
+    });
 }
 
 /// See `Cpu::narrow`.
 #[target_feature(enable = "avx2,f16c,fma")]
 pub fn narrow(values: &[f32], out: &mut [u16]) {
-    let ((values, few), (out, rest)) = (values.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
-    for (values, out) in values.iter().zip(out) {
+    super::narrow::<LANES>(values, out, |values, out| {
         // SAFETY: this function has the features; both are 8 long.
         unsafe {
             let values = _mm256_loadu_ps(values.as_ptr());
             let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values);
             _mm_storeu_si128(out.as_mut_ptr().cast(), halves);
         }
-    }
-    for (&value, out) in few.iter().zip(rest) {
-        *out = half::f16::from_f32_const(value).to_bits();
-    }
+    });
 }

@@ -1,7 +1,9 @@
-//! What many tokens are multiplied with where the processor multiplies whole tiles of bfloat16:
-//! weights and activations rounded to it, sums in f32. Weights and activations whose error that
-//! would be are split in two: the high part, and what it leaves. The functions here are the scalar
-//! reference for `avx512::tiles`.
+//! GEMM where the processor multiplies whole tiles of bfloat16: weights and activations are rounded
+//! to it, and sums are f32. Weights and activations that would lose too much are split in two: the
+//! high part, and what it leaves. The functions here are the scalar reference for `x86`.
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use super::Cpu;
 use super::format::{BLOCK, BlockFormat, FloatFormat, FloatKind};

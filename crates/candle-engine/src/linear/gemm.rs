@@ -1,13 +1,13 @@
-//! Products with many tokens: 64 rows at a time are unpacked into panels.
+//! GEMM: products with many tokens, 64 packed rows at a time.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::super::kernels::Cpu;
-use super::super::kernels::format::{self, BLOCK, FloatKind, Kind};
-use super::super::kernels::panel::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, ROWS};
-use super::super::weights::{Matrix, f32_bytes};
 use super::{Method, Multiplier, X, with_float, with_format};
+use crate::kernels::Cpu;
+use crate::kernels::format::{self, BLOCK, FloatKind, Kind};
+use crate::kernels::pack::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, ROWS};
+use crate::weights::{Matrix, f32_bytes};
 
 /// Columns widened to f32 at once; every block format divides it.
 const WIDEN_COLUMNS: usize = 256;
@@ -103,7 +103,7 @@ impl Multiplier {
                     let n = BLOCKS.min(k / BLOCK - first);
                     cpu.pack_int8::<F>(int8, rows, first, n);
                     int8.silence(0..lane, rows.len()..ROWS);
-                    cpu.int8_tiles::<F>(int8, first, n, int8_rows, out);
+                    cpu.int8_gemm::<F>(int8, first, n, int8_rows, out);
                 }
             }),
             Method::Float(kind) => with_float!(kind, F => {
@@ -111,7 +111,7 @@ impl Multiplier {
                     let n = COLUMNS.min(k - first);
                     cpu.pack_float::<F>(float, rows, first, n);
                     float.silence(0..lane, rows.len()..ROWS);
-                    cpu.float_tiles(float, first, n, x, k, out);
+                    cpu.float_gemm(float, first, n, x, k, out);
                 }
             }),
             Method::Widen | Method::Candle(_) => {
@@ -131,7 +131,7 @@ impl Multiplier {
                         let columns = COLUMNS.min(width - start);
                         cpu.pack_float::<format::F32>(float, &rows[..n], start, columns);
                         float.silence(0..lane, n..ROWS);
-                        cpu.float_tiles(float, first + start, columns, x, k, out);
+                        cpu.float_gemm(float, first + start, columns, x, k, out);
                     }
                 }
             }

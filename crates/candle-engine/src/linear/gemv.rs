@@ -1,13 +1,13 @@
-//! Products with few tokens: row by row, as memory delivers them.
+//! GEMV: products with one token or a few, row by row, as memory delivers them.
 
 use std::array::from_fn;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::super::kernels::format::{self, FloatKind, Kind};
-use super::super::kernels::{Cpu, STREAMS};
-use super::super::weights::{Matrix, blocks, f32_bytes, with_block};
 use super::{Activations, Method, Multiplier, X, with_float, with_format};
+use crate::kernels::format::{self, FloatKind, Kind};
+use crate::kernels::{Cpu, STREAMS};
+use crate::weights::{Matrix, blocks, f32_bytes, with_block};
 
 /// Most rows of each stream in a piece of work, and the bytes of a stream from which it has fewer:
 /// a thread that finishes first waits for as much as another has just begun.
@@ -73,10 +73,10 @@ impl Multiplier {
             let rows = from_fn(|s| matrix.some_rows(piece[s].start..piece[s].start + together));
             match method {
                 Method::Block(kind) => with_format!(kind, F => {
-                    cpu.int8_rows::<F>(rows, &self.rounded, out)
+                    cpu.int8_gemv::<F>(rows, &self.rounded, out)
                 }),
                 Method::Float(kind) => with_float!(kind, F => {
-                    cpu.float_rows::<F>(rows, x.floats, out)
+                    cpu.float_gemv::<F>(rows, x.floats, out)
                 }),
                 _ => unreachable!("matched above"),
             }
@@ -110,10 +110,10 @@ impl Multiplier {
                     let row = matrix.row(r);
                     match n {
                         4 => {
-                            let [got] = cpu.int8_dot::<F, 1, 4>([row], &self.rounded, t);
+                            let got = cpu.int8_dot::<F, 4>(row, &self.rounded, t);
                             got.into_iter().enumerate().for_each(|(i, v)| put(t + i, r, v));
                         }
-                        _ => put(t, r, cpu.int8_dot::<F, 1, 1>([row], &self.rounded, t)[0][0]),
+                        _ => put(t, r, cpu.int8_dot::<F, 1>(row, &self.rounded, t)[0]),
                     }
                 })
             }),
@@ -123,10 +123,10 @@ impl Multiplier {
                     match n {
                         4 => {
                             let x: [&[f32]; 4] = from_fn(|i| &x[(t + i) * k..][..k]);
-                            let [got] = cpu.float_dot::<F, 1, 4>([row], x);
+                            let got = cpu.float_dot::<F, 4>(row, x);
                             got.into_iter().enumerate().for_each(|(i, v)| put(t + i, r, v));
                         }
-                        _ => put(t, r, cpu.float_dot::<F, 1, 1>([row], [&x[t * k..][..k]])[0][0]),
+                        _ => put(t, r, cpu.float_dot::<F, 1>(row, [&x[t * k..][..k]])[0]),
                     }
                 })
             }),
@@ -150,7 +150,7 @@ impl Multiplier {
                     matrix.dequantize_row(r, wide);
                     let row = f32_bytes(wide);
                     for (t, x) in x.chunks_exact(k).enumerate() {
-                        let [[value]] = cpu.float_dot::<format::F32, 1, 1>([row], [x]);
+                        let [value] = cpu.float_dot::<format::F32, 1>(row, [x]);
                         put(t, r, value);
                     }
                 }

@@ -1,4 +1,4 @@
-//! Scores and weighted values of attention for AVX-512, and the cache's half-precision numbers.
+//! Attention for AVX-512.
 
 // Tiles are small constant loops over several arrays at once.
 #![allow(clippy::needless_range_loop)]
@@ -6,8 +6,8 @@
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
-use super::super::SPAN;
-use super::prefetch_at;
+use crate::kernels::SPAN;
+use crate::kernels::avx512::prefetch_at;
 
 const LANES: usize = 16;
 
@@ -40,26 +40,12 @@ pub fn scores<const Q: usize>(keys: &[f32], queries: [&[f32]; Q]) -> [[f32; SPAN
 
 /// See `Cpu::weigh`.
 #[target_feature(enable = "avx512f,f16c,fma")]
-pub fn weigh<const Q: usize>(values: &[f32], weights: [&[f32]; Q], mut sums: [&mut [f32]; Q]) {
-    let (dim, n) = (sums[0].len(), weights[0].len());
-    assert!(values.len() == n * dim);
-    assert!(sums.iter().all(|s| s.len() == dim) && weights.iter().all(|w| w.len() == n));
-    let mut start = 0;
-    while start + 4 * LANES <= dim {
-        weigh_part::<Q, 4>(values, &weights, &mut sums, start, dim);
-        start += 4 * LANES;
-    }
-    while start + LANES <= dim {
-        weigh_part::<Q, 1>(values, &weights, &mut sums, start, dim);
-        start += LANES;
-    }
-    for (sum, weights) in sums.iter_mut().zip(weights) {
-        for (value, w) in values.chunks_exact(dim).zip(weights) {
-            for (sum, v) in sum[start..].iter_mut().zip(&value[start..]) {
-                *sum = w.mul_add(*v, *sum);
-            }
-        }
-    }
+pub fn weigh<const Q: usize>(values: &[f32], weights: [&[f32]; Q], sums: [&mut [f32]; Q]) {
+    let dim = sums[0].len();
+    super::weigh([4 * LANES, LANES], values, &weights, sums, |sums, start, wide| match wide {
+        true => weigh_part::<Q, 4>(values, &weights, sums, start, dim),
+        false => weigh_part::<Q, 1>(values, &weights, sums, start, dim),
+    });
 }
 
 /// `V` registers of each sum.
@@ -72,7 +58,7 @@ fn weigh_part<const Q: usize, const V: usize>(
     start: usize,
     dim: usize,
 ) {
-    // SAFETY: this function has the features; `weigh` checked the lengths, and `start + 16 V` is
+    // SAFETY: this function has the features; `super::weigh` checked the lengths, and `start + 16 V` is
     // at most `dim`.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); V]; Q];
@@ -100,8 +86,7 @@ fn weigh_part<const Q: usize, const V: usize>(
 /// See `Cpu::widen`.
 #[target_feature(enable = "avx512f,f16c,fma")]
 pub fn widen(halves: &[u16], out: &mut [f32]) {
-    let ((halves, few), (out, rest)) = (halves.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
-    for (i, (halves, out)) in halves.iter().zip(out).enumerate() {
+    super::widen::<LANES>(halves, out, |i, halves, out| {
         // SAFETY: this function has the features; both are 16 long.
         unsafe {
             if i % 4 == 0 {
@@ -110,25 +95,18 @@ pub fn widen(halves: &[u16], out: &mut [f32]) {
             let halves = _mm256_loadu_si256(halves.as_ptr().cast());
             _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(halves));
         }
-    }
-    for (&bits, out) in few.iter().zip(rest) {
-        *out = super::super::format::widen(bits);
-    }
+    });
 }
 
 /// See `Cpu::narrow`.
 #[target_feature(enable = "avx512f,f16c,fma")]
 pub fn narrow(values: &[f32], out: &mut [u16]) {
-    let ((values, few), (out, rest)) = (values.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
-    for (values, out) in values.iter().zip(out) {
+    super::narrow::<LANES>(values, out, |values, out| {
         // SAFETY: this function has the features; both are 16 long.
         unsafe {
             let values = _mm512_loadu_ps(values.as_ptr());
             let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values);
             _mm256_storeu_si256(out.as_mut_ptr().cast(), halves);
         }
-    }
-    for (&value, out) in few.iter().zip(rest) {
-        *out = half::f16::from_f32_const(value).to_bits();
-    }
+    });
 }

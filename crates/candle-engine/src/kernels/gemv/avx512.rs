@@ -1,18 +1,128 @@
-//! Products of block-quantized weights with one or few tokens' int8 activations, for AVX-512 with
-//! VNNI: each reads the file's blocks as they are.
+//! GEMV for AVX-512 with VNNI: each kernel reads the file's blocks as they are. See
+//! `kernels::avx512`.
 
 // Tiles are small constant loops over several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
 use std::arch::x86_64::*;
 
-use super::super::STREAMS;
-use super::super::activations::{BLOCK, GROUP, Int8Row};
-use super::super::tables::{scale_words, words};
-use super::{prefetch, reduce};
+use crate::kernels::STREAMS;
+use crate::kernels::activations::{BLOCK, GROUP, Int8Row};
+use crate::kernels::avx512::{load_bf16, load_f16, load_f32, prefetch_at};
+use crate::kernels::pack::avx512::{
+    Q4K_SIZE, Q6K_SIZE, Step, in_place_q4k, q4k_scales, table32, unpack_q4_0, unpack_q6k,
+    unpack_q8_0,
+};
 
-/// 128 unsigned weights: the first and second halves of four blocks.
-pub type Step = [__m512i; 2];
+/// How far ahead of a decode step its weights are prefetched in each of the `STREAMS`, in bytes:
+/// the hardware's own prefetchers stop at each page. 1 to 2 KiB reached what plain reading does on
+/// Granite Rapids; half as much left a tenth of it.
+const AHEAD: usize = 1536;
+
+/// Asks for the `BYTES` that lie `AHEAD` of `p`. Rows follow each other in the file, so the end of
+/// one row fetches the next; the address need not be valid.
+///
+/// # Safety
+/// SSE is there.
+#[inline(always)]
+unsafe fn prefetch<const BYTES: usize>(p: *const u8) {
+    // SAFETY: the caller's promise.
+    unsafe { prefetch_at::<BYTES>(p.wrapping_add(AHEAD)) }
+}
+
+// ---- float weights ----
+
+/// Generates a float kernel from a load of 16 weights and the decoding of one.
+macro_rules! float_kernel {
+    ($name:ident, $gemv:ident, $size:literal, $load:ident, $one:expr) => {
+        /// See `Cpu::float_gemv`.
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
+        pub fn $gemv(rows: [&[u8]; STREAMS], x: &[f32], out: &mut [[f32; STREAMS]]) {
+            let bytes = x.len() * $size;
+            assert!(rows.iter().all(|rows| rows.len() == bytes * out.len()));
+            for (r, out) in out.iter_mut().enumerate() {
+                let rows = rows.map(|rows| &rows[r * bytes..][..bytes]);
+                *out = $name(rows, [x]).map(|[value]| value);
+            }
+        }
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
+        pub fn $name<const R: usize, const T: usize>(
+            rows: [&[u8]; R],
+            x: [&[f32]; T],
+        ) -> [[f32; T]; R] {
+            let k = rows[0].len() / $size;
+            assert!(rows.iter().all(|row| row.len() == k * $size));
+            assert!(x.iter().all(|x| x.len() == k));
+            let mut sums = [[_mm512_setzero_ps(); T]; R];
+            for i in (0..k / 16 * 16).step_by(16) {
+                let mut w = [_mm512_setzero_ps(); R];
+                for r in 0..R {
+                    // SAFETY: i + 16 <= k, and every slice was checked to hold k values.
+                    w[r] = unsafe { $load(rows[r].as_ptr().add(i * $size)) };
+                    if T == 1 && i * $size % 128 == 0 {
+                        // SAFETY: this function has the features.
+                        unsafe { prefetch::<128>(rows[r].as_ptr().wrapping_add(i * $size)) };
+                    }
+                }
+                for t in 0..T {
+                    // SAFETY: as above.
+                    let x = unsafe { _mm512_loadu_ps(x[t].as_ptr().add(i)) };
+                    for r in 0..R {
+                        sums[r][t] = _mm512_fmadd_ps(w[r], x, sums[r][t]);
+                    }
+                }
+            }
+            // SAFETY: this function has the features.
+            let mut out = unsafe { reduce(&sums) };
+            for i in k / 16 * 16..k {
+                for r in 0..R {
+                    let bytes = rows[r][i * $size..][..$size].try_into().expect("one weight");
+                    let w: f32 = $one(bytes);
+                    for t in 0..T {
+                        out[r][t] += w * x[t][i];
+                    }
+                }
+            }
+            out
+        }
+    };
+}
+
+float_kernel!(f32_dot, f32_gemv, 4, load_f32, f32::from_le_bytes);
+float_kernel!(f16_dot, f16_gemv, 2, load_f16, |b| half::f16::from_le_bytes(b).to_f32());
+float_kernel!(bf16_dot, bf16_gemv, 2, load_bf16, |b| half::bf16::from_le_bytes(b).to_f32());
+
+/// The sum of the lanes of each vector.
+///
+/// # Safety
+/// AVX-512 F is there.
+#[inline(always)]
+unsafe fn reduce<const R: usize, const T: usize>(sums: &[[__m512; T]; R]) -> [[f32; T]; R] {
+    let mut out = [[0.0; T]; R];
+    let (fours, rest) = sums.as_flattened().as_chunks::<4>();
+    let (out_fours, out_rest) = out.as_flattened_mut().as_chunks_mut::<4>();
+    // SAFETY: the caller's promise; four floats are as long as a register.
+    unsafe {
+        for ([a, b, c, d], out) in fours.iter().zip(out_fours) {
+            // Twice pairs of neighbours; then each 128 bits hold a sum of each vector.
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(*a, *b), _mm512_unpackhi_ps(*a, *b));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(*c, *d), _mm512_unpackhi_ps(*c, *d));
+            let low = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
+            let high = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
+            let all = _mm512_add_ps(low, high);
+            let half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
+            let sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
+            _mm_storeu_ps(out.as_mut_ptr(), sums);
+        }
+        for (sum, out) in rest.iter().zip(out_rest) {
+            *out = _mm512_reduce_add_ps(*sum);
+        }
+    }
+    out
+}
+
+// ---- block-quantized weights ----
 
 /// Four integers times 2^`SHIFT` in the lowest lanes.
 ///
@@ -65,20 +175,18 @@ fn check<const R: usize, const T: usize>(
 /// Generates two functions around `$sums`, which adds up `n` blocks of rows that were checked:
 /// products of some rows with some tokens, and of many rows in several places with one.
 macro_rules! products {
-    ($dot:ident, $rows:ident, $sums:ident, $size:expr, $block:expr) => {
+    ($dot:ident, $gemv:ident, $sums:ident, $size:expr, $block:expr) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
-        pub fn $dot<const R: usize, const T: usize>(
-            rows: [&[u8]; R],
-            x: [Int8Row<'_>; T],
-        ) -> [[f32; T]; R] {
-            let n = check(&rows, &x, $size, $block);
-            // SAFETY: this function has the features, and the rows and activations were checked.
-            unsafe { reduce(&$sums(rows.map(<[u8]>::as_ptr), n, &x)) }
+        pub fn $dot<const T: usize>(row: &[u8], x: [Int8Row<'_>; T]) -> [f32; T] {
+            let n = check(&[row], &x, $size, $block);
+            // SAFETY: this function has the features, and the row and activations were checked.
+            let [out] = unsafe { reduce(&$sums([row.as_ptr()], n, &x)) };
+            out
         }
 
-        /// See `Cpu::int8_rows`.
+        /// See `Cpu::int8_gemv`.
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
-        pub fn $rows(rows: [&[u8]; STREAMS], x: Int8Row<'_>, out: &mut [[f32; STREAMS]]) {
+        pub fn $gemv(rows: [&[u8]; STREAMS], x: Int8Row<'_>, out: &mut [[f32; STREAMS]]) {
             let bytes = rows[0].len() / out.len().max(1);
             assert!(rows.iter().all(|rows| rows.len() == bytes * out.len()));
             let n = check(&rows.map(|rows| &rows[..bytes]), &[x], $size, $block);
@@ -93,8 +201,8 @@ macro_rules! products {
 
 /// Generates the kernels of a format with blocks of 32, an f16 scale, and no minimum.
 macro_rules! block32_kernel {
-    ($dot:ident, $rows:ident, $sums:ident, $size:literal, $unpack:ident, $shift:literal) => {
-        products!($dot, $rows, $sums, $size, BLOCK);
+    ($dot:ident, $gemv:ident, $sums:ident, $size:literal, $unpack:ident, $shift:literal) => {
+        products!($dot, $gemv, $sums, $size, BLOCK);
 
         /// # Safety
         /// AVX-512 VNNI is there, and `check` has seen the rows and activations.
@@ -142,8 +250,8 @@ macro_rules! block32_kernel {
     };
 }
 
-block32_kernel!(q4_0_dot, q4_0_rows, q4_0_sums, 18, unpack_q4_0, 3); // offset 8
-block32_kernel!(q8_0_dot, q8_0_rows, q8_0_sums, 34, unpack_q8_0, 7); // offset 128
+block32_kernel!(q4_0_dot, q4_0_gemv, q4_0_sums, 18, unpack_q4_0, 3); // offset 8
+block32_kernel!(q8_0_dot, q8_0_gemv, q8_0_sums, 34, unpack_q8_0, 7); // offset 128
 
 /// `sum + scale · (start + x · w)`, lane by lane.
 ///
@@ -161,66 +269,6 @@ unsafe fn add_step(
     unsafe {
         let dot = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, w[0], x[0]), w[1], x[1]);
         _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sum)
-    }
-}
-
-/// # Safety
-/// AVX-512 F is there.
-#[inline(always)]
-unsafe fn table16(table: &'static [i16; 32]) -> __m512i {
-    // SAFETY: the caller's promise; 64 readable bytes.
-    unsafe { _mm512_loadu_si512(table.as_ptr().cast()) }
-}
-
-/// # Safety
-/// AVX-512 F is there.
-#[inline(always)]
-unsafe fn table32(table: &'static [i32; 16]) -> __m512i {
-    // SAFETY: the caller's promise; 64 readable bytes.
-    unsafe { _mm512_loadu_si512(table.as_ptr().cast()) }
-}
-
-/// Four Q4_0 blocks: `{ f16 d; u8 qs[16] }`, weight = d · (nibble − 8), low nibbles first.
-///
-/// # Safety
-/// AVX-512 BW and VNNI are there, and 72 bytes are readable at `p`.
-#[inline(always)]
-pub unsafe fn unpack_q4_0(p: *const u8) -> (Step, __m512) {
-    static NIBBLES: [i16; 32] = words(9, 1, 2, 32, 4);
-    static SCALES: [i16; 32] = scale_words(9, 32, 0);
-    // SAFETY: the caller's promise; the second load ends at byte 72.
-    unsafe {
-        let (a, b) = (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(8).cast()));
-        let packed = _mm512_permutex2var_epi16(a, table16(&NIBBLES), b);
-        let mask = _mm512_set1_epi8(0x0F);
-        let low = _mm512_and_si512(packed, mask);
-        let high = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), mask);
-        let d = _mm512_permutexvar_epi16(table16(&SCALES), a);
-        ([low, high], _mm512_cvtph_ps(_mm512_castsi512_si256(d)))
-    }
-}
-
-/// Four Q8_0 blocks: `{ f16 d; i8 qs[32] }`, weight = d · q.
-///
-/// # Safety
-/// AVX-512 BW and VNNI are there, and 136 bytes are readable at `p`.
-#[inline(always)]
-pub unsafe fn unpack_q8_0(p: *const u8) -> (Step, __m512) {
-    static FIRST: [i16; 32] = words(17, 1, 2, 32, 32);
-    // From sources that begin at words 4 and 36.
-    static SECOND: [i16; 32] = words(17, 9 - 4, 2, 32, 32);
-    static SCALES: [i16; 32] = scale_words(17, 32, 32);
-    // SAFETY: the caller's promise; the last load ends at byte 136.
-    unsafe {
-        let (a0, a1) = (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(64).cast()));
-        let (b0, b1) = (_mm512_loadu_si512(p.add(8).cast()), _mm512_loadu_si512(p.add(72).cast()));
-        let first = _mm512_permutex2var_epi16(a0, table16(&FIRST), a1);
-        let second = _mm512_permutex2var_epi16(b0, table16(&SECOND), b1);
-        let d = _mm512_permutex2var_epi16(a0, table16(&SCALES), a1);
-        // q + 128 is q with its sign bit turned.
-        let sign = _mm512_set1_epi8(-128);
-        let step = [_mm512_xor_si512(first, sign), _mm512_xor_si512(second, sign)];
-        (step, _mm512_cvtph_ps(_mm512_castsi512_si256(d)))
     }
 }
 
@@ -285,67 +333,7 @@ unsafe fn q4k_sums<const R: usize, const T: usize>(
     }
 }
 
-products!(q4k_dot, q4k_rows, q4k_sums, Q4K_SIZE, 256);
-
-/// Bytes of a block.
-const Q4K_SIZE: usize = 144;
-
-/// The scales d·sc of a Q4_K block's eight blocks of 32, then their minima dmin·m.
-///
-/// # Safety
-/// AVX-512 F and VL, and F16C are there, and 16 bytes are readable at `p`.
-#[inline(always)]
-pub unsafe fn q4k_scales(p: *const u8) -> __m512 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        // Words: d and dmin; sc 0–3; m 0–3; low bits of sc and m 4–7. Blocks 0–3 have their six
-        // bits in one byte; 4–7 have four in the last word and two at the top of the others'.
-        let block = _mm_loadu_si128(p.cast());
-        let low = _mm_shuffle_epi32::<0b11_10_11_01>(block);
-        let low = _mm_srlv_epi32(low, _mm_set_epi32(4, 0, 0, 0));
-        let mask = _mm_set_epi32(0x0F0F0F0F, 0x3F3F3F3F, 0x0F0F0F0F, 0x3F3F3F3F);
-        let top = _mm_srli_epi32::<2>(_mm_maskz_shuffle_epi32::<0b10_00_01_00>(0b1010, block));
-        let top = _mm_and_si128(top, _mm_set1_epi32(0x30303030));
-        let bytes = _mm_or_si128(_mm_and_si128(low, mask), top);
-        let both = _mm512_castps128_ps512(_mm_cvtph_ps(block));
-        let which = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-        let factors = _mm512_permutexvar_ps(which, both);
-        _mm512_mul_ps(factors, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)))
-    }
-}
-
-// Dword 4j + i comes from the half that holds block i of four, its dword j, and for the second
-// register four further on.
-static Q4K_FIRST: [i32; 16] = [0, 0, 8, 8, 1, 1, 9, 9, 2, 2, 10, 10, 3, 3, 11, 11];
-static Q4K_SECOND: [i32; 16] = [4, 4, 12, 12, 5, 5, 13, 13, 6, 6, 14, 14, 7, 7, 15, 15];
-
-/// Four blocks of 32 nibbles: bytes 0–31 hold block 0 (low) and 1 (high), 32–63 blocks 2 and 3.
-///
-/// # Safety
-/// AVX-512 VNNI is there, and 64 bytes are readable at `p`.
-#[inline(always)]
-pub unsafe fn unpack_q4k(p: *const u8) -> Step {
-    static SHIFT: [i32; 16] = [0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4];
-    // SAFETY: the caller's promise.
-    unsafe { in_place_q4k(p).map(|w| _mm512_srlv_epi32(w, table32(&SHIFT))) }
-}
-
-/// `unpack_q4k` without the shift: the weights of blocks 1 and 3 are 16 times what they should be,
-/// which `nibble_places` puts right in their scales.
-///
-/// # Safety
-/// AVX-512 VNNI is there, and 64 bytes are readable at `p`.
-#[inline(always)]
-unsafe fn in_place_q4k(p: *const u8) -> Step {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let packed = _mm512_loadu_si512(p.cast());
-        let mask = _mm512_set1_epi64(0xF0F0F0F0_0F0F0F0Fu64 as i64);
-        let first = _mm512_permutexvar_epi32(table32(&Q4K_FIRST), packed);
-        let second = _mm512_permutexvar_epi32(table32(&Q4K_SECOND), packed);
-        [_mm512_and_si512(first, mask), _mm512_and_si512(second, mask)]
-    }
-}
+products!(q4k_dot, q4k_gemv, q4k_sums, Q4K_SIZE, 256);
 
 /// What the scales of `in_place_q4k` are multiplied by: 1 and 1/16 in turn.
 ///
@@ -431,44 +419,4 @@ unsafe fn q6k_sums<const R: usize, const T: usize>(
     }
 }
 
-products!(q6k_dot, q6k_rows, q6k_sums, Q6K_SIZE, 256);
-
-/// Bytes of a block.
-const Q6K_SIZE: usize = 210;
-
-/// Blocks `4·half..` of a Q6_K block: low four bits in `ql` (blocks 0 and 1 in the low nibbles, 2
-/// and 3 in the high ones), high two bits of block i at bit 2i of `qh`.
-///
-/// # Safety
-/// AVX-512 VNNI is there, 210 bytes are readable at `p`, and `half` is 0 or 1.
-#[inline(always)]
-pub unsafe fn unpack_q6k(p: *const u8, half: usize) -> Step {
-    static LOW: [[i32; 16]; 2] = [
-        [0, 8, 0, 8, 1, 9, 1, 9, 2, 10, 2, 10, 3, 11, 3, 11],
-        [4, 12, 4, 12, 5, 13, 5, 13, 6, 14, 6, 14, 7, 15, 7, 15],
-    ];
-    static LOW_SHIFT: [i32; 16] = [0, 0, 4, 4, 0, 0, 4, 4, 0, 0, 4, 4, 0, 0, 4, 4];
-    static HIGH: [[i32; 16]; 2] = [
-        [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3],
-        [4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7],
-    ];
-    // Rotations that bring bits 2i and 2i + 1 of each byte to bits 4 and 5.
-    static HIGH_TURN: [i32; 16] = [4, 2, 0, 30, 4, 2, 0, 30, 4, 2, 0, 30, 4, 2, 0, 30];
-    // SAFETY: the caller's promise: ql ends at byte 128, qh at 192.
-    unsafe {
-        let low = _mm512_loadu_si512(p.add(64 * half).cast());
-        let high = _mm512_broadcast_i64x4(_mm256_loadu_si256(p.add(128 + 32 * half).cast()));
-        let mut halves = [_mm512_setzero_si512(); 2];
-        for part in 0..2 {
-            let l = _mm512_permutexvar_epi32(table32(&LOW[part]), low);
-            let l = _mm512_srlv_epi32(l, table32(&LOW_SHIFT));
-            let h = _mm512_permutexvar_epi32(table32(&HIGH[part]), high);
-            let h = _mm512_rolv_epi32(h, table32(&HIGH_TURN));
-            // Low four bits from `l`, the others from `h`; of those two count.
-            const SELECT: i32 = 0xCA;
-            let q = _mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi8(0x0F), l, h);
-            halves[part] = _mm512_and_si512(q, _mm512_set1_epi8(0x3F));
-        }
-        halves
-    }
-}
+products!(q6k_dot, q6k_gemv, q6k_sums, Q6K_SIZE, 256);

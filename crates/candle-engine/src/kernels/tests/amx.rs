@@ -4,11 +4,11 @@
 use candle_core::quantized::k_quants::*;
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::super::format::{self, BLOCK, BlockFormat, FloatFormat};
-use super::super::tiles::{
+use super::super::amx::{
     DEPTH, PartPairs, ROUNDED, SIDE, SPLIT_BOTH, SPLIT_TOKENS, STEPS, Sums, Tile, TileCpu,
     TilePanel, TileTokens,
 };
+use super::super::format::{self, BLOCK, BlockFormat, FloatFormat};
 use super::super::{Isa, with_cpu};
 use super::{Stored, row, too_long};
 

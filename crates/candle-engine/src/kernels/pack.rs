@@ -1,16 +1,26 @@
-//! What many tokens are multiplied with: 64 rows of a matrix, some hundred columns at a time,
-//! unpacked side by side so that a vector register holds the same columns of 16 rows; and the
-//! tokens' activations, row by row.
+//! What GEMM multiplies: 64 rows of a matrix, some hundred columns at a time, packed side by side
+//! so that a vector register holds the same columns of 16 rows; and the tokens' activations,
+//! rounded to int8 row by row.
 
 use std::ops::Range;
 
 use super::format::{BLOCK, BlockFormat, FloatFormat};
 use crate::resident::bytes_in_memory;
 
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
+pub mod portable;
+
 /// Rows of a panel.
 pub const ROWS: usize = 64;
+
 /// Blocks of an int8 panel: its 32 KiB of weights stay in a first-level cache.
 pub const BLOCKS: usize = 16;
+
 /// Columns of a float panel: the same size.
 pub const COLUMNS: usize = 128;
 
@@ -35,36 +45,6 @@ impl Int8Panel {
         })
     }
 
-    /// Unpacks `blocks` of those `rows` that `lanes` names into the lanes of the same numbers, from
-    /// block `slot` of the panel on.
-    #[inline(always)]
-    pub fn pack_at<F: BlockFormat>(
-        &mut self,
-        rows: &[&[u8]],
-        lanes: Range<usize>,
-        blocks: Range<usize>,
-        slot: usize,
-    ) {
-        for r in lanes {
-            for (i, b) in blocks.clone().enumerate() {
-                let slot = slot + i;
-                let block = F::unpack(rows[r], b);
-                for (columns, four) in self.weights[slot].iter_mut().zip(block.bytes.chunks(4)) {
-                    columns[4 * r..][..4].copy_from_slice(four);
-                }
-                self.scales[slot][0][r] = block.scales[0];
-                if F::HALVES {
-                    self.scales[slot][1][r] = block.scales[1];
-                }
-                if F::MINIMA {
-                    self.minima[slot][r] = block.minimum;
-                }
-            }
-        }
-    }
-}
-
-impl Int8Panel {
     /// Makes lanes count for nothing.
     pub fn silence(&mut self, before: Range<usize>, after: Range<usize>) {
         for lanes in [before, after] {
@@ -86,31 +66,74 @@ impl FloatPanel {
         Box::new(Self([[0.0; ROWS]; COLUMNS]))
     }
 
-    /// Widens `columns` of those `rows` that `lanes` names into the lanes of the same numbers, from
-    /// column `slot` of the panel on.
-    #[inline(always)]
-    pub fn pack_at<F: FloatFormat>(
-        &mut self,
-        rows: &[&[u8]],
-        lanes: Range<usize>,
-        columns: Range<usize>,
-        slot: usize,
-    ) {
-        for r in lanes {
-            for (i, column) in columns.clone().enumerate() {
-                self.0[slot + i][r] = F::get(&rows[r][column * F::SIZE..][..F::SIZE]);
-            }
-        }
-    }
-}
-
-impl FloatPanel {
     /// Makes lanes count for nothing.
     pub fn silence(&mut self, before: Range<usize>, after: Range<usize>) {
         for lanes in [before, after] {
             self.0.iter_mut().for_each(|column| column[lanes.clone()].fill(0.0));
         }
     }
+}
+
+/// Groups of four blocks in what an instruction set's `unpack` reads from: four small blocks, or
+/// one of 256 values.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub const fn parts<F: BlockFormat>() -> usize {
+    F::VALUES.div_ceil(4 * BLOCK)
+}
+
+/// See `Cpu::pack_int8`: calls `group(panel, rows, v, slot, g)` to unpack group `g` of four blocks
+/// of `LANES` rows into lanes `LANES * v..` of slots `slot..slot + 4`; packs the rest in plain code.
+/// Group `g` lies inside the rows, and the slots inside the panel.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn pack_int8<F: BlockFormat, const LANES: usize>(
+    panel: &mut Int8Panel,
+    rows: &[&[u8]],
+    first: usize,
+    n: usize,
+    mut group: impl FnMut(&mut Int8Panel, &[&[u8]; LANES], usize, usize, usize),
+) {
+    assert!(n <= BLOCKS && rows.len() <= ROWS);
+    // A block that is begun is read whole.
+    let bytes = ((first + n) * BLOCK).div_ceil(F::VALUES) * F::SIZE;
+    assert!(rows.iter().all(|row| row.len() >= bytes));
+    // Groups are counted from a row's beginning.
+    let grouped = if first.is_multiple_of(4) { n / 4 * 4 } else { 0 };
+    let (lanes, few) = rows.as_chunks::<LANES>();
+    for (v, rows) in lanes.iter().enumerate() {
+        for slot in (0..grouped).step_by(4) {
+            group(panel, rows, v, slot, (first + slot) / 4);
+        }
+    }
+    let wide = rows.len() - few.len();
+    panel.pack_at::<F>(rows, 0..wide, first + grouped..first + n, grouped);
+    panel.pack_at::<F>(rows, wide..rows.len(), first..first + n, 0);
+}
+
+/// See `Cpu::pack_float`: calls `square(panel, rows, v, slot, at)` to widen `LANES` columns of
+/// `LANES` rows, which begin at byte `at` of each row, into lanes `LANES * v..` of columns `slot..`;
+/// packs the rest in plain code. The columns lie inside the rows and the panel.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn pack_float<F: FloatFormat, const LANES: usize>(
+    panel: &mut FloatPanel,
+    rows: &[&[u8]],
+    first: usize,
+    n: usize,
+    mut square: impl FnMut(&mut FloatPanel, &[&[u8]; LANES], usize, usize, usize),
+) {
+    assert!(n <= COLUMNS && rows.len() <= ROWS);
+    assert!(rows.iter().all(|row| row.len() >= (first + n) * F::SIZE));
+    let wide_columns = n / LANES * LANES;
+    let (lanes, few) = rows.as_chunks::<LANES>();
+    for (v, rows) in lanes.iter().enumerate() {
+        for slot in (0..wide_columns).step_by(LANES) {
+            square(panel, rows, v, slot, (first + slot) * F::SIZE);
+        }
+    }
+    let wide = rows.len() - few.len();
+    panel.pack_at::<F>(rows, 0..wide, first + wide_columns..first + n, wide_columns);
+    panel.pack_at::<F>(rows, wide..rows.len(), first..first + n, 0);
 }
 
 /// Tokens' activations, rounded to int8 in blocks of 32: value = scale · byte.
@@ -168,29 +191,19 @@ impl Int8Rows {
         }
     }
 
+    /// Tokens `t..t + T`, checked to hold `k` values each.
+    #[inline(always)]
+    pub fn tokens<const T: usize>(&self, t: usize, k: usize) -> [Int8Token<'_>; T] {
+        let tokens: [Int8Token<'_>; T] = std::array::from_fn(|i| self.token(t + i));
+        for x in &tokens {
+            let blocks = k / BLOCK;
+            assert!(x.bytes.len() >= k && x.scales.len() >= blocks && x.sums.len() >= blocks);
+        }
+        tokens
+    }
+
     /// The rows' parts, to be written by several threads.
     pub fn parts(&mut self) -> (&mut [i8], &mut [f32], &mut [[i32; 2]]) {
         (&mut self.bytes, &mut self.scales, &mut self.sums)
     }
-}
-
-/// Rounds one block to int8 with `scale = max |x| / 127`; returns the scale and the sums of its
-/// halves. A NaN or an infinity gives a NaN scale: it is not hidden.
-#[inline(always)]
-pub fn round_block(x: &[f32; BLOCK], bytes: &mut [i8; BLOCK]) -> (f32, [i32; 2]) {
-    // Without their sign, the bits of floats are ordered as integers, NaN last, and a maximum of
-    // integers may be taken in any order: it vectorizes.
-    let largest = x.iter().fold(0, |a: u32, x| a.max(x.to_bits() & 0x7FFF_FFFF));
-    let largest = f32::from_bits(largest);
-    // Below this the inverse would overflow; such a block is zero for every purpose.
-    let inverse = if largest > 1e-36 { 127.0 / largest } else { 0.0 };
-    // Adding 1.5·2²³ rounds to the nearest integer and leaves it in the low mantissa bits.
-    const ROUND: f32 = 12_582_912.0;
-    for (byte, &x) in bytes.iter_mut().zip(x) {
-        *byte = (x * inverse + ROUND).to_bits() as i8;
-    }
-    // Of the bytes as stored: a NaN leaves arbitrary ones beside its NaN scale.
-    let sum = |bytes: &[i8]| bytes.iter().map(|&q| q as i32).sum();
-    // An infinity times zero is NaN.
-    (largest / 127.0 + largest * 0.0, [sum(&bytes[..16]), sum(&bytes[16..])])
 }

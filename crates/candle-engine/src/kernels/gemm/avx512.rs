@@ -1,0 +1,171 @@
+//! GEMM for AVX-512 with VNNI: a panel's 64 rows are four registers, and `vpdpbusd` multiplies their
+//! unsigned bytes with four signed ones of a token, repeated over the lanes.
+
+// Tiles are small constant loops over several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
+use std::arch::x86_64::*;
+use std::array::from_fn;
+
+use crate::kernels::format::{BLOCK, BlockFormat};
+use crate::kernels::pack::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS};
+
+/// Lanes of a register, and registers of a panel's row.
+const LANES: usize = 16;
+const WIDTH: usize = ROWS / LANES;
+
+/// See `Cpu::int8_gemm`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
+pub fn int8_gemm<F: BlockFormat>(
+    panel: &Int8Panel,
+    first: usize,
+    n: usize,
+    x: &Int8Rows,
+    out: &mut [[f32; ROWS]],
+) {
+    /// Three tokens: 12 registers of integer sums and 12 of float sums.
+    const T: usize = 3;
+    assert!(n <= BLOCKS);
+    let (tiles, rest) = out.as_chunks_mut::<T>();
+    let n_tiled = tiles.len() * T;
+    for (i, tile) in tiles.iter_mut().enumerate() {
+        int8_tile::<F, T>(panel, first, n, x, i * T, tile);
+    }
+    for (i, row) in rest.as_chunks_mut::<1>().0.iter_mut().enumerate() {
+        int8_tile::<F, 1>(panel, first, n, x, n_tiled + i, row);
+    }
+}
+
+/// `out[i] +=` panel · token `t + i`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
+#[inline]
+fn int8_tile<F: BlockFormat, const T: usize>(
+    panel: &Int8Panel,
+    first: usize,
+    n: usize,
+    x: &Int8Rows,
+    t: usize,
+    out: &mut [[f32; ROWS]; T],
+) {
+    let x = x.tokens::<T>(t, (first + n) * BLOCK);
+    let halves = if F::HALVES { 2 } else { 1 };
+    let per_half = BLOCK / 4 / halves;
+    // SAFETY: this function has the features. `slot < n <= BLOCKS` is inside the panel, and block
+    // `first + slot` inside each token (checked above).
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); WIDTH]; T];
+        for i in 0..T {
+            sums[i] = from_fn(|r| _mm512_loadu_ps(out[i].as_ptr().add(LANES * r)));
+        }
+        for slot in 0..n {
+            let b = first + slot;
+            let counts: [[i32; 2]; T] = from_fn(|i| *x[i].sums.get_unchecked(b));
+            let scales: [f32; T] = from_fn(|i| *x[i].scales.get_unchecked(b));
+            for h in 0..halves {
+                let mut dots = [[_mm512_setzero_si512(); WIDTH]; T];
+                if let Some(shift) = F::SHIFT {
+                    for i in 0..T {
+                        let sum =
+                            if F::HALVES { counts[i][h] } else { counts[i][0] + counts[i][1] };
+                        dots[i] = [_mm512_set1_epi32(-(sum << shift)); WIDTH];
+                    }
+                }
+                for j in h * per_half..(h + 1) * per_half {
+                    let w: [__m512i; WIDTH] = from_fn(|r| {
+                        _mm512_load_si512(panel.weights[slot][j].as_ptr().add(64 * r).cast())
+                    });
+                    for i in 0..T {
+                        let four = x[i].bytes.as_ptr().add(BLOCK * b + 4 * j);
+                        let four = _mm512_set1_epi32(four.cast::<i32>().read_unaligned());
+                        for r in 0..WIDTH {
+                            dots[i][r] = _mm512_dpbusd_epi32(dots[i][r], w[r], four);
+                        }
+                    }
+                }
+                let w: [__m512; WIDTH] =
+                    from_fn(|r| _mm512_load_ps(panel.scales[slot][h].as_ptr().add(LANES * r)));
+                for i in 0..T {
+                    let scale = _mm512_set1_ps(scales[i]);
+                    for r in 0..WIDTH {
+                        let dot = _mm512_cvtepi32_ps(dots[i][r]);
+                        let scale = _mm512_mul_ps(w[r], scale);
+                        sums[i][r] = _mm512_fmadd_ps(dot, scale, sums[i][r]);
+                    }
+                }
+            }
+            if F::MINIMA {
+                for i in 0..T {
+                    let sum = scales[i] * (counts[i][0] + counts[i][1]) as f32;
+                    let sum = _mm512_set1_ps(sum);
+                    for r in 0..WIDTH {
+                        let minima = _mm512_load_ps(panel.minima[slot].as_ptr().add(LANES * r));
+                        sums[i][r] = _mm512_fnmadd_ps(minima, sum, sums[i][r]);
+                    }
+                }
+            }
+        }
+        for i in 0..T {
+            for r in 0..WIDTH {
+                _mm512_storeu_ps(out[i].as_mut_ptr().add(LANES * r), sums[i][r]);
+            }
+        }
+    }
+}
+
+/// See `Cpu::float_gemm`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
+pub fn float_gemm(
+    panel: &FloatPanel,
+    first: usize,
+    n: usize,
+    x: &[f32],
+    k: usize,
+    out: &mut [[f32; ROWS]],
+) {
+    /// Six tokens: 24 registers of sums.
+    const T: usize = 6;
+    assert!(n <= COLUMNS && first + n <= k && out.len() * k <= x.len());
+    let (tiles, rest) = out.as_chunks_mut::<T>();
+    let x = |t: usize| &x[t * k + first..][..n];
+    let n_tiled = tiles.len() * T;
+    for (i, tile) in tiles.iter_mut().enumerate() {
+        float_tile::<T>(panel, n, from_fn(|t| x(i * T + t)), tile);
+    }
+    for (i, row) in rest.as_chunks_mut::<1>().0.iter_mut().enumerate() {
+        float_tile::<1>(panel, n, [x(n_tiled + i)], row);
+    }
+}
+
+/// `out[t] +=` the panel's first `n` columns · `x[t]`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
+#[inline]
+fn float_tile<const T: usize>(
+    panel: &FloatPanel,
+    n: usize,
+    x: [&[f32]; T],
+    out: &mut [[f32; ROWS]; T],
+) {
+    assert!(n <= COLUMNS && x.iter().all(|x| x.len() == n));
+    // SAFETY: this function has the features; `column < n` is inside the panel and each token.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); WIDTH]; T];
+        for i in 0..T {
+            sums[i] = from_fn(|r| _mm512_loadu_ps(out[i].as_ptr().add(LANES * r)));
+        }
+        for column in 0..n {
+            let w: [__m512; WIDTH] =
+                from_fn(|r| _mm512_load_ps(panel.0[column].as_ptr().add(LANES * r)));
+            for i in 0..T {
+                let x = _mm512_set1_ps(*x[i].get_unchecked(column));
+                for r in 0..WIDTH {
+                    sums[i][r] = _mm512_fmadd_ps(w[r], x, sums[i][r]);
+                }
+            }
+        }
+        for i in 0..T {
+            for r in 0..WIDTH {
+                _mm512_storeu_ps(out[i].as_mut_ptr().add(LANES * r), sums[i][r]);
+            }
+        }
+    }
+}

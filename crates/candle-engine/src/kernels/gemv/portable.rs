@@ -1,0 +1,33 @@
+//! GEMV in plain code: the reference for the kernels that are written by hand.
+
+use crate::kernels::format::{BLOCK, BlockFormat, FloatFormat};
+use crate::kernels::gemv::add_blocks;
+use crate::kernels::pack::Int8Rows;
+
+const LANES: usize = 16;
+
+/// See `Cpu::int8_dot`.
+#[inline(always)]
+pub fn int8_dot<F: BlockFormat, const T: usize>(row: &[u8], x: &Int8Rows, t: usize) -> [f32; T] {
+    let k = row.len() / F::SIZE * F::VALUES;
+    let mut out = [0.0; T];
+    add_blocks::<F, T>(row, 0..k / BLOCK, &x.tokens(t, k), &mut out);
+    out
+}
+
+/// See `Cpu::float_dot`.
+#[inline(always)]
+pub fn float_dot<F: FloatFormat, const T: usize>(row: &[u8], x: [&[f32]; T]) -> [f32; T] {
+    let mut out = [0.0; T];
+    for (out, x) in out.iter_mut().zip(x) {
+        assert_eq!(row.len(), F::SIZE * x.len());
+        let mut sums = [0.0f32; LANES];
+        for (w, x) in row.chunks(F::SIZE * LANES).zip(x.chunks(LANES)) {
+            for ((sum, w), x) in sums.iter_mut().zip(w.chunks_exact(F::SIZE)).zip(x) {
+                *sum += F::get(w) * x;
+            }
+        }
+        *out = sums.iter().sum();
+    }
+    out
+}
