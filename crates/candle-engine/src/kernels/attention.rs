@@ -12,6 +12,50 @@ pub mod avx512;
 pub mod neon;
 pub mod portable;
 
+/// Generates `weigh_part`, which adds to `V` registers of each sum, from the instructions that load,
+/// store, splat, and compute `a · b + c`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! weigh_part {
+    ($(#[$attribute:meta])* $load:expr, $store:expr, $splat:expr, $fma:expr) => {
+        /// `V` registers of each sum, from `start` on.
+        $(#[$attribute])*
+        #[inline]
+        fn weigh_part<const Q: usize, const V: usize>(
+            values: &[f32],
+            weights: &[&[f32]; Q],
+            sums: &mut [&mut [f32]; Q],
+            start: usize,
+            dim: usize,
+        ) {
+            // SAFETY: this function has the features. `super::weigh` has checked that `values` is
+            // `[weights[i].len(), dim]` and each sum `dim` long; `start + V` registers end at `dim`.
+            unsafe {
+                let mut acc = [[$splat(0.0); V]; Q];
+                for i in 0..Q {
+                    acc[i] = from_fn(|v| $load(sums[i].as_ptr().add(start + LANES * v)));
+                }
+                for j in 0..weights[0].len() {
+                    let at = values.as_ptr().add(j * dim + start);
+                    let value: [_; V] = from_fn(|v| $load(at.add(LANES * v)));
+                    for i in 0..Q {
+                        let w = $splat(*weights[i].get_unchecked(j));
+                        for v in 0..V {
+                            acc[i][v] = $fma(w, value[v], acc[i][v]);
+                        }
+                    }
+                }
+                for i in 0..Q {
+                    for v in 0..V {
+                        $store(sums[i].as_mut_ptr().add(start + LANES * v), acc[i][v]);
+                    }
+                }
+            }
+        }
+    };
+}
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use weigh_part;
+
 /// See `Cpu::weigh`: calls `part(sums, start, wide)` for stretches of `wide` lanes (`true`), then of
 /// `lanes` (`false`), that begin with `start`; adds what is left in plain code. Checks the lengths.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

@@ -81,6 +81,27 @@ pub const fn parts<F: BlockFormat>() -> usize {
     F::VALUES.div_ceil(4 * BLOCK)
 }
 
+/// The six-bit scales and minima of blocks `4·part..` of a Q4_K block at `p`, a byte each.
+///
+/// # Safety
+/// 16 bytes are readable at `p`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+unsafe fn q4k_bytes(p: *const u8, part: usize) -> (u32, u32) {
+    // SAFETY: the caller's promise.
+    let [low_sc, low_m, high] =
+        [4, 8, 12].map(|at| unsafe { p.add(at).cast::<u32>().read_unaligned() });
+    // Blocks 0–3 have their six bits in one byte; 4–7 have four bits in the last word and two at the
+    // top of the others'.
+    match part {
+        0 => (low_sc & 0x3F3F3F3F, low_m & 0x3F3F3F3F),
+        _ => (
+            high & 0x0F0F0F0F | (low_sc >> 2) & 0x30303030,
+            (high >> 4) & 0x0F0F0F0F | (low_m >> 2) & 0x30303030,
+        ),
+    }
+}
+
 /// See `Cpu::pack_int8`: calls `group(panel, rows, v, slot, g)` to unpack group `g` of four blocks
 /// of `LANES` rows into lanes `LANES * v..` of slots `slot..slot + 4`; packs the rest in plain code.
 /// Group `g` lies inside the rows, and the slots inside the panel.

@@ -55,40 +55,13 @@ pub fn weigh<const Q: usize>(values: &[f32], weights: [&[f32]; Q], sums: [&mut [
     });
 }
 
-/// `V` registers of each sum.
-#[target_feature(enable = "avx2,f16c,fma")]
-#[inline]
-fn weigh_part<const Q: usize, const V: usize>(
-    values: &[f32],
-    weights: &[&[f32]; Q],
-    sums: &mut [&mut [f32]; Q],
-    start: usize,
-    dim: usize,
-) {
-    // SAFETY: this function has the features; `super::weigh` checked the lengths, and `start + 8 V` is
-    // at most `dim`.
-    unsafe {
-        let mut acc = [[_mm256_setzero_ps(); V]; Q];
-        for i in 0..Q {
-            acc[i] = from_fn(|v| _mm256_loadu_ps(sums[i].as_ptr().add(start + LANES * v)));
-        }
-        for j in 0..weights[0].len() {
-            let at = values.as_ptr().add(j * dim + start);
-            let value: [__m256; V] = from_fn(|v| _mm256_loadu_ps(at.add(LANES * v)));
-            for i in 0..Q {
-                let w = _mm256_set1_ps(*weights[i].get_unchecked(j));
-                for v in 0..V {
-                    acc[i][v] = _mm256_fmadd_ps(w, value[v], acc[i][v]);
-                }
-            }
-        }
-        for i in 0..Q {
-            for v in 0..V {
-                _mm256_storeu_ps(sums[i].as_mut_ptr().add(start + LANES * v), acc[i][v]);
-            }
-        }
-    }
-}
+super::weigh_part!(
+    #[target_feature(enable = "avx2,f16c,fma")]
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_set1_ps,
+    _mm256_fmadd_ps
+);
 
 /// See `Cpu::widen`.
 #[target_feature(enable = "avx2,f16c,fma")]

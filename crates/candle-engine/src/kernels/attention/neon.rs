@@ -51,37 +51,7 @@ pub fn weigh<const Q: usize>(values: &[f32], weights: [&[f32]; Q], sums: [&mut [
     });
 }
 
-/// `V` registers of each sum; `super::weigh` has checked the lengths.
-#[inline]
-fn weigh_part<const Q: usize, const V: usize>(
-    values: &[f32],
-    weights: &[&[f32]; Q],
-    sums: &mut [&mut [f32]; Q],
-    start: usize,
-    dim: usize,
-) {
-    // SAFETY: NEON is part of every 64-bit ARM; `values` is `[weights[i].len(), dim]`, and
-    // `start + 4 V` is at most `dim`, the length of each sum.
-    unsafe {
-        let mut acc = [[vdupq_n_f32(0.0); V]; Q];
-        for i in 0..Q {
-            acc[i] = from_fn(|v| vld1q_f32(sums[i].as_ptr().add(start + LANES * v)));
-        }
-        for j in 0..weights[0].len() {
-            for v in 0..V {
-                let value = vld1q_f32(values.as_ptr().add(j * dim + start + LANES * v));
-                for i in 0..Q {
-                    acc[i][v] = vfmaq_n_f32(acc[i][v], value, *weights[i].get_unchecked(j));
-                }
-            }
-        }
-        for i in 0..Q {
-            for v in 0..V {
-                vst1q_f32(sums[i].as_mut_ptr().add(start + LANES * v), acc[i][v]);
-            }
-        }
-    }
-}
+super::weigh_part!(vld1q_f32, vst1q_f32, vdupq_n_f32, |a, b, c| vfmaq_f32(c, a, b));
 
 /// See `Cpu::widen`.
 #[inline]

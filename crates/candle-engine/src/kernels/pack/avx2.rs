@@ -8,7 +8,7 @@ use std::array::from_fn;
 
 use crate::kernels::avx2::load;
 use crate::kernels::format::{BLOCK, BlockFormat, FloatFormat, Kind};
-use crate::kernels::pack::{FloatPanel, Int8Panel, parts};
+use crate::kernels::pack::{FloatPanel, Int8Panel, parts, q4k_bytes};
 
 /// Lanes of a register.
 const LANES: usize = 8;
@@ -131,18 +131,9 @@ unsafe fn half_scales(p: *const u8, size: usize) -> __m256 {
 unsafe fn q4k_scales(p: *const u8, part: usize) -> (__m256, __m256) {
     // SAFETY: the caller's promise.
     unsafe {
-        let word = |at: usize| p.add(at).cast::<u32>().read_unaligned();
-        let (low_sc, low_m, high) = (word(4), word(8), word(12));
-        // Blocks 0–3 have their six bits in one byte; 4–7 have four bits in the last word and two
-        // at the top of the others'.
-        let (sc, m) = match part {
-            0 => (low_sc & 0x3F3F3F3F, low_m & 0x3F3F3F3F),
-            _ => (
-                high & 0x0F0F0F0F | (low_sc >> 2) & 0x30303030,
-                (high >> 4) & 0x0F0F0F0F | (low_m >> 2) & 0x30303030,
-            ),
-        };
-        let both = _mm_cvtph_ps(_mm_cvtsi32_si128(word(0) as i32));
+        let (sc, m) = q4k_bytes(p, part);
+        let d = p.cast::<i32>().read_unaligned();
+        let both = _mm_cvtph_ps(_mm_cvtsi32_si128(d));
         let times = |d, bytes: u32| {
             let bytes = _mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes as i32));
             let product = _mm_mul_ps(d, _mm_cvtepi32_ps(bytes));

@@ -7,6 +7,7 @@ use std::arch::aarch64::*;
 
 use crate::kernels::format::{BlockFormat, Kind};
 use crate::kernels::neon::widen;
+use crate::kernels::pack::q4k_bytes;
 
 /// Four blocks of signed weights.
 pub struct Four {
@@ -55,17 +56,7 @@ pub unsafe fn unpack<F: BlockFormat>(p: *const u8, part: usize) -> Four {
                     weights[2 * pair] = packed.map(|bytes| less(low(bytes), 0));
                     weights[2 * pair + 1] = packed.map(|bytes| less(vshrq_n_u8::<4>(bytes), 0));
                 }
-                let word = |at: usize| p.add(at).cast::<u32>().read_unaligned();
-                let (low_sc, low_m, high) = (word(4), word(8), word(12));
-                // Blocks 0–3 have their six bits in one byte; 4–7 have four bits in the last word
-                // and two at the top of the others'.
-                let (sc, m) = match part {
-                    0 => (low_sc & 0x3F3F3F3F, low_m & 0x3F3F3F3F),
-                    _ => (
-                        high & 0x0F0F0F0F | (low_sc >> 2) & 0x30303030,
-                        (high >> 4) & 0x0F0F0F0F | (low_m >> 2) & 0x30303030,
-                    ),
-                };
+                let (sc, m) = q4k_bytes(p, part);
                 let (d, dmin) = (half(0), half(2));
                 scales = [sc.to_le_bytes().map(|sc| d * sc as f32); 2];
                 minima = m.to_le_bytes().map(|m| dmin * m as f32);
