@@ -38,7 +38,7 @@ pub enum KvCache {
     F32(Cache<f32>),
 }
 
-/// A number as it lies in the cache. Its zero is all zero bits, so that a new cache is untouched
+/// A number as the cache stores it. Its zero is all zero bits, so that a new cache is untouched
 /// memory.
 pub trait Stored: Copy + Send + Sync + 'static {
     const ZERO: Self;
@@ -99,7 +99,7 @@ struct Queries<'a> {
 }
 
 impl KvCache {
-    /// Bytes of a cache of this shape; `None` if that is no number.
+    /// Bytes of a cache of this shape; `None` where they overflow.
     pub fn bytes_for(
         kind: KvType,
         n_layers: usize,
@@ -138,7 +138,7 @@ impl KvCache {
         }
     }
 
-    /// Bytes that lie in memory: positions that were never written do not.
+    /// Bytes that are in memory: positions that were never written are not.
     pub fn bytes_in_memory(&self) -> Option<u64> {
         match self {
             Self::F16(c) => Some(bytes_in_memory(&c.keys)? + bytes_in_memory(&c.values)?),

@@ -24,21 +24,21 @@ const SCORE_ROWS: usize = 12;
 pub struct Candle {
     model: Option<Model>,
     options: Options,
-    /// The tokens in the cache; empty where nobody may build on them.
+    /// The tokens in the cache; empty where no generation may build on them.
     held: Vec<u32>,
-    /// The row of the last `Decoder::forward` that has the last token.
+    /// The row of the last token in the last `Decoder::forward`.
     last_row: usize,
 }
 
 /// The switches of `load.options`.
 #[derive(Debug, Clone, Copy)]
 struct Options {
-    /// `slow_down`: each token and each prefill takes this many times as long, as busy time. For
-    /// checks of the instrument: does it find a slow-down of known size?
+    /// `slow_down`: each token and each prefill takes this many times as long, spent busy. It checks
+    /// the instrument: does it find a slow-down of known size?
     slow_down: f64,
-    /// `kernels`: those of this name, instead of the best that the CPU has.
+    /// `kernels`: the kernels of this name instead of the best that the CPU has.
     kernels: Isa,
-    /// `float32`: widen the weights to float32 and round nothing. Slow: a reference.
+    /// `float32`: widen the weights to float32 and round nothing. A slow reference.
     float32: bool,
 }
 
@@ -71,8 +71,8 @@ impl Options {
     }
 }
 
-/// All that `load` does with a file before it allocates and computes, for a file whose bytes are
-/// at hand: what has to hold against any bytes. `name` is what errors call it.
+/// Everything that `load` does with a file before it allocates and computes, for bytes in memory: no
+/// bytes may break it. Errors call the file `name`.
 pub fn examine(name: &str, bytes: &[u8]) -> Result<(), EngineError> {
     let internal = |e: std::io::Error| internal(format!("cannot map {} bytes: {e}", bytes.len()));
     let mut map = memmap2::MmapMut::map_anon(bytes.len()).map_err(internal)?;
@@ -105,7 +105,7 @@ impl Engine for Candle {
         if request.threads == 0 || request.n_ctx == 0 {
             return Err(internal("threads and n_ctx must be at least 1"));
         }
-        // An old model must not stand beside the new one in memory.
+        // Two models must not be in memory at once.
         self.model = None;
         self.held.clear();
 

@@ -1,5 +1,5 @@
-//! A LLaMA's hyper-parameters as the engine computes with them. The file's are read and checked
-//! in `model`.
+//! A LLaMA's hyper-parameters as the engine computes with them; `llm-bench-gguf` reads and checks the
+//! file's.
 
 use llm_bench_gguf::LlamaConfig;
 

@@ -155,8 +155,8 @@ pub fn generate(
         spans.begin(false);
         profile.decode_weight_bytes = decoder.weight_bytes_by_stage();
     }
-    if depth > 0 {
-        // The next generation builds on the same context.
+    if request.is_greedy_only() {
+        // The next one builds on the same context, or on none.
         decoder.held().truncate(depth);
     }
     Ok(Generation { tokens, prefill_end, at, reused: reused as u32, profile })

@@ -48,7 +48,7 @@ pub trait Engine {
         row: &mut dyn FnMut(&[f32]) -> std::io::Result<()>,
     ) -> Result<(), EngineError>;
 
-    /// What the engine holds now, by its own book.
+    /// What the engine holds now, by its own account.
     fn memory(&self) -> MemoryBook;
 }
 

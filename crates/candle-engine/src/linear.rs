@@ -24,7 +24,7 @@ use gemv::{PIECE, Pieces};
 /// From this many tokens on, products are GEMM over packed panels; fewer are GEMV.
 const GEMM_TOKENS: usize = 8;
 
-/// What a model is computed with.
+/// How a model's products are computed.
 #[derive(Debug, Clone, Copy)]
 pub struct Arithmetic {
     pub isa: Isa,
@@ -73,7 +73,7 @@ impl Arithmetic {
         }
     }
 
-    /// What a reader must know of a prompt's products, where they are not computed as one token's.
+    /// What a reader must know where prefill computes products in another type than decode.
     pub fn of_prompts(self) -> Option<String> {
         (self.isa.is_tiled() && !self.plain_f32).then(|| {
             format!(
@@ -83,7 +83,7 @@ impl Arithmetic {
         })
     }
 
-    /// In which type the products of one decoded token are computed.
+    /// The type in which decode computes products.
     pub fn compute(self, encoding: Encoding) -> &'static str {
         match self.method(encoding, 1) {
             Method::Float(_) | Method::Widen => "f32",
@@ -153,7 +153,7 @@ use {with_float, with_format};
 pub struct Multiplier {
     arithmetic: Arithmetic,
     rounded: Rounded,
-    /// Between the gated products and `down`: rounded, or where that takes floats.
+    /// Between the gated products and `down`: rounded, or as floats where `down` takes those.
     inner_int8: Int8Rows,
     inner: Vec<f32>,
     /// Activations in tiles, and those between the gated products and `down`.
@@ -164,7 +164,7 @@ pub struct Multiplier {
     q8k: Vec<BlockQ8K>,
 }
 
-/// Tokens' activations in the forms that kernels take.
+/// Tokens' activations in the forms that kernels read.
 #[derive(Clone, Copy)]
 struct X<'a> {
     /// `[m, columns]`; empty where no kernel asks for them.
@@ -204,7 +204,7 @@ impl Multiplier {
             + size_of_val(&self.q8k[..])
     }
 
-    /// Of those, what lies in memory now.
+    /// How much of that is in memory now.
     pub fn bytes_in_memory(&self) -> Option<u64> {
         Some(
             self.rounded.groups.bytes_in_memory()?
@@ -380,7 +380,7 @@ impl Multiplier {
         });
     }
 
-    /// `gated` for many tokens, rounded as soon as a block is there.
+    /// `gated` for many tokens, rounded as soon as a block is complete.
     fn gated_rounded<C: Cpu>(
         &self,
         cpu: C,

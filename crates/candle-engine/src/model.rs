@@ -142,7 +142,7 @@ pub struct Model {
     buffers: Buffers,
     n_ctx: usize,
     isa: Isa,
-    /// Where the time goes, while somebody asks.
+    /// Where the time goes, while a profile is asked for.
     pub spans: Spans,
 }
 
@@ -161,7 +161,7 @@ struct Buffers {
 }
 
 impl Model {
-    /// Allocates cache and buffers for `n_ctx` positions; refuses what the machine cannot hold.
+    /// Allocates cache and buffers for `n_ctx` positions; refuses more than the machine can hold.
     pub fn new(
         path: &str,
         config: Config,
@@ -219,12 +219,12 @@ impl Model {
         self.cache.bytes()
     }
 
-    /// Of those, what lies in memory now; absent where the kernel does not tell.
+    /// How much of that is in memory now; absent where the kernel does not report it.
     pub fn kv_bytes_in_memory(&self) -> Option<u64> {
         self.cache.bytes_in_memory()
     }
 
-    /// Bytes of the activation buffers that lie in memory now.
+    /// Bytes of the activation buffers that are in memory now.
     pub fn activation_bytes_in_memory(&self) -> Option<u64> {
         let b = &self.buffers;
         let floats = [&b.x, &b.h, &b.qkv, &b.logits];

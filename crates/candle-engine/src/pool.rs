@@ -1,6 +1,6 @@
-//! A pool of exactly the threads that the harness granted, for jobs of some microseconds: a
-//! decode step has about eighty of them, so workers spin a little before they sleep. candle's own
-//! `barrier_pool` takes its size from the environment and would stand beside rayon's.
+//! A pool of exactly the threads that the harness granted, for jobs of a few microseconds: a decode
+//! step has about eighty of them, so workers spin a little before they sleep. candle's own
+//! `barrier_pool` takes its size from the environment and would exist beside rayon's.
 //!
 //! Each thread works through a part of its own, in order, and then helps the others: a contiguous
 //! part is what memory delivers fastest, and a thread whose core is taken holds up no more than
@@ -37,7 +37,7 @@ impl Job<'_> {
         for part in parts[own..].iter().chain(&parts[..own]) {
             let end = part.end.load(Ordering::Relaxed);
             loop {
-                // A look first, so that a finished part is not written to.
+                // Read first, so that a finished part is not written to.
                 if part.next.load(Ordering::Relaxed) >= end {
                     break;
                 }
@@ -119,7 +119,7 @@ impl Pool {
             part.end.store(n_items.min(n_chunks * (i + 1) / threads * chunk), Ordering::Relaxed);
         }
         shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        // The pointer's lifetime is a lie that ends with this function: workers use it only
+        // The pointer claims a longer lifetime than the job has: workers use it only
         // between the new epoch and their decrement of `busy`, and both are waited for below.
         // Nothing between here and that wait can unwind: `Job::work` catches panics.
         shared.job.store((&raw mut job).cast(), Ordering::Relaxed);

@@ -1,8 +1,8 @@
-//! What this process really holds, as the kernel and the C allocator count it. Read between
+//! The memory that this process holds, as the kernel and the C allocator count it. Read between
 //! requests, never in a timed region.
 
-/// How many bytes of `values` lie in pages that are in memory; pages of a zeroed allocation that
-/// were never touched do not. Absent where the kernel does not tell.
+/// How many bytes of `values` are in memory; pages of a zeroed allocation that were never touched
+/// are not. Absent where the kernel does not report it.
 pub fn bytes_in_memory<T>(values: &[T]) -> Option<u64> {
     let page = rustix::param::page_size();
     let (start, len) = (values.as_ptr() as usize, size_of_val(values));
@@ -11,19 +11,19 @@ pub fn bytes_in_memory<T>(values: &[T]) -> Option<u64> {
     }
     let (first, end) = (start / page * page, start + len);
     let mut pages = vec![0u8; (end - first).div_ceil(page)];
-    // SAFETY: the kernel looks at its page tables alone and fills one byte for each page from
+    // SAFETY: the kernel only looks at its page tables and fills one byte for each page from
     // `first` to `end`; the vector has one for each, and both ends lie in pages of `values`.
-    let told =
+    let failed =
         unsafe { libc::mincore(first as *mut libc::c_void, end - first, pages.as_mut_ptr()) };
     let within = |i: usize| {
         let (a, b) = ((first + i * page).max(start), (first + (i + 1) * page).min(end));
         (b - a) as u64
     };
     let here = pages.iter().enumerate().filter(|(_, p)| **p & 1 == 1);
-    (told == 0).then(|| here.map(|(i, _)| within(i)).sum())
+    (failed == 0).then(|| here.map(|(i, _)| within(i)).sum())
 }
 
-/// Bytes that the allocator holds for reuse: freed by their user, not given back to the kernel.
+/// Bytes that the allocator keeps for reuse: freed by their user, not returned to the kernel.
 /// Absent without glibc.
 pub fn allocator_free() -> Option<u64> {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -37,12 +37,12 @@ pub fn allocator_free() -> Option<u64> {
     }
 }
 
-/// Gives memory that the allocator holds for reuse back to the kernel, where it can: a load frees
-/// some megabytes of header and vocabulary, which would count as the engine's for ever.
+/// Returns memory that the allocator keeps for reuse to the kernel, where it can: a load frees some
+/// megabytes of header and vocabulary, which would otherwise count as the engine's for good.
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        // SAFETY: takes the allocator's locks and touches free memory alone.
+        // SAFETY: takes the allocator's locks and only touches free memory.
         unsafe { libc::malloc_trim(0) };
     }
 }

@@ -1,6 +1,6 @@
-//! Drawing a token from logits: temperature, top-p, and a uniform number that depends on nothing
-//! but seed and step, so that equal logits give equal tokens in every engine (docs/PROTOCOL.md
-//! holds the definition).
+//! Draws a token from logits: temperature, top-p, and a uniform number that depends only on seed and
+//! step, so that equal logits give equal tokens in every engine (docs/PROTOCOL.md has the
+//! definition).
 
 use llm_bench_protocol::{EngineError, Sampling};
 
@@ -66,7 +66,7 @@ impl Sampler {
     }
 }
 
-/// Maps a number to bits that rise as it falls; the two zeros are one.
+/// Maps a number to bits that rise as it falls; both zeros give the same bits.
 fn descending(x: f32) -> u32 {
     let bits = (x + 0.0).to_bits();
     let rising = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };

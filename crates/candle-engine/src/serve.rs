@@ -91,7 +91,7 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
             }
             Request::Generate(g) => generate(engine.as_mut(), &g, begin, &mut requests, &mut out)
                 .map_or_else(Reply::Error, Reply::Generated),
-            // What was to be cancelled is done.
+            // The generation to cancel is already finished.
             Request::Cancel { .. } => continue,
             Request::Score(s) => {
                 score(engine.as_mut(), &s, begin).map_or_else(Reply::Error, Reply::Scored)
@@ -111,7 +111,7 @@ struct Requests {
 
 struct Listening {
     messages: Receiver<Result<Option<Request>, CodecError>>,
-    /// The id that was cancelled last. Ids are compared, so that a late one ends nothing else.
+    /// The id that was cancelled last. Ids are compared, so that a late `cancel` ends nothing else.
     cancelled: Arc<Mutex<Option<u64>>>,
 }
 
@@ -119,12 +119,12 @@ impl Requests {
     fn next(&mut self) -> Result<Option<Request>, CodecError> {
         match &self.listening {
             None => read_message(&mut *self.input.lock().unwrap()),
-            // A reader that is gone has told the end of the stream before.
+            // A reader that has exited has reported the end of the stream before.
             Some(listening) => listening.messages.recv().unwrap_or(Ok(None)),
         }
     }
 
-    /// From now on a thread reads, so that `cancel` arrives during a generation.
+    /// Starts a thread that reads, so that `cancel` arrives during a generation.
     fn listen(&mut self) -> &Listening {
         self.listening.get_or_insert_with(|| {
             let (sender, messages) = channel();
@@ -199,7 +199,7 @@ fn error(kind: ErrorKind, message: &str) -> Reply {
     Reply::Error(EngineError::new(kind, message))
 }
 
-/// Empties the cache and fills it with a context, on which measured generations may build.
+/// Empties the cache and fills it with a context that measured generations may build on.
 fn fill(engine: &mut dyn Engine, c: &Fill, begin: MonoNs) -> Result<ContextFilled, EngineError> {
     if !engine.features().contains(&Feature::Context) {
         let message = "this engine takes a context only as a part of its prompt";
@@ -243,7 +243,7 @@ fn claim_stdout() -> Result<BufWriter<File>> {
     Ok(BufWriter::new(File::from(kept)))
 }
 
-/// The kernel ends this process when the harness is gone.
+/// Has the kernel end this process when the harness exits.
 fn die_with_parent() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));

@@ -1,5 +1,5 @@
-//! Where the time of a forward pass goes: one clock, read at the border of two stages. Off, a
-//! border costs a branch.
+//! Where the time of a forward pass goes: one clock, read between stages. While it is off, each read
+//! costs a branch.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ impl Stage {
     }
 }
 
-/// Times by stage since `begin`; nothing until then.
+/// Times by stage since `begin`; off until then.
 #[derive(Debug, Default)]
 pub struct Spans {
     on: bool,
@@ -55,13 +55,13 @@ pub struct Spans {
 }
 
 impl Spans {
-    /// From now on, or no more.
+    /// Switches the clock on or off, and starts from zero.
     pub fn begin(&mut self, on: bool) {
         *self = Self { on, ..Self::default() };
         self.resume();
     }
 
-    /// What passed since the last border belongs to no stage.
+    /// Time since the last read belongs to no stage.
     #[inline]
     pub fn resume(&mut self) {
         if self.on {
@@ -69,7 +69,7 @@ impl Spans {
         }
     }
 
-    /// What passed since the last border belongs to `stage`.
+    /// Time since the last read belongs to `stage`.
     #[inline]
     pub fn end(&mut self, stage: Stage) {
         if self.on {

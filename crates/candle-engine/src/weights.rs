@@ -39,8 +39,8 @@ pub struct Gguf {
 impl Gguf {
     /// Maps the file, reads and checks its header.
     ///
-    /// The header is read through a mapping of its own, which ends here: its vocabulary, some
-    /// megabytes, would else count as memory in use for as long as the weights are.
+    /// The header is read through a mapping of its own, which ends here: otherwise its vocabulary,
+    /// some megabytes, would count as memory in use for as long as the weights do.
     pub fn open(path: &str) -> Result<Self, EngineError> {
         let named = |error| refused(GgufError::Io { path: path.into(), error });
         regular_file_len(Path::new(path)).map_err(named)?;
@@ -59,7 +59,7 @@ impl Gguf {
         Ok(Self { path: path.to_string(), map: Arc::new(map), header })
     }
 
-    /// The same for bytes that are mapped already.
+    /// The same for bytes that are already mapped.
     pub fn of_map(path: &str, map: Mmap) -> Result<Self, EngineError> {
         let header = GgufFile::of_bytes(Path::new(path), &map).map_err(refused)?;
         Ok(Self { path: path.to_string(), map: Arc::new(map), header })

@@ -1,6 +1,7 @@
-//! Opens a GGUF file: header checked, then read; hyper-parameters typed and validated; sizes that
-//! METHODOLOGY.md defines. Harness and engines read through here. The file is not mapped: one
-//! that shrinks cannot take the harness with it. What the weights mean is the engines' business.
+//! Opens a GGUF file: checks the header, then reads it; types and validates the hyper-parameters;
+//! computes the sizes that METHODOLOGY.md defines. Harness and engines both read files here. The file
+//! is not mapped, so one that shrinks cannot crash the harness. Computing with the weights is left to
+//! the engines.
 
 #![forbid(unsafe_code)]
 
@@ -27,7 +28,7 @@ use inspect::shown;
 pub use inspect::{Inspection, KeyValue, TypeRow};
 pub use stored::{StoredType, TensorInfo};
 
-/// The metadata key that marks weights as made, not trained.
+/// The metadata key that marks weights as synthetic.
 pub const SYNTHETIC_KEY: &str = "llm_bench.synthetic";
 
 /// Why a file cannot be used.
@@ -101,8 +102,7 @@ impl GgufFile {
         }
     }
 
-    /// The same for a file whose bytes are at hand, as a map or otherwise; `path` is what errors
-    /// call it.
+    /// The same for a file whose bytes are in memory, mapped or not; errors call it `path`.
     pub fn of_bytes(path: &Path, bytes: &[u8]) -> Result<Self, GgufError> {
         Self::read(path, bytes, bytes.len() as u64).map_err(|stop| match stop {
             Stop::Bad(e) => e,
@@ -115,7 +115,7 @@ impl GgufFile {
         let Scanned { end, entries, iq4_nl } = scan(path, start, len)?;
         let mut header = Cow::Borrowed(&start[..end]);
         for (_, at) in &iq4_nl {
-            // candle gives up at a type that it does not know; these are taken out again below.
+            // candle rejects a header with an unknown type; these tensors are removed again below.
             const F32: u32 = 0;
             header.to_mut()[at.clone()].copy_from_slice(&F32.to_le_bytes());
         }
@@ -133,7 +133,7 @@ impl GgufFile {
         let mut tensors: HashMap<String, TensorInfo> = HashMap::new();
         for (name, info) in &content.tensor_infos {
             let (dtype, shape) = (StoredType::Candle(info.ggml_dtype), info.shape.dims().to_vec());
-            // The scan has held the offset against the file's length.
+            // The scan has checked the offset against the file's length.
             tensors.insert(name.clone(), TensorInfo { dtype, shape, offset: begin + info.offset });
         }
         for (name, _) in &iq4_nl {
@@ -147,7 +147,7 @@ impl GgufFile {
         Ok(file)
     }
 
-    /// Holds each tensor's blocks and bytes against the file.
+    /// Checks each tensor's blocks and bytes against the file.
     fn check_tensors(&self) -> Result<(), GgufError> {
         let len = self.len;
         for (name, info) in &self.tensors {
@@ -281,7 +281,8 @@ impl GgufFile {
         LlamaConfig::of(self)
     }
 
-    /// True where the weights were made from a seed, not trained: the text means nothing then.
+    /// True where the weights were generated from a seed, not trained; the model's text is then
+    /// meaningless.
     pub fn is_synthetic(&self) -> bool {
         match self.content.metadata.get(SYNTHETIC_KEY) {
             None | Some(Value::Bool(false)) => false,

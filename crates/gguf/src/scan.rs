@@ -1,12 +1,12 @@
 //! Walks a GGUF header before anything is allocated from it: counts, string and array lengths,
-//! tensor shapes, types and offsets are held against the length of the file and against limits.
+//! tensor shapes, types and offsets are checked against the length of the file and against limits.
 
 use std::ops::Range;
 use std::path::Path;
 
 use super::{GgufError, StoredType};
 
-/// Above any real model; a header that claims more is not worth reading.
+/// Above any real model; a header that claims more is refused.
 const MAX_TENSORS: u64 = 1 << 17;
 const MAX_METADATA: u64 = 1 << 16;
 const MAX_STRING: u64 = 1 << 26;
@@ -34,7 +34,7 @@ pub(super) struct Scanned {
 
 /// Why a scan ended early.
 pub(super) enum Stop {
-    /// The header goes on beyond the bytes that were given, within the file.
+    /// The header continues beyond the given bytes, within the file.
     Short,
     Bad(GgufError),
 }

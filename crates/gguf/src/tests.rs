@@ -1,4 +1,4 @@
-//! Tests of reading GGUF files: honest ones, and every way in which one can be broken.
+//! Tests of reading GGUF files: valid ones, and every way in which one can be broken.
 
 use std::path::Path;
 
@@ -101,7 +101,7 @@ fn iq4_nl_is_read_although_candle_does_not_know_it() {
     assert_eq!(file.quant_label(), "IQ4_NL");
     let shown = file.inspect();
     assert_eq!((shown.tensors[0].dtype.as_str(), shown.tensors[0].count), ("IQ4_NL", 14));
-    // candle would take the blocks for something else.
+    // candle would misread the blocks.
     let refused = file.into_content().unwrap_err().to_string();
     assert!(refused.contains("blk.0.attn_k.weight is IQ4_NL"), "{refused}");
     assert!(q4_0.into_content().is_ok());
@@ -120,7 +120,7 @@ fn other_files_are_refused_with_what_they_are() {
     assert!(refusal(b"\x7fELF....").contains("\"GGUF\""));
     assert!(refusal(b"").contains("truncated"));
     assert!(refusal(b"GGUF\x01\0\0\0").contains("2 or 3"));
-    // Big-endian files carry their version so.
+    // The version as big-endian files have it.
     assert!(refusal(b"GGUF\0\0\0\x03").contains("2 or 3"));
     let missing = GgufFile::open(Path::new("/nonesuch/a.gguf")).unwrap_err().to_string();
     assert!(missing.contains("/nonesuch/a.gguf"), "{missing}");

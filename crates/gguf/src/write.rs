@@ -1,5 +1,5 @@
-//! The head of a GGUF file (version 3): metadata and tensor directory, serialized. The tensor
-//! data follows and is streamed by others.
+//! Writes the header of a GGUF file (version 3): metadata and tensor directory. The caller streams
+//! the tensor data that follows.
 
 /// Tensor data begins, and every tensor in it, at a multiple of this where `general.alignment`
 /// does not say otherwise.

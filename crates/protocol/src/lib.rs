@@ -48,7 +48,7 @@ pub enum Reply {
     Error(EngineError),
 }
 
-/// First sign of life; `t_entry_ns` is the first thing that the engine does.
+/// First sign of life; the engine reads `t_entry_ns` before anything else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
     pub protocol: u32,
@@ -72,7 +72,7 @@ pub struct Ready {
     pub t_ns: u64,
 }
 
-/// What an engine can do beyond greedy generation of a given length.
+/// What an engine can do beyond greedy generation of a fixed length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Feature {
@@ -83,11 +83,11 @@ pub enum Feature {
     Cancel,
     /// Teacher-forced logits: the message `score`.
     Score,
-    /// A context that is filled apart from the generation behind it: the message `context`.
+    /// A context that is filled separately from the generation behind it: the message `context`.
     Context,
     /// Several sequences at once: the field `batch` of `generate`.
     Batch,
-    /// One that this build does not know.
+    /// A feature that this build does not know.
     #[serde(other)]
     Other,
 }
@@ -128,7 +128,7 @@ pub struct Loaded {
     pub notes: Vec<String>,
 }
 
-/// In what a model is stored, multiplied and cached.
+/// The types in which a model is stored, multiplied and cached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Precision {
     pub weights: String,
@@ -136,7 +136,7 @@ pub struct Precision {
     pub kv: String,
 }
 
-/// What an engine holds by its own book, in bytes; absent where it does not know.
+/// What an engine holds, in bytes, by its own account; unknown values are absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryBook {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -147,23 +147,23 @@ pub struct MemoryBook {
     pub kv_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_bytes: Option<u64>,
-    /// All that the process holds in memory, as it reads it itself.
+    /// Everything that the process holds in memory, as the process itself reads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resident_bytes: Option<u64>,
-    /// Of the private weights, the cache and the buffers, what lies in memory now: pages that
-    /// were never written do not. Absent where it was not measured.
+    /// How much of the private weights, the cache and the buffers is in memory now: pages that
+    /// were never written are not. Absent where it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_private_resident_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_resident_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_resident_bytes: Option<u64>,
-    /// By how much the memory grew since `ready` that imports and compilation hold, without what
-    /// the allocator holds free.
+    /// Growth since `ready` of the memory that imports and compilation hold, without what the
+    /// allocator holds free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compiler_bytes: Option<u64>,
-    /// By how much the memory grew since `ready` that the allocator holds for reuse: freed by its
-    /// user, not given back to the kernel.
+    /// Growth since `ready` of the memory that the allocator keeps for reuse: freed by its user,
+    /// not returned to the kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocator_free_bytes: Option<u64>,
 }
@@ -198,7 +198,7 @@ pub struct Generate {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub depth: u32,
     pub ignore_eos: bool,
-    /// Take the time of each stage of the model; such a generation is not measured.
+    /// Time each stage of the model; such a generation is not measured.
     #[serde(default, skip_serializing_if = "is_false")]
     pub profile: bool,
     /// Send a `token` message for each token as it comes. Never set in a measured run.
@@ -235,7 +235,7 @@ impl Generate {
         }
     }
 
-    /// Whether this is such a request, whatever its id, prompt and length.
+    /// Whether this is such a request, regardless of id, prompt and length.
     pub fn is_greedy_only(&self) -> bool {
         !self.stream && self.stop.is_empty() && self.sampling.is_none() && !self.reuse
     }
@@ -267,7 +267,7 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// One token of a streamed generation, the moment it is there.
+/// One token of a streamed generation, sent as soon as it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     pub id: u64,
@@ -280,7 +280,7 @@ pub struct Generated {
     pub id: u64,
     pub tokens: Vec<u32>,
     pub t_begin_ns: u64,
-    /// The prompt's forward pass is finished and synced; absent if the engine cannot tell.
+    /// The prompt's forward pass is finished and synced; absent if the engine does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub t_prefill_end_ns: Option<u64>,
     /// The id of token i is on the host.
@@ -294,13 +294,13 @@ pub struct Generated {
     /// Positions of the prompt whose keys and values were in the cache already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reused: Option<u32>,
-    /// If it was asked for and the engine can tell.
+    /// Present if it was asked for and the engine knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
 }
 
-/// Where the time of a generation went, by stages of the model that follow one another. What no
-/// stage claims is the harness's to find.
+/// Where the time of a generation went, by stages of the model that follow one another. The harness
+/// finds the time that no stage claims.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
     /// Nanoseconds by stage from `t_begin_ns` until the first token.
@@ -333,14 +333,14 @@ pub struct Scored {
     pub positions: u32,
     /// Columns of each row.
     pub vocab: u32,
-    /// How many of the rows, the last ones, came from decode steps.
+    /// How many rows, at the end, came from decode steps.
     #[serde(default)]
     pub decoded: u32,
     pub t_begin_ns: u64,
     pub t_end_ns: u64,
 }
 
-/// Why an engine cannot answer, in its own words.
+/// Why an engine cannot answer, in the engine's words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct EngineError {
@@ -354,7 +354,7 @@ impl EngineError {
     }
 }
 
-/// The kinds of error that an engine states itself.
+/// The kinds of error that an engine reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {

@@ -16,7 +16,7 @@ use super::sample::median;
 /// What to look for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Search {
-    /// Splits with a permutation p above this are no change points.
+    /// Splits with a permutation p above this are not change points.
     pub significance: f64,
     /// Permutations for each test; p is at least 1 / (permutations + 1).
     pub permutations: u32,
@@ -109,7 +109,7 @@ fn split(values: &[f64], search: &Search, rng: &mut ChaCha8Rng) -> Option<(usize
         order.shuffle(rng);
         if energies.best_split(&order, shortest).1 >= enough {
             as_good += 1.0;
-            // Whatever the rest would say, it is not significant any more.
+            // The remaining permutations cannot make it significant any more.
             if as_good / all > search.significance {
                 return None;
             }

@@ -1,4 +1,4 @@
-//! What a comparison of two means could see: power, minimum detectable effect, launches needed.
+//! What a comparison of two means can detect: power, minimum detectable effect, launches needed.
 //!
 //! All of the one-sided Welch test at level alpha; the noncentral t with Welch's degrees of
 //! freedom, as if the two standard deviations were known.
@@ -31,7 +31,7 @@ impl Design {
     }
 }
 
-/// The chance that the one-sided test at level `alpha` sees a true difference of `effect` (same
+/// The chance that the one-sided test at level `alpha` detects a true difference of `effect` (same
 /// unit as the standard deviations). Absent for an impossible design or alpha.
 pub fn power(design: Design, effect: f64, alpha: f64) -> Option<f64> {
     let (error, df) = design.error_and_df()?;
@@ -94,7 +94,7 @@ pub fn launches_needed(sd: [f64; 2], effect: f64, alpha: f64, wanted: f64) -> Op
         return None;
     }
     let enough = |n: u32| Some(power(Design { n: [n, n], sd }, effect, alpha)? >= wanted);
-    // As if the spread were known: a few too few, or one or two too many.
+    // The start treats the spread as known: it is a few too low, or one or two too high.
     let z = student::upper_quantile(alpha, 1e9)? + student::upper_quantile(1.0 - wanted, 1e9)?;
     let guess = (sd[0].hypot(sd[1]) * z.max(0.0) / effect).powi(2).ceil();
     if guess > f64::from(1 << 30) {

@@ -1,4 +1,4 @@
-//! An interval for a share that was counted.
+//! An interval for a counted share.
 
 use super::{Interval, beta};
 

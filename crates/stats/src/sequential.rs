@@ -11,7 +11,7 @@ pub fn pocock(alpha: f64) -> Option<f64> {
     if !(alpha > 0.0 && alpha < 1.0) {
         return None;
     }
-    // Between all of alpha at each look, which is too much, and half of it, which is too little.
+    // All of alpha at each look is too much, half of it too little: the level lies between.
     let (mut low, mut high) = (0.5 * alpha, alpha);
     for _ in 0..50 {
         let middle = 0.5 * (low + high);

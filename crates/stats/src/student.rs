@@ -1,4 +1,4 @@
-//! Student's t: the few functions of it that the tests need, exact also far out in the tails.
+//! Student's t: the few functions that the tests need, exact far out in the tails, too.
 
 use std::f64::consts::PI;
 

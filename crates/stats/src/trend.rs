@@ -2,11 +2,11 @@
 
 use super::Sample;
 
-/// The shortest series of which anything is said: four values in each third.
+/// The shortest series that is judged: four values in each third.
 const SHORTEST: usize = 12;
 
 /// Median of the last third over median of the first third, less one: +0.05 says that the values
-/// grew by 5 %. Medians, so that a single hiccup is no trend. Absent for a series shorter than
+/// grew by 5 %. Medians, so that a single hiccup does not count as a trend. Absent for a series shorter than
 /// twelve, with values that are not finite, or with a first median that is not positive.
 pub fn drift(series: &[f64]) -> Option<f64> {
     if series.len() < SHORTEST {
@@ -18,7 +18,7 @@ pub fn drift(series: &[f64]) -> Option<f64> {
     (first > 0.0).then(|| last / first - 1.0).filter(|d| d.is_finite())
 }
 
-/// Lag-1 autocorrelation: how far a value tells its successor, −1 to 1. Absent for a series
+/// Lag-1 autocorrelation: how well a value predicts its successor, −1 to 1. Absent for a series
 /// shorter than twelve, with values that are not finite, or that are all the same.
 pub fn autocorrelation(series: &[f64]) -> Option<f64> {
     if series.len() < SHORTEST {

@@ -28,7 +28,7 @@ pub struct TTest {
     pub p_less: f64,
 }
 
-/// How many times b a is: the ratio of the geometric means.
+/// a / b: the ratio of the geometric means.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ratio {
     pub ratio: f64,

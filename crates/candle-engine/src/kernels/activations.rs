@@ -64,7 +64,7 @@ impl Int8Batch {
         self.groups.len() * (GROUP + 2 * size_of::<[f32; 4]>() + size_of::<Counts>())
     }
 
-    /// Of those, what lies in memory now.
+    /// How much of that is in memory now.
     pub fn bytes_in_memory(&self) -> Option<u64> {
         Some(
             bytes_in_memory(&self.groups)?

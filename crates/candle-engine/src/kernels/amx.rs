@@ -138,7 +138,7 @@ impl TileTokens {
         self.parts.iter().map(|tiles| size_of_val(&tiles[..])).sum()
     }
 
-    /// Of those, what lies in memory now.
+    /// How much of that is in memory now.
     pub fn bytes_in_memory(&self) -> Option<u64> {
         Some(bytes_in_memory(&self.parts[0])? + bytes_in_memory(&self.parts[1])?)
     }

@@ -12,13 +12,13 @@ pub mod avx512;
 pub mod neon;
 pub mod portable;
 
-/// Generates `weigh_part`, which adds to `V` registers of each sum, from the instructions that load,
-/// store, splat, and compute `a · b + c`.
+/// Generates `weigh_part`, which adds to `V` registers of each sum, from the features that it may use
+/// and the instructions that load, store, splat, and compute `a · b + c`.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! weigh_part {
-    ($(#[$attribute:meta])* $load:expr, $store:expr, $splat:expr, $fma:expr) => {
+    ([$($features:literal)?] $load:expr, $store:expr, $splat:expr, $fma:expr) => {
         /// `V` registers of each sum, from `start` on.
-        $(#[$attribute])*
+        $(#[target_feature(enable = $features)])?
         #[inline]
         fn weigh_part<const Q: usize, const V: usize>(
             values: &[f32],

@@ -144,7 +144,7 @@ impl<const VNNI: bool> Cpu for Avx2<VNNI> {
 /// Eight weights as f32.
 ///
 /// # Safety
-/// AVX2 and F16C are there, and eight weights are readable at `p`.
+/// The CPU has AVX2 and F16C, and eight weights are readable at `p`.
 #[inline(always)]
 pub unsafe fn load<F: FloatFormat>(p: *const u8) -> __m256 {
     // SAFETY: the caller's promise.
@@ -167,7 +167,7 @@ pub const fn fits(kind: Kind) -> usize {
         Kind::Q6K => 63,
         Kind::Q8_0 => 255,
     };
-    // Rounding leaves −128 only beside a scale that is no number.
+    // Rounding gives −128 only together with a NaN scale.
     i16::MAX as usize / (2 * largest * 127)
 }
 
@@ -180,7 +180,7 @@ pub const fn has_start<F: BlockFormat, const VNNI: bool>() -> bool {
 /// where that would be too large, weights less their offset of 128 times activations.
 ///
 /// # Safety
-/// AVX2 is there.
+/// The CPU has AVX2.
 #[inline(always)]
 pub unsafe fn products<F: BlockFormat>(w: __m256i, x: __m256i) -> __m256i {
     // SAFETY: the caller's promise.

@@ -181,16 +181,16 @@ impl<const TILES: bool> Cpu for Avx512<TILES> {
     }
 }
 
-/// Whether weights are best prefetched past the other caches (`NTA`), since each is used once. So
-/// it was on Zen 5. On Intel's processors it costs half of the bandwidth: such a fetch has only
-/// the few line buffers of the first cache, where others go through the second one's.
+/// Whether weights are best prefetched past the other caches (`NTA`), since each is used once. That
+/// holds on Zen 5. On Intel's processors it costs half of the bandwidth: such a fetch has only the
+/// few line buffers of the first cache, while others go through the second one's.
 static PAST_CACHES: AtomicBool = AtomicBool::new(false);
 
 /// Asks for the `BYTES` at `p`, which need not be valid. Calls with every `BYTES` of a stretch
 /// leave out none of its cache lines.
 ///
 /// # Safety
-/// SSE is there.
+/// The CPU has SSE.
 #[inline(always)]
 pub unsafe fn prefetch_at<const BYTES: usize>(p: *const u8) {
     const LINE: usize = 64;
@@ -207,7 +207,7 @@ pub unsafe fn prefetch_at<const BYTES: usize>(p: *const u8) {
 }
 
 /// # Safety
-/// AVX-512 F is there, and 64 bytes are readable at `p`.
+/// The CPU has AVX-512 F, and 64 bytes are readable at `p`.
 #[inline(always)]
 pub unsafe fn load_f32(p: *const u8) -> __m512 {
     // SAFETY: the caller's promise.
@@ -215,7 +215,7 @@ pub unsafe fn load_f32(p: *const u8) -> __m512 {
 }
 
 /// # Safety
-/// AVX-512 F is there, and 32 bytes are readable at `p`.
+/// The CPU has AVX-512 F, and 32 bytes are readable at `p`.
 #[inline(always)]
 pub unsafe fn load_f16(p: *const u8) -> __m512 {
     // SAFETY: the caller's promise.
@@ -223,7 +223,7 @@ pub unsafe fn load_f16(p: *const u8) -> __m512 {
 }
 
 /// # Safety
-/// AVX-512 F is there, and 32 bytes are readable at `p`.
+/// The CPU has AVX-512 F, and 32 bytes are readable at `p`.
 #[inline(always)]
 pub unsafe fn load_bf16(p: *const u8) -> __m512 {
     // SAFETY: the caller's promise.

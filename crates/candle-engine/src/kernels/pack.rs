@@ -4,7 +4,9 @@
 
 use std::ops::Range;
 
-use super::format::{BLOCK, BlockFormat, FloatFormat};
+#[cfg(target_arch = "x86_64")]
+use super::format::FloatFormat;
+use super::format::{BLOCK, BlockFormat};
 use crate::resident::bytes_in_memory;
 
 #[cfg(target_arch = "x86_64")]
@@ -192,7 +194,7 @@ impl Int8Rows {
         self.bytes.len() + self.scales.len() * (size_of::<f32>() + size_of::<[i32; 2]>())
     }
 
-    /// Of those, what lies in memory now.
+    /// How much of that is in memory now.
     pub fn bytes_in_memory(&self) -> Option<u64> {
         Some(
             bytes_in_memory(&self.bytes)?

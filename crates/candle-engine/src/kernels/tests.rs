@@ -397,8 +397,8 @@ fn every_half_goes_into_the_cache_and_back() {
 
 // ---- reads and writes at the edges of memory ----
 
-/// Numbers directly behind or before memory that nobody may touch: a kernel that reads or writes
-/// beyond a slice dies of it.
+/// Numbers directly next to memory that must not be touched: a kernel that reads or writes
+/// beyond a slice crashes.
 struct Guarded<T> {
     map: *mut u8,
     map_len: usize,

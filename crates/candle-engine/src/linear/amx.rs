@@ -43,7 +43,7 @@ impl Multiplier {
             Method::Block(_) | Method::Candle(_) => Some(ROUNDED),
             Method::Float(FloatKind::Bf16) => Some(SPLIT_TOKENS),
             Method::Float(FloatKind::F16) => Some(SPLIT_BOTH),
-            // Two parts do not hold all of it.
+            // Two parts would lose some of its bits.
             Method::Float(FloatKind::F32) | Method::Widen => None,
         };
         let first = pairs(matrices[0])?;

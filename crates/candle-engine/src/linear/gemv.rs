@@ -9,8 +9,8 @@ use crate::kernels::format::{self, FloatKind, Kind};
 use crate::kernels::{Cpu, STREAMS};
 use crate::weights::{Matrix, blocks, f32_bytes, with_block};
 
-/// Most rows of each stream in a piece of work, and the bytes of a stream from which it has fewer:
-/// a thread that finishes first waits for as much as another has just begun.
+/// Most rows of each stream in a piece of work, and the bytes of a stream above which it has fewer: a
+/// thread that finishes first waits for at most the piece that another has just begun.
 pub(super) const PIECE: usize = 8;
 const PIECE_BYTES: usize = 5 << 10;
 
@@ -65,7 +65,7 @@ impl Multiplier {
         mut put: impl FnMut(usize, usize, usize, f32),
     ) {
         let method = self.arithmetic.method(matrix.encoding(), x.m);
-        // What all streams have is multiplied side by side.
+        // Rows that all streams have are multiplied side by side.
         let mut together = 0;
         if x.m == 1 && matches!(method, Method::Block(_) | Method::Float(_)) {
             together = piece.iter().map(Range::len).min().unwrap_or(0);

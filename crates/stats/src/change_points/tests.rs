@@ -1,4 +1,4 @@
-//! Change points: found where they were put, and nowhere else.
+//! Change points are found where the tests put them, and nowhere else.
 
 use super::*;
 use proptest::prelude::*;

@@ -164,7 +164,7 @@ unsafe fn multiply(
 /// are unpacked together. Such pieces are too short for the hardware's prefetchers.
 ///
 /// # Safety
-/// SSE is there.
+/// The CPU has SSE.
 #[inline(always)]
 unsafe fn prefetch_next(rows: &[&[u8]], row: &[u8], at: usize, bytes: usize) {
     let p = row.as_ptr().wrapping_add(rows.len() * row.len() + at);
@@ -177,7 +177,7 @@ unsafe fn prefetch_next(rows: &[&[u8]], row: &[u8], at: usize, bytes: usize) {
 /// The f16 at `p` in all lanes.
 ///
 /// # Safety
-/// AVX-512 F and F16C are there, and 2 bytes are readable at `p`.
+/// The CPU has AVX-512 F and F16C, and 2 bytes are readable at `p`.
 #[inline(always)]
 unsafe fn scale_at(p: *const u8) -> __m512 {
     // SAFETY: the caller's promise.
@@ -187,7 +187,7 @@ unsafe fn scale_at(p: *const u8) -> __m512 {
 /// 16 bytes as 32-bit integers.
 ///
 /// # Safety
-/// AVX-512 F is there, and 16 bytes are readable at `p`.
+/// The CPU has AVX-512 F, and 16 bytes are readable at `p`.
 #[inline(always)]
 unsafe fn bytes_at(p: *const u8) -> __m512i {
     // SAFETY: the caller's promise.
@@ -292,7 +292,7 @@ fn pack<F: BlockFormat>(
 /// 32 values as a high part, cut off, and the rest, rounded.
 ///
 /// # Safety
-/// AVX-512 BF16 is there.
+/// The CPU has AVX-512 BF16.
 #[inline(always)]
 unsafe fn split([a, b]: [__m512; 2]) -> [__m512i; 2] {
     // SAFETY: the caller's promise; both types are 64 bytes.
@@ -308,7 +308,7 @@ unsafe fn split([a, b]: [__m512; 2]) -> [__m512i; 2] {
 /// 32 values rounded.
 ///
 /// # Safety
-/// AVX-512 BF16 is there.
+/// The CPU has AVX-512 BF16.
 #[inline(always)]
 unsafe fn both([a, b]: [__m512; 2]) -> __m512i {
     // SAFETY: the caller's promise; both types are 64 bytes.

@@ -56,7 +56,7 @@ pub fn weigh<const Q: usize>(values: &[f32], weights: [&[f32]; Q], sums: [&mut [
 }
 
 super::weigh_part!(
-    #[target_feature(enable = "avx2,f16c,fma")]
+    ["avx2,f16c,fma"]
     _mm256_loadu_ps,
     _mm256_storeu_ps,
     _mm256_set1_ps,

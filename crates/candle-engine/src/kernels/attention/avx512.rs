@@ -49,7 +49,7 @@ pub fn weigh<const Q: usize>(values: &[f32], weights: [&[f32]; Q], sums: [&mut [
 }
 
 super::weigh_part!(
-    #[target_feature(enable = "avx512f,f16c,fma")]
+    ["avx512f,f16c,fma"]
     _mm512_loadu_ps,
     _mm512_storeu_ps,
     _mm512_set1_ps,

@@ -51,13 +51,13 @@ pub fn weigh<const Q: usize>(values: &[f32], weights: [&[f32]; Q], sums: [&mut [
     });
 }
 
-super::weigh_part!(vld1q_f32, vst1q_f32, vdupq_n_f32, |a, b, c| vfmaq_f32(c, a, b));
+super::weigh_part!([] vld1q_f32, vst1q_f32, vdupq_n_f32, |a, b, c| vfmaq_f32(c, a, b));
 
 /// See `Cpu::widen`.
 #[inline]
 pub fn widen(halves: &[u16], out: &mut [f32]) {
     super::widen::<LANES>(halves, out, |_, halves, out| {
-        // SAFETY: NEON is there; both are 4 long.
+        // SAFETY: NEON is part of every 64-bit ARM; both are 4 long.
         unsafe { vst1q_f32(out.as_mut_ptr(), neon::widen(vld1_u16(halves.as_ptr()))) };
     });
 }
@@ -66,7 +66,7 @@ pub fn widen(halves: &[u16], out: &mut [f32]) {
 #[inline]
 pub fn narrow(values: &[f32], out: &mut [u16]) {
     super::narrow::<LANES>(values, out, |values, out| {
-        // SAFETY: NEON is there; both are 4 long.
+        // SAFETY: NEON is part of every 64-bit ARM; both are 4 long.
         unsafe { vst1_u16(out.as_mut_ptr(), neon::narrow(vld1q_f32(values.as_ptr()))) };
     });
 }

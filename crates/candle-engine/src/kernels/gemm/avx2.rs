@@ -38,7 +38,7 @@ int8_kernel!("avx2,f16c,fma,avxvnni", true, 3, vnni_gemm);
 /// See `Cpu::int8_gemm`; `T` tokens at a time.
 ///
 /// # Safety
-/// AVX2 and FMA are there, and AVX-VNNI if so.
+/// The CPU has AVX2 and FMA (and AVX-VNNI for `VNNI`).
 #[inline(always)]
 unsafe fn int8_gemm<F: BlockFormat, const VNNI: bool, const T: usize>(
     panel: &Int8Panel,
@@ -65,7 +65,7 @@ unsafe fn int8_gemm<F: BlockFormat, const VNNI: bool, const T: usize>(
 /// `out[i][lane..lane + 32] +=` those rows of the panel · token `t + i`.
 ///
 /// # Safety
-/// AVX2 and FMA are there, and AVX-VNNI if so; `lane` is at most 32.
+/// The CPU has AVX2 and FMA (and AVX-VNNI for `VNNI`); `lane` is at most 32.
 #[inline(always)]
 unsafe fn int8_tile<F: BlockFormat, const VNNI: bool, const T: usize>(
     panel: &Int8Panel,
@@ -129,7 +129,7 @@ unsafe fn int8_tile<F: BlockFormat, const VNNI: bool, const T: usize>(
 /// Column quadruples `quads` of a block of 32 rows times tokens.
 ///
 /// # Safety
-/// AVX-VNNI is there; a block's 32 rows lie at `weights` and its activations at each of `x`.
+/// The CPU has AVX-VNNI; a block's 32 rows lie at `weights` and its activations at each of `x`.
 #[inline(always)]
 unsafe fn vnni_products<const T: usize>(
     weights: *const u8,
@@ -159,7 +159,7 @@ unsafe fn vnni_products<const T: usize>(
 /// The same without VNNI: as many sums as fit are added up in 16 bits.
 ///
 /// # Safety
-/// AVX2 is there; a block's 32 rows lie at `weights` and its activations at each of `x`.
+/// The CPU has AVX2; a block's 32 rows lie at `weights` and its activations at each of `x`.
 #[inline(always)]
 unsafe fn avx2_products<F: BlockFormat, const T: usize>(
     weights: *const u8,

@@ -19,7 +19,7 @@ const AHEAD: usize = 8192;
 /// of one row fetches the next; the address need not be valid.
 ///
 /// # Safety
-/// SSE is there.
+/// The CPU has SSE.
 #[inline(always)]
 unsafe fn prefetch(p: *const u8) {
     // SAFETY: the caller's promise; a prefetch of any address is harmless.
@@ -75,7 +75,7 @@ pub fn float_dot<F: FloatFormat, const T: usize>(row: &[u8], x: [&[f32]; T]) -> 
 /// The sum of the lanes.
 ///
 /// # Safety
-/// AVX is there.
+/// The CPU has AVX.
 #[inline(always)]
 unsafe fn reduce(sum: __m256) -> f32 {
     // SAFETY: the caller's promise.
@@ -107,7 +107,7 @@ int8_kernel!("avx2,f16c,fma,avxvnni", true, vnni_dot);
 /// See `Cpu::int8_dot`.
 ///
 /// # Safety
-/// AVX2, F16C and FMA are there, and AVX-VNNI if so.
+/// The CPU has AVX2, F16C and FMA (and AVX-VNNI for `VNNI`).
 #[inline(always)]
 unsafe fn int8_dot<F: BlockFormat, const VNNI: bool, const T: usize>(
     row: &[u8],
@@ -167,7 +167,7 @@ unsafe fn int8_dot<F: BlockFormat, const VNNI: bool, const T: usize>(
 /// second. Weights count as they are stored, with their offset, if `has_start`.
 ///
 /// # Safety
-/// AVX2 is there, AVX-VNNI if so, and 128 bytes are readable at `x`.
+/// The CPU has AVX2 (and AVX-VNNI for `VNNI`), and 128 bytes are readable at `x`.
 #[inline(always)]
 unsafe fn dots<F: BlockFormat, const VNNI: bool>(w: &[__m256i; 4], x: *const i8) -> __m256i {
     // SAFETY: the caller's promise.

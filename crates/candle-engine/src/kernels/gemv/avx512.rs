@@ -16,14 +16,14 @@ use crate::kernels::pack::avx512::{
 
 /// How far ahead of a decode step its weights are prefetched in each of the `STREAMS`, in bytes:
 /// the hardware's own prefetchers stop at each page. 1 to 2 KiB reached what plain reading does on
-/// Granite Rapids; half as much left a tenth of it.
+/// Granite Rapids; half as much lost a tenth of it.
 const AHEAD: usize = 1536;
 
 /// Asks for the `BYTES` that lie `AHEAD` of `p`. Rows follow each other in the file, so the end of
 /// one row fetches the next; the address need not be valid.
 ///
 /// # Safety
-/// SSE is there.
+/// The CPU has SSE.
 #[inline(always)]
 unsafe fn prefetch<const BYTES: usize>(p: *const u8) {
     // SAFETY: the caller's promise.
@@ -96,7 +96,7 @@ float_kernel!(bf16_dot, bf16_gemv, 2, load_bf16, |b| half::bf16::from_le_bytes(b
 /// The sum of the lanes of each vector.
 ///
 /// # Safety
-/// AVX-512 F is there.
+/// The CPU has AVX-512 F.
 #[inline(always)]
 unsafe fn reduce<const R: usize, const T: usize>(sums: &[[__m512; T]; R]) -> [[f32; T]; R] {
     let mut out = [[0.0; T]; R];
@@ -127,7 +127,7 @@ unsafe fn reduce<const R: usize, const T: usize>(sums: &[[__m512; T]; R]) -> [[f
 /// Four integers times 2^`SHIFT` in the lowest lanes.
 ///
 /// # Safety
-/// AVX-512 F is there.
+/// The CPU has AVX-512 F.
 #[inline(always)]
 unsafe fn start<const SHIFT: i32>(counts: &[i32; 4]) -> __m512i {
     // SAFETY: the caller's promise; four i32 are 16 readable bytes.
@@ -140,7 +140,7 @@ unsafe fn start<const SHIFT: i32>(counts: &[i32; 4]) -> __m512i {
 /// Group `g` of a token: its bytes, and its four scales repeated over the lanes.
 ///
 /// # Safety
-/// AVX-512 F is there, and the row has a group `g`.
+/// The CPU has AVX-512 F, and the row has a group `g`.
 #[inline(always)]
 unsafe fn load_group(x: &Int8Row<'_>, g: usize) -> ([__m512i; 2], __m512) {
     // SAFETY: the caller's promise; a group is 128 bytes long, and has four scales.
@@ -205,7 +205,7 @@ macro_rules! block32_kernel {
         products!($dot, $gemv, $sums, $size, BLOCK);
 
         /// # Safety
-        /// AVX-512 VNNI is there, and `check` has seen the rows and activations.
+        /// The CPU has AVX-512 VNNI, and `check` has seen the rows and activations.
         #[inline(always)]
         unsafe fn $sums<const R: usize, const T: usize>(
             rows: [*const u8; R],
@@ -256,7 +256,7 @@ block32_kernel!(q8_0_dot, q8_0_gemv, q8_0_sums, 34, unpack_q8_0, 7); // offset 1
 /// `sum + scale · (start + x · w)`, lane by lane.
 ///
 /// # Safety
-/// AVX-512 VNNI is there.
+/// The CPU has AVX-512 VNNI.
 #[inline(always)]
 unsafe fn add_step(
     sum: __m512,
@@ -276,7 +276,7 @@ unsafe fn add_step(
 /// sc and m for each 32 weights.
 ///
 /// # Safety
-/// AVX-512 VNNI is there, and `check` has seen the rows and activations.
+/// The CPU has AVX-512 VNNI, and `check` has seen the rows and activations.
 #[inline(always)]
 unsafe fn q4k_sums<const R: usize, const T: usize>(
     rows: [*const u8; R],
@@ -338,7 +338,7 @@ products!(q4k_dot, q4k_gemv, q4k_sums, Q4K_SIZE, 256);
 /// What the scales of `in_place_q4k` are multiplied by: 1 and 1/16 in turn.
 ///
 /// # Safety
-/// AVX-512 F is there.
+/// The CPU has AVX-512 F.
 #[inline(always)]
 unsafe fn nibble_places() -> __m512 {
     // SAFETY: the caller's promise.
@@ -352,7 +352,7 @@ unsafe fn nibble_places() -> __m512 {
 /// 16 weights.
 ///
 /// # Safety
-/// AVX-512 VNNI is there, and `check` has seen the rows and activations.
+/// The CPU has AVX-512 VNNI, and `check` has seen the rows and activations.
 #[inline(always)]
 unsafe fn q6k_sums<const R: usize, const T: usize>(
     rows: [*const u8; R],

@@ -26,7 +26,7 @@ pub struct Four {
 
 impl Four {
     /// # Safety
-    /// AVX is there.
+    /// The CPU has AVX.
     #[inline(always)]
     unsafe fn zero() -> Self {
         // SAFETY: the caller's promise.
@@ -40,7 +40,7 @@ impl Four {
 /// Pairs `[a0, b0, a1, b1, …]` as `[a0, a1, …, b0, b1, …]`.
 ///
 /// # Safety
-/// AVX2 is there.
+/// The CPU has AVX2.
 #[inline(always)]
 pub unsafe fn first_then_second(pairs: __m256i) -> __m256i {
     // SAFETY: the caller's promise.
@@ -50,7 +50,7 @@ pub unsafe fn first_then_second(pairs: __m256i) -> __m256i {
 /// Group `part` of the blocks at `p`: of four blocks (part 0), or of a block of 256.
 ///
 /// # Safety
-/// AVX2 and F16C are there, the blocks are readable at `p`, and `part` is less than `parts`.
+/// The CPU has AVX2 and F16C, the blocks are readable at `p`, and `part` is less than `parts`.
 #[inline(always)]
 pub unsafe fn unpack<F: BlockFormat>(p: *const u8, part: usize) -> Four {
     // SAFETY: the caller's promise; no load reaches beyond its block.
@@ -109,7 +109,7 @@ pub unsafe fn unpack<F: BlockFormat>(p: *const u8, part: usize) -> Four {
 /// The f16 numbers at the beginning of four blocks of `size` bytes, twice.
 ///
 /// # Safety
-/// AVX and F16C are there, and four blocks are readable at `p`.
+/// The CPU has AVX and F16C, and four blocks are readable at `p`.
 #[inline(always)]
 unsafe fn half_scales(p: *const u8, size: usize) -> __m256 {
     // SAFETY: the caller's promise.
@@ -126,7 +126,7 @@ unsafe fn half_scales(p: *const u8, size: usize) -> __m256 {
 /// The scales d·sc and the minima dmin·m of blocks `4·part..` of a Q4_K block, each twice.
 ///
 /// # Safety
-/// AVX2 and F16C are there, and 16 bytes are readable at `p`.
+/// The CPU has AVX2 and F16C, and 16 bytes are readable at `p`.
 #[inline(always)]
 unsafe fn q4k_scales(p: *const u8, part: usize) -> (__m256, __m256) {
     // SAFETY: the caller's promise.

@@ -48,7 +48,7 @@ const fn scale_words(stride: i16, split: i16, base: i16) -> [i16; 32] {
 }
 
 /// # Safety
-/// AVX-512 F is there.
+/// The CPU has AVX-512 F.
 #[inline(always)]
 unsafe fn table16(table: &'static [i16; 32]) -> __m512i {
     // SAFETY: the caller's promise; 64 readable bytes.
@@ -56,7 +56,7 @@ unsafe fn table16(table: &'static [i16; 32]) -> __m512i {
 }
 
 /// # Safety
-/// AVX-512 F is there.
+/// The CPU has AVX-512 F.
 #[inline(always)]
 pub unsafe fn table32(table: &'static [i32; 16]) -> __m512i {
     // SAFETY: the caller's promise; 64 readable bytes.
@@ -68,7 +68,7 @@ pub unsafe fn table32(table: &'static [i32; 16]) -> __m512i {
 /// Four Q4_0 blocks: `{ f16 d; u8 qs[16] }`, weight = d · (nibble − 8), low nibbles first.
 ///
 /// # Safety
-/// AVX-512 BW and VNNI are there, and 72 bytes are readable at `p`.
+/// The CPU has AVX-512 BW and VNNI, and 72 bytes are readable at `p`.
 #[inline(always)]
 pub unsafe fn unpack_q4_0(p: *const u8) -> (Step, __m512) {
     static NIBBLES: [i16; 32] = words(9, 1, 2, 32, 4);
@@ -88,7 +88,7 @@ pub unsafe fn unpack_q4_0(p: *const u8) -> (Step, __m512) {
 /// Four Q8_0 blocks: `{ f16 d; i8 qs[32] }`, weight = d · q.
 ///
 /// # Safety
-/// AVX-512 BW and VNNI are there, and 136 bytes are readable at `p`.
+/// The CPU has AVX-512 BW and VNNI, and 136 bytes are readable at `p`.
 #[inline(always)]
 pub unsafe fn unpack_q8_0(p: *const u8) -> (Step, __m512) {
     static FIRST: [i16; 32] = words(17, 1, 2, 32, 32);
@@ -115,7 +115,7 @@ pub const Q4K_SIZE: usize = 144;
 /// The scales d·sc of a Q4_K block's eight blocks of 32, then their minima dmin·m.
 ///
 /// # Safety
-/// AVX-512 F and VL, and F16C are there, and 16 bytes are readable at `p`.
+/// The CPU has AVX-512 F and VL, and F16C, and 16 bytes are readable at `p`.
 #[inline(always)]
 pub unsafe fn q4k_scales(p: *const u8) -> __m512 {
     // SAFETY: the caller's promise.
@@ -144,7 +144,7 @@ static Q4K_SECOND: [i32; 16] = [4, 4, 12, 12, 5, 5, 13, 13, 6, 6, 14, 14, 7, 7, 
 /// Four blocks of 32 nibbles: bytes 0–31 hold block 0 (low) and 1 (high), 32–63 blocks 2 and 3.
 ///
 /// # Safety
-/// AVX-512 VNNI is there, and 64 bytes are readable at `p`.
+/// The CPU has AVX-512 VNNI, and 64 bytes are readable at `p`.
 #[inline(always)]
 pub unsafe fn unpack_q4k(p: *const u8) -> Step {
     static SHIFT: [i32; 16] = [0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4];
@@ -156,7 +156,7 @@ pub unsafe fn unpack_q4k(p: *const u8) -> Step {
 /// which `nibble_places` puts right in their scales.
 ///
 /// # Safety
-/// AVX-512 VNNI is there, and 64 bytes are readable at `p`.
+/// The CPU has AVX-512 VNNI, and 64 bytes are readable at `p`.
 #[inline(always)]
 pub unsafe fn in_place_q4k(p: *const u8) -> Step {
     // SAFETY: the caller's promise.
@@ -176,7 +176,7 @@ pub const Q6K_SIZE: usize = 210;
 /// and 3 in the high ones), high two bits of block i at bit 2i of `qh`.
 ///
 /// # Safety
-/// AVX-512 VNNI is there, 210 bytes are readable at `p`, and `half` is 0 or 1.
+/// The CPU has AVX-512 VNNI, 210 bytes are readable at `p`, and `half` is 0 or 1.
 #[inline(always)]
 pub unsafe fn unpack_q6k(p: *const u8, half: usize) -> Step {
     static LOW: [[i32; 16]; 2] = [

@@ -79,7 +79,7 @@ fn round_block(x: &[f32; BLOCK], bytes: &mut [i8; BLOCK]) -> (f32, [i32; 2]) {
     for (byte, &x) in bytes.iter_mut().zip(x) {
         *byte = (x * inverse + ROUND).to_bits() as i8;
     }
-    // Of the bytes as stored: a NaN leaves arbitrary ones beside its NaN scale.
+    // Sums of the bytes as stored: a NaN gives arbitrary bytes and a NaN scale.
     let sum = |bytes: &[i8]| bytes.iter().map(|&q| q as i32).sum();
     // An infinity times zero is NaN.
     (largest / 127.0 + largest * 0.0, [sum(&bytes[..16]), sum(&bytes[16..])])
