@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adding_an_engine;
 mod bad_input;
 mod chat_terminal;
 mod ci_scripts;

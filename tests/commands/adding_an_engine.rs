@@ -6,12 +6,11 @@ use std::process::Output;
 
 use llm_bench::record::{Record, Status};
 
-mod support;
-use support::{done, llm_bench, only_record, text};
+use crate::support::{done, llm_bench, only_record, text};
 
 /// The first block of code in this language.
 fn block(language: &str) -> &'static str {
-    let doc = include_str!("../docs/ADDING_AN_ENGINE.md");
+    let doc = include_str!("../../docs/ADDING_AN_ENGINE.md");
     let (_, rest) = doc.split_once(&format!("```{language}\n")).unwrap();
     rest.split_once("```").unwrap().0
 }
