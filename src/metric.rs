@@ -2,16 +2,18 @@
 //! and one line where its task computes it; tables, CSV and comparisons follow. No other
 //! file spells a metric's name.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Which direction is an improvement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Better {
     Higher,
@@ -273,6 +275,17 @@ impl<'de> Deserialize<'de> for Metric {
     }
 }
 
+impl JsonSchema for Metric {
+    fn schema_name() -> Cow<'static, str> {
+        "Metric".into()
+    }
+
+    /// Any name: a newer version may know more.
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string"})
+    }
+}
+
 /// What a record holds by metric. A name that this version does not know (a newer one wrote it) is
 /// neither an error nor lost: its value is kept as it came, written back, and listed by
 /// [`Values::unknown`].
@@ -354,6 +367,25 @@ impl<T: Serialize> Serialize for Values<T> {
             map.serialize_entry(name, value)?;
         }
         map.end()
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Values<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("ByMetric_{}", T::schema_name()).into()
+    }
+
+    /// An object with the metrics of this version, each with its definition; others are allowed.
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = |metric: Metric| {
+            let mut schema = generator.subschema_for::<T>();
+            let meaning =
+                format!("{}, {}: {}", metric.title(), metric.unit().as_str(), metric.meaning());
+            schema.insert("description".into(), meaning.into());
+            (metric.name().to_string(), schema.to_value())
+        };
+        let properties: serde_json::Map<_, _> = Metric::measured().map(one).collect();
+        json_schema!({"type": "object", "properties": properties})
     }
 }
 

@@ -6,12 +6,13 @@ mod verification;
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::device::Device;
 use crate::metric::{Better, Metric, Values};
 pub use crate::protocol::{MemoryBook, Precision, Profile};
-pub use disk::write_atomically;
+pub use disk::{json_schema, write_atomically};
 pub use verification::{Divergence, FreeRunning, Limit, Verdict, Verification};
 
 /// Name and version of the format; the major number changes when old readers would misread.
@@ -50,146 +51,194 @@ impl Record {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The session: what was asked for, when, and whether it was finished.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Run {
+    /// Unique id of the session.
     pub id: String,
     /// RFC 3339, with the zone.
     pub started_at: String,
-    /// The command line, as typed.
+    /// The command line as typed.
     pub command: String,
+    /// Seed of the order of launches and of synthetic weights.
     pub seed: u64,
     /// Every setting in force, defaults included.
     pub config: serde_json::Value,
     /// False until the last planned launch is in.
     pub complete: bool,
-    /// When `run --resume` went on with it, one entry for each time.
+    /// When the session was resumed, one entry each time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resumed: Vec<Resumed>,
 }
 
-/// One time that an interrupted run was gone on with.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One time that an interrupted session was resumed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Resumed {
     /// RFC 3339, with the zone.
     pub at: String,
-    /// Launches that were there by then.
+    /// Launches that the file held by then.
     pub launches_before: u32,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// The machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Host {
+    /// Operating system with its version.
     pub os: String,
+    /// Release of the kernel.
     pub kernel: String,
+    /// Name of the processor.
     pub cpu_model: String,
-    /// Physical cores as far as the system tells.
+    /// Physical cores, as far as the system reports them.
     pub cores: u32,
     /// Logical processors that this process may use.
     pub threads: u32,
+    /// Instruction sets that matter to kernels.
     pub isa: Vec<String>,
+    /// Memory of the machine in bytes.
     pub ram_bytes: u64,
+    /// Frequency governor, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub governor: Option<String>,
+    /// Hypervisor or container, where one was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtualization: Option<String>,
+    /// Graphics processors.
     pub gpu: Vec<Gpu>,
+    /// Plain reading of memory, measured before the session, in bytes per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_read_bandwidth_bytes_per_s: Option<f64>,
-    /// With how many threads, over how large a buffer, the median of how many passes.
+    /// How it was measured: threads, buffer, and the median of how many passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth_method: Option<String>,
+    /// Load average of the last minute, before the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_average_1m: Option<f64>,
-    /// Two back-to-back readings of the clock, in nanoseconds.
+    /// Time between two back-to-back readings of the clock in nanoseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timer_overhead_ns: Option<f64>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// A graphics processor.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Gpu {
+    /// Name by its driver.
     pub name: String,
+    /// Its memory in bytes.
     pub memory_bytes: u64,
+    /// Version of the driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// The llm-bench that measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Build {
+    /// Version of the package.
     pub version: String,
+    /// Commit that it was built from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git_commit: Option<String>,
+    /// The working tree had changes that were not committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git_dirty: Option<bool>,
-    /// Of the program file itself: tells builds of one commit apart.
+    /// sha256 of the program file: tells builds of one commit apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executable_sha256: Option<String>,
+    /// Cargo features that were on.
     pub features: Vec<String>,
+    /// Processor that it was compiled for.
     pub target_cpu: String,
+    /// Cargo profile, such as `release`.
     pub profile: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A model file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Model {
+    /// Name of the model.
     pub name: String,
+    /// Path as given or found.
     pub file: String,
+    /// sha256 of the file.
     pub sha256: String,
+    /// Recipe of the file, such as `Q4_K_M`.
     pub quant: String,
+    /// Where the weights came from.
     pub weights: WeightsSource,
+    /// Number of parameters.
     pub n_params: u64,
+    /// Size of the file in bytes.
     pub size_bytes: u64,
-    /// From here on: what a model that generates text has.
+    /// Size of the vocabulary. This and the fields below are those of a model that generates text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_vocab: Option<u32>,
-    /// Bytes of the tensors that one decoded token reads (tied embedding once, lookup rows not).
+    /// Bytes of weights that decoding one token reads: a tied embedding once, lookup rows not at
+    /// all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_bytes_per_token: Option<u64>,
-    /// Values in the KV cache for one position: 2 · layers · kv_heads · head_dim.
+    /// Values in the KV cache per position: 2 × layers × KV heads × head dimension.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_values_per_position: Option<u64>,
+    /// Positions that the model was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_length: Option<u32>,
 }
 
-/// Where the weights came from. Synthetic ones have the exact shapes and recipe of the model
-/// and seeded random values: speed and memory hold, the text means nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Where weights came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightsSource {
+    /// Downloaded.
     Hub,
+    /// A file of the user.
     File,
+    /// Exact shapes and recipe of the model with seeded random values: speed and memory hold, the
+    /// text means nothing.
     Synthetic,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// What every arm was asked to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Workload {
+    /// Name of the prompt set.
     pub prompt_set: String,
-    /// Of the token ids and lengths.
+    /// sha256 over token ids and lengths.
     pub sha256: String,
+    /// The prompts, in their order.
     pub prompts: Vec<WorkloadPrompt>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkloadPrompt {
+    /// Its name in the set.
     pub id: String,
+    /// What kind of text it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
+    /// Tokens in.
     pub n_prompt: u32,
+    /// Tokens out.
     pub n_gen: u32,
     /// Positions that the context holds before the prompt.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub depth: u32,
 }
 
-/// Where in the grid of a session an arm stands. Files from before there were grids state it once
-/// for the whole run; it is filled in from there when they are read.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// The place of an arm in the grid of a session. Files from before there were grids lack it: what
+/// `run.config` and `model` state then holds for every arm.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Point {
     /// Name of the model.
     pub model: String,
     /// Recipe of the file, such as `Q4_0`.
     pub quant: String,
+    /// Name of the engine.
     pub engine: String,
-    /// Where the model ran.
+    /// Where the model ran: `cpu`, `cuda:0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub device: Option<Device>,
     /// Threads that the engine was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -203,28 +252,34 @@ pub struct Point {
 }
 
 /// One engine in one configuration.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Arm {
+    /// Name of the engine.
     pub engine: String,
-    /// What the table's column says.
+    /// Head of its column in tables; unique in the file.
     pub label: String,
+    /// Its place in the grid of the session.
     #[serde(default)]
     pub point: Point,
+    /// Versions of the engine and its libraries, by name.
     pub version: BTreeMap<String, String>,
+    /// What weights, compute and KV cache are held in, as the engine states it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
+    /// The engine's settings, as it reports them.
     pub settings: BTreeMap<String, serde_json::Value>,
+    /// Sentences of the engine for a reader of the table.
     #[serde(default)]
     pub notes: Vec<String>,
-    /// What had to be done once before the measured launches, such as the cold start with an
-    /// empty compile cache. Not in the table's figures.
+    /// What had to be done once before the measured launches, by name; seconds. In no figure.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub preparation: BTreeMap<String, f64>,
-    /// Whether it computes the same function as the reference; absent if that was not checked.
+    /// Whether it computes the same function as the reference; absent where nothing was checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
+    /// The raw samples, in their order.
     pub launches: Vec<Launch>,
-    /// Over the launches that are ok; filled by `analysis`.
+    /// One summary per metric over the launches that are `ok`.
     #[serde(default)]
     pub metrics: Values<MetricSummary>,
     /// The same for each prompt alone, by its id.
@@ -233,29 +288,34 @@ pub struct Arm {
 }
 
 /// One fresh process: one replicate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Launch {
-    /// Of this arm, from 0.
+    /// Number within the arm, from 0.
     pub index: u32,
-    /// Position in the whole session, from 0.
+    /// Number within the session, from 0.
     pub order: u32,
+    /// RFC 3339, with the zone.
     pub started_at: String,
+    /// Whether its values count.
     pub status: Status,
+    /// Why it failed; absent where it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<LaunchError>,
-    /// One value of each metric; see METHODOLOGY.md.
+    /// One value per metric.
     pub metrics: Values,
     /// Every generation of this launch, the cold one first.
     pub prompts: Vec<PromptRun>,
+    /// Where its memory went.
     pub memory: Memory,
-    /// Milestones as nanoseconds after the spawn: entry, ready, load_begin, load_end, first_token.
+    /// Milestones in nanoseconds after the spawn: entry, ready, load_begin, load_end, first_token.
     #[serde(default)]
     pub timeline_ns: BTreeMap<String, u64>,
-    /// Nanoseconds of each stage of the load, by the engine's own book.
+    /// Stages of the load in nanoseconds, as the engine reports them.
     #[serde(default)]
     pub load_stages_ns: BTreeMap<String, u64>,
+    /// The machine around the launch.
     pub environment: Environment,
-    /// Absent without a counter that can be read.
+    /// Energy of its measured windows; absent without a counter that can be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<Energy>,
 }
@@ -281,18 +341,20 @@ impl Launch {
 }
 
 /// Energy over the measured windows of a launch: of a generation, first token to last.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Energy {
     /// Which counters were added up: `RAPL package-0`.
     pub source: String,
+    /// Joules in the windows together.
     pub joules: f64,
-    /// Length of the windows together.
+    /// Seconds of the windows together.
     pub seconds: f64,
     /// How often the counter was seen to move inside them.
     pub steps: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Whether a launch counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Ok,
@@ -300,11 +362,13 @@ pub enum Status {
 }
 
 /// Why a launch failed, as data.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LaunchError {
+    /// What kind of failure it is.
     pub kind: FailureKind,
-    /// In which phase: spawn, hello, ready, load, context, generate, memory, bye.
+    /// Phase of the conversation: spawn, hello, ready, load, context, generate, memory, bye.
     pub phase: String,
+    /// What the engine or the harness said.
     pub message: String,
     /// The end of the engine's stderr.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -312,7 +376,7 @@ pub struct LaunchError {
 }
 
 /// Kinds of failure: the engine's own, then those that only the harness can see.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     MissingDependency,
@@ -333,7 +397,7 @@ pub enum FailureKind {
 }
 
 /// What a generation was for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// The first of the process, nothing warmed up.
@@ -345,30 +409,37 @@ pub enum Role {
     Profiled,
 }
 
-/// One generation. Times are nanoseconds after the submit.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One generation. Times are nanoseconds after the request was sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PromptRun {
+    /// The prompt, by its id in the workload.
     pub id: String,
+    /// What it was for.
     pub role: Role,
+    /// Number within its role, from 0.
     pub iteration: u32,
+    /// Tokens in.
     pub n_prompt: u32,
-    /// Tokens that were asked for; of a request that generates none, absent.
+    /// Tokens asked for; absent for a request that generates none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub n_gen: u32,
     /// Positions that the context held before the prompt.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub depth: u32,
-    /// The engine cannot hold a context: this request ran it as a part of its prompt. Its times
-    /// until the first token are then not those of the prompt at that depth.
+    /// The engine cannot hold a context and got it as a part of the prompt: its times up to the
+    /// first token include the context.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub context_in_request: bool,
-    /// The engine had decoded the request, by its own clock.
+    /// When the engine had decoded the request, by its own clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begin_ns: Option<u64>,
+    /// When the forward pass of the prompt was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefill_end_ns: Option<u64>,
+    /// When the id of each token was on the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub token_ns: Vec<u64>,
+    /// Compilation within this generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compile_ns: Option<u64>,
     /// First 16 hex digits of the sha256 of the ids, where they can be seen.
@@ -377,7 +448,7 @@ pub struct PromptRun {
     /// The ids themselves, once per prompt and launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Vec<u32>>,
-    /// Where the time went, of a profiled generation.
+    /// Time of each stage, where it was profiled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
     /// Metrics of this generation alone, where it was measured.
@@ -412,27 +483,32 @@ fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
-/// What the kernel says of the process tree at its high-water mark, and the engine's own book.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// Memory of the process tree at its high-water mark, as the kernel reports it, and of the engine, as
+/// it reports it itself. Bytes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Memory {
+    /// High-water mark (VmHWM) of the process tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_host_bytes: Option<u64>,
-    /// At the end of the launch, of the process tree: anonymous, file-backed, shared.
+    /// Anonymous pages at the end of the launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rss_anon_bytes: Option<u64>,
+    /// File-backed pages at the end of the launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rss_file_bytes: Option<u64>,
+    /// Shared memory at the end of the launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rss_shmem_bytes: Option<u64>,
     /// Resident before the load: interpreter, imports, libraries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before_load_bytes: Option<u64>,
-    /// By the engine's own book.
+    /// As the engine reports it.
     #[serde(default)]
     pub book: MemoryBook,
-    /// Right after the load, of the engine's process: its high-water mark and what it holds.
+    /// High-water mark of the engine's process right after the load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_after_load_bytes: Option<u64>,
+    /// Resident memory of the engine's process right after the load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after_load_bytes: Option<u64>,
     /// Pages of the model file that are mapped and resident at the end.
@@ -447,43 +523,48 @@ pub struct Memory {
 }
 
 /// One part of the peak.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MemoryPart {
+    /// What it is held for.
     pub part: Part,
     /// Negative where parts overlap or pages were given back.
     pub bytes: i64,
+    /// How it is known.
     pub how: How,
 }
 
-/// What memory is held for; METHODOLOGY.md tells how each is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// What memory is held for; METHODOLOGY.md defines each.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// Pages of the model file that are mapped.
     WeightsMapped,
-    /// Weights in memory of the engine's own.
+    /// Weights in the engine's own memory.
     WeightsPrivate,
+    /// Keys and values.
     KvCache,
     /// Buffers that stay.
     Activations,
-    /// Held when the peak was reached and given back since, when that was in the load.
+    /// Held at the peak and freed since, where the peak was in the load.
     LoadTemporaries,
-    /// The same, when it was in a generation.
+    /// Held at the peak and freed since, where the peak was in a generation.
     GenerationTemporaries,
     /// Held at `ready`: program, interpreter, imports.
     BeforeLoad,
-    /// Pages of programs and libraries that came after `ready`.
+    /// Pages of programs and libraries that were mapped after `ready`.
     Libraries,
     /// Imports after `ready` and just-in-time compilation.
     Compiler,
-    /// Freed, but kept by the allocator.
+    /// Freed by its user, kept by the allocator.
     AllocatorFree,
     /// What no reading explains.
     Unaccounted,
 }
 
-/// How a number came about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How a number is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum How {
     Measured,
@@ -494,11 +575,12 @@ pub enum How {
 }
 
 /// The state of the machine around one launch.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Environment {
     /// Share of the model file in the page cache before the spawn, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_cache_resident: Option<f64>,
+    /// Load average of the last minute before the launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_average_1m: Option<f64>,
     /// Share of all processors' time that others used while nothing of ours ran, 0 to 1.
@@ -507,57 +589,74 @@ pub struct Environment {
     /// Share of all processors' time stolen by the hypervisor during the launch, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steal: Option<f64>,
+    /// Clock of the processor during the launch in MHz.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_mhz: Option<f64>,
+    /// Temperature of the processor in °C.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature_c: Option<f64>,
     /// `empty` or `populated`: the engine's compile cache before the spawn; absent if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compile_cache: Option<String>,
-    /// What plain reading of memory reached just before and just after the launch, bytes per
-    /// second: the ceiling that `mbu` is a share of is their mean.
+    /// Plain reading of memory just before and just after the launch in bytes per second; `mbu` is a
+    /// share of their mean.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_bandwidth_bytes_per_s: Option<[f64; 2]>,
-    /// By the rule stated before the run; shown, not excluded.
+    /// Other work disturbed it, by a rule that was fixed before the session. Shown, not excluded.
     #[serde(default)]
     pub disturbed: bool,
 }
 
 /// One metric over the launches of an arm.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MetricSummary {
+    /// Unit of the values; `1` for ratios.
     pub unit: String,
+    /// Which direction is an improvement.
     pub better: Better,
+    /// How many launches.
     pub n: u32,
+    /// One per launch, in their order.
     pub values: Vec<f64>,
+    /// Arithmetic mean.
     pub mean: f64,
     /// Sample standard deviation; absent for one value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sd: Option<f64>,
+    /// sd ÷ mean; absent for one value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cv: Option<f64>,
+    /// Middle value.
     pub median: f64,
+    /// 95th percentile.
     pub p95: f64,
+    /// 99th percentile.
     pub p99: f64,
+    /// Least value.
     pub min: f64,
+    /// Greatest value.
     pub max: f64,
-    /// Student's t over launches; absent for one value.
+    /// 95 % interval of the mean, Student's t over launches; absent for one value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ci95: Option<[f64; 2]>,
 }
 
 /// One metric of one arm against the baseline arm.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Comparison {
+    /// Name of the metric.
     pub metric: Metric,
+    /// Label of the arm.
     pub arm: String,
+    /// Label of the baseline arm.
     pub baseline: String,
-    /// How many times better the arm is: above 1 is better whatever the direction. Ratio of the
-    /// geometric means.
+    /// How many times better the arm is, as a ratio of geometric means: above 1 is better, whatever
+    /// the direction of the metric.
     pub times_better: f64,
-    /// Welch on the log scale; absent where an arm has fewer than two launches.
+    /// 95 % interval of that ratio, Welch on logarithms; absent where an arm has one launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ci95: Option<[f64; 2]>,
+    /// Probability of such a difference by chance; absent where an arm has one launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p: Option<f64>,
     /// Weights, compute and KV precision are the same in both.
@@ -565,12 +664,14 @@ pub struct Comparison {
 }
 
 /// Something that a reader must know before quoting a number. Travels with the result.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Warning {
     /// Stable name, for scripts: `high_variance`, `busy_machine`, …
     pub code: String,
+    /// Label of the arm that it is about; absent where it is about the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arm: Option<String>,
+    /// What was found.
     pub message: String,
     /// What to do about it.
     pub advice: String,

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -28,20 +29,45 @@ struct Written<'a> {
     warnings: &'a [Warning],
 }
 
-/// The form on disk, as read.
-#[derive(Deserialize)]
+/// The result file of `llm-bench run`, `gate` and `track`: what was run, on what, and every raw
+/// sample. A missing value is absent. Keys may be added under the same `schema`.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "llm-bench result file")]
 struct Stored {
+    /// Name and version of the format; the number changes when old readers would misread.
+    #[schemars(extend("const" = SCHEMA))]
     schema: String,
+    /// The session.
     run: Run,
+    /// The machine.
     host: Host,
+    /// The llm-bench that measured.
     build: Build,
+    /// The model file; where the arms measured several, what these share.
+    #[schemars(schema_with = "shared_model")]
     model: Value,
+    /// What every arm was asked to do.
     workload: Workload,
+    /// One engine in one configuration each.
     arms: Vec<Arm>,
+    /// Each arm against the baseline arm, metric by metric.
     #[serde(default, deserialize_with = "of_known_metrics")]
     comparisons: Vec<Comparison>,
+    /// What a reader must know before quoting a number.
     #[serde(default)]
     warnings: Vec<Warning>,
+}
+
+/// The JSON Schema of a result file, as docs/result.schema.json has it.
+pub fn json_schema() -> Value {
+    schemars::schema_for!(Stored).to_value()
+}
+
+/// A model of which every key may be absent.
+fn shared_model(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = Model::json_schema(generator);
+    schema.remove("required");
+    schema
 }
 
 impl Serialize for Record {

@@ -1,15 +1,17 @@
 //! Whether an engine computed the same function as the reference: what a record, and `verify`,
 //! keep of it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One engine against the float32 reference on the same file and tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Verification {
-    /// The engine whose logits were taken as right.
+    /// The engine whose logits are taken as right.
     pub reference: String,
+    /// The outcome.
     pub verdict: Verdict,
-    /// Absent for the reference.
+    /// What it was held to; absent for the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Limit>,
     /// Why it failed, in words.
@@ -21,19 +23,21 @@ pub struct Verification {
     /// Greedy text after the same prompt: information, not part of the verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_running: Option<FreeRunning>,
+    /// When it was checked: RFC 3339, with the zone.
     pub checked_at: String,
 }
 
 /// How far an engine may be from the reference, by the coarsest arithmetic that it states.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Limit {
+    /// Largest NMSE that passes.
     pub nmse: f64,
-    /// What set the limit.
+    /// The arithmetic that set it.
     pub of: String,
 }
 
 /// The outcome for one engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// It is the reference.
@@ -45,43 +49,49 @@ pub enum Verdict {
 }
 
 /// The first `agree` of `of` greedy tokens are the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FreeRunning {
+    /// How many greedy tokens from the first on are the same.
     pub agree: u32,
+    /// Out of so many.
     pub of: u32,
 }
 
 /// The distance of an engine's teacher-forced logits from the reference's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Divergence {
+    /// Positions compared.
     pub positions: u32,
     /// How many of them, the last ones, came from the engine's decode steps.
     pub decoded: u32,
     /// Σ(engine − reference)² ÷ Σ reference², over all logits.
     pub nmse: f64,
-    /// The same over the decoded positions alone, and over as many before them.
+    /// The same over the decoded positions alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nmse_decoded: Option<f64>,
+    /// The same over as many positions before those.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nmse_before_decoded: Option<f64>,
     /// Of position 0 alone, where neither rope nor other positions play a part.
     pub nmse_at_0: f64,
-    /// Of the first and of the last 64 positions.
+    /// Of the first 64 positions.
     pub nmse_early: f64,
+    /// Of the last 64 positions.
     pub nmse_late: f64,
     /// Largest |Δ| of a logit.
     pub max_abs: f64,
-    /// Kullback–Leibler divergence of the engine's distribution from the reference's in nats:
-    /// mean and 99.9 % quantile over positions.
+    /// Kullback–Leibler divergence of the engine's distribution from the reference's in nats, mean
+    /// over positions.
     pub kl_mean: f64,
+    /// The same, 99.9 % quantile over positions.
     pub kl_p999: f64,
     /// Share of positions with the same argmax, 0 to 1.
     pub top1: f64,
     /// Mean overlap of the two sets of the five largest logits, 0 to 1.
     pub top5: f64,
-    /// Positions where the reference's best logit leads by more than four RMS errors, and how
-    /// many of them have another argmax.
+    /// Positions where the reference's best logit leads by more than four RMS errors.
     pub decided: u32,
+    /// How many of those have another argmax.
     pub flipped: u32,
     /// Standard deviation of the reference's logits.
     pub logit_sd: f64,

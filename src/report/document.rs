@@ -180,9 +180,9 @@ impl Table {
         Self { columns: columns.into_iter().collect(), ..Self::default() }
     }
 
-    /// For programs: columns by their keys.
-    pub fn keyed(keys: &[&str]) -> Self {
-        Self::new(keys.iter().map(|key| Column::left(*key)))
+    /// For programs: columns by their keys, a comma list.
+    pub fn keyed(keys: &str) -> Self {
+        Self::new(keys.split(',').map(Column::left))
     }
 
     pub fn push(&mut self, row: Vec<Cell>) {

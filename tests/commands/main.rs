@@ -19,4 +19,5 @@ mod native_engine;
 mod profile;
 mod quantize;
 mod resume;
+mod schema;
 mod stopped;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The version that this build speaks.
@@ -129,33 +130,42 @@ pub struct Loaded {
 }
 
 /// The types in which a model is stored, multiplied and cached.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Precision {
+    /// What weights are stored in.
     pub weights: String,
+    /// What they are multiplied in.
     pub compute: String,
+    /// What the KV cache holds.
     pub kv: String,
 }
 
 /// What an engine holds, in bytes, by its own account; unknown values are absent.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MemoryBook {
+    /// Weights that are mapped from the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_mapped_bytes: Option<u64>,
+    /// Weights in memory of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_private_bytes: Option<u64>,
+    /// Keys and values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_bytes: Option<u64>,
+    /// Buffers that stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_bytes: Option<u64>,
     /// Everything that the process holds in memory, as the process itself reads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resident_bytes: Option<u64>,
-    /// How much of the private weights, the cache and the buffers is in memory now: pages that
-    /// were never written are not. Absent where it was not measured.
+    /// Of the private weights, what lies in memory now: pages that were never written do not.
+    /// Absent where it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_private_resident_bytes: Option<u64>,
+    /// The same of keys and values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_resident_bytes: Option<u64>,
+    /// The same of the buffers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_resident_bytes: Option<u64>,
     /// Growth since `ready` of the memory that imports and compilation hold, without what the
@@ -301,7 +311,7 @@ pub struct Generated {
 
 /// Where the time of a generation went, by stages of the model that follow one another. The harness
 /// finds the time that no stage claims.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Profile {
     /// Nanoseconds by stage from `t_begin_ns` until the first token.
     pub prefill_ns: BTreeMap<String, u64>,

@@ -407,56 +407,16 @@ fn legend(compared: &Compared<'_>) -> String {
 }
 
 /// The keys of a row for programs.
-const KEYS: [&str; 44] = [
-    "baseline_file",
-    "candidate_file",
-    "baseline",
-    "candidate",
-    "on",
-    "metric",
-    "test",
-    "unit",
-    "better",
-    "decides",
-    "comparable",
-    "decision",
-    "margin_rule",
-    "point_rule",
-    "margin",
-    "change",
-    "ci95_lo",
-    "ci95_hi",
-    "ci90_lo",
-    "ci90_hi",
-    "p_raw",
-    "t_raw",
-    "df_raw",
-    "p",
-    "p_reg",
-    "p_reg_holm",
-    "p_ok",
-    "p_improved",
-    "p_improved_holm",
-    "hedges_g",
-    "mde",
-    "launches_needed",
-    "real_but_small",
-    "exact",
-    "baseline_n",
-    "baseline_mean",
-    "baseline_sd",
-    "baseline_cv",
-    "baseline_median",
-    "candidate_n",
-    "candidate_mean",
-    "candidate_sd",
-    "candidate_cv",
-    "candidate_median",
-];
+const KEYS: &str = "baseline_file,candidate_file,baseline,candidate,on,metric,test,unit,better,decides,\
+    comparable,decision,margin_rule,point_rule,margin,change,ci95_lo,ci95_hi,ci90_lo,\
+    ci90_hi,p_raw,t_raw,df_raw,p,p_reg,p_reg_holm,p_ok,p_improved,p_improved_holm,\
+    hedges_g,mde,launches_needed,real_but_small,exact,baseline_n,baseline_mean,\
+    baseline_sd,baseline_cv,baseline_median,candidate_n,candidate_mean,candidate_sd,\
+    candidate_cv,candidate_median";
 
 /// One row for each pair of arms and metric.
 fn rows(compared: &Compared<'_>) -> Table {
-    let mut table = Table::keyed(&KEYS);
+    let mut table = Table::keyed(KEYS);
     for against in &compared.against {
         let files = [&compared.baseline.file, &against.candidate.file];
         for pair in &against.pairs {

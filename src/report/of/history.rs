@@ -40,20 +40,10 @@ pub fn list(lines: &[Line], format: Format, style: Style) -> String {
 }
 
 fn line_rows(lines: &[Line]) -> Table {
-    let mut table = Table::keyed(&[
-        "identity",
-        "engine",
-        "label",
-        "model",
-        "quant",
-        "weights",
-        "prompt_set",
-        "cpu_model",
-        "threads",
-        "sessions",
-        "first",
-        "last",
-    ]);
+    let mut table = Table::keyed(
+        "identity,engine,label,model,quant,weights,prompt_set,cpu_model,threads,sessions,\
+         first,last",
+    );
     for line in lines {
         let i = &line.identity;
         table.push(vec![
@@ -160,26 +150,10 @@ fn shown(course: &Course, last: usize) -> (usize, Vec<Group>) {
 }
 
 fn group_rows(courses: &[Course], last: usize) -> Table {
-    let mut table = Table::keyed(&[
-        "identity",
-        "label",
-        "model",
-        "quant",
-        "metric",
-        "unit",
-        "better",
-        "date",
-        "commit",
-        "dirty",
-        "sessions",
-        "launches",
-        "complete",
-        "mean",
-        "ci95_lo",
-        "ci95_hi",
-        "change_point",
-        "change_point_p",
-    ]);
+    let mut table = Table::keyed(
+        "identity,label,model,quant,metric,unit,better,date,commit,dirty,sessions,launches,\
+         complete,mean,ci95_lo,ci95_hi,change_point,change_point_p",
+    );
     let exact = |x: Option<f64>| Cell::maybe(x, Form::Exact);
     for course in courses {
         let series = &course.series;
@@ -396,23 +370,10 @@ fn latest<'a>(courses: impl IntoIterator<Item = &'a Course>) -> Vec<(&'a Course,
 }
 
 fn change_rows(courses: &[Course]) -> Table {
-    let mut table = Table::keyed(&[
-        "identity",
-        "label",
-        "model",
-        "quant",
-        "metric",
-        "unit",
-        "date",
-        "before",
-        "after",
-        "change",
-        "better",
-        "p",
-        "last_before",
-        "first_after",
-        "look_at",
-    ]);
+    let mut table = Table::keyed(
+        "identity,label,model,quant,metric,unit,date,before,after,change,better,p,\
+         last_before,first_after,look_at",
+    );
     for (course, change) in latest(courses) {
         let series = &course.series;
         let [before, after] = course.around(change);

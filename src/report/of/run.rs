@@ -394,39 +394,13 @@ fn legend(record: &Record) -> Vec<String> {
 }
 
 /// The keys of a row for programs.
-const KEYS: [&str; 26] = [
-    "arm",
-    "engine",
-    "model",
-    "weights",
-    "quant",
-    "prompt",
-    "metric",
-    "unit",
-    "better",
-    "n",
-    "mean",
-    "sd",
-    "cv",
-    "median",
-    "p95",
-    "p99",
-    "min",
-    "max",
-    "ci95_lo",
-    "ci95_hi",
-    "times_better",
-    "baseline",
-    "status",
-    "n_prompt",
-    "n_gen",
-    "depth",
-];
+const KEYS: &str = "arm,engine,model,weights,quant,prompt,metric,unit,better,n,mean,sd,cv,median,p95,\
+    p99,min,max,ci95_lo,ci95_hi,times_better,baseline,status,n_prompt,n_gen,depth";
 
 /// One row per engine, prompt and metric; rows of a prompt end in its lengths and depth. An engine
 /// without numbers has one row that says why.
 fn rows(record: &Record) -> Table {
-    let mut table = Table::keyed(&KEYS);
+    let mut table = Table::keyed(KEYS);
     for arm in &record.arms {
         let before = table.rows.len();
         for (metric, summary) in in_order(&arm.metrics) {

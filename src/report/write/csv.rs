@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn fields_are_quoted_where_they_must_be_and_a_missing_number_is_empty() {
-        let mut table = Table::keyed(&["name", "n", "mean"]);
+        let mut table = Table::keyed("name,n,mean");
         table.push(vec!["a,\"b\"".into(), 3u32.into(), crate::report::document::Cell::missing()]);
         assert_eq!(render(&table), "name,n,mean\n\"a,\"\"b\"\"\",3,\n");
     }
