@@ -14,6 +14,7 @@ mod config;
 mod doctor;
 mod fake_engine;
 mod gate;
+mod grid;
 mod history;
 mod native_engine;
 mod profile;

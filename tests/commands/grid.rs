@@ -1,15 +1,13 @@
 //! Several quantizations and thread counts in one session: interleaved, in one record, and
 //! resumed like any other.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::process::Stdio;
 
+use crate::support::{done, launches, only_record, stop, text, wait_for_launches, with_fakes};
 use llm_bench::metric::Metric;
 use llm_bench::record::{Record, Status};
 use rustix::process::Signal;
-use support::{done, launches, only_record, stop, text, wait_for_launches, with_fakes};
 
 /// Eight launches: two quantizations by two thread counts, twice.
 const RUN: [&str; 16] = [
