@@ -33,6 +33,9 @@ pub fn run(args: &RunArgs) -> Result<Option<PathBuf>> {
     if let Some(earlier) = &earlier {
         earlier.check(&bench, &bench.order(launches))?;
     }
+    if earlier.is_none() {
+        session::first_look(&bench, &bench.ready(!args.no_install)?);
+    }
     let plans = bench.provide(!args.no_install)?;
     let verified = earlier.is_some() || args.no_verify;
     let session = Session {

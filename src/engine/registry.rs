@@ -80,6 +80,8 @@ pub struct Manifest {
     pub native: Option<Native>,
     /// Pinned requirements; without them the system's Python runs the script as it is.
     pub requirements: Option<String>,
+    /// What installing takes, for readers: bytes and minutes.
+    pub install_cost: Option<String>,
     /// The oldest Python that will do, as `>=3.11`.
     pub python: Option<String>,
     /// File types that the engine takes; empty for any.
@@ -400,6 +402,16 @@ impl EngineSpec {
     /// Whether only a user who names it means it.
     pub fn only_named(&self) -> bool {
         matches!(&self.launcher, Launcher::Folder(f) if f.manifest.only_named)
+    }
+
+    /// What installing it takes; none for a built-in engine.
+    pub fn install_cost(&self) -> Option<&str> {
+        match &self.launcher {
+            Launcher::Builtin => None,
+            Launcher::Folder(folder) => {
+                Some(folder.manifest.install_cost.as_deref().unwrap_or("how long is not known"))
+            }
+        }
     }
 
     /// Whether it takes minutes to install what only its users want: it is installed when it is

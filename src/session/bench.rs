@@ -116,30 +116,44 @@ impl Bench {
     /// # Errors
     /// The user stopped it.
     pub fn provide(&self, may_install: bool) -> Result<Vec<ArmPlan>> {
-        let cache: PathBuf = CacheDir::from_env().path().into();
-        let mut plans: Vec<ArmPlan> = Vec::new();
-        for (i, seat) in self.seats.iter().enumerate() {
-            let mut provisioner = Provisioner::new(cache.clone(), may_install)?;
-            if let Some(program) = &seat.side.program {
-                provisioner.program.clone_from(program);
-            }
-            let engine = seat.side.engine.clone();
-            let installed = self.installed(seat, &provisioner);
-            if let Err(why) = &installed {
-                let same = |(j, plan): (usize, &ArmPlan)| {
-                    let known = plan.installed.as_ref().err().map(|w| &w.message);
-                    known == Some(&why.message) && self.seats[j].side.engine.name == engine.name
-                };
-                if !plans[..i].iter().enumerate().any(same) {
-                    say(&format!("{}: {}", engine.name, why.message));
-                }
-            }
-            plans.push(ArmPlan { engine, installed });
-        }
+        let plans = self.plans(may_install)?;
+        let refused = plans.iter().filter_map(|plan| {
+            let why = plan.installed.as_ref().err()?;
+            Some(format!("{}: {}", plan.engine.name, why.message))
+        });
+        each_once(refused).iter().for_each(|line| say(line));
         match interrupt::requested() {
             true => bail!("stopped before anything was measured"),
             false => Ok(plans),
         }
+    }
+
+    /// What can be started at once. Says what installing the rest takes, where it may be.
+    pub fn ready(&self, may_install: bool) -> Result<Vec<ArmPlan>> {
+        let plans = self.plans(false)?;
+        let missing = plans.iter().filter(|plan| {
+            let why = plan.installed.as_ref().err();
+            may_install && why.is_some_and(|why| why.kind == FailureKind::MissingDependency)
+        });
+        let lines = missing.filter_map(|plan| {
+            let (family, cost) = (&plan.engine.family, plan.engine.install_cost()?);
+            Some(format!("{family} will be installed first: {cost}; --no-install leaves it out"))
+        });
+        each_once(lines).iter().for_each(|line| say(line));
+        Ok(plans)
+    }
+
+    fn plans(&self, may_install: bool) -> Result<Vec<ArmPlan>> {
+        let cache: PathBuf = CacheDir::from_env().path().into();
+        let plan = |seat: &Seat| {
+            let mut provisioner = Provisioner::new(cache.clone(), may_install)?;
+            if let Some(program) = &seat.side.program {
+                provisioner.program.clone_from(program);
+            }
+            let installed = self.installed(seat, &provisioner);
+            Ok(ArmPlan { engine: seat.side.engine.clone(), installed })
+        };
+        self.seats.iter().map(plan).collect()
     }
 
     fn installed(

@@ -133,7 +133,8 @@ fn figures(arm: &Arm, width: usize) -> String {
     crate::report::clean(&row)
 }
 
-fn figure(metric: Metric, value: f64) -> String {
+/// A value with its unit.
+pub(super) fn figure(metric: Metric, value: f64) -> String {
     match metric.unit() {
         Unit::Seconds => Seconds(value).to_string(),
         Unit::Bytes => Bytes(value as u64).to_string(),

@@ -32,7 +32,7 @@ const REFERENCE: &str = "pytorch-f32";
 const REFERENCE_WITHOUT_PYTHON: &str = "candle-f32";
 /// Positions of the check inside `run`, and how many of them one by one: beyond 512, where
 /// errors of rope scaling show.
-pub const IN_RUN: (u32, u32) = (640, 32);
+pub const IN_RUN: (u32, u32) = (544, 16);
 /// Greedy tokens after the first part of the text.
 const FREE_PROMPT: u32 = 32;
 const FREE_TOKENS: u32 = 32;
