@@ -1,11 +1,15 @@
 //! GEMV: rows of a matrix times one token, or a few. Decoding waits for memory, so these kernels
 //! read the stored blocks as they come.
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use std::ops::Range;
 
-use super::activations::int8_value;
-use super::format::{BLOCK, BlockFormat};
-use super::pack::Int8Token;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use super::{
+    activations::int8_value,
+    format::{BLOCK, BlockFormat},
+    pack::Int8Token,
+};
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
@@ -15,7 +19,8 @@ pub mod avx512;
 pub mod neon;
 pub mod portable;
 
-/// `out[i] +=` blocks `blocks` of `row` · token `i`, in plain code.
+/// `out[i] +=` blocks `blocks` of `row` · token `i`, in plain code: those that fill no register.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
 fn add_blocks<F: BlockFormat, const T: usize>(
     row: &[u8],

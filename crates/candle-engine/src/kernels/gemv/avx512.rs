@@ -216,12 +216,14 @@ macro_rules! block32_kernel {
             unsafe {
                 let mut sums = [[_mm512_setzero_ps(); T]; R];
                 let mut step = |g: usize, blocks: [*const u8; R]| {
-                    let weights = blocks.map(|p| {
+                    // Not `map`: its closure may stay a function of its own, at a third of the speed.
+                    let mut weights = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
+                    for r in 0..R {
                         if T == 1 {
-                            prefetch::<{ 4 * $size }>(p);
+                            prefetch::<{ 4 * $size }>(blocks[r]);
                         }
-                        $unpack(p)
-                    });
+                        weights[r] = $unpack(blocks[r]);
+                    }
                     for t in 0..T {
                         let start = start::<$shift>(&x[t].counts.get_unchecked(g).blocks);
                         let (halves, x_scale) = load_group(&x[t], g);

@@ -1,7 +1,7 @@
 //! GEMV in plain code: the reference for the kernels that are written by hand.
 
+use crate::kernels::activations::int8_value;
 use crate::kernels::format::{BLOCK, BlockFormat, FloatFormat};
-use crate::kernels::gemv::add_blocks;
 use crate::kernels::pack::Int8Rows;
 
 const LANES: usize = 16;
@@ -11,7 +11,14 @@ const LANES: usize = 16;
 pub fn int8_dot<F: BlockFormat, const T: usize>(row: &[u8], x: &Int8Rows, t: usize) -> [f32; T] {
     let k = row.len() / F::SIZE * F::VALUES;
     let mut out = [0.0; T];
-    add_blocks::<F, T>(row, 0..k / BLOCK, &x.tokens(t, k), &mut out);
+    for b in 0..k / BLOCK {
+        let w = F::unpack(row, b);
+        for (i, out) in out.iter_mut().enumerate() {
+            let token = x.token(t + i);
+            let bytes = &token.bytes[b * BLOCK..][..BLOCK];
+            *out += token.scales[b] * int8_value::<F>(&w, bytes, token.sums[b]);
+        }
+    }
     out
 }
 
