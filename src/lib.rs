@@ -21,6 +21,7 @@ pub mod analysis;
 pub mod cli;
 pub mod cmd;
 pub mod device;
+pub mod digest;
 pub mod engine;
 pub mod gate;
 pub mod history;

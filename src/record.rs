@@ -89,6 +89,12 @@ pub struct Host {
     pub kernel: String,
     /// Name of the processor.
     pub cpu_model: String,
+    /// `AuthenticAMD family 26 model 2 stepping 1`: tells generations of one name apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_id: Option<String>,
+    /// `L1d 48K, L2 1024K, L3 32768K`, as the first processor sees them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_caches: Option<String>,
     /// Physical cores, as far as the system reports them.
     pub cores: u32,
     /// Logical processors that this process may use.
@@ -605,6 +611,21 @@ pub struct Environment {
     /// Other work disturbed it, by a rule that was fixed before the session. Shown, not excluded.
     #[serde(default)]
     pub disturbed: bool,
+}
+
+impl Environment {
+    /// A launch is disturbed where others used more than this share of the processors before it.
+    /// Stated before any run; a disturbed launch is shown and kept.
+    pub const BUSY_LIMIT: f64 = 0.10;
+    /// The same where the hypervisor took more than this share of the processors' time: less than
+    /// the smallest margin in use, so that a theft which could pass for a change is marked.
+    pub const STEAL_LIMIT: f64 = 0.02;
+
+    /// Whether the state of the machine disturbed the launch.
+    pub fn is_disturbed(&self) -> bool {
+        self.busy_before.is_some_and(|share| share > Self::BUSY_LIMIT)
+            || self.steal.is_some_and(|share| share > Self::STEAL_LIMIT)
+    }
 }
 
 /// One metric over the launches of an arm.

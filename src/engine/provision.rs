@@ -308,7 +308,7 @@ fn short_hash(parts: &[&[u8]]) -> String {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    hash.finalize()[..6].iter().map(|b| format!("{b:02x}")).collect()
+    crate::digest::hex(&hash.finalize()[..6])
 }
 
 fn one_line(pins: &[u8]) -> String {

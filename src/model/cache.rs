@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::hub::hex;
+use crate::digest::hex;
 use crate::record::write_atomically;
 
 /// The cache folder. Everything in it can be made again.

@@ -446,7 +446,7 @@ impl Part {
     }
 
     fn digest(&self) -> String {
-        hex(&self.sha.clone().finalize())
+        crate::digest::hex(&self.sha.clone().finalize())
     }
 }
 
@@ -502,10 +502,6 @@ fn point_at(pointer: &Path, file: &str, etag: &str) -> std::io::Result<()> {
 fn io_at(path: &Path) -> impl Fn(std::io::Error) -> HubError {
     let path = path.to_owned();
     move |source| HubError::Io { path: path.clone(), source }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -6,12 +6,6 @@ use std::time::Duration;
 use super::Sensor;
 use crate::record::Launch;
 
-/// More than this share of the processors busy with something else before a launch marks it as
-/// disturbed. Stated here, before any run; a disturbed launch is shown and kept.
-pub const BUSY_LIMIT: f64 = 0.10;
-/// More than this share of the processors' time taken by the hypervisor marks it as well.
-pub const STEAL_LIMIT: f64 = 0.05;
-
 /// Watches what others do, before anything of the launch runs.
 pub struct Busy {
     window: Duration,
@@ -31,7 +25,7 @@ impl Sensor for Busy {
 
     fn end(self: Box<Self>, launch: &mut Launch) {
         launch.environment.busy_before = self.busy;
-        launch.environment.disturbed |= self.busy.is_some_and(|b| b > BUSY_LIMIT);
+        launch.environment.disturbed |= launch.environment.is_disturbed();
     }
 }
 
@@ -47,7 +41,7 @@ impl Sensor for Steal {
     fn end(self: Box<Self>, launch: &mut Launch) {
         let shares = self.0.and_then(|before| CpuTimes::now()?.shares_since(before));
         launch.environment.steal = shares.map(|shares| shares.steal);
-        launch.environment.disturbed |= shares.is_some_and(|s| s.steal > STEAL_LIMIT);
+        launch.environment.disturbed |= launch.environment.is_disturbed();
     }
 }
 

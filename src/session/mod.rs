@@ -31,8 +31,7 @@ use crate::measure::host;
 use crate::metric::Metric;
 use crate::model::cache::CacheDir;
 use crate::progress::say;
-use crate::record::{Build, Record, Run, SCHEMA, Status, WeightsSource};
-use crate::sensors::cpu::{BUSY_LIMIT, STEAL_LIMIT};
+use crate::record::{Build, Environment, Record, Run, SCHEMA, Status, WeightsSource};
 use crate::sensors::{bandwidth, page_cache};
 use crate::task::Task;
 use crate::units::{Bytes, BytesPerSecond};
@@ -177,8 +176,7 @@ pub fn new_record(bench: &Bench, stop: Stop, config: Option<(&str, Value)>) -> R
     let started = jiff::Zoned::now();
     let spec = crate::plan::Spec { launches: stop.limits().most, ..bench.spec.clone() };
     let mut settings = serde_json::to_value(&spec).expect("plain values");
-    settings["disturbed_if"] =
-        serde_json::json!({"busy_before_above": BUSY_LIMIT, "steal_above": STEAL_LIMIT});
+    settings["disturbed_if"] = serde_json::json!({"busy_before_above": Environment::BUSY_LIMIT, "steal_above": Environment::STEAL_LIMIT});
     if let Some((key, value)) = config {
         settings[key] = value;
     }

@@ -322,7 +322,7 @@ impl Check {
             self.processor,
         ]);
         let digest = Sha256::digest(key.to_string().as_bytes());
-        let name: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
+        let name = crate::digest::hex(&digest[..16]);
         Some(self.cache.path().join("verify").join(format!("{name}.json")))
     }
 

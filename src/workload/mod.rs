@@ -131,7 +131,7 @@ impl Workload {
                 prompt.context.iter().for_each(|id| sha.update(id.to_le_bytes()));
             }
         }
-        let sha256 = sha.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let sha256 = crate::digest::hex(&sha.finalize());
         Self { name: name.to_owned(), prompts, sha256 }
     }
 

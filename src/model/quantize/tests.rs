@@ -18,7 +18,7 @@ fn tiny() -> GgufFile {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    crate::digest::hex(&Sha256::digest(bytes))
 }
 
 /// The file that quantization makes.

@@ -148,5 +148,5 @@ pub fn run_of(role: Role, g: &Stamped<Generated>, observes: Observes) -> PromptR
 fn hash_ids(ids: &[u32]) -> String {
     let mut hash = Sha256::new();
     ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
-    hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
+    crate::digest::hex(&hash.finalize()[..8])
 }
