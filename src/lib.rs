@@ -25,6 +25,7 @@ pub mod digest;
 pub mod engine;
 pub mod gate;
 pub mod history;
+pub mod identity;
 pub mod interrupt;
 pub mod launch;
 pub mod measure;

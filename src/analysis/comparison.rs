@@ -5,7 +5,7 @@ use crate::metric::{Better, Metric, Rank};
 use crate::record::{Arm, Comparison, Record};
 use crate::stats::{Sample, ratio_of_geometric_means};
 
-/// The engines that are a baseline by themselves, in this order.
+/// Labels that become the baseline unasked, the first one first.
 const BASELINES: [&str; 2] = ["pytorch", "pytorch-f32"];
 
 /// No arm has the label that was asked for.
@@ -31,9 +31,9 @@ pub(super) fn find(record: &Record, label: &str) -> Result<usize, NoSuchArm> {
     })
 }
 
-/// Compares every other arm with the one at `baseline`, over all metrics that both have, but for
-/// the spread of decode (a ratio of two spreads over a few launches says nothing) and the parts of
-/// another metric.
+/// Compares every other arm with the one at `baseline`, over the metrics that both have. The
+/// spread of decode is left out (the ratio of two spreads over a few launches says nothing), and so
+/// are the parts of another metric.
 pub(super) fn against(record: &Record, baseline: usize) -> Vec<Comparison> {
     let Some(base) = record.arms.get(baseline) else { return Vec::new() };
     let others = record.arms.iter().enumerate().filter(|(i, _)| *i != baseline);

@@ -11,7 +11,7 @@ use crate::stats::Sample;
 /// A different argmax counts only where the reference's best logit leads by more than this many
 /// RMS errors: closer than that, rounding decides.
 const DECIDED: f64 = 4.0;
-/// Positions of a band whose error is told apart.
+/// Positions of a band whose error is reported by itself.
 const BAND: usize = 64;
 
 /// What one position contributes.
@@ -180,8 +180,8 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 /// Shares of decided positions with another argmax that are still rounding.
 const FLIPPED: f64 = 0.01;
 
-/// The limit for what an engine says that it computes in; docs/METHODOLOGY.md tells how these
-/// were set.
+/// The limit for the precision that an engine says it computes in; docs/METHODOLOGY.md says how
+/// the limits were set.
 pub fn limit_for(p: &Precision) -> Limit {
     let any = |name: &str| {
         [&p.compute, &p.kv].iter().any(|text| text.split('+').any(|part| part == name))

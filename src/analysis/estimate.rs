@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn a_launch_is_its_cold_start_and_its_tokens_at_the_rates_seen_before() {
         let mut record = testing::record();
-        record.run.config = serde_json::json!({ "threads": 2 });
+        record.arms[0].point.threads = Some(2);
         let engine = record.arms[0].engine.clone();
         record.arms.truncate(1);
         record.arms[0].launches.truncate(1);

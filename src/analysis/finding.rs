@@ -1,5 +1,5 @@
-//! The things that a reader must know before quoting a number, as values: each has a stable code,
-//! a sentence and an advice.
+//! What a reader must know before quoting a number. Each finding has a stable code, a message and
+//! advice.
 
 use super::kind_name;
 use crate::metric::Metric;
@@ -25,7 +25,7 @@ pub(super) enum Finding {
     },
     Resumed {
         times: usize,
-        /// When it was last gone on with.
+        /// When it was last resumed.
         last: String,
     },
     Failed {
@@ -107,7 +107,7 @@ pub(super) enum Finding {
     },
 }
 
-/// In how many launches something was seen, and the worst of it.
+/// How many launches showed something, and the worst value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Seen {
     pub launches: usize,
@@ -115,7 +115,7 @@ pub(super) struct Seen {
     pub worst: f64,
 }
 
-/// Whether a warning tells a circumstance rather than a doubt about the numbers.
+/// Whether a warning states a circumstance instead of a doubt about the numbers.
 pub fn is_information(code: &str) -> bool {
     matches!(code, "synthetic_weights" | "unequal_precision" | "tokens_differ")
 }
@@ -184,7 +184,7 @@ impl Finding {
                 names.join(", ")
             ),
             Finding::Resumed { times, last } => format!(
-                "the run was interrupted and gone on with {}, the last time at {last}",
+                "the run was interrupted and resumed {}, the last time at {last}",
                 count(*times, "time", "times")
             ),
             Finding::Failed { arm, failed, of, kind, line } => format!(
@@ -283,7 +283,7 @@ impl Finding {
                 "build with cargo build --release; times of an unoptimized build mean nothing"
             }
             Finding::Incomplete { .. } => {
-                "go on with `llm-bench run --resume FILE.json` before comparing"
+                "finish it with `llm-bench run --resume FILE.json` before comparing"
             }
             Finding::UnknownMetrics { .. } => {
                 "nothing here says whether they changed; read it with the llm-bench that wrote it"

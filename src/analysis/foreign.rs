@@ -1,4 +1,4 @@
-//! Result files to samples: llm-bench's own, llama-bench's and hyperfine's, told apart by what is
+//! Result files to samples: llm-bench's own, llama-bench's and hyperfine's, recognised by what is
 //! in them. Only samples are taken over; means and deviations that a file states are not.
 
 mod field;
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::identity::Identity;
+use crate::identity::Identity;
 use crate::metric::Metric;
 use crate::record::Warning;
 
@@ -22,8 +22,8 @@ const MAX_FILE: u64 = 256 << 20;
 /// The same for other tools' files, which hold a few kilobytes for each test.
 const MAX_FOREIGN: u64 = 16 << 20;
 
-/// Whether a measurement can give this: beyond these bounds lie no seconds, bytes or rates, and
-/// ratios that no number can hold.
+/// Whether a measurement can give this value. No seconds, bytes or rates lie beyond these bounds,
+/// and ratios of such values would overflow.
 fn measurable(x: f64) -> bool {
     (1e-15..=1e18).contains(&x)
 }
@@ -34,13 +34,13 @@ pub struct Source {
     /// As it was named on the command line.
     pub file: String,
     pub format: Format,
-    /// What made it, where and when; parts for one line.
+    /// Program, date and machine; the report joins them into one line.
     pub facts: Vec<String>,
     /// The weights are random values of the right shapes.
     pub synthetic: bool,
     /// Tells one session from another, where the format has such a name.
     pub session: Option<String>,
-    /// The program file that measured, where the format tells.
+    /// The program file that measured, where the format says so.
     pub executable: Option<String>,
     pub arms: Vec<SampledArm>,
     /// What a reader must know before trusting its numbers.
@@ -73,8 +73,7 @@ pub struct SampledArm {
     pub key: String,
     /// Short name, unique in its file, for `--pair`.
     pub label: String,
-    /// Model, quantization, prompt set: what it was measured on. Empty where there is no more to
-    /// say than the label.
+    /// Model, quantization and prompt set. Empty where the label says it all.
     pub on: String,
     pub identity: Identity,
     pub series: Vec<Series>,
@@ -122,7 +121,7 @@ pub fn read(path: &Path) -> Result<Source> {
     }
 }
 
-/// The keys by which formats are told apart.
+/// The keys that tell formats apart.
 #[derive(Deserialize)]
 struct Head {
     schema: Option<IgnoredAny>,
@@ -133,7 +132,7 @@ struct Head {
 }
 
 fn recognise(bytes: &[u8]) -> Result<Format> {
-    // All of it, so that an error of JSON is told as one, whatever the format.
+    // All of it, so that broken JSON is reported as such, whatever the format.
     for value in serde_json::Deserializer::from_slice(bytes).into_iter::<IgnoredAny>() {
         value.map_err(|e| not_json(bytes, &e))?;
     }

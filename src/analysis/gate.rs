@@ -3,17 +3,17 @@
 
 use serde::Serialize;
 
-use super::identity::{Difference, Severity};
 use super::requirement::{Checked, State};
 use super::verdict::{ALPHA, BadPair, Decision, Judgement, Pair, Rules, judge, precision_reached};
 use super::{kind_name, ok_launches};
+use crate::identity::{Difference, Severity};
 use crate::metric::{Metric, Rank};
 use crate::record::{Arm, Record, Status, Warning, WeightsSource};
 
 /// Name and version of the verdict's JSON.
 pub const SCHEMA: &str = "llm-bench-gate/1";
 
-/// What a gate comes to.
+/// The result of a gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -118,7 +118,7 @@ pub struct Gate {
     /// The outcome in one sentence.
     pub why: String,
     pub setting: Setting,
-    /// The level that was asked for. Each test has its part of it, where measuring may end early.
+    /// The level that was asked for. Where measuring may end early, each test gets a part of it.
     pub alpha: f64,
     /// Absent where only ratios are required.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,7 +132,7 @@ pub struct Gate {
     pub lost: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub requirements: Vec<Checked>,
-    /// In what a stored baseline and the candidate differ beside their numbers.
+    /// Differences between a stored baseline and the candidate, other than their numbers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<Difference>,
     /// Why measuring ended; absent where nothing was measured.
@@ -238,7 +238,7 @@ impl Gate {
         (Outcome::NotComparable, reasons.join("; "))
     }
 
-    /// What makes the two numbers of different things.
+    /// The facts whose difference forbids a comparison.
     pub fn refused(&self) -> Vec<String> {
         let refused = self.differences.iter().filter(|d| d.severity == Severity::Refuse);
         refused.map(|d| d.title.clone()).collect()
@@ -247,12 +247,12 @@ impl Gate {
     /// A candidate that fails where the baseline does not is worse, however fast the rest is.
     fn failures(&self) -> Option<(Outcome, String)> {
         let (baseline, candidate) = (self.baseline.as_ref()?, self.candidate.as_ref()?);
-        let told = |side: &Side| {
+        let failed = |side: &Side| {
             let reason = side.failure.clone().unwrap_or_else(|| "no reason was recorded".into());
             format!("failed in {} of {} launches ({reason})", side.failed, side.launches)
         };
         (candidate.share_failed() > baseline.share_failed())
-            .then(|| (Outcome::Regressed, format!("the candidate {}", told(candidate))))
+            .then(|| (Outcome::Regressed, format!("the candidate {}", failed(candidate))))
     }
 }
 
@@ -289,8 +289,8 @@ pub fn lost(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Vec<String> {
     lost.cloned().collect()
 }
 
-/// Whether every deciding metric is known well enough for its margin: the half-width of its 90 %
-/// interval is below half of it. Looks at the spread, never at the change.
+/// Whether every deciding metric is precise enough: the half-width of its 90 % interval is below
+/// half its margin. Looks at the spread, never at the change.
 pub fn precise(judgement: &Judgement) -> bool {
     let enough = |low: f64, high: f64, margin: f64| {
         precision_reached((high.ln_1p() - low.ln_1p()) / 2.0, margin.ln_1p())

@@ -1,4 +1,4 @@
-//! The parts of an arm's peak memory, as means over its launches; they add up as in each launch.
+//! The parts of an arm's peak memory, as means over its launches. They add up to the mean peak.
 
 use super::ok_launches;
 use crate::record::{Arm, How, Memory, Part};
@@ -7,9 +7,9 @@ use crate::record::{Arm, How, Memory, Part};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PartMean {
     pub part: Part,
-    /// Mean bytes over the launches, a launch without the part counting as none of it.
+    /// Mean bytes over the launches; a launch without the part counts as zero.
     pub bytes: f64,
-    /// The least certain way in which any launch got it.
+    /// The least certain source among the launches.
     pub how: How,
 }
 

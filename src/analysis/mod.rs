@@ -7,7 +7,6 @@ pub mod estimate;
 mod finding;
 pub mod foreign;
 pub mod gate;
-pub mod identity;
 mod memory;
 pub mod pairing;
 mod profile;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::foreign::{SampledArm, Series, Source};
-use super::identity::{Difference, Severity};
 use super::verdict::{BadPair, Decision, Judged, Judgement, Pair, Rules, judge};
+use crate::identity::{Difference, Severity};
 use crate::metric::Metric;
 use crate::record::Warning;
 
@@ -40,7 +40,7 @@ pub struct Against<'a> {
     pub warnings: Vec<Warning>,
 }
 
-/// How two arms came to be a pair.
+/// Why two arms are a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
     /// The same engine, quantization and prompt set, or the same command.
@@ -62,7 +62,7 @@ pub struct ArmPair<'a> {
     pub judgement: Judgement,
     /// Series that decide and that only one side has: of the baseline, of the candidate.
     pub one_sided: [Vec<String>; 2],
-    /// Nothing that differs makes the numbers another thing.
+    /// No difference forbids the comparison.
     pub comparable: bool,
 }
 
@@ -180,7 +180,7 @@ fn against<'a>(
 
 type Partners<'a> = (Vec<(&'a SampledArm, &'a SampledArm, How)>, [Vec<&'a SampledArm>; 2]);
 
-/// Which arm belongs to which: as asked, then by key where it is unique, then the only ones.
+/// Pairs arms: first as asked, then by key where it is unique, then the only arm of each file.
 fn partners<'a>(
     baseline: &'a Source,
     candidate: &'a Source,
@@ -292,7 +292,7 @@ fn name(series: &Series) -> String {
     }
 }
 
-/// Of two engines, versions and settings differ as a matter of course.
+/// Versions and settings of two different engines always differ, so they are not reported.
 fn differences(baseline: &SampledArm, candidate: &SampledArm) -> Vec<Difference> {
     let mut found = baseline.identity.differences(&candidate.identity);
     if found.iter().any(Difference::is_engine) {
@@ -301,23 +301,24 @@ fn differences(baseline: &SampledArm, candidate: &SampledArm) -> Vec<Difference>
     found
 }
 
-/// The warnings of both files, those of one wording once; and whether they are one and the same.
+/// The warnings of both files, each wording once, and a warning where both are one session or one
+/// program.
 fn around(baseline: &Source, candidate: &Source) -> Vec<Warning> {
     let mut found: Vec<Warning> = Vec::new();
-    let told = |code: &str, message: &str, advice: &str| Warning {
+    let warning = |code: &str, message: &str, advice: &str| Warning {
         code: code.into(),
         arm: None,
         message: message.into(),
         advice: advice.into(),
     };
     if baseline.session.is_some() && baseline.session == candidate.session {
-        found.push(told(
+        found.push(warning(
             "one_session",
             "both files hold the same session",
             "compare with another session: launches that are on both sides are no replicates",
         ));
     } else if baseline.executable.is_some() && baseline.executable == candidate.executable {
-        found.push(told(
+        found.push(warning(
             "one_program",
             "one and the same program file measured both sides",
             "what differs is the moment and the machine, not the build",

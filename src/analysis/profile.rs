@@ -10,8 +10,8 @@ use crate::units::{BytesPerSecond, Seconds};
 /// What no stage claims.
 pub const OTHER: &str = "other";
 
-/// Stages as tokens meet them; `layers` stands for what lies between embedding and head where an
-/// engine cannot tell it apart, and names that are not here come after, in the order of letters.
+/// Stages in the order of a forward pass. `layers` is everything between embedding and head, for
+/// engines that cannot split it. Other names come after these, alphabetically.
 pub const STAGES: [&str; 8] =
     ["embedding", "norm", "projections", "attention", "mlp", "layers", "head", "sampling"];
 
@@ -33,7 +33,7 @@ pub struct StageTime {
     pub mean: Seconds,
     /// Of the phase's whole time, 0 to 1.
     pub share: f64,
-    /// Weight bytes of the stage ÷ its time; decode only, and where the engine tells the bytes.
+    /// Weight bytes of the stage ÷ its time; decode only, and where the engine reports the bytes.
     pub rate: Option<BytesPerSecond>,
 }
 
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cost_of_profiling_is_told_from_the_measured_generations() {
+    fn the_cost_of_profiling_is_measured_against_the_measured_generations() {
         let mut arm = profiled_arm();
         for launch in &mut arm.launches {
             launch.prompts.retain(|run| run.role == Role::Profiled);

@@ -39,7 +39,7 @@ pub fn reading(record: &Record) -> Vec<String> {
     sentences
 }
 
-/// The arm that the comparisons name, else the default one.
+/// The arm that the comparisons name, otherwise the default one.
 fn baseline_arm(record: &Record) -> Option<&Arm> {
     let named = record.comparisons.first().map(|c| c.baseline.as_str());
     let index = match named.and_then(|n| record.arms.iter().position(|a| a.label == n)) {
@@ -160,7 +160,7 @@ fn start_alone(arm: &Arm) -> Option<String> {
     ))
 }
 
-/// Only where it is true of every arm that was compared.
+/// Only where it holds for every arm that was compared.
 fn same_tokens(record: &Record) -> Option<String> {
     let agreements = tokens::agreements(record);
     let prompts = agreements.iter().map(|a| a.prompts).min()?;

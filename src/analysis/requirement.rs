@@ -88,7 +88,7 @@ impl FromStr for Requirement {
     }
 }
 
-/// What the launches say of a requirement.
+/// What the launches say about a requirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -97,7 +97,7 @@ pub enum State {
     Inconclusive,
 }
 
-/// A requirement and what became of it.
+/// A requirement and its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Checked {
     /// As it was given.

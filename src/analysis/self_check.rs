@@ -1,5 +1,5 @@
-//! What repeated gates of a program against itself say of the gate: how often it was wrong, how
-//! often it found a slow-down of known size, and how sure that is.
+//! Repeated gates of a program against itself measure the gate: how often it is wrong, how often
+//! it finds a slow-down of known size, and how sure both rates are.
 
 use std::collections::BTreeMap;
 

@@ -65,8 +65,8 @@ fn over_iterations(launch: &Launch, id: &str, metric: Metric) -> Option<f64> {
     }
 }
 
-/// Adds a summary, unless there are no values or values that are no numbers (the latter are
-/// found again by the warnings).
+/// Adds a summary, unless there are no values or values that are no numbers (the
+/// warnings report the latter).
 fn insert(summaries: &mut Values<MetricSummary>, metric: Metric, values: Vec<f64>) {
     if let Some(summary) = of_values(metric.unit(), metric.better(), values) {
         summaries.insert(metric, summary);

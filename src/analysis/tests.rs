@@ -200,7 +200,7 @@ fn few_launches_are_named_once_for_all_or_arm_by_arm() {
 }
 
 #[test]
-fn a_failure_is_told_with_its_kind_and_first_line() {
+fn a_failure_is_reported_with_its_kind_and_first_line() {
     assert_eq!(
         message(&summarized(record()), "failed_launches"),
         "pytorch failed in 5 of 5 launches: compile_failed: InductorError: g++ was not found"
@@ -218,12 +218,12 @@ fn tokens_that_change_from_launch_to_launch_are_doubted() {
 }
 
 #[test]
-fn engines_that_leave_the_reference_path_are_told_where() {
+fn the_token_at_which_an_engine_leaves_the_reference_is_reported() {
     let record = summarized(record());
-    let told: Vec<_> = record.warnings.iter().filter(|w| w.code == "tokens_differ").collect();
-    assert_eq!(told.len(), 2);
+    let found: Vec<_> = record.warnings.iter().filter(|w| w.code == "tokens_differ").collect();
+    assert_eq!(found.len(), 2);
     assert_eq!(
-        told[1].message,
+        found[1].message,
         "candle-stock and pytorch-f32 agree for the first 12 of 64 tokens of chat-16; \
          3 of 3 prompts differ"
     );

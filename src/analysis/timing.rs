@@ -49,7 +49,7 @@ pub struct Steady {
 }
 
 impl Steady {
-    /// Absent where there is too little to tell.
+    /// Absent where there is too little data.
     pub fn reached(&self) -> Option<bool> {
         self.drift.map(|d| d.abs() <= DRIFT)
     }

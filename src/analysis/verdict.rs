@@ -38,7 +38,7 @@ pub enum Rule {
     Point,
 }
 
-/// What is asked of the numbers.
+/// The rules of a verdict.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
     /// As a share: 0.05 is 5 %. For every metric that `margins` does not name.
@@ -94,7 +94,7 @@ pub enum Decision {
     NotRegressed,
     /// Better by more than the margin.
     Improved,
-    /// The launches could not tell.
+    /// The launches do not decide it.
     Inconclusive,
 }
 

@@ -6,18 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::finding::{Finding, Seen};
 use super::timing::steady;
 use super::{kind_name, ok_launches, tokens};
+use crate::identity::asked_for_cold_cache;
 use crate::metric::Metric;
-use crate::record::{Arm, FailureKind, Launch, Record, Status, Verdict, Warning, WeightsSource};
+use crate::record::{
+    Arm, Environment, FailureKind, Launch, Record, Status, Verdict, Warning, WeightsSource,
+};
 
 /// Decode varies more than this between launches.
 const HIGH_CV: f64 = 0.10;
 /// Fewer launches than this give no interval worth the name.
 const FEW_LAUNCHES: u32 = 3;
-/// Share of the processors that others used before a launch.
-const BUSY: f64 = 0.10;
 /// Load per processor at the start, where the share itself is not known.
 const LOADED: f64 = 0.25;
-const STEAL: f64 = 0.02;
 /// Bytes per second over the read bandwidth around the launch.
 const MBU_LIMIT: f64 = 1.10;
 /// Share of the model file in the page cache.
@@ -72,7 +72,8 @@ fn of_the_run(record: &Record) -> Vec<Finding> {
     }
     let busy = |l: &&Launch| l.environment.busy_before;
     found.extend(
-        seen(&launches, busy, |x| x > BUSY, f64::max).map(|seen| Finding::BusyMachine { seen }),
+        seen(&launches, busy, |x| x > Environment::BUSY_LIMIT, f64::max)
+            .map(|seen| Finding::BusyMachine { seen }),
     );
     // The load average remembers our own launches: it counts only where nothing better is known.
     if let Some(load) = record.host.load_average_1m
@@ -87,10 +88,10 @@ fn of_the_run(record: &Record) -> Vec<Finding> {
     }
     let steal = |l: &&Launch| l.environment.steal;
     found.extend(
-        seen(&launches, steal, |x| x > STEAL, f64::max).map(|seen| Finding::Steal { seen }),
+        seen(&launches, steal, |x| x > Environment::STEAL_LIMIT, f64::max)
+            .map(|seen| Finding::Steal { seen }),
     );
-    let asked_for_cold = record.run.config.get("page_cache").is_some_and(|v| v == "cold");
-    if !asked_for_cold {
+    if !asked_for_cold_cache(record) {
         let resident = |l: &&Launch| l.environment.page_cache_resident;
         found.extend(
             seen(&launches, resident, |x| x < RESIDENT, f64::min)

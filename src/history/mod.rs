@@ -3,15 +3,14 @@
 
 mod exchange;
 mod filter;
-mod identity;
 mod schema;
 mod series;
 mod session;
 mod store;
 
+pub use crate::identity::LineIdentity as Identity;
 pub use exchange::{Form, import, write_out};
 pub use filter::{BadSince, Filter, since};
-pub use identity::Identity;
 pub use series::{Course, Group, Point, Revision, Series};
 pub use session::{Session, sessions};
 pub use store::{Added, Line, Store};

@@ -232,6 +232,7 @@ fn bare_session(row: &rusqlite::Row, line: &Line) -> rusqlite::Result<(i64, Sess
 struct Adder<'t> {
     path: &'t Path,
     identities: Statement<'t>,
+    complete_identity: Statement<'t>,
     new_identity: Statement<'t>,
     there: Statement<'t>,
     remove: Statement<'t>,
@@ -249,6 +250,7 @@ impl<'t> Adder<'t> {
             identities: db.prepare(
                 "SELECT id, fields FROM identity WHERE model_sha256 = ?1 AND label = ?2",
             )?,
+            complete_identity: db.prepare("UPDATE identity SET fields = ?2 WHERE id = ?1")?,
             new_identity: db.prepare("INSERT INTO identity (fields) VALUES (?1)")?,
             there: db.prepare(
                 "SELECT id, complete FROM session
@@ -306,25 +308,36 @@ impl<'t> Adder<'t> {
         self.insert(session, identity, times).map_err(|e| in_words(path, e))
     }
 
-    /// The number of an identity, of the same one with a little more or less memory if it is there.
+    /// The number of the line that an identity stands on. Of the lines that fit, the one that
+    /// knows as much of it; otherwise the only one, which then learns what it did not know; a new
+    /// one where none fits, or several that this identity is too old to tell apart.
     fn identity(&mut self, identity: &Identity) -> rusqlite::Result<i64> {
         let fields = json(identity);
         if let Some(id) = self.known.get(&fields) {
             return Ok(*id);
         }
         let mut rows = self.identities.query(params![identity.model_sha256, identity.label])?;
-        let mut found = None;
+        let mut fitting: Vec<(i64, Identity)> = Vec::new();
         while let Some(row) = rows.next()? {
             let stored: String = row.get(1)?;
-            if serde_json::from_str(&stored).is_ok_and(|i: Identity| i.same_as(identity)) {
-                found = Some(row.get(0)?);
-                break;
+            if let Ok(stored) = serde_json::from_str::<Identity>(&stored)
+                && stored.fits(identity)
+            {
+                fitting.push((row.get(0)?, stored));
             }
         }
         drop(rows);
-        let id = match found {
-            Some(id) => id,
-            None => self.new_identity.insert([&fields])?,
+        let as_known = fitting.iter().find(|(_, stored)| stored.knows_as_much_as(identity));
+        let id = match (as_known, &fitting[..]) {
+            (Some((id, _)), _) => *id,
+            (None, [(id, stored)]) => {
+                let completed = stored.completed_with(identity);
+                if completed != *stored {
+                    self.complete_identity.execute(params![id, json(&completed)])?;
+                }
+                *id
+            }
+            (None, _) => self.new_identity.insert([&fields])?,
         };
         self.known.insert(fields, id);
         Ok(id)

@@ -21,6 +21,8 @@ pub fn host() -> Host {
         os: sysinfo::System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.into()),
         kernel: sysinfo::System::kernel_version().unwrap_or_default(),
         cpu_model: field("model name").unwrap_or_else(|| std::env::consts::ARCH.into()),
+        cpu_id: cpu_id(&field),
+        cpu_caches: cpu_caches(),
         cores: sysinfo::System::physical_core_count().map_or(threads, |n| n as u32),
         threads,
         isa: crate::cpu::features().names().into_iter().map(str::to_string).collect(),
@@ -36,6 +38,37 @@ pub fn host() -> Host {
         timer_overhead_ns: Some(timer_overhead_ns()),
         ..Host::default()
     }
+}
+
+/// Vendor, family, model and stepping, as /proc/cpuinfo names them.
+fn cpu_id(field: &impl Fn(&str) -> Option<String>) -> Option<String> {
+    let vendor = field("vendor_id").or_else(|| field("CPU implementer"))?;
+    let first = |names: [&str; 2]| names.into_iter().find_map(field);
+    let family = first(["cpu family", "CPU architecture"])?;
+    let model = first(["model\t\t:", "CPU part"])?;
+    let stepping = first(["stepping", "CPU revision"])?;
+    Some(format!("{vendor} family {family} model {model} stepping {stepping}"))
+}
+
+/// Data and unified caches of the first processor, by level.
+fn cpu_caches() -> Option<String> {
+    let mut caches = Vec::new();
+    for index in 0..8 {
+        let read = |name: &str| {
+            let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/{name}");
+            std::fs::read_to_string(path).ok().map(|text| text.trim().to_string())
+        };
+        let (Some(kind), Some(level), Some(size)) = (read("type"), read("level"), read("size"))
+        else {
+            continue;
+        };
+        match kind.as_str() {
+            "Data" => caches.push(format!("L{level}d {size}")),
+            "Unified" => caches.push(format!("L{level} {size}")),
+            _ => {}
+        }
+    }
+    (!caches.is_empty()).then(|| caches.join(", "))
 }
 
 /// Processors that this process may use.

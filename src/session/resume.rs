@@ -2,7 +2,7 @@
 //! make the new launches differ from the old ones (the model's bytes, the machine, the build, an
 //! engine's version) is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,13 +13,14 @@ use super::bench::{Bench, Seat};
 use super::drive::ArmPlan;
 use crate::engine::provision::Installed;
 use crate::engine::{Deadlines, Engine, EngineSpec, Failure, Registry};
+use crate::identity::unlike;
 use crate::interrupt;
 use crate::launch;
 use crate::measure::host;
 use crate::plan::grid::each_once;
 use crate::plan::{Planned, Spec};
 use crate::progress::say;
-use crate::record::{Build, Host, Point, Record, Resumed};
+use crate::record::{Arm, Point, Record, Resumed, Workload};
 
 /// A record whose plan is not done.
 pub struct Interrupted {
@@ -130,16 +131,17 @@ impl Interrupted {
                 );
             }
         }
-        let mut differ = Differences::default();
-        for (arm, seat) in record.arms.iter().zip(seats) {
-            let (then, now) = (record.model_of(arm), &bench.file_of(seat).model);
-            differ.of("model.sha256", &then.sha256, &now.sha256);
-            differ.of("model.weights", &then.weights, &now.weights);
-        }
-        differ.of("workload.sha256", &record.workload.sha256, &bench.workload.sha256);
-        differ.hosts(&record.host, &host::host());
-        differ.builds(&record.build, &super::build());
-        self.refuse(differ)?;
+        let here = Record {
+            host: host::host(),
+            build: super::build(),
+            workload: Workload { sha256: bench.workload.sha256.clone(), ..record.workload.clone() },
+            ..record.clone()
+        };
+        self.refuse(record.arms.iter().zip(seats).flat_map(|(arm, seat)| {
+            let model_file = Some(bench.file_of(seat).model.clone());
+            let now = Arm { point: Point { model_file, ..arm.point.clone() }, ..arm.clone() };
+            unlike((record, arm), (&here, &now))
+        }))?;
         let launches = record.arms.iter().enumerate();
         let mut taken = vec![false; order.len()];
         for (arm, launch) in launches.flat_map(|(i, arm)| arm.launches.iter().map(move |l| (i, l)))
@@ -163,13 +165,13 @@ impl Interrupted {
     /// The record, with a note that it was resumed, and the base of its files' names. Asks each
     /// engine that has measured already for its versions first.
     pub fn reopen(mut self, bench: &Bench, plans: &[ArmPlan]) -> Result<(Record, PathBuf)> {
-        let mut differ = Differences::default();
+        let mut differ = Vec::new();
         for ((arm, plan), seat) in self.record.arms.iter().zip(plans).zip(&bench.seats) {
             if let (false, Ok(installed)) = (arm.version.is_empty(), &plan.installed) {
                 let found = versions(installed, seat.threads)
                     .with_context(|| format!("{} does not start", arm.engine))?;
-                let field = format!("version of {}", arm.engine);
-                differ.of(&field, &listed(&arm.version), &listed(&found));
+                let now = Arm { version: found, ..arm.clone() };
+                differ.extend(unlike((&self.record, arm), (&self.record, &now)));
             }
         }
         self.refuse(differ)?;
@@ -179,63 +181,19 @@ impl Interrupted {
         Ok((self.record, self.path.with_extension("")))
     }
 
-    fn refuse(&self, differ: Differences) -> Result<()> {
-        if differ.0.is_empty() {
+    fn refuse(&self, differ: impl IntoIterator<Item = String>) -> Result<()> {
+        let mut differ: Vec<String> = differ.into_iter().collect();
+        // What all arms share differs for each of them.
+        let mut said = BTreeSet::new();
+        differ.retain(|one| said.insert(one.clone()));
+        if differ.is_empty() {
             return Ok(());
         }
         bail!(
             "--resume {}: the launches to come would not be of the same kind: {}. Run anew",
             self.path.display(),
-            differ.0.join("; ")
+            differ.join("; ")
         )
-    }
-}
-
-/// What differs between the record and now, as text.
-#[derive(Default)]
-struct Differences(Vec<String>);
-
-impl Differences {
-    fn of<T: PartialEq + std::fmt::Debug + ?Sized>(&mut self, field: &str, then: &T, now: &T) {
-        if then != now {
-            self.0.push(format!("{field}: expected {then:?}, found {now:?}"));
-        }
-    }
-
-    fn hosts(&mut self, then: &Host, now: &Host) {
-        self.of("host.os", &then.os, &now.os);
-        self.of("host.kernel", &then.kernel, &now.kernel);
-        self.of("host.cpu_model", &then.cpu_model, &now.cpu_model);
-        self.of("host.cores", &then.cores, &now.cores);
-        self.of("host.threads", &then.threads, &now.threads);
-        self.of("host.isa", &then.isa, &now.isa);
-        self.of("host.governor", &then.governor, &now.governor);
-        self.of("host.virtualization", &then.virtualization, &now.virtualization);
-        self.of("host.gpu", &then.gpu, &now.gpu);
-        // What firmware and kernel keep for themselves varies a little from boot to boot.
-        if then.ram_bytes.abs_diff(now.ram_bytes) > then.ram_bytes / 100 {
-            self.of("host.ram_bytes", &then.ram_bytes, &now.ram_bytes);
-        }
-    }
-
-    /// The same program file, or another build of the same commit, where both are clean.
-    fn builds(&mut self, then: &Build, now: &Build) {
-        if then.executable_sha256.is_some() && then.executable_sha256 == now.executable_sha256 {
-            return;
-        }
-        let clean = |b: &Build| b.git_commit.is_some() && b.git_dirty == Some(false);
-        if !(clean(then) && clean(now)) {
-            return self.0.push(
-                "build: expected the same program file, because a build of uncommitted changes is \
-                 like no other; found another"
-                    .into(),
-            );
-        }
-        self.of("build.git_commit", &then.git_commit, &now.git_commit);
-        self.of("build.version", &then.version, &now.version);
-        self.of("build.features", &then.features, &now.features);
-        self.of("build.target_cpu", &then.target_cpu, &now.target_cpu);
-        self.of("build.profile", &then.profile, &now.profile);
     }
 }
 
@@ -252,10 +210,4 @@ fn versions(installed: &Installed, threads: u32) -> Result<BTreeMap<String, Stri
         bail!("stopped before anything was measured");
     }
     Ok(versions)
-}
-
-/// `torch 2.15.0, numpy 2.3`.
-fn listed(versions: &BTreeMap<String, String>) -> String {
-    let all: Vec<String> = versions.iter().map(|(name, v)| format!("{name} {v}")).collect();
-    all.join(", ")
 }

@@ -17,6 +17,7 @@ mod gate;
 mod grid;
 mod history;
 mod native_engine;
+mod previous_version;
 mod profile;
 mod quantize;
 mod resume;

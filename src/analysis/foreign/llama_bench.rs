@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::field::Object;
 use super::{Format, SampledArm, Series, Source};
-use crate::analysis::identity::{Identity, Severity, scalar};
+use crate::identity::{Identity, Severity, scalar};
 use crate::metric::Metric;
 use crate::record::Warning;
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use super::{Format, SampledArm, Series, Source, measurable};
-use crate::analysis::identity::Identity;
 use crate::analysis::{UNKNOWN_METRICS, ok_launches, summarize};
+use crate::identity::Identity;
 use crate::metric::{Metric, Rank, Values};
 use crate::record::{Arm, MetricSummary, Record, Warning, WeightsSource};
 

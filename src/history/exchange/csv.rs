@@ -64,16 +64,21 @@ const IDENTITY: &[(&str, Cell)] = &[
     ("target_cpu", Cell::Text),
     ("profile", Cell::Text),
     ("schema", Cell::Text),
+    ("cpu_id", Cell::Optional),
+    ("isa", Cell::Json),
 ];
+/// Columns that files of earlier versions lack.
+const LATER: [&str; 2] = ["cpu_id", "isa"];
 const METRIC: [&str; 6] = ["metric", "unit", "n", "mean", "sd", "launches"];
 
-fn columns() -> impl Iterator<Item = &'static str> {
-    SESSION.iter().chain(IDENTITY).map(|(name, _)| *name).chain(METRIC)
+/// The columns, in their order, with these of an identity.
+fn columns(identity: &[(&'static str, Cell)]) -> impl Iterator<Item = &'static str> {
+    SESSION.iter().chain(identity).map(|(name, _)| *name).chain(METRIC)
 }
 
 pub(super) fn write(store: &Store, filter: &Filter, out: &mut dyn Write) -> Result<()> {
     let mut csv = WriterBuilder::new().from_writer(out);
-    csv.write_record(columns()).map_err(io)?;
+    csv.write_record(columns(IDENTITY)).map_err(io)?;
     store.each(filter, |session| {
         let whole = serde_json::to_value(&session)?;
         let cells = SESSION.iter().map(|(name, _)| cell(&whole[*name]));
@@ -125,7 +130,13 @@ pub(super) fn read<'p>(
 ) -> Result<impl Iterator<Item = Result<Session>> + 'p> {
     let mut csv = ReaderBuilder::new().flexible(false).from_reader(from);
     let header = csv.headers().with_context(|| format!("{}:1", path.display()))?.clone();
-    if !header.iter().eq(columns()) {
+    let in_header = |name: &str| header.iter().any(|column| column == name);
+    let identity: Vec<(&'static str, Cell)> = IDENTITY
+        .iter()
+        .copied()
+        .filter(|(name, _)| in_header(name) || !LATER.contains(name))
+        .collect();
+    if !header.iter().eq(columns(&identity)) {
         let found: String = header.iter().collect::<Vec<_>>().join(",").chars().take(80).collect();
         bail!(
             "{}:1: expected the columns of `llm-bench history export --form csv`, found {found:?}",
@@ -150,11 +161,11 @@ pub(super) fn read<'p>(
                 Err(e) => return Some(Err(e)),
             },
         };
-        let mut session = match session(&first).with_context(|| place.clone()) {
+        let mut session = match session(&first, &identity).with_context(|| place.clone()) {
             Ok(session) => session,
             Err(e) => return Some(Err(e)),
         };
-        let shared = SESSION.len() + IDENTITY.len();
+        let shared = SESSION.len() + identity.len();
         let same = |line: &StringRecord| line.iter().take(shared).eq(first.iter().take(shared));
         let mut line = Some(Ok((place.clone(), first.clone())));
         while let Some(here) = line {
@@ -163,7 +174,7 @@ pub(super) fn read<'p>(
                     next = Some((at, line));
                     return Ok(false);
                 }
-                metric(&mut session, &line).with_context(|| at)?;
+                metric(&mut session, line.iter().skip(shared)).with_context(|| at)?;
                 Ok(true)
             });
             match added {
@@ -177,10 +188,10 @@ pub(super) fn read<'p>(
 }
 
 /// A session without metrics, from the first line that has it.
-fn session(line: &StringRecord) -> Result<Session> {
+fn session(line: &StringRecord, identity: &[(&str, Cell)]) -> Result<Session> {
     let cells = line.iter();
     let mut whole = object(SESSION, cells.clone())?;
-    let identity = object(IDENTITY, cells.skip(SESSION.len()))?;
+    let identity = object(identity, cells.skip(SESSION.len()))?;
     whole.insert("identity".into(), identity.into());
     whole.insert("metrics".into(), Map::new().into());
     Ok(serde_json::from_value(whole.into())?)
@@ -202,8 +213,7 @@ fn object<'l>(
     Ok(object)
 }
 
-fn metric(session: &mut Session, line: &StringRecord) -> Result<()> {
-    let mut cells = line.iter().skip(SESSION.len() + IDENTITY.len());
+fn metric<'l>(session: &mut Session, mut cells: impl Iterator<Item = &'l str>) -> Result<()> {
     let [metric, unit, n, mean, sd, launches] = METRIC.map(|_| cells.next().unwrap_or_default());
     let values = launches.split(' ').map(|v| {
         let value: Option<f64> = v.parse().ok();

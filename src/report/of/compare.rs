@@ -2,9 +2,9 @@
 
 use super::SYNTHETIC;
 use crate::analysis::foreign::{SampledArm, Source};
-use crate::analysis::identity::{Difference, Severity};
 use crate::analysis::pairing::{Against, ArmPair, Compared, How, Row};
 use crate::analysis::verdict::{Decision, Rule, Side};
+use crate::identity::{Difference, Severity};
 use crate::metric::Better;
 use crate::record::Warning;
 use crate::report::document::{

@@ -1,9 +1,9 @@
 //! A gate's verdict: for the terminal, for a job's summary and a pull request's comment.
 
 use crate::analysis::gate::{Gate, Outcome, Side};
-use crate::analysis::identity::{Difference, Severity};
 use crate::analysis::requirement::{Checked, State};
 use crate::analysis::verdict::{Judged, Judgement};
+use crate::identity::{Difference, Severity};
 use crate::metric::{Metric, Rank};
 use crate::record::WeightsSource;
 use crate::report::document::{

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use crate::analysis::foreign::{Format, SampledArm, Source};
-use crate::analysis::identity::Difference;
 use crate::analysis::pairing::{Against, ArmPair, Compared, Row};
 use crate::analysis::verdict::{Decision, Judged, Rule};
+use crate::identity::Difference;
 use crate::record::Warning;
 
 /// Name and version of this form; the number changes when old readers would misread.
