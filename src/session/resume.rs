@@ -36,17 +36,30 @@ pub struct Claim(#[expect(dead_code, reason = "held, not read")] File);
 impl Claim {
     /// Fails with [`TryLockError::WouldBlock`] where another process has it. A process that was
     /// killed may leave a child that has not started its own program yet and still holds the
-    /// lock: it is given a moment.
+    /// lock: it is given a moment. A session that runs replaces its file meanwhile, so each attempt
+    /// opens it again, and a lock on a file that is no longer at `path` is none.
     pub fn take(path: &Path) -> Result<Self, TryLockError> {
-        let file = File::open(path).map_err(TryLockError::Error)?;
         for _ in 0..20 {
+            let file = File::open(path).map_err(TryLockError::Error)?;
             match file.try_lock() {
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
-                other => return other.map(|()| Self(file)),
+                Ok(()) if is_at(&file, path).map_err(TryLockError::Error)? => {
+                    return Ok(Self(file));
+                }
+                Ok(()) | Err(TryLockError::WouldBlock) => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => return Err(error),
             }
         }
         Err(TryLockError::WouldBlock)
     }
+}
+
+/// Whether `path` still leads to this open file.
+fn is_at(file: &File, path: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let (open, now) = (file.metadata()?, std::fs::metadata(path)?);
+    Ok((open.dev(), open.ino()) == (now.dev(), now.ino()))
 }
 
 impl Interrupted {
