@@ -91,8 +91,8 @@ pub const fn parts<F: BlockFormat>() -> usize {
 #[inline(always)]
 unsafe fn q4k_bytes(p: *const u8, part: usize) -> (u32, u32) {
     // SAFETY: the caller's promise.
-    let [low_sc, low_m, high] =
-        [4, 8, 12].map(|at| unsafe { p.add(at).cast::<u32>().read_unaligned() });
+    let word = |at: usize| unsafe { p.add(at).cast::<u32>().read_unaligned() };
+    let (low_sc, low_m, high) = (word(4), word(8), word(12));
     // Blocks 0–3 have their six bits in one byte; 4–7 have four bits in the last word and two at the
     // top of the others'.
     match part {

@@ -31,6 +31,7 @@ unsafe fn prefetch(p: *const u8) {
 
 /// See `Cpu::float_dot`.
 #[target_feature(enable = "avx2,f16c,fma")]
+#[inline]
 pub fn float_dot<F: FloatFormat, const T: usize>(row: &[u8], x: [&[f32]; T]) -> [f32; T] {
     /// Values of a register.
     const LANES: usize = 8;
@@ -49,12 +50,9 @@ pub fn float_dot<F: FloatFormat, const T: usize>(row: &[u8], x: [&[f32]; T]) -> 
             let i = start + LANES * c;
             for t in 0..T {
                 // SAFETY: i + 8 <= whole <= k, and every slice was checked to hold k values.
-                let (x, w) = unsafe {
-                    (
-                        _mm256_loadu_ps(x[t].as_ptr().add(i)),
-                        load::<F>(row.as_ptr().add(i * F::SIZE)),
-                    )
-                };
+                let x = unsafe { _mm256_loadu_ps(x[t].as_ptr().add(i)) };
+                // SAFETY: as above.
+                let w = unsafe { load::<F>(row.as_ptr().add(i * F::SIZE)) };
                 sums[t][c] = _mm256_fmadd_ps(w, x, sums[t][c]);
             }
         }
@@ -90,6 +88,7 @@ unsafe fn reduce(sum: __m256) -> f32 {
 macro_rules! int8_kernel {
     ($features:literal, $vnni:literal, $dot:ident) => {
         #[target_feature(enable = $features)]
+        #[inline]
         pub fn $dot<F: BlockFormat, const T: usize>(
             row: &[u8],
             x: &Int8Rows,

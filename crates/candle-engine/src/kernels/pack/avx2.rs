@@ -238,15 +238,29 @@ fn pack_group<F: BlockFormat>(
 #[target_feature(enable = "avx2,f16c,fma")]
 pub fn pack_float<F: FloatFormat>(panel: &mut FloatPanel, rows: &[&[u8]], first: usize, n: usize) {
     super::pack_float::<F, LANES>(panel, rows, first, n, |panel, rows, v, slot, at| {
-        // SAFETY: this function has the features; `super::pack_float` checked rows and panel.
-        unsafe {
-            let values = from_fn(|r| load::<F>(rows[r].as_ptr().add(at)));
-            for (column, values) in transpose(values).into_iter().enumerate() {
-                let to = panel.0[slot + column].as_mut_ptr().add(LANES * v);
-                _mm256_store_ps(to, values);
-            }
-        }
+        pack_square::<F>(panel, rows, v, slot, at);
     });
+}
+
+/// Widens `LANES` columns of as many rows, which begin at byte `at`, into lanes `LANES * v..` of columns
+/// `slot..`.
+#[target_feature(enable = "avx2,f16c,fma")]
+#[inline]
+fn pack_square<F: FloatFormat>(
+    panel: &mut FloatPanel,
+    rows: &[&[u8]; LANES],
+    v: usize,
+    slot: usize,
+    at: usize,
+) {
+    // SAFETY: this function has the features; `super::pack_float` checked rows and panel.
+    unsafe {
+        let values = from_fn(|r| load::<F>(rows[r].as_ptr().add(at)));
+        for (column, values) in transpose(values).into_iter().enumerate() {
+            let to = panel.0[slot + column].as_mut_ptr().add(LANES * v);
+            _mm256_store_ps(to, values);
+        }
+    }
 }
 
 /// Lane `c` of register `r` becomes lane `r` of register `c`.

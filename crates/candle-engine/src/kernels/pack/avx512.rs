@@ -326,22 +326,38 @@ fn pack_group<F: BlockFormat>(
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 pub fn pack_float<F: FloatFormat>(panel: &mut FloatPanel, rows: &[&[u8]], first: usize, n: usize) {
     super::pack_float::<F, LANES>(panel, rows, first, n, |panel, rows, v, slot, at| {
-        // SAFETY: this function has the features; `super::pack_float` checked rows and panel.
-        unsafe {
-            let values = rows.map(|row| {
-                let p = row.as_ptr().add(at);
-                _mm512_castps_si512(match F::KIND {
-                    FloatKind::F32 => load_f32(p),
-                    FloatKind::F16 => load_f16(p),
-                    FloatKind::Bf16 => load_bf16(p),
-                })
-            });
-            for (column, values) in transpose(values).into_iter().enumerate() {
-                let to = panel.0[slot + column].as_mut_ptr().add(LANES * v);
-                _mm512_store_si512(to.cast(), values);
-            }
-        }
+        pack_square::<F>(panel, rows, v, slot, at);
     });
+}
+
+/// Widens `LANES` columns of as many rows, which begin at byte `at`, into lanes `LANES * v..` of columns
+/// `slot..`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
+#[inline]
+fn pack_square<F: FloatFormat>(
+    panel: &mut FloatPanel,
+    rows: &[&[u8]; LANES],
+    v: usize,
+    slot: usize,
+    at: usize,
+) {
+    // SAFETY: this function has the features; `super::pack_float` checked rows and panel.
+    unsafe {
+        // Not `map`: the standard library has no AVX-512, and may not be inlined.
+        let mut values = [_mm512_setzero_si512(); LANES];
+        for (values, row) in values.iter_mut().zip(rows) {
+            let p = row.as_ptr().add(at);
+            *values = _mm512_castps_si512(match F::KIND {
+                FloatKind::F32 => load_f32(p),
+                FloatKind::F16 => load_f16(p),
+                FloatKind::Bf16 => load_bf16(p),
+            });
+        }
+        for (column, values) in transpose(values).into_iter().enumerate() {
+            let to = panel.0[slot + column].as_mut_ptr().add(LANES * v);
+            _mm512_store_si512(to.cast(), values);
+        }
+    }
 }
 
 /// Lane `c` of register `r` becomes lane `r` of register `c`.
