@@ -146,6 +146,9 @@ impl Bench {
     fn plans(&self, may_install: bool) -> Result<Vec<ArmPlan>> {
         let cache: PathBuf = CacheDir::from_env().path().into();
         let plan = |seat: &Seat| {
+            if interrupt::requested() {
+                bail!("stopped before anything was measured");
+            }
             let mut provisioner = Provisioner::new(cache.clone(), may_install)?;
             if let Some(program) = &seat.side.program {
                 provisioner.program.clone_from(program);
