@@ -1,11 +1,11 @@
-//! Every arm against one baseline, as "how many times better", on the log scale.
+//! Compares every arm with one baseline, as "how many times better", on the log scale.
 
 use super::ok_launches;
 use crate::metric::{Better, Metric, Rank};
 use crate::record::{Arm, Comparison, Record};
 use crate::stats::{Sample, ratio_of_geometric_means};
 
-/// Labels that become the baseline unasked, the first one first.
+/// Labels that become the baseline when the user names none, in order of preference.
 const BASELINES: [&str; 2] = ["pytorch", "pytorch-f32"];
 
 /// No arm has the label that was asked for.
@@ -16,8 +16,8 @@ pub struct NoSuchArm {
     pub known: Vec<String>,
 }
 
-/// The arm that others are compared with: `pytorch` where it has a good launch, else
-/// `pytorch-f32`, else the first arm that has one.
+/// The default baseline: `pytorch` if it has a good launch, otherwise `pytorch-f32`, otherwise the
+/// first arm with a good launch.
 pub fn baseline(record: &Record) -> Option<usize> {
     let good = |arm: &Arm| ok_launches(arm).next().is_some();
     let of = |engine: &&str| record.arms.iter().position(|a| a.point.engine == **engine && good(a));
@@ -31,9 +31,9 @@ pub(super) fn find(record: &Record, label: &str) -> Result<usize, NoSuchArm> {
     })
 }
 
-/// Compares every other arm with the one at `baseline`, over the metrics that both have. The
-/// spread of decode is left out (the ratio of two spreads over a few launches says nothing), and so
-/// are the parts of another metric.
+/// Compares every other arm with the one at `baseline`, over the metrics that both have. Skips the
+/// spread of decode (the ratio of two spreads over a few launches says nothing) and the parts of
+/// other metrics.
 pub(super) fn against(record: &Record, baseline: usize) -> Vec<Comparison> {
     let Some(base) = record.arms.get(baseline) else { return Vec::new() };
     let others = record.arms.iter().enumerate().filter(|(i, _)| *i != baseline);
@@ -42,7 +42,7 @@ pub(super) fn against(record: &Record, baseline: usize) -> Vec<Comparison> {
     others.flat_map(|(_, arm)| metrics().filter_map(|m| compare(arm, base, m))).collect()
 }
 
-/// Absent where one of the two lacks the metric or has values that are not positive.
+/// `None` if either arm lacks the metric or has values that are not positive.
 fn compare(arm: &Arm, base: &Arm, metric: Metric) -> Option<Comparison> {
     let (ours, theirs) = (arm.metrics.get(&metric)?, base.metrics.get(&metric)?);
     let (a, b) = (Sample::new(&ours.values).ok()?, Sample::new(&theirs.values).ok()?);

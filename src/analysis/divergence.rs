@@ -1,5 +1,5 @@
-//! How far one engine's teacher-forced logits are from another's: pure numbers over two streams
-//! of rows, and the verdict on them. Runs no engine and opens no file.
+//! Measures how far one engine's teacher-forced logits are from another's, and judges the distance.
+//! Works on two streams of rows; runs no engine and opens no file.
 
 use std::io::{self, Read};
 
@@ -11,10 +11,10 @@ use crate::stats::Sample;
 /// A different argmax counts only where the reference's best logit leads by more than this many
 /// RMS errors: closer than that, rounding decides.
 const DECIDED: f64 = 4.0;
-/// Positions of a band whose error is reported by itself.
+/// Positions per band; the error of each band is reported separately.
 const BAND: usize = 64;
 
-/// What one position contributes.
+/// The contribution of one position.
 #[derive(Debug, Clone, Copy)]
 pub struct Position {
     error: f64,
@@ -89,7 +89,7 @@ fn largest5(row: &[f32]) -> Vec<usize> {
     best
 }
 
-/// Sums positions up, in their order. `None` without positions.
+/// Sums the positions up in order. `None` if there are none.
 pub fn sum_up(positions: &[Position], decoded: u32) -> Option<Divergence> {
     let n = positions.len();
     let logits: f64 = positions.iter().map(|p| p.n as f64).sum();
@@ -166,7 +166,7 @@ pub fn compare(
     Ok(found)
 }
 
-/// A position where a logit is no finite number.
+/// A position with a logit that is not finite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotFinite {
     pub position: usize,
@@ -177,11 +177,11 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(word).collect()
 }
 
-/// Shares of decided positions with another argmax that are still rounding.
+/// Up to this share of decided positions, a different argmax still counts as rounding.
 const FLIPPED: f64 = 0.01;
 
-/// The limit for the precision that an engine says it computes in; docs/METHODOLOGY.md says how
-/// the limits were set.
+/// The limit for the precision that an engine declares; docs/METHODOLOGY.md explains how the limits
+/// were set.
 pub fn limit_for(p: &Precision) -> Limit {
     let any = |name: &str| {
         [&p.compute, &p.kv].iter().any(|text| text.split('+').any(|part| part == name))
@@ -203,13 +203,13 @@ const BF16_NMSE: f64 = 1e-3;
 const F16_NMSE: f64 = 1e-5;
 const F32_NMSE: f64 = 1e-9;
 
-/// The NMSE that is held against the limit: the largest of all positions, the decoded ones, and
-/// the last ones.
+/// The NMSE that the limit applies to: the largest of those over all positions, the decoded ones
+/// and the last ones.
 pub fn worst(d: &Divergence) -> f64 {
     [Some(d.nmse), d.nmse_decoded, Some(d.nmse_late)].into_iter().flatten().fold(0.0, f64::max)
 }
 
-/// The verdict and, where it is a failure, its reason in words.
+/// The verdict and, for a failure, the reason in words.
 pub fn judge(d: &Divergence, limit: &Limit) -> (Verdict, Option<String>) {
     let worst = worst(d);
     let flips = f64::from(d.flipped) > FLIPPED * f64::from(d.decided);
@@ -219,10 +219,11 @@ pub fn judge(d: &Divergence, limit: &Limit) -> (Verdict, Option<String>) {
     (Verdict::Fail, Some(reason(d, limit, worst)))
 }
 
-/// An error that grows by more than this from the first positions to the last grows with distance.
+/// If the error grows by more than this from the first positions to the last, it grows with
+/// distance.
 const GROWTH: f64 = 4.0;
 
-/// Where the error begins says what kind it is.
+/// The place where the error begins shows what kind of error it is.
 fn reason(d: &Divergence, limit: &Limit, worst: f64) -> String {
     let numbers = match worst > limit.nmse {
         true => format!("NMSE {worst:.1e}, limit {:.0e} for {}", limit.nmse, limit.of),

@@ -1,4 +1,4 @@
-//! How long a planned run will take, from earlier records of the same file and engine. Pure.
+//! Estimates how long a planned run will take, from earlier records of the same file and engine.
 
 use super::ok_launches;
 use crate::metric::Metric;
@@ -6,7 +6,7 @@ use crate::record::{Arm, Record, WorkloadPrompt};
 use crate::stats::Sample;
 use crate::units::Seconds;
 
-/// What each launch is asked.
+/// The requests of one launch.
 #[derive(Debug, Clone, Copy)]
 pub struct Requests<'a> {
     pub prompts: &'a [WorkloadPrompt],
@@ -14,8 +14,8 @@ pub struct Requests<'a> {
     pub iterations: u32,
 }
 
-/// One launch of `engine`, from the newest of `records` (oldest first) that measured this model
-/// file on as many threads; `None` where none did.
+/// The time of one launch of `engine`, from the newest of `records` (oldest first) that measured
+/// this model file on the same number of threads; `None` if no record did.
 pub fn launch_time(
     records: &[Record],
     sha256: &str,
@@ -42,7 +42,7 @@ pub fn launch_time(
         ))
     });
     let (cold_start, prefill, decode) = rates?;
-    // Whether it is known to run the context anew in each generation.
+    // Whether the records show that the engine runs the context again in each generation.
     let mut runs = arms.iter().flat_map(|arm| ok_launches(arm)).flat_map(|l| &l.prompts);
     let anew = runs.any(|run| run.context_in_request);
     let took = |p: &WorkloadPrompt, n_gen: u32| {
@@ -50,8 +50,8 @@ pub fn launch_time(
     };
     let mut sum = cold_start + f64::from(requests.prompts.first()?.n_gen) / decode;
     for (i, p) in requests.prompts.iter().enumerate() {
-        // The cold generation was the first warm-up of the first prompt, if that has no depth;
-        // one is two tokens long.
+        // The first warm-up of the first prompt is the cold generation if the prompt has no depth.
+        // A warm-up generates two tokens.
         let warmups = requests.warmup.saturating_sub(u32::from(i == 0 && p.depth == 0));
         let contexts = if anew { warmups + requests.iterations } else { 1 };
         sum += f64::from(contexts) * f64::from(p.depth) / prefill;
@@ -92,12 +92,12 @@ mod tests {
         let time = |threads, engine: &str| {
             launch_time(std::slice::from_ref(&record), &sha, engine, threads, requests)
         };
-        // Cold 2 + 2; first prompt 2 · (0.5 + 2); second: warm-up 1 + 0.2, then 2 · (1 + 3).
+        // Cold: 2 + 2. First prompt: 2 · (0.5 + 2). Second: warm-up 1 + 0.2, then 2 · (1 + 3).
         let expected = 4.0 + 5.0 + 1.2 + 8.0;
         assert!((time(2, &engine).unwrap().0 - expected).abs() < 1e-9);
         assert!(time(2, "another").is_none());
         assert!(time(4, &engine).is_none(), "other threads, other rates");
-        // A depth of 200: no warm-up was cold any more, and 2 more seconds, once or each time.
+        // At depth 200 no warm-up is cold, and the context takes 2 more seconds, once or each time.
         let deep = [prompt(50, 20, 200)];
         let requests = Requests { prompts: &deep, warmup: 1, iterations: 2 };
         let time = |record: &Record| {

@@ -25,7 +25,7 @@ pub(super) enum Finding {
     },
     Resumed {
         times: usize,
-        /// When it was last resumed.
+        /// When the run was last resumed.
         last: String,
     },
     Failed {
@@ -35,7 +35,7 @@ pub(super) enum Finding {
         kind: FailureKind,
         line: String,
     },
-    /// The arm is absent where all arms have the same number.
+    /// Absent if all arms have the same number.
     FewLaunches {
         arm: Option<String>,
         n: u32,
@@ -48,7 +48,7 @@ pub(super) enum Finding {
         load: f64,
         threads: u32,
     },
-    /// By the rule stated before the run.
+    /// Disturbed by the rule stated before the run.
     Disturbed {
         launches: usize,
         of: usize,
@@ -84,12 +84,12 @@ pub(super) enum Finding {
         baseline: String,
         arms: Vec<String>,
     },
-    /// By the worker's option for checks of the instrument.
+    /// Slowed down by the worker's option for checks of the instrument.
     SlowedDown {
         arm: String,
         factor: f64,
     },
-    /// Failed the comparison with the float32 reference.
+    /// The arm failed the comparison with the float32 reference.
     OtherFunction {
         arm: String,
         reference: String,
@@ -101,7 +101,7 @@ pub(super) enum Finding {
         prompt: String,
         agree: usize,
         of: usize,
-        /// Prompts that differ, and prompts compared.
+        /// How many prompts differ, and how many were compared.
         differing: usize,
         prompts: usize,
     },
@@ -115,7 +115,7 @@ pub(super) struct Seen {
     pub worst: f64,
 }
 
-/// Whether a warning states a circumstance instead of a doubt about the numbers.
+/// Whether a warning states a circumstance rather than a doubt about the numbers.
 pub fn is_information(code: &str) -> bool {
     matches!(code, "synthetic_weights" | "unequal_precision" | "tokens_differ")
 }
@@ -148,7 +148,7 @@ impl Finding {
         }
     }
 
-    /// The arm that it is about; absent where it is about the run.
+    /// The arm concerned; `None` if the finding concerns the run.
     pub fn arm(&self) -> Option<&str> {
         match self {
             Finding::Failed { arm, .. }
@@ -165,7 +165,7 @@ impl Finding {
         }
     }
 
-    /// What was found, as one sentence.
+    /// The finding as one sentence.
     pub fn message(&self) -> String {
         match self {
             Finding::SyntheticWeights => {
@@ -335,7 +335,7 @@ impl Finding {
         .into()
     }
 
-    /// As records hold it.
+    /// The finding in the form that records hold.
     pub fn to_warning(&self) -> Warning {
         Warning {
             code: self.code().into(),

@@ -1,5 +1,5 @@
-//! Result files to samples: llm-bench's own, llama-bench's and hyperfine's, recognised by what is
-//! in them. Only samples are taken over; means and deviations that a file states are not.
+//! Reads result files into samples: llm-bench's own, llama-bench's and hyperfine's, recognised by
+//! their content. Takes samples only, never the means and deviations that a file states.
 
 mod field;
 mod hyperfine;
@@ -17,13 +17,13 @@ use crate::identity::Identity;
 use crate::metric::Metric;
 use crate::record::Warning;
 
-/// Far above any real result file.
+/// Far larger than any real result file.
 const MAX_FILE: u64 = 256 << 20;
 /// The same for other tools' files, which hold a few kilobytes for each test.
 const MAX_FOREIGN: u64 = 16 << 20;
 
 /// Whether a measurement can give this value. No seconds, bytes or rates lie beyond these bounds,
-/// and ratios of such values would overflow.
+/// and ratios of larger values would overflow.
 fn measurable(x: f64) -> bool {
     (1e-15..=1e18).contains(&x)
 }
@@ -31,16 +31,16 @@ fn measurable(x: f64) -> bool {
 /// One result file.
 #[derive(Debug)]
 pub struct Source {
-    /// As it was named on the command line.
+    /// The file's name as given on the command line.
     pub file: String,
     pub format: Format,
     /// Program, date and machine; the report joins them into one line.
     pub facts: Vec<String>,
     /// The weights are random values of the right shapes.
     pub synthetic: bool,
-    /// Tells one session from another, where the format has such a name.
+    /// Identifies the session, if the format has such a name.
     pub session: Option<String>,
-    /// The program file that measured, where the format says so.
+    /// The program file that was measured with, if the format records it.
     pub executable: Option<String>,
     pub arms: Vec<SampledArm>,
     /// What a reader must know before trusting its numbers.
@@ -71,33 +71,32 @@ impl Format {
 pub struct SampledArm {
     /// Arms of two files with the same key are a pair.
     pub key: String,
-    /// Short name, unique in its file, for `--pair`.
+    /// Short name, unique within its file, for `--pair`.
     pub label: String,
-    /// Model, quantization and prompt set. Empty where the label says it all.
+    /// Model, quantization and prompt set. Empty if the label says it all.
     pub on: String,
     pub identity: Identity,
     pub series: Vec<Series>,
 }
 
-/// The values of one metric, one for each replicate, all above zero and of a size that can be
-/// measured.
+/// The values of one metric, one per replicate, all above zero and of a measurable size.
 #[derive(Debug)]
 pub struct Series {
     pub metric: Metric,
-    /// The prompt or the test that it is of; absent for a whole prompt set.
+    /// The prompt or test; `None` for a whole prompt set.
     pub test: Option<String>,
-    /// Whether it counts for the verdict, unless something else is asked for.
+    /// Whether the series counts for the verdict by default.
     pub decides: bool,
-    /// A part of another series: shown on request.
+    /// A part of another series, shown on request.
     pub part: bool,
     pub values: Vec<f64>,
 }
 
-/// Reads a file of any of the formats.
+/// Reads a file in any of the formats.
 ///
-/// # Errors
-/// A file that cannot be read, is too large, is not JSON, is of none of the formats or of a newer
-/// one, or has a value that no measurement gives: with file, field, expected and found.
+/// # Errors The file cannot be read, is too large, is not JSON, is in none of the formats or in a
+/// newer one, or holds a value that no measurement gives. The error names file, field, expected and
+/// found.
 pub fn read(path: &Path) -> Result<Source> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)
@@ -132,7 +131,7 @@ struct Head {
 }
 
 fn recognise(bytes: &[u8]) -> Result<Format> {
-    // All of it, so that broken JSON is reported as such, whatever the format.
+    // Reads all of it first, so that broken JSON is reported as such in any format.
     for value in serde_json::Deserializer::from_slice(bytes).into_iter::<IgnoredAny>() {
         value.map_err(|e| not_json(bytes, &e))?;
     }
@@ -160,10 +159,10 @@ fn recognise(bytes: &[u8]) -> Result<Format> {
 const EXPECTED: &str =
     "a result file of `llm-bench run`, `llama-bench -o json|jsonl` or `hyperfine --export-json`";
 
-/// What serde_json found wrong, and whether it is a number that JSON does not have.
+/// Describes serde_json's error, and names a number that JSON does not have.
 fn not_json(bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
     let line = bytes.split(|b| *b == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-    // The column may be that of the word's first letter or a letter behind it.
+    // The column may point at the word's first letter or one behind it.
     let start = error.column().saturating_sub(2).min(line.len());
     let near = String::from_utf8_lossy(&line[start..line.len().min(start + 12)]).to_lowercase();
     let near = near.trim_start_matches([' ', ':', ',', '[', '-', '+']);

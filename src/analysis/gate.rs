@@ -1,5 +1,5 @@
-//! A gate's verdict: two arms judged metric by metric, requirements on ratios, launches that
-//! failed, and whether the two may be compared at all, in one outcome with one exit code.
+//! A gate's verdict. Combines the metric-by-metric judgement of two arms, requirements on ratios,
+//! failed launches and comparability into one outcome with one exit code.
 
 use serde::Serialize;
 
@@ -25,7 +25,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// In words, as reports write it.
+    /// The outcome in words, for reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Passed => "passed",
@@ -54,12 +54,12 @@ pub struct Side {
     pub what: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// Of the program file.
+    /// Hash of the program file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     pub launches: usize,
     pub failed: usize,
-    /// Why the first of them failed.
+    /// Why the first failed launch failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
@@ -80,7 +80,7 @@ impl Side {
     }
 }
 
-/// Where and on what it was measured.
+/// Where and on what the gate was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Setting {
     pub model: String,
@@ -107,27 +107,27 @@ impl Setting {
     }
 }
 
-/// The verdict, with all that it rests on.
+/// The verdict and everything it rests on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Gate {
     pub schema: String,
     pub outcome: Outcome,
-    /// What the command exits with: of the outcome, unless inconclusive runs count as something
-    /// else.
+    /// The exit code of the command: that of the outcome, unless inconclusive runs have another
+    /// one.
     pub exit_code: u8,
     /// The outcome in one sentence.
     pub why: String,
     pub setting: Setting,
-    /// The level that was asked for. Where measuring may end early, each test gets a part of it.
+    /// The level that the user set. Where measuring may end early, each test gets a part of it.
     pub alpha: f64,
-    /// Absent where only ratios are required.
+    /// Absent if only ratios are required.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Side>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub candidate: Option<Side>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judgement: Option<Judgement>,
-    /// Deciding metrics that the baseline has and the candidate has not.
+    /// Deciding metrics that the baseline has and the candidate lacks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -135,18 +135,18 @@ pub struct Gate {
     /// Differences between a stored baseline and the candidate, other than their numbers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<Difference>,
-    /// Why measuring ended; absent where nothing was measured.
+    /// Why measuring ended; absent if nothing was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
-    /// Where the launches are.
+    /// The files that hold the launches.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub records: Vec<String>,
 }
 
 impl Gate {
-    /// What is measured where; nothing found yet.
+    /// A gate that knows its setting and has no findings yet.
     pub fn new(record: &Record) -> Self {
         Self {
             schema: SCHEMA.into(),
@@ -167,8 +167,8 @@ impl Gate {
         }
     }
 
-    /// Draws the conclusion from what is filled in. `inconclusive_as` is the exit code of an
-    /// inconclusive outcome, where it is not its own.
+    /// Draws the conclusion from what is filled in. `inconclusive_as` replaces the exit code of an
+    /// inconclusive outcome.
     pub fn conclude(mut self, inconclusive_as: Option<u8>) -> Self {
         let (outcome, why) = self.outcome();
         self.outcome = outcome;
@@ -210,7 +210,7 @@ impl Gate {
             };
             found.push((outcome, one.why.clone()));
         }
-        // The worst counts, and its reasons.
+        // The worst outcome counts, with its reasons.
         let worst = [Outcome::Regressed, Outcome::Inconclusive, Outcome::Improved, Outcome::Passed]
             .into_iter()
             .find(|o| found.iter().any(|(outcome, _)| outcome == o))
@@ -238,13 +238,14 @@ impl Gate {
         (Outcome::NotComparable, reasons.join("; "))
     }
 
-    /// The facts whose difference forbids a comparison.
+    /// The differing facts that forbid a comparison.
     pub fn refused(&self) -> Vec<String> {
         let refused = self.differences.iter().filter(|d| d.severity == Severity::Refuse);
         refused.map(|d| d.title.clone()).collect()
     }
 
-    /// A candidate that fails where the baseline does not is worse, however fast the rest is.
+    /// A candidate that fails more launches than the baseline is worse, however fast the others
+    /// are.
     fn failures(&self) -> Option<(Outcome, String)> {
         let (baseline, candidate) = (self.baseline.as_ref()?, self.candidate.as_ref()?);
         let failed = |side: &Side| {
@@ -256,11 +257,10 @@ impl Gate {
     }
 }
 
-/// One value of each metric per good launch, of both arms, for the metrics that both have.
-/// Metrics that do not decide are left out where they cannot be judged.
+/// Judges the metrics that both arms have, with one value per good launch. Leaves out metrics that
+/// do not decide and cannot be judged.
 ///
-/// # Errors
-/// A deciding metric with a value that is not a finite number above zero.
+/// # Errors A deciding metric has a value that is not a finite number above zero.
 pub fn judge_arms(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Result<Judgement, BadPair> {
     let values = |arm: &Arm, metric: Metric| -> Vec<f64> {
         ok_launches(arm).filter_map(|l| l.metrics.get(&metric).copied()).collect()
@@ -279,7 +279,7 @@ pub fn judge_arms(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Result<Judg
     judge(&pairs, rules)
 }
 
-/// Deciding metrics that the baseline has and the candidate has not.
+/// Deciding metrics that the baseline has and the candidate lacks.
 pub fn lost(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Vec<String> {
     let has = |arm: &Arm, name: &str| {
         let metric = name.parse::<Metric>();
@@ -301,7 +301,7 @@ pub fn precise(judgement: &Judgement) -> bool {
             .all(|m| m.exact || m.ci90.is_some_and(|[low, high]| enough(low, high, m.margin)))
 }
 
-/// The same for requirements, of which each is held to the margin of its metric.
+/// The same for requirements, each held to the margin of its metric.
 pub fn precise_ratios(checked: &[Checked], rules: &Rules) -> bool {
     !checked.is_empty()
         && checked.iter().all(|one| {
@@ -316,7 +316,7 @@ mod tests {
     use super::*;
     use crate::analysis::testing::{self, CANDLE, Engine};
 
-    /// Two arms of twenty launches of which the second decodes `factor` times as fast.
+    /// Two arms of twenty launches each; the second decodes `factor` times as fast.
     fn arms(factor: f64) -> (Arm, Arm) {
         let faster = Engine { decode_tps: CANDLE.decode_tps * factor, ..CANDLE };
         (testing::arm(&CANDLE, 20), testing::arm(&faster, 20))

@@ -1,4 +1,4 @@
-//! The parts of an arm's peak memory, as means over its launches. They add up to the mean peak.
+//! The parts of an arm's peak memory, as means over its launches. They sum to the mean peak.
 
 use super::ok_launches;
 use crate::record::{Arm, How, Memory, Part};
@@ -13,7 +13,7 @@ pub struct PartMean {
     pub how: How,
 }
 
-/// The parts of the peak in their order; empty where no launch has a breakdown.
+/// The parts of the peak in order; empty if no launch has a breakdown.
 pub fn memory_parts(arm: &Arm) -> Vec<PartMean> {
     let memories: Vec<&Memory> =
         ok_launches(arm).map(|l| &l.memory).filter(|m| !m.breakdown.is_empty()).collect();

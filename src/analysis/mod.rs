@@ -1,5 +1,5 @@
 //! Records to conclusions: summaries over launches, comparisons with the baseline, warnings and a
-//! plain reading. Reads records and nothing else, so it works on files of another machine and day.
+//! plain reading. Reads records only, so it works on files from another machine and day.
 
 mod comparison;
 pub mod divergence;
@@ -31,9 +31,9 @@ pub use reading::reading;
 pub use timing::{DRIFT, Generation, LaunchTiming, Steady, timing};
 pub use warnings::warnings;
 
-/// Fills what a record says about itself, from its launches: the summaries of each arm, the
-/// comparisons with the default baseline, the warnings. What was there before is replaced, so
-/// doing it twice changes nothing.
+/// Fills the conclusions of a record from its launches: the summaries of each arm, the comparisons
+/// with the default baseline, the warnings. Replaces what was there, so a second call changes
+/// nothing.
 pub fn summarize(record: &mut Record) {
     summary::fill(record);
     record.comparisons = match baseline(record) {
@@ -43,10 +43,9 @@ pub fn summarize(record: &mut Record) {
     record.warnings = warnings(record);
 }
 
-/// The same against the arm with this label.
+/// The same, against the arm with this label.
 ///
-/// # Errors
-/// No arm has the label; the record is then as it was.
+/// # Errors No arm has the label; the record is unchanged.
 pub fn summarize_against(record: &mut Record, label: &str) -> Result<(), NoSuchArm> {
     let index = comparison::find(record, label)?;
     summary::fill(record);
@@ -60,7 +59,7 @@ pub fn ok_launches(arm: &Arm) -> impl Iterator<Item = &Launch> {
     arm.launches.iter().filter(|l| l.status == Status::Ok)
 }
 
-/// Why an arm without any good launch has none; absent where it has one or was never launched.
+/// Why an arm has no good launch; `None` if it has one or was never launched.
 pub fn failure(arm: &Arm) -> Option<&LaunchError> {
     if ok_launches(arm).next().is_some() {
         return None;

@@ -1,5 +1,5 @@
-//! Result files side by side: which arm belongs to which, what differs around them, and the
-//! verdict over each pair. The first file is the baseline.
+//! Compares result files: pairs their arms, lists what differs around them, and judges each pair.
+//! The first file is the baseline.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use crate::identity::{Difference, Severity};
 use crate::metric::Metric;
 use crate::record::Warning;
 
-/// What is to be compared.
+/// What to compare.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// `A_LABEL=B_LABEL`: arms that belong together although their labels do not say so.
+    /// `A_LABEL=B_LABEL`: arms to pair although their labels differ.
     pub pairs: Vec<String>,
-    /// Metrics that do not decide, too.
+    /// Also show metrics that do not decide.
     pub all: bool,
-    /// Every prompt of a set by itself, too.
+    /// Also show each prompt of a set.
     pub per_prompt: bool,
 }
 
@@ -33,9 +33,9 @@ pub struct Compared<'a> {
 pub struct Against<'a> {
     pub candidate: &'a Source,
     pub pairs: Vec<ArmPair<'a>>,
-    /// Arms without a partner: of the baseline, of the candidate.
+    /// Arms without a partner, in the baseline and in the candidate.
     pub unpaired: [Vec<&'a SampledArm>; 2],
-    /// What differs in every pair; the pairs hold the rest.
+    /// What differs in every pair; each pair lists the rest.
     pub differences: Vec<Difference>,
     pub warnings: Vec<Warning>,
 }
@@ -45,7 +45,7 @@ pub struct Against<'a> {
 pub enum How {
     /// The same engine, quantization and prompt set, or the same command.
     Alike,
-    /// Neither file has another.
+    /// Each file has only one arm.
     OnlyOnes,
     /// `--pair`
     Asked,
@@ -60,9 +60,9 @@ pub struct ArmPair<'a> {
     pub differences: Vec<Difference>,
     pub rows: Vec<Row>,
     pub judgement: Judgement,
-    /// Series that decide and that only one side has: of the baseline, of the candidate.
+    /// Deciding series that only one side has: the baseline, the candidate.
     pub one_sided: [Vec<String>; 2],
-    /// No difference forbids the comparison.
+    /// Whether no difference forbids the comparison.
     pub comparable: bool,
 }
 
@@ -70,9 +70,9 @@ pub struct ArmPair<'a> {
 #[derive(Debug)]
 pub struct Row {
     pub metric: Metric,
-    /// The prompt or test; absent for a whole set.
+    /// The prompt or test; `None` for a whole set.
     pub test: Option<String>,
-    /// Of one prompt of a set.
+    /// Whether this is one prompt of a set.
     pub part: bool,
     pub judged: Judged,
 }
@@ -104,12 +104,13 @@ impl Compared<'_> {
         self.against.iter().flat_map(|a| &a.pairs)
     }
 
-    /// Whether every file found a partner for at least one arm, and nothing forbids a verdict.
+    /// Whether every file has at least one paired arm and nothing forbids a verdict.
     pub fn comparable(&self) -> bool {
         self.against.iter().all(|a| !a.pairs.is_empty()) && self.pairs().all(|p| p.comparable)
     }
 
-    /// Over all pairs: regressed if any is, inconclusive if any is, improved if any is.
+    /// The decision over all pairs: regressed if any is, else inconclusive if any is, else improved
+    /// if any is.
     pub fn decision(&self) -> Decision {
         use Decision::*;
         let found = |decision| self.pairs().any(|p| p.judgement.decision == decision);
@@ -118,10 +119,9 @@ impl Compared<'_> {
     }
 }
 
-/// Compares every source after the first with the first.
+/// Compares every later source with the first.
 ///
-/// # Errors
-/// A wanted pair names an arm that is not there; a value cannot be judged.
+/// # Errors A requested pair names an arm that does not exist, or a value cannot be judged.
 pub fn compare<'a>(
     baseline: &'a Source,
     candidates: &'a [Source],
@@ -180,7 +180,7 @@ fn against<'a>(
 
 type Partners<'a> = (Vec<(&'a SampledArm, &'a SampledArm, How)>, [Vec<&'a SampledArm>; 2]);
 
-/// Pairs arms: first as asked, then by key where it is unique, then the only arm of each file.
+/// Pairs arms: first as requested, then by key where it is unique, then the only arm of each file.
 fn partners<'a>(
     baseline: &'a Source,
     candidate: &'a Source,
@@ -191,7 +191,7 @@ fn partners<'a>(
         [baseline.arms.iter().collect(), candidate.arms.iter().collect()];
     let mut found = Vec::new();
     for (asked, used) in asked.iter().zip(used) {
-        // A label may hold the sign itself.
+        // A label may itself contain `=`.
         let split = asked.match_indices('=').find_map(|(at, _)| {
             let place = |free: &[&SampledArm], label: &str| {
                 free.iter().position(|arm| arm.label == label.trim())
@@ -242,7 +242,7 @@ fn pair<'a>(
         .filter(|a| shown(a))
         .filter_map(|a| Some((a, partner(a, candidate)?, name(a))))
         .collect();
-    // What decides stands first, each kind in its own order.
+    // Deciding metrics come first; each kind keeps its order.
     both.sort_by_key(|(a, _, _)| !decides(a));
     let one_sided = [(baseline, candidate), (candidate, baseline)].map(|(arm, other)| {
         let alone = arm.series.iter().filter(|s| decides(s) && partner(s, other).is_none());
@@ -276,14 +276,14 @@ fn pair<'a>(
     let rows = rows.collect();
     let mut differences = differences(baseline, candidate);
     if how == How::Asked {
-        // Who pairs two engines by name knows that they are two.
+        // A user who pairs two engines by name knows that they differ.
         differences.iter_mut().filter(|d| d.is_engine()).for_each(|d| d.severity = Severity::Warn);
     }
     let comparable = differences.iter().all(|d| d.severity != Severity::Refuse);
     Ok(ArmPair { baseline, candidate, how, differences, rows, judgement, one_sided, comparable })
 }
 
-/// A test of llama-bench is a metric by itself; a prompt of a set is not.
+/// A test of llama-bench is a metric of its own; a prompt of a set is not.
 fn name(series: &Series) -> String {
     match &series.test {
         None => series.metric.name().to_string(),
@@ -292,7 +292,7 @@ fn name(series: &Series) -> String {
     }
 }
 
-/// Versions and settings of two different engines always differ, so they are not reported.
+/// Versions and settings of two different engines always differ, so they are left out.
 fn differences(baseline: &SampledArm, candidate: &SampledArm) -> Vec<Difference> {
     let mut found = baseline.identity.differences(&candidate.identity);
     if found.iter().any(Difference::is_engine) {
@@ -301,8 +301,8 @@ fn differences(baseline: &SampledArm, candidate: &SampledArm) -> Vec<Difference>
     found
 }
 
-/// The warnings of both files, each wording once, and a warning where both are one session or one
-/// program.
+/// The warnings of both files without repetition, plus a warning if both are the same session or
+/// the same program.
 fn around(baseline: &Source, candidate: &Source) -> Vec<Warning> {
     let mut found: Vec<Warning> = Vec::new();
     let warning = |code: &str, message: &str, advice: &str| Warning {

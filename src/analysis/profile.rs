@@ -1,4 +1,4 @@
-//! Where the time of the profiled generations went: time per token by stage, for each arm.
+//! Where the time of the profiled generations went: time per token by stage for each arm.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +7,20 @@ use crate::metric::{Better, Unit};
 use crate::record::{Arm, Launch, MetricSummary, Profile, PromptRun, Role};
 use crate::units::{BytesPerSecond, Seconds};
 
-/// What no stage claims.
+/// The time that no stage claims.
 pub const OTHER: &str = "other";
 
 /// Stages in the order of a forward pass. `layers` is everything between embedding and head, for
-/// engines that cannot split it. Other names come after these, alphabetically.
+/// engines that cannot split it. Other names follow in alphabetical order.
 pub const STAGES: [&str; 8] =
     ["embedding", "norm", "projections", "attention", "mlp", "layers", "head", "sampling"];
 
 /// The part of a generation that a time belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// From the request's begin until the first token; per prompt token.
+    /// From the start of the request to the first token; per prompt token.
     Prefill,
-    /// From the first token until the last; per token after the first.
+    /// From the first token to the last; per token after the first.
     Decode,
 }
 
@@ -31,13 +31,13 @@ pub struct StageTime {
     /// One value per launch, each the sum over its prompts ÷ their tokens.
     pub per_token: Vec<Seconds>,
     pub mean: Seconds,
-    /// Of the phase's whole time, 0 to 1.
+    /// Share of the phase's whole time, 0 to 1.
     pub share: f64,
-    /// Weight bytes of the stage ÷ its time; decode only, and where the engine reports the bytes.
+    /// Weight bytes of the stage ÷ its time. Decode only, and only if the engine reports the bytes.
     pub rate: Option<BytesPerSecond>,
 }
 
-/// The stages of a phase; their times add up to the phase's. Empty where nothing was profiled.
+/// The stages of a phase; their times add up to the phase's. Empty if nothing was profiled.
 pub fn stages(arm: &Arm, phase: Phase) -> Vec<StageTime> {
     let launches: Vec<BTreeMap<String, f64>> =
         ok_launches(arm).filter_map(|l| per_token(l, phase)).collect();
@@ -67,7 +67,8 @@ pub fn stages(arm: &Arm, phase: Phase) -> Vec<StageTime> {
         .collect()
 }
 
-/// The stages of both phases as metrics, `profile_decode_mlp_s`: seconds per token over launches.
+/// The stages of both phases as metrics over launches, in seconds per token:
+/// `profile_decode_mlp_s`.
 pub fn stage_metrics(arm: &Arm) -> Vec<(String, MetricSummary)> {
     let of = |(name, phase): (&'static str, Phase)| {
         stages(arm, phase).into_iter().filter_map(move |s| {
@@ -80,9 +81,10 @@ pub fn stage_metrics(arm: &Arm) -> Vec<(String, MetricSummary)> {
 }
 
 /// How much longer a decoded token took in the profiled generations than in the measured ones of
-/// the same launches, less one; the geometric mean over prompts and launches. What the clocks cost, and luck.
+/// the same launches, as a share: the geometric mean over prompts and launches. It contains the
+/// cost of the clocks and chance.
 pub fn profiling_cost(arm: &Arm) -> Option<f64> {
-    // Prompt by prompt: tokens of a long one take longer.
+    // Each prompt is compared with itself, because tokens of a long prompt take longer.
     let per_token = |launch: &Launch, id: &str, role: Role| {
         let runs = || launch.prompts.iter().filter(|run| run.role == role && run.id == id);
         let ns: u64 = runs().filter_map(decode_ns).sum();
@@ -105,7 +107,7 @@ fn rank(stage: &str) -> usize {
     known.unwrap_or(STAGES.len() + usize::from(stage == OTHER))
 }
 
-/// Seconds per token by stage over the profiled generations of a launch; none without one.
+/// Seconds per token by stage over the profiled generations of a launch; `None` without any.
 fn per_token(launch: &Launch, phase: Phase) -> Option<BTreeMap<String, f64>> {
     let (mut tokens, mut sums) = (0.0, BTreeMap::<String, f64>::new());
     for (run, profile) in profiled(launch) {

@@ -1,12 +1,12 @@
-//! The result in a few sentences that claim no more than the numbers do.
+//! States the result in a few sentences that claim no more than the numbers do.
 
 use super::{baseline, failure, kind_name, ok_launches, tokens};
 use crate::metric::Metric;
 use crate::record::{Arm, Comparison, Launch, Record};
 use crate::units::{Bytes, BytesPerSecond, Seconds, three_digits};
 
-/// What the record says, in plain sentences, each of which can be quoted alone. Expects summaries
-/// and comparisons to be filled; empty where no launch succeeded and none failed.
+/// The result in plain sentences, each of which can be quoted alone. Expects summaries and
+/// comparisons to be filled; empty if no launch succeeded and none failed.
 pub fn reading(record: &Record) -> Vec<String> {
     let base = baseline_arm(record);
     let others: Vec<&Arm> = record
@@ -39,7 +39,7 @@ pub fn reading(record: &Record) -> Vec<String> {
     sentences
 }
 
-/// The arm that the comparisons name, otherwise the default one.
+/// The arm that the comparisons name, otherwise the default baseline.
 fn baseline_arm(record: &Record) -> Option<&Arm> {
     let named = record.comparisons.first().map(|c| c.baseline.as_str());
     let index = match named.and_then(|n| record.arms.iter().position(|a| a.label == n)) {
@@ -53,8 +53,8 @@ fn comparison<'a>(record: &'a Record, arm: &str, metric: Metric) -> Option<&'a C
     record.comparisons.iter().find(|c| c.arm == arm && c.metric == metric)
 }
 
-/// Whether the interval leaves "no difference" open; without an interval, nothing is claimed
-/// either way.
+/// Whether the interval leaves "no difference" open. Without an interval, the reading claims
+/// nothing.
 fn unresolved(c: &Comparison) -> bool {
     c.ci95.is_some_and(|[low, high]| low <= 1.0 && 1.0 <= high)
 }
@@ -119,7 +119,7 @@ fn bandwidth(record: &Record, arm: &Arm) -> Option<String> {
     let around = |launch: &Launch| launch.environment.read_bandwidth_bytes_per_s;
     let mut rates: Vec<f64> = arm.launches.iter().filter_map(around).flatten().collect();
     rates.sort_by(f64::total_cmp);
-    // Records from before bandwidth was read around each launch have that of the session.
+    // Records from before bandwidth was read around each launch hold the session's bandwidth.
     let (measured, when) = match rates.get(rates.len() / 2) {
         Some(rate) => (*rate, " around its launches"),
         None => (record.host.measured_read_bandwidth_bytes_per_s?, ""),
@@ -160,7 +160,7 @@ fn start_alone(arm: &Arm) -> Option<String> {
     ))
 }
 
-/// Only where it holds for every arm that was compared.
+/// Only if it holds for every arm that was compared.
 fn same_tokens(record: &Record) -> Option<String> {
     let agreements = tokens::agreements(record);
     let prompts = agreements.iter().map(|a| a.prompts).min()?;

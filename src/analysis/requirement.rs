@@ -1,5 +1,5 @@
 //! Requirements on a ratio: `candle/pytorch decode_tps >= 2.0`. Both sides come from one session,
-//! so that the ratio holds across machines where the numbers themselves do not.
+//! so the ratio carries over to other machines where the numbers themselves do not.
 
 use std::fmt;
 use std::str::FromStr;
@@ -100,32 +100,32 @@ pub enum State {
 /// A requirement and its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Checked {
-    /// As it was given.
+    /// The requirement as the user wrote it.
     pub requirement: String,
     pub metric: Metric,
     pub bound: f64,
     pub relation: Relation,
     pub state: State,
-    /// Of the geometric means; absent where a side has no launch with the metric.
+    /// Ratio of the geometric means; absent if a side has no launch with the metric.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
-    /// Welch on logarithms: each end is the bound of a one-sided test at α. Absent under two
-    /// launches on a side.
+    /// Welch on logarithms: each end is the bound of a one-sided test at α. Absent if a side has
+    /// fewer than two launches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<[f64; 2]>,
-    /// One-sided: H0, the bound is not kept. Absent where neither side varies.
+    /// One-sided; H0: the bound is broken. Absent if neither side varies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p_met: Option<f64>,
-    /// One-sided: H0, the bound is kept; adjusted over all requirements (Holm).
+    /// One-sided; H0: the bound is kept. Adjusted over all requirements (Holm).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p_failed: Option<f64>,
     /// Launches of the engine and of its reference.
     pub n: [usize; 2],
-    /// One sentence.
+    /// The reason in one sentence.
     pub why: String,
 }
 
-/// Why a requirement cannot be asked of a record at all.
+/// Why a requirement cannot be checked against a record at all.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Unanswerable {
     #[error("{requirement}: nothing here is called {name:?}; there are: {}", known.join(", "))]
@@ -140,8 +140,8 @@ pub enum Unanswerable {
 
 /// Checks every requirement at level `alpha` against the launches of a record.
 ///
-/// # Errors
-/// A name that no arm has, an arm without a launch that succeeded, a metric that it lacks.
+/// # Errors A requirement names an arm that does not exist, an arm without a good launch, or a
+/// metric that the arm lacks.
 pub fn check(
     record: &Record,
     requirements: &[Requirement],
@@ -165,7 +165,7 @@ fn measure(record: &Record, r: &Requirement, alpha: f64) -> Result<Checked, Unan
     let (ours, theirs) = (sample(record, r, &r.arm)?, sample(record, r, &r.reference)?);
     let bad = || Unanswerable::BadValue { requirement: r.to_string(), metric: r.metric };
     let ratio = ratio_of_geometric_means(&ours, &theirs, 1.0 - 2.0 * alpha).ok_or_else(bad)?;
-    // Of "the ratio is at least the bound".
+    // Tests "the ratio is at least the bound".
     let test = margin_test(&ours, &theirs, r.bound.ln()).and_then(|test| test.tests);
     let (p_met, p_failed) = match r.relation {
         Relation::AtLeast => (test.map(|t| t.p_reg), test.map(|t| t.p_ok)),
@@ -224,7 +224,7 @@ fn decide(one: &mut Checked, r: &Requirement, alpha: f64) {
     one.state = match (one.p_met, one.p_failed, one.ratio) {
         (Some(p), _, _) if p < alpha => State::Met,
         (_, Some(p), _) if p < alpha => State::Failed,
-        // Neither side varies: compared as they are.
+        // Neither side varies, so the values are compared without a test.
         (None, None, Some(ratio)) if !few => match keeps(ratio) {
             true => State::Met,
             false => State::Failed,

@@ -1,5 +1,5 @@
-//! Repeated gates of a program against itself measure the gate: how often it is wrong, how often
-//! it finds a slow-down of known size, and how sure both rates are.
+//! Measures the gate by gating a program against itself: how often the gate is wrong, how often it
+//! finds a slow-down of known size, and how certain both rates are.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::gate::{Outcome, Setting};
 use crate::stats::clopper_pearson;
 
-/// Name and version of its JSON.
+/// Name and version of the self-check's JSON.
 pub const SCHEMA: &str = "llm-bench-self-check/1";
 /// The share of slow-downs that a gate must find.
 pub const DETECTED: f64 = 0.95;
@@ -21,11 +21,11 @@ pub struct Tally {
     pub improved: u32,
     pub passed: u32,
     pub inconclusive: u32,
-    /// Launches of each side, of each gate.
+    /// Launches per side of each gate.
     pub launches: Vec<usize>,
-    /// Seconds of each gate.
+    /// Duration of each gate in seconds.
     pub seconds: Vec<f64>,
-    /// What the first regressed metrics were, by how often.
+    /// The first regressed metric of each gate, by how often.
     pub regressed_metrics: BTreeMap<String, u32>,
 }
 
@@ -46,7 +46,7 @@ impl Tally {
     }
 }
 
-/// A share that was counted, with its exact 95 % interval (Clopper and Pearson).
+/// A counted share with its exact 95 % interval (Clopper and Pearson).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Share {
     pub hits: u32,
@@ -56,7 +56,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// Absent for no trials.
+    /// `None` without trials.
     pub fn of(hits: u32, of: u32) -> Option<Self> {
         let interval = clopper_pearson(hits, of, 0.95)?;
         let share = f64::from(hits) / f64::from(of);
@@ -69,31 +69,31 @@ impl Share {
 pub struct SelfCheck {
     pub schema: String,
     pub setting: Setting,
-    /// By how much the slowed side was slowed down.
+    /// The slow-down of the slowed side.
     pub slow: f64,
     pub margin: f64,
     pub alpha: f64,
-    /// The program against itself.
+    /// Gates of the program against itself.
     pub same: Tally,
-    /// The program against itself slowed down.
+    /// Gates of the program against itself slowed down.
     pub slowed: Tally,
-    /// Of `same`: said to be regressed or improved.
+    /// Share of `same` that the gate calls regressed or improved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wrong: Option<Share>,
-    /// Of `same`: said to be regressed.
+    /// Share of `same` that the gate calls regressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub false_alarms: Option<Share>,
-    /// Of `slowed`: said to be regressed.
+    /// Share of `slowed` that the gate calls regressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detected: Option<Share>,
-    /// No false alarm, and 95 % of the slow-downs found.
+    /// The gate raised no false alarm and found 95 % of the slow-downs.
     pub passed: bool,
-    /// The folder of the records.
+    /// The folder that holds the records.
     pub records: String,
 }
 
 impl SelfCheck {
-    /// Fills the shares from the tallies.
+    /// Computes the shares from the tallies.
     pub fn conclude(mut self) -> Self {
         let (same, slowed) = (&self.same, &self.slowed);
         self.wrong = Share::of(same.regressed + same.improved, same.gates);

@@ -1,5 +1,5 @@
-//! Launches to summaries: one value of each metric per launch, then over launches. Values inside
-//! a launch are averaged first and never pooled as if they were independent.
+//! Launches to summaries: one value of each metric per launch, then over launches. Averages the
+//! values inside a launch first and never pools them as if they were independent.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use crate::metric::{Better, Metric, Unit, Values};
 use crate::record::{Arm, Launch, MetricSummary, Record, Role};
 use crate::stats;
 
-/// Fills the summaries of every arm. Metrics that this version does not know have no
-/// direction and stay in their launches.
+/// Fills the summaries of every arm. Metrics that this version does not know have no direction, so
+/// they stay in their launches only.
 pub(super) fn fill(record: &mut Record) {
     for arm in &mut record.arms {
         arm.metrics = whole_set(arm);
@@ -48,8 +48,8 @@ fn by_prompt(arm: &Arm) -> BTreeMap<String, Values<MetricSummary>> {
     prompts
 }
 
-/// One value of a metric for a prompt in a launch. Rates are averaged as time per token, which
-/// is tokens sum by sum, as over a prompt set.
+/// One value of a metric for a prompt in a launch. Rates are averaged as time per token: total
+/// tokens over total time, as over a prompt set.
 fn over_iterations(launch: &Launch, id: &str, metric: Metric) -> Option<f64> {
     let values: Vec<f64> = launch
         .prompts
@@ -65,15 +65,15 @@ fn over_iterations(launch: &Launch, id: &str, metric: Metric) -> Option<f64> {
     }
 }
 
-/// Adds a summary, unless there are no values or values that are no numbers (the
-/// warnings report the latter).
+/// Adds a summary unless there are no values or some are NaN or infinite, which the warnings
+/// report.
 fn insert(summaries: &mut Values<MetricSummary>, metric: Metric, values: Vec<f64>) {
     if let Some(summary) = of_values(metric.unit(), metric.better(), values) {
         summaries.insert(metric, summary);
     }
 }
 
-/// One value per launch, described; absent where there are none or some that are no numbers.
+/// Summarizes one value per launch; `None` if there are none or some are NaN or infinite.
 pub(super) fn of_values(unit: Unit, better: Better, values: Vec<f64>) -> Option<MetricSummary> {
     let s = stats::describe(&values).ok()?;
     Some(MetricSummary {

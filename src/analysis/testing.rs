@@ -1,5 +1,5 @@
-//! A hand-made record for tests of analysis and report: four arms, of which one failed and one
-//! has a single launch.
+//! A hand-made record for tests of analysis and report: four arms, one of which failed and one of
+//! which has a single launch.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,12 @@ use crate::record::{
     Workload, WorkloadPrompt,
 };
 
-/// How the launches of an arm differ.
+/// The factors by which the launches of an arm differ.
 const LUCK: [f64; 5] = [1.0, 1.012, 0.991, 1.004, 0.996];
 const PROMPTS: [(&str, u32, u32); 3] =
     [("chat-16", 16, 64), ("code-128", 128, 64), ("doc-512", 512, 64)];
 
-/// What one engine is like, for `arm`.
+/// The properties of one engine, for `arm`.
 pub struct Engine {
     pub label: &'static str,
     pub precision: [&'static str; 3],
@@ -27,7 +27,7 @@ pub struct Engine {
     pub load_s: f64,
     pub cold_s: f64,
     pub peak_bytes: f64,
-    /// The greedy tokens leave the others' path here.
+    /// The token at which the greedy text leaves that of the other engines.
     pub diverges_at: u32,
 }
 
@@ -75,7 +75,7 @@ pub fn record() -> Record {
     }
 }
 
-/// No arms at all.
+/// A record without arms.
 pub fn empty() -> Record {
     Record {
         schema: SCHEMA.into(),
@@ -142,7 +142,7 @@ pub fn empty() -> Record {
     }
 }
 
-/// An arm with launches that are alike but for their luck.
+/// An arm whose launches differ only by the factors in `LUCK`.
 pub fn arm(engine: &Engine, launches: u32) -> Arm {
     let [weights, compute, kv] = engine.precision.map(str::to_string);
     Arm {
@@ -172,7 +172,7 @@ fn point(engine: &str) -> Point {
     }
 }
 
-/// An arm of which every launch failed to compile.
+/// An arm whose launches all failed to compile.
 pub fn failed_arm(label: &str, launches: u32) -> Arm {
     let failed = |i| Launch {
         status: Status::Failed,
@@ -268,7 +268,7 @@ fn memory(engine: &Engine) -> Memory {
     }
 }
 
-/// A generation of the first prompt with the time of its stages, after the measured ones.
+/// A profiled generation of the first prompt, after the measured ones.
 pub fn profiled(engine: &Engine, stages: &[(&str, f64)]) -> PromptRun {
     let run = generation(engine, &PROMPTS[0], Role::Profiled, 0, 1.0);
     let shares = |whole: u64| {

@@ -5,8 +5,8 @@ use super::*;
 use crate::metric::Metric;
 use crate::record::{Comparison, Role, WeightsSource};
 
-/// Candle and the float32 reference on a quiet machine with real weights: nothing to warn of but
-/// what the engines are.
+/// Candle and the float32 reference on a quiet machine with real weights: the only warnings are
+/// about the engines themselves.
 fn quiet() -> Record {
     let mut record = Record { arms: vec![arm(&CANDLE, 5), arm(&PYTORCH_F32, 5)], ..empty() };
     record.model.weights = WeightsSource::Hub;
@@ -22,7 +22,7 @@ fn compared<'a>(record: &'a Record, arm: &str, metric: Metric) -> &'a Comparison
     record.comparisons.iter().find(|c| c.arm == arm && c.metric == metric).unwrap()
 }
 
-/// Changes the launches of a quiet record and returns the doubts it then has.
+/// Changes the launches of a quiet record and returns the doubts that follow.
 fn doubts_when(change: impl Fn(&mut Launch)) -> Vec<String> {
     let mut record = quiet();
     record.arms.iter_mut().flat_map(|a| &mut a.launches).take(2).for_each(change);

@@ -1,5 +1,4 @@
-//! The generations of an arm in the order in which they ran, and whether a steady state was
-//! reached.
+//! The generations of an arm in the order they ran, and whether the arm reached a steady state.
 
 use std::collections::BTreeMap;
 
@@ -8,40 +7,40 @@ use crate::record::{Arm, Launch, PromptRun, Role};
 use crate::stats::{self, Sample};
 use crate::units::Seconds;
 
-/// Drift of the time between tokens beyond which there is no steady state.
+/// The time between tokens may drift by this share in a steady state.
 pub const DRIFT: f64 = 0.05;
 
-/// One generation as a line of `--timing`.
+/// One generation, a line of `--timing`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generation {
     pub prompt: String,
     pub role: Role,
     pub iteration: u32,
     pub ttft: Seconds,
-    /// The first step after the first token.
+    /// Time of the step that follows the first token.
     pub first_step: Option<Seconds>,
-    /// Median of the steps after that one.
+    /// Median of the later steps.
     pub step: Option<Seconds>,
-    /// Just-in-time compilation inside, if known.
+    /// Just-in-time compilation within the generation, if known.
     pub compile: Option<Seconds>,
 }
 
-/// One launch, in order.
+/// One launch, with its generations in order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LaunchTiming {
     pub index: u32,
     pub generations: Vec<Generation>,
-    /// Time of each step of the cold generation, the first token's not among them.
+    /// Time of each step of the cold generation, without the first token.
     pub cold_steps: Vec<Seconds>,
     pub steady: Steady,
 }
 
-/// Whether the measured generations of a launch are in a steady state. The rule: for each prompt
-/// the gaps between tokens of its measured generations stand in a row; the median of their last
-/// third may differ by `DRIFT` from that of their first; of several prompts, the median counts.
+/// Whether the measured generations of a launch are in a steady state. The rule: join the gaps
+/// between tokens of a prompt's measured generations; the median of the last third may differ from
+/// that of the first third by `DRIFT`. With several prompts, the median over prompts counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Steady {
-    /// Last third over first third, less one; absent where every prompt has fewer than 12 gaps.
+    /// Last third over first third, less one; `None` if every prompt has fewer than 12 gaps.
     pub drift: Option<f64>,
     /// Lag-1 autocorrelation of the gaps, the median over prompts: near 0 where tokens are
     /// independent, near 1 where slow ones follow slow ones and an interval would be too narrow.
@@ -49,13 +48,13 @@ pub struct Steady {
 }
 
 impl Steady {
-    /// Absent where there is too little data.
+    /// `None` if there is too little data.
     pub fn reached(&self) -> Option<bool> {
         self.drift.map(|d| d.abs() <= DRIFT)
     }
 }
 
-/// Every good launch of an arm.
+/// The timing of every good launch of an arm.
 pub fn timing(arm: &Arm) -> Vec<LaunchTiming> {
     let of = |launch: &Launch| LaunchTiming {
         index: launch.index,
@@ -71,7 +70,7 @@ pub fn timing(arm: &Arm) -> Vec<LaunchTiming> {
     ok_launches(arm).map(of).collect()
 }
 
-/// Looks for a steady state in the measured generations of a launch.
+/// Checks the measured generations of a launch for a steady state.
 pub fn steady(launch: &Launch) -> Steady {
     let mut by_prompt: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for run in launch.prompts.iter().filter(|run| run.role == Role::Measured) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ok_launches;
 use crate::record::{Arm, Model, Record};
 
-/// The arm whose arithmetic comes closest to the file's own numbers.
+/// The arm whose arithmetic comes closest to the numbers in the file.
 const REFERENCE: &str = "pytorch-f32";
 
 /// How far the tokens of one arm agree with those of the reference arm.
@@ -15,7 +15,7 @@ pub(super) struct Agreement {
     pub reference: String,
     /// Prompts for which both have tokens.
     pub prompts: usize,
-    /// Those that differ, the earliest divergence first.
+    /// The prompts that differ, the earliest divergence first.
     pub divergences: Vec<Divergence>,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Divergence {
     pub prompt: String,
 }
 
-/// Every arm against `pytorch-f32` on the same file, or against the first arm that has tokens.
+/// Compares every arm with `pytorch-f32` on the same file, or with the first arm that has tokens.
 pub(super) fn agreements(record: &Record) -> Vec<Agreement> {
     let of = |model: &&Model| {
         record.arms.iter().filter(|arm| record.model_of(arm) == *model).collect::<Vec<_>>()
@@ -65,7 +65,7 @@ fn agreements_among(arms: &[&Arm]) -> Vec<Agreement> {
         .collect()
 }
 
-/// Prompts for which launches of one arm, or generations within one, gave different tokens.
+/// Prompts whose tokens differ between launches of one arm, or between generations of one launch.
 pub(super) fn unstable_prompts(arm: &Arm) -> Vec<String> {
     let mut hashes: BTreeMap<_, BTreeSet<&str>> = BTreeMap::new();
     for run in ok_launches(arm).flat_map(|l| &l.prompts) {
@@ -76,7 +76,7 @@ pub(super) fn unstable_prompts(arm: &Arm) -> Vec<String> {
     unstable.map(|((id, ..), _)| id.to_string()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The longest list of ids that any launch recorded for each prompt.
+/// The longest list of ids that any launch recorded, for each prompt.
 fn tokens(arm: &Arm) -> BTreeMap<&str, &[u32]> {
     let mut found: BTreeMap<&str, &[u32]> = BTreeMap::new();
     for run in ok_launches(arm).flat_map(|l| &l.prompts) {

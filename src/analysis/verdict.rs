@@ -1,5 +1,5 @@
 //! The verdict over two sets of launches: worse by more than a margin, not worse by as much,
-//! better, or not known. Pure: values in, decisions out, no records and no files.
+//! better, or not known. Pure: takes values, returns decisions, and touches no records or files.
 
 mod explain;
 mod looks;
@@ -16,18 +16,18 @@ use crate::stats::{
 
 pub use looks::{Look, precision_reached};
 
-/// The margin where none is set: 5 %.
+/// The default margin: 5 %.
 pub const MARGIN: f64 = 0.05;
-/// The level of every one-sided test where none is set.
+/// The default level of every one-sided test.
 pub const ALPHA: f64 = 0.05;
-/// The power for which the minimum detectable effect and the launches needed are given.
+/// The power that the minimum detectable effect and the launches needed refer to.
 pub const POWER: f64 = 0.8;
 
-/// A difference under this share is the rounding of one division, not a change: where nothing
-/// varies, a candidate that is worse by exactly the margin is not worse by more.
+/// Differences below this share are the rounding of one division. Without it, a candidate that is
+/// worse by exactly the margin would be worse by more where nothing varies.
 const ROUNDING: f64 = 1e-12;
 
-/// Which rule makes the decision. The other one is computed beside it.
+/// Which rule decides. The other one is computed beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
@@ -41,13 +41,13 @@ pub enum Rule {
 /// The rules of a verdict.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
-    /// As a share: 0.05 is 5 %. For every metric that `margins` does not name.
+    /// The default margin as a share: 0.05 is 5 %. `margins` overrides it for single metrics.
     pub margin: f64,
     pub margins: BTreeMap<String, f64>,
     /// Level of each one-sided test.
     pub alpha: f64,
     pub rule: Rule,
-    /// The metrics that decide; the others are judged beside them.
+    /// The metrics that decide; the others are judged but do not decide.
     pub primary: Vec<String>,
 }
 
@@ -84,7 +84,7 @@ pub struct Pair<'a> {
     pub candidate: &'a [f64],
 }
 
-/// What is known about a metric, or about all primary metrics together.
+/// What the launches show about a metric, or about all primary metrics together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
@@ -94,7 +94,7 @@ pub enum Decision {
     NotRegressed,
     /// Better by more than the margin.
     Improved,
-    /// The launches do not decide it.
+    /// The launches do not decide.
     Inconclusive,
 }
 
@@ -108,7 +108,7 @@ impl Decision {
         }
     }
 
-    /// In words, as reports write it.
+    /// The decision in words, for reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Decision::Regressed => "regressed",
@@ -124,7 +124,7 @@ impl Decision {
 pub struct Side {
     pub n: usize,
     pub mean: f64,
-    /// Absent for one launch, as is `cv`.
+    /// Absent with one launch, as is `cv`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sd: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,72 +132,72 @@ pub struct Side {
     pub median: f64,
 }
 
-/// One metric, judged. Parts that do not exist (with one launch, or where nothing varies) are
-/// absent.
+/// One judged metric. Parts that do not exist (with one launch, or if nothing varies) are absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Judged {
     pub metric: String,
     pub better: Better,
-    /// Whether it counts for the decision over all.
+    /// Whether the metric counts for the overall decision.
     pub primary: bool,
-    /// As a share.
+    /// The margin as a share.
     pub margin: f64,
     pub baseline: Side,
     pub candidate: Side,
-    /// Ratio of the geometric means, candidate / baseline, less one: signed as the metric is.
+    /// Ratio of the geometric means, candidate / baseline, less one; has the sign of the metric's
+    /// change.
     pub change: f64,
     /// |ln(candidate / baseline)|, positive where the candidate is worse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worse_by: Option<f64>,
-    /// Of `change`, two-sided, Welch on logarithms.
+    /// Interval of `change`: two-sided, Welch on logarithms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ci90: Option<[f64; 2]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ci95: Option<[f64; 2]>,
-    /// Two-sided, of no change, on the log scale.
+    /// p of "no change": two-sided, on the log scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p: Option<f64>,
-    /// Plain two-sided Welch on the raw scale, of candidate − baseline.
+    /// p of plain two-sided Welch on the raw scale, of candidate − baseline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p_raw: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub t_raw: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub df_raw: Option<f64>,
-    /// One-sided: worse by more than the margin.
+    /// p of the one-sided test for "worse by more than the margin".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p_reg: Option<f64>,
-    /// The same, adjusted over the primary metrics (Holm); absent for the others.
+    /// `p_reg`, adjusted over the primary metrics (Holm); absent for the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p_reg_holm: Option<f64>,
-    /// One-sided: not worse by as much as the margin.
+    /// p of the one-sided test for "not worse by as much as the margin".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p_ok: Option<f64>,
-    /// One-sided: better by more than the margin.
+    /// p of the one-sided test for "better by more than the margin".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p_improved: Option<f64>,
-    /// The same, adjusted over the primary metrics (Holm); absent for the others.
+    /// `p_improved`, adjusted over the primary metrics (Holm); absent for the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p_improved_holm: Option<f64>,
-    /// Of candidate − baseline on the raw scale.
+    /// Effect size of candidate − baseline on the raw scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hedges_g: Option<f64>,
-    /// Minimum detectable effect as a share: the least true change that a one-sided test of these
-    /// launches would see four times in five.
+    /// Minimum detectable effect as a share: the smallest true change that a one-sided test of
+    /// these launches would detect four times in five.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mde: Option<f64>,
-    /// Launches on each side with which that effect would be the margin.
+    /// Launches on each side that would make that effect equal to the margin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launches_needed: Option<u32>,
     /// There is a change, and it is smaller than the margin.
     pub real_but_small: bool,
-    /// Neither side varies: compared without a test.
+    /// Neither side varies, so the values were compared without a test.
     pub exact: bool,
-    /// By the rule that was asked for.
+    /// The decision by the chosen rule.
     pub decision: Decision,
-    /// By the tests against the margin, whatever was asked for.
+    /// The decision by the tests against the margin, whichever rule was chosen.
     pub margin_rule: Decision,
-    /// By the point estimate, whatever was asked for.
+    /// The decision by the point estimate, whichever rule was chosen.
     pub point_rule: Decision,
     /// The decision in one sentence.
     pub why: String,
@@ -209,7 +209,7 @@ pub struct Judgement {
     pub decision: Decision,
     pub rule: Rule,
     pub alpha: f64,
-    /// How many primary metrics Holm adjusted over.
+    /// The number of primary metrics that Holm adjusted over.
     pub primaries: usize,
     /// The decision in one sentence.
     pub why: String,
@@ -235,9 +235,8 @@ pub enum BadPair {
 
 /// Judges every pair.
 ///
-/// # Errors
-/// A side without values; NaN, infinities, and values that are not above zero, with the metric's
-/// name; a margin below zero; an alpha that is no level.
+/// # Errors A side without values; a value that is NaN, infinite or not above zero (the error names
+/// the metric); a margin below zero; an alpha that is not a valid level.
 pub fn judge(pairs: &[Pair<'_>], rules: &Rules) -> Result<Judgement, BadPair> {
     if !(rules.alpha > 0.0 && rules.alpha < 0.5) {
         return Err(BadPair::Alpha(rules.alpha));
@@ -256,7 +255,7 @@ pub fn judge(pairs: &[Pair<'_>], rules: &Rules) -> Result<Judgement, BadPair> {
     Ok(Judgement { decision, rule: rules.rule, alpha: rules.alpha, primaries, why, metrics })
 }
 
-/// Everything but the decisions, which need the other metrics too.
+/// Computes everything but the decisions, which need the other metrics too.
 fn measure(pair: &Pair<'_>, rules: &Rules) -> Result<Judged, BadPair> {
     let metric = pair.metric.to_string();
     let margin = rules.margin_of(pair.metric);
@@ -280,7 +279,7 @@ fn measure(pair: &Pair<'_>, rules: &Rules) -> Result<Judged, BadPair> {
     };
     let p: Option<MarginP> = test.as_ref().and_then(|t| t.tests);
     let raw = welch(&cand, &base, 0.95).and_then(|w| w.test);
-    // A side with one launch is taken to scatter as the other does.
+    // A side with one launch is assumed to scatter like the other.
     let sds = [base_logs.sd(), cand_logs.sd()];
     let either = sds[0].or(sds[1]).unwrap_or(0.0);
     let sd = sds.map(|sd| sd.unwrap_or(either));
@@ -345,15 +344,15 @@ fn side(sample: &Sample) -> Side {
     }
 }
 
-/// From "worse by" on the log scale to a change of the metric. Absent where it has no bounds that
-/// a number can hold.
+/// Converts "worse by" on the log scale to a change of the metric. `None` if a bound does not fit
+/// into a number.
 fn change_interval(worse: crate::stats::Interval, sign: f64) -> Option<[f64; 2]> {
     let ends = [(sign * worse.low).exp_m1(), (sign * worse.high).exp_m1()];
     let [low, high] = if sign > 0.0 { ends } else { [ends[1], ends[0]] };
     high.is_finite().then_some([low, high])
 }
 
-/// Holm over the primary metrics that have a test.
+/// Adjusts the primary metrics that have a test (Holm).
 fn adjust(metrics: &mut [Judged]) {
     let primary: Vec<usize> =
         (0..metrics.len()).filter(|&i| metrics[i].primary && metrics[i].p_reg.is_some()).collect();
@@ -405,8 +404,8 @@ fn decide(judged: &mut Judged, rules: &Rules) {
     };
 }
 
-/// Over the primary metrics: regressed if any is; inconclusive if any is, or if there is none;
-/// improved if any is; else not regressed.
+/// The decision over the primary metrics: regressed if any is; else inconclusive if any is or there
+/// is none; else improved if any is; else not regressed.
 fn overall(metrics: &[Judged]) -> (Decision, usize) {
     let primary: Vec<Decision> = metrics.iter().filter(|m| m.primary).map(|m| m.decision).collect();
     let any = |decision| primary.contains(&decision);

@@ -1,4 +1,4 @@
-//! Looks in a record for what a reader must know before quoting a number. The limits are here; the
+//! Finds what a reader of a record must know before quoting a number. The limits are here; the
 //! words are in `finding`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,23 +12,23 @@ use crate::record::{
     Arm, Environment, FailureKind, Launch, Record, Status, Verdict, Warning, WeightsSource,
 };
 
-/// Decode varies more than this between launches.
+/// Decode varies too much between launches above this.
 const HIGH_CV: f64 = 0.10;
-/// Fewer launches than this give no interval worth the name.
+/// Fewer launches than this give no useful interval.
 const FEW_LAUNCHES: u32 = 3;
-/// Load per processor at the start, where the share itself is not known.
+/// Load per processor at the start; used if the share of other programs is unknown.
 const LOADED: f64 = 0.25;
 /// Bytes per second over the read bandwidth around the launch.
 const MBU_LIMIT: f64 = 1.10;
 /// Share of the model file in the page cache.
 const RESIDENT: f64 = 0.99;
 
-/// The warnings of a record, as it holds them. Looks at launches and summaries.
+/// The warnings of a record, in the form that it holds. Looks at launches and summaries.
 pub fn warnings(record: &Record) -> Vec<Warning> {
     findings(record).iter().map(Finding::to_warning).collect()
 }
 
-/// Everything found in a record: the whole run first, then arm by arm.
+/// All findings of a record: the whole run first, then arm by arm.
 fn findings(record: &Record) -> Vec<Finding> {
     let mut found = of_the_run(record);
     for arm in &record.arms {
@@ -75,7 +75,7 @@ fn of_the_run(record: &Record) -> Vec<Finding> {
         seen(&launches, busy, |x| x > Environment::BUSY_LIMIT, f64::max)
             .map(|seen| Finding::BusyMachine { seen }),
     );
-    // The load average remembers our own launches: it counts only where nothing better is known.
+    // The load average includes our own launches, so it counts only if nothing better is known.
     if let Some(load) = record.host.load_average_1m
         && launches.iter().all(|l| l.environment.busy_before.is_none())
         && load > LOADED * f64::from(record.host.threads.max(1))
@@ -198,7 +198,7 @@ fn of_the_arm(arm: &Arm) -> Vec<Finding> {
     found
 }
 
-/// The drift of a launch that reached no steady state.
+/// The drift of a launch that did not reach a steady state.
 fn unsteady(launch: &Launch) -> Option<f64> {
     let steady = steady(launch);
     steady.drift.filter(|_| steady.reached() == Some(false))

@@ -1,4 +1,4 @@
-//! Known distances, and what the verdict says of them.
+//! Known distances, and the verdict on each.
 
 use super::*;
 
@@ -23,7 +23,7 @@ fn positions(n: usize, subject: impl Fn(usize, &[f32]) -> Vec<f32>) -> Vec<Posit
         .collect()
 }
 
-/// With noise of this share of the row's size.
+/// The row plus noise of this share of its size.
 fn noisy(seed: usize, row_: &[f32], share: f32) -> Vec<f32> {
     let noise = row(seed as u64 + 1_000_003, row_.len());
     row_.iter().zip(noise).map(|(x, e)| x + share * e).collect()
@@ -55,14 +55,14 @@ fn the_divergence_is_that_of_the_textbook() {
     let (a, b) = (2f32.ln(), 0f32);
     let p = Position::of(&[a, b], &[b, a]).unwrap();
     assert!((p.kl - 2f64.ln() / 3.0).abs() < 1e-6, "{}", p.kl);
-    // A shift of all logits changes no distribution.
+    // Shifting all logits leaves the distribution unchanged.
     let p = Position::of(&[a, b], &[a + 7.0, b + 7.0]).unwrap();
     assert!(p.kl < 1e-6, "{}", p.kl);
 }
 
 #[test]
 fn a_different_argmax_counts_only_where_the_reference_is_decided() {
-    // The two best are a hair apart: any noise may swap them.
+    // The two best logits are a hair apart, so any noise may swap them.
     let tie = |_: usize| -> (Vec<f32>, Vec<f32>) {
         let mut right = vec![0.0f32; 50];
         (right[3], right[9]) = (5.0, 5.001);
@@ -78,7 +78,7 @@ fn a_different_argmax_counts_only_where_the_reference_is_decided() {
 
 #[test]
 fn an_argmax_that_flips_where_it_is_decided_fails_even_below_the_limit() {
-    // One logit of 500 is wrong: little power, another answer.
+    // One wrong logit of 500 carries little power but changes the answer.
     let decided = |i: u64| -> (Vec<f32>, Vec<f32>) {
         let mut right = row(i + 1, 500);
         right[250] = 9.0;

@@ -6,10 +6,10 @@ use serde_json::{Map, Value};
 
 use super::measurable;
 
-/// More replicates than this were not measured.
+/// No benchmark has more replicates than this.
 const MOST_SAMPLES: usize = 1_000_000;
 
-/// An object of a file, and where it stands.
+/// An object of a file, and its place there.
 pub(super) struct Object<'a> {
     /// `a.json: entry 3`
     pub place: String,
@@ -24,7 +24,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Absent where the field is not there or null.
+    /// `None` if the field is missing or null.
     pub fn get(&self, name: &str) -> Option<&'a Value> {
         self.fields.get(name).filter(|v| !v.is_null())
     }
@@ -48,7 +48,7 @@ impl<'a> Object<'a> {
         count.ok_or_else(|| self.wrong(name, "a number of tokens"))
     }
 
-    /// Numbers above zero; absent where there is no such field.
+    /// A list of numbers above zero; `None` if there is no such field.
     pub fn samples(&self, name: &str, what: &str) -> Result<Option<Vec<f64>>> {
         let items = match self.get(name) {
             None => return Ok(None),
@@ -71,7 +71,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// What a value is, in words.
+/// The kind of a value, in words.
 fn kind(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),

@@ -1,5 +1,5 @@
-//! hyperfine's `--export-json`: one arm for each command, one value for each run, which is a fresh
-//! process. The export does not say on which machine it was made.
+//! hyperfine's `--export-json`: one arm per command and one value per run, each run a fresh
+//! process. The export does not name the machine.
 
 use anyhow::{Result, anyhow};
 use serde_json::Value;
@@ -69,7 +69,7 @@ fn arm(result: &Object<'_>) -> Result<SampledArm> {
     let series =
         |metric, decides, values| Series { metric, test: None, decides, part: false, values };
     let mut all = vec![series(Metric::Time, true, times)];
-    // Since hyperfine 1.20; not everywhere it can be read.
+    // hyperfine writes this since 1.20, where the system can report it.
     if let Ok(Some(bytes)) = result.samples("memory_usage_byte", "size") {
         all.push(series(Metric::PeakHostBytes, false, bytes));
     }
@@ -84,7 +84,7 @@ fn arm(result: &Object<'_>) -> Result<SampledArm> {
     })
 }
 
-/// Runs that hyperfine was told to count although they failed.
+/// Warns of runs that failed but count because hyperfine ran with `--ignore-failure`.
 fn failures(result: &Object<'_>, label: &str) -> Option<Warning> {
     let codes = result.get("exit_codes")?.as_array()?;
     let failed = codes.iter().filter(|code| code.as_i64() != Some(0)).count();

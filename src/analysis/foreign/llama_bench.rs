@@ -1,7 +1,7 @@
-//! llama-bench's `-o json` and `-o jsonl`: one arm for each model and setting, one series for each
-//! test (pp512, tg128, pp512+tg128, each perhaps at a depth). A test that stands in the file once
-//! gives its repetitions, which share a process; one that stands there more often (several runs
-//! appended to one file) gives one value for each run.
+//! llama-bench's `-o json` and `-o jsonl`: one arm per model and setting, one series per test
+//! (pp512, tg128, pp512+tg128, each perhaps at a depth). A test that occurs once in the file gives
+//! its repetitions, which share a process. One that occurs several times (several runs appended to
+//! one file) gives one value per run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::identity::{Identity, Severity, scalar};
 use crate::metric::Metric;
 use crate::record::Warning;
 
-/// What is measured, or says where and when: no setting.
+/// Fields that hold results, places or times, and no settings.
 const NOT_SETTINGS: [&str; 19] = [
     "build_commit",
     "build_number",
@@ -42,13 +42,13 @@ const ROUNDING: f64 = 1e-4;
 /// One test of one run.
 struct Entry {
     build: String,
-    /// Of the model file, without its folder.
+    /// Name of the model file, without its folder.
     file: String,
     model: String,
     identity: Identity,
     settings: BTreeMap<String, String>,
     test: Test,
-    /// Tokens per second of each repetition, and of all together.
+    /// Tokens per second: of each repetition, and of all together.
     rates: Vec<f64>,
     rate: f64,
     facts: Vec<String>,
@@ -62,7 +62,7 @@ struct Test {
 }
 
 impl Test {
-    /// As llama-bench's own table writes it.
+    /// The name in llama-bench's own table.
     fn name(self) -> String {
         let mut name = match (self.prompt, self.generated) {
             (p, 0) => format!("pp{p}"),
@@ -86,7 +86,7 @@ impl Test {
 
 pub(super) fn read(bytes: &[u8], file: String) -> Result<Source> {
     let mut entries = Vec::new();
-    // A list, objects line by line, or several of either, one after the other.
+    // A list, objects line by line, or several of either in a row.
     for value in serde_json::Deserializer::from_slice(bytes).into_iter::<Value>() {
         let value = value.map_err(|e| anyhow!("{file}: {e}"))?;
         let items = match value {
@@ -177,14 +177,14 @@ fn entry(object: &Object<'_>) -> Result<Entry> {
         identity,
         settings,
         test,
-        // Time is what adds up.
+        // The harmonic mean, because times add up and rates do not.
         rate: rates.len() as f64 / rates.iter().map(|r| 1.0 / r).sum::<f64>(),
         rates,
     })
 }
 
-/// Tokens per second of each repetition: from the times, which are exact; the rates of the file
-/// must follow from them.
+/// Tokens per second of each repetition, from the times, which are exact. The rates in the file
+/// must agree with them.
 fn rates(object: &Object<'_>, tokens: f64) -> Result<Vec<f64>> {
     let times = object.samples("samples_ns", "time")?;
     let stated = object.samples("samples_ts", "rate")?;
@@ -205,8 +205,8 @@ fn rates(object: &Object<'_>, tokens: f64) -> Result<Vec<f64>> {
     }
 }
 
-/// Entries of one build, model and setting are one arm. Also whether a series rests on the
-/// repetitions of one process.
+/// Groups entries of one build, model and setting into an arm. Also returns whether a series rests
+/// on the repetitions of one process.
 fn arms(entries: &[Entry]) -> (Vec<SampledArm>, bool) {
     let mut groups: Vec<Vec<&Entry>> = Vec::new();
     let alike = |a: &Entry, b: &Entry| {
@@ -242,7 +242,7 @@ fn arms(entries: &[Entry]) -> (Vec<SampledArm>, bool) {
 }
 
 fn series(group: &[&Entry], in_one_process: &mut bool) -> Vec<Series> {
-    // In the order of the file.
+    // Keeps the order of the file.
     let mut seen = BTreeSet::new();
     let tests: Vec<Test> = group.iter().map(|e| e.test).filter(|t| seen.insert(*t)).collect();
     let one = |test: Test| {
@@ -265,7 +265,7 @@ fn series(group: &[&Entry], in_one_process: &mut bool) -> Vec<Series> {
     tests.into_iter().map(one).collect()
 }
 
-/// `llama.cpp`, and what tells it from the other arms of its file.
+/// `llama.cpp`, and what distinguishes the arm from the others in its file.
 fn label(entry: &Entry, all: &[&Entry]) -> String {
     let mut parts = vec!["llama.cpp".to_string()];
     if all.iter().any(|other| other.build != entry.build) {

@@ -1,4 +1,4 @@
-//! llm-bench's own result files: one arm for each engine, one value for each good launch.
+//! llm-bench's own result files: one arm per engine and one value per good launch.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use crate::identity::Identity;
 use crate::metric::{Metric, Rank, Values};
 use crate::record::{Arm, MetricSummary, Record, Warning, WeightsSource};
 
-/// Warnings of a record that bear on a comparison with another: not those about what its own
-/// engines are to each other, and not the number of launches, of which the verdict speaks.
+/// Warnings of a record that bear on a comparison with another record. Warnings that compare the
+/// record's own engines are left out, and so is the number of launches, which the verdict covers.
 const KEPT: [&str; 10] = [
     "debug_build",
     "incomplete_run",
@@ -52,7 +52,7 @@ pub(super) fn read(path: &Path, file: String) -> Result<Source> {
     })
 }
 
-/// A gated metric that is not above zero was not measured.
+/// A gated metric that is not above zero was not measured: refuses the record.
 fn values_are_positive(record: &Record, file: &str) -> Result<()> {
     for arm in &record.arms {
         for launch in ok_launches(arm) {
@@ -94,7 +94,7 @@ fn sampled(record: &Record, arm: &Arm, warnings: &mut Vec<Warning>) -> SampledAr
     };
     add(&arm.metrics, None);
     if arm.prompt_metrics.len() > 1 {
-        // In the order of the workload.
+        // Keeps the order of the workload.
         let place = |id: &&String| record.workload.prompts.iter().position(|p| p.id == **id);
         let mut ids: Vec<&String> = arm.prompt_metrics.keys().collect();
         ids.sort_by_key(place);

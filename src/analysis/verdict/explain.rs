@@ -1,8 +1,8 @@
-//! Decisions in plain sentences.
+//! Explains decisions in plain sentences.
 
 use super::{Decision, Judged, Rule, Rules};
 
-/// Why a metric was decided as it was.
+/// Why a metric got its decision.
 pub(super) fn metric(judged: &Judged, rules: &Rules) -> String {
     let fewest = judged.baseline.n.min(judged.candidate.n);
     let name = &judged.metric;
@@ -40,7 +40,7 @@ pub(super) fn metric(judged: &Judged, rules: &Rules) -> String {
     format!("{name} changed by {change}{interval}: {ending}")
 }
 
-/// Why nothing is known, and what would help.
+/// Why the launches do not decide, and what would help.
 fn unknown(judged: &Judged) -> String {
     let margin = share(judged.margin);
     let had = judged.baseline.n.min(judged.candidate.n);
@@ -58,7 +58,7 @@ fn unknown(judged: &Judged) -> String {
     }
 }
 
-/// Why the whole was decided as it was.
+/// The reason for the overall decision.
 pub(super) fn all(decision: Decision, metrics: &[Judged]) -> String {
     let primary: Vec<&Judged> = metrics.iter().filter(|m| m.primary).collect();
     let names = |decision: Decision| {

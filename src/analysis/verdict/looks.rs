@@ -1,9 +1,9 @@
-//! Ending a comparison early, or going on once, without spending more than alpha.
+//! Ends a comparison early, or extends it once, without spending more than alpha.
 
 use crate::stats;
 
-/// Which look at the data a decision is made at. One extension is planned before the first
-/// launch, and at most doubles the launches; "repeat until it passes" is not a plan.
+/// The look at the data at which a decision is made. One extension is planned before the first
+/// launch and at most doubles the launches; "repeat until it passes" is not a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
     /// No extension is planned.
@@ -12,19 +12,20 @@ pub enum Look {
     First,
     /// The look after the extension.
     Second,
-    /// Launches go on until [`precision_reached`], up to a fixed number, with one decision at the
-    /// end. That looks at the spread alone, but ends more often where the spread happens to look
-    /// small: at all of alpha, "regressed" would be said at a change equal to the margin in up to
-    /// 6.6 % of runs instead of 5 % (from three launches on; 6.1 % from five).
+    /// Launches continue until [`precision_reached`], up to a fixed number, and the decision is
+    /// made once, at the end. The stopping rule looks at the spread alone, but it stops more often
+    /// where the spread happens to look small. At full alpha, up to 6.6 % of runs instead of 5 %
+    /// would be called "regressed" at a change equal to the margin (from three launches on; 6.1 %
+    /// from five).
     Precise,
 }
 
 impl Look {
-    /// The level of each test at this look, so that a run spends at most `alpha` in all: Pocock
-    /// (1977) for two looks, .0294 of .05; the same for a run that ends once it is precise, which
-    /// then spends at most .043 (by simulation, from three launches on; .038 from five). Precision
-    /// and an extension together spend more: one or the other. Half of `alpha` where Pocock's level
-    /// does not exist.
+    /// The level of each test at this look, chosen so that a run spends at most `alpha` in all. Two
+    /// looks use Pocock (1977), .0294 of .05. A run that ends once it is precise uses the same
+    /// level and then spends at most .043 (by simulation, from three launches on; .038 from five).
+    /// Precision and an extension together spend more, so a run may use only one of them. Where
+    /// Pocock's level does not exist, each test gets half of `alpha`.
     pub fn alpha(self, alpha: f64) -> f64 {
         match self {
             Look::Only => alpha,
@@ -35,9 +36,8 @@ impl Look {
     }
 }
 
-/// Whether an estimate is precise enough for the decision to be final: the half-width of its 90 %
-/// interval on the log scale is less than half of theta. It looks at the spread and never at the
-/// change itself.
+/// Whether an estimate is precise enough for a final decision: the half-width of its 90 % interval
+/// on the log scale is less than half of theta. Looks at the spread and never at the change itself.
 pub fn precision_reached(half_width: f64, theta: f64) -> bool {
     half_width < theta / 2.0
 }

@@ -100,7 +100,7 @@ fn where_nothing_varies_the_change_is_compared_exactly_and_p_is_absent() {
         let text = serde_json::to_string(&judged).unwrap();
         assert!(!text.contains("null") && !text.contains("\"p\""), "{text}");
     }
-    // One side varies: a test with the degrees of freedom of that side.
+    // Only one side varies: the test has that side's degrees of freedom.
     let judged = bytes(&[1200.0, 1210.0, 1190.0]);
     assert!(!judged.exact && judged.decision == Decision::Regressed);
     assert!((judged.df_raw.unwrap() - 2.0).abs() < 1e-12);
@@ -178,7 +178,7 @@ fn holm_over_the_primaries_can_take_a_regression_back() {
     let first = &all.metrics[0];
     assert!((first.p_reg_holm.unwrap() - 4.0 * first.p_reg.unwrap()).abs() < 1e-15);
     assert_eq!(first.decision, Decision::Inconclusive);
-    // The others are shown beside a primary, and have no adjusted p.
+    // The other metrics are shown beside a primary one and have no adjusted p.
     assert_eq!(judged(&alone()).metrics[1].p_reg_holm, None);
     assert!(!judged(&alone()).metrics[1].primary);
 }
@@ -192,7 +192,7 @@ fn without_a_primary_metric_nothing_is_decided() {
 
 #[test]
 fn the_point_rule_decides_if_asked_and_the_other_stands_beside_it() {
-    // 6 % slower, too few launches to be sure that it is more than 5 %.
+    // 6 % slower, but too few launches to show that it is more than 5 %.
     let pair = decode(&[100.0, 101.0, 99.0, 100.5], &[94.0, 95.5, 93.0, 94.2]);
     let by_margin = one(pair, &alone());
     assert_eq!(by_margin.decision, Decision::Inconclusive);
