@@ -94,9 +94,9 @@ pub struct Series {
 
 /// Reads a file in any of the formats.
 ///
-/// # Errors The file cannot be read, is too large, is not JSON, is in none of the formats or in a
-/// newer one, or holds a value that no measurement gives. The error names file, field, expected and
-/// found.
+/// # Errors
+/// The file cannot be read, is too large, is not JSON, is in none of the formats or in a newer one,
+/// or holds a value that no measurement gives. The error names file, field, expected and found.
 pub fn read(path: &Path) -> Result<Source> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)

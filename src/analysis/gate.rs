@@ -260,7 +260,8 @@ impl Gate {
 /// Judges the metrics that both arms have, with one value per good launch. Leaves out metrics that
 /// do not decide and cannot be judged.
 ///
-/// # Errors A deciding metric has a value that is not a finite number above zero.
+/// # Errors
+/// A deciding metric has a value that is not a finite number above zero.
 pub fn judge_arms(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Result<Judgement, BadPair> {
     let values = |arm: &Arm, metric: Metric| -> Vec<f64> {
         ok_launches(arm).filter_map(|l| l.metrics.get(&metric).copied()).collect()

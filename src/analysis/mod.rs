@@ -45,7 +45,8 @@ pub fn summarize(record: &mut Record) {
 
 /// The same, against the arm with this label.
 ///
-/// # Errors No arm has the label; the record is unchanged.
+/// # Errors
+/// No arm has the label; the record is unchanged.
 pub fn summarize_against(record: &mut Record, label: &str) -> Result<(), NoSuchArm> {
     let index = comparison::find(record, label)?;
     summary::fill(record);

@@ -121,7 +121,8 @@ impl Compared<'_> {
 
 /// Compares every later source with the first.
 ///
-/// # Errors A requested pair names an arm that does not exist, or a value cannot be judged.
+/// # Errors
+/// A requested pair names an arm that does not exist, or a value cannot be judged.
 pub fn compare<'a>(
     baseline: &'a Source,
     candidates: &'a [Source],

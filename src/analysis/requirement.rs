@@ -140,8 +140,9 @@ pub enum Unanswerable {
 
 /// Checks every requirement at level `alpha` against the launches of a record.
 ///
-/// # Errors A requirement names an arm that does not exist, an arm without a good launch, or a
-/// metric that the arm lacks.
+/// # Errors
+/// A requirement names an arm that does not exist, an arm without a good launch, or a metric that
+/// the arm lacks.
 pub fn check(
     record: &Record,
     requirements: &[Requirement],

@@ -235,8 +235,9 @@ pub enum BadPair {
 
 /// Judges every pair.
 ///
-/// # Errors A side without values; a value that is NaN, infinite or not above zero (the error names
-/// the metric); a margin below zero; an alpha that is not a valid level.
+/// # Errors
+/// A side without values; a value that is NaN, infinite or not above zero (the error names the
+/// metric); a margin below zero; an alpha that is not a valid level.
 pub fn judge(pairs: &[Pair<'_>], rules: &Rules) -> Result<Judgement, BadPair> {
     if !(rules.alpha > 0.0 && rules.alpha < 0.5) {
         return Err(BadPair::Alpha(rules.alpha));

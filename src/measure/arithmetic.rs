@@ -1,6 +1,6 @@
-//! Measured peak arithmetic: the ceiling of prefill. Each format is multiplied and added in
-//! registers, with the widest instruction that this processor has for it, on as many threads as
-//! the engines get.
+//! Measures peak arithmetic, the ceiling of prefill. Multiplies and adds each format in registers,
+//! with the widest instruction that this processor has for it, on as many threads as the engines
+//! get.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::units::{MacsPerSecond, MonoNs};
 
-/// What is multiplied; sums are 32 bits wide in each.
+/// The format of the factors; sums are always 32 bits wide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -39,20 +39,20 @@ pub struct Peak {
     pub instruction: &'static str,
     #[serde(rename = "macs_per_s")]
     pub rate: MacsPerSecond,
-    /// The sum of what each thread reached at a time of its own. More than `rate` where threads
-    /// share the units of a core, or were never undisturbed at once.
+    /// The sum of each thread's own best rate. It exceeds `rate` if threads share the units of a
+    /// core or were never undisturbed at the same time.
     #[serde(rename = "apart_macs_per_s")]
     pub apart: MacsPerSecond,
-    /// Multiply-adds in a cycle of one thread; absent where the clock could not be measured.
+    /// Multiply-adds per cycle of one thread; absent if the clock could not be measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_cycle: Option<f64>,
-    /// What two such instructions in each cycle would give; no processor has more units.
+    /// The rate of two such instructions per cycle; no processor has more units.
     pub possible_per_cycle: Option<f64>,
 }
 
-/// Multiplies `iterations` times in registers; returns something that depends on all of it.
+/// Multiplies `iterations` times in registers; returns something that depends on every product.
 /// # Safety
-/// For kernels of an instruction set: this processor has it.
+/// If the kernel uses an instruction set, this processor must have it.
 type Kernel = unsafe fn(iterations: u64) -> f32;
 
 /// A way to multiply a format here.
@@ -63,26 +63,26 @@ struct Method {
     kernel: Kernel,
     /// Multiply-adds of one iteration.
     macs: u64,
-    /// Of one vector instruction; `None` for plain code.
+    /// Multiply-adds of one vector instruction; `None` for plain code.
     width: Option<u64>,
 }
 
-/// Threads compute in passes of about this long and note the time after each.
+/// Threads compute in passes of about this length and note the time after each.
 const PASS_NS: u64 = 20_000;
-/// For so long.
+/// How long the threads are watched.
 const WATCHED_NS: u64 = 400_000_000;
-/// The rate is that of the best window of this length: shorter than a slice of the scheduler, so
-/// that some window is undisturbed in all threads even on a busy machine.
+/// The rate is that of the best window of this length. It is shorter than a slice of the scheduler,
+/// so that even a busy machine leaves all threads undisturbed in some window.
 const WINDOW_NS: u64 = 1_000_000;
 
 /// The peaks of all formats that this processor has an instruction or plain code for, with
-/// `threads` threads at once. Takes some two seconds.
+/// `threads` threads at once. Takes about two seconds.
 pub fn measure(threads: u32) -> Vec<Peak> {
     let threads = threads.max(1) as usize;
     let before = clock_hz(threads);
     let rates: Vec<(Method, Rates)> =
         methods().into_iter().map(|m| (m, fastest(m.kernel, threads))).collect();
-    // The faster of two: a clock that rose in between would make a peak look impossible.
+    // Takes the faster clock: one that rose in between would make a peak look impossible.
     let clock = before.zip(clock_hz(threads)).map(|(before, after)| before.max(after));
     let peak = |(m, rates): (Method, Rates)| Peak {
         format: m.format,
@@ -96,7 +96,7 @@ pub fn measure(threads: u32) -> Vec<Peak> {
 }
 
 /// Cycles per second of a busy thread, from a chain of multiplications that each wait for the
-/// last; `None` where their latency is not known.
+/// previous one; `None` if their latency is not known.
 pub fn clock_hz(threads: usize) -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
     return Some(fastest(x86::multiply_chain, threads).apart / threads as f64 * x86::CHAIN_CYCLES);
@@ -145,7 +145,7 @@ fn portable_int8(iterations: u64) -> f32 {
     let mut sums = [0i32; LANES];
     let mut a: [i8; LANES] = std::array::from_fn(|i| black_box(i as i8));
     for _ in 0..iterations {
-        // New values to multiply, so that the products cannot be computed once.
+        // Multiplies new values each time, so that the compiler cannot compute the products once.
         a = black_box(a);
         for step in 0..STEPS {
             for i in 0..LANES {
@@ -174,13 +174,13 @@ fn portable_f32(iterations: u64) -> f32 {
 /// Iterations per second of all threads.
 #[derive(Clone, Copy)]
 struct Rates {
-    /// In the window that was the best for all of them.
+    /// In the window that is best for all threads together.
     together: f64,
-    /// Each in its own best window.
+    /// The sum of each thread's own best window.
     apart: f64,
 }
 
-/// Runs the kernel on all threads, each on a processor of its own where there are enough.
+/// Runs the kernel on all threads, each on its own processor if there are enough.
 fn fastest(kernel: Kernel, threads: usize) -> Rates {
     // SAFETY: every kernel comes from `methods`, which asks the processor first.
     let run = move |iterations: u64| black_box(unsafe { kernel(black_box(iterations)) });
@@ -223,8 +223,8 @@ fn processors() -> Vec<usize> {
     Vec::new()
 }
 
-/// Keeps the calling thread where it is put: a scheduler may leave two on one processor for long.
-/// One that cannot be moved computes where it is.
+/// Pins the calling thread, because a scheduler may leave two on one processor for long. A thread
+/// that cannot be pinned computes where it is.
 #[cfg(target_os = "linux")]
 fn stay_on(processor: usize) {
     let mut set = rustix::thread::CpuSet::new();
@@ -235,7 +235,7 @@ fn stay_on(processor: usize) {
 #[cfg(not(target_os = "linux"))]
 fn stay_on(_: usize) {}
 
-/// Iterations that take about a pass, on one thread: the quickest of some tries.
+/// Iterations that take about one pass on one thread: the quickest of several tries.
 fn iterations_of_a_pass(run: &impl Fn(u64) -> f32) -> u64 {
     let mut iterations = 16;
     loop {
@@ -252,9 +252,9 @@ fn iterations_of_a_pass(run: &impl Fn(u64) -> f32) -> u64 {
     }
 }
 
-/// Passes per second of all threads together in the window in which they were the most. Each
-/// thread's list holds the time when it began and those at the end of each pass; a pass that
-/// reaches over the border of a window counts by its part inside.
+/// Passes per second of all threads together, in the window with the most passes. Each thread's
+/// list holds its start time and the end of each pass; a pass that crosses the border of a window
+/// counts by the part inside.
 fn best_window(times: &[Vec<MonoNs>]) -> f64 {
     let first = |list: &Vec<MonoNs>| list[0].0;
     let last = |list: &Vec<MonoNs>| list[list.len() - 1].0;

@@ -1,11 +1,11 @@
-//! What machine and which build this is: the identity that a number needs to be comparable.
+//! Identifies the machine and the build, which a number needs to be comparable.
 
 use std::time::Instant;
 
 use crate::record::{Build, Gpu, Host};
 use crate::units::Bytes;
 
-/// Reads the machine. Bandwidth is measured apart (`bandwidth`).
+/// Reads the machine. Bandwidth is measured separately (`bandwidth`).
 pub fn host() -> Host {
     let ram = sysinfo::System::new().map(|mut system| {
         system.refresh_memory();
@@ -76,14 +76,14 @@ pub fn available_threads() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
-/// Memory that could be had without swapping; `None` where the system does not tell.
+/// Memory available without swapping; `None` if the system does not report it.
 pub fn available_memory() -> Option<Bytes> {
     let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
     Some(Bytes(system.available_memory())).filter(|b| b.0 > 0)
 }
 
-/// What this program was built from.
+/// The sources and settings of this build.
 pub fn build() -> Build {
     let flag = |v: Option<&str>| v.map(|v| v == "true");
     Build {
@@ -97,7 +97,7 @@ pub fn build() -> Build {
     }
 }
 
-/// GPUs as NVML tells them; none without its library.
+/// GPUs as NVML reports them; none without its library.
 fn gpus() -> Vec<Gpu> {
     let Ok(nvml) = nvml_wrapper::Nvml::init() else {
         return Vec::new();

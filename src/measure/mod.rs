@@ -1,4 +1,4 @@
-//! The machine: what it is (`host`), what it can compute (`arithmetic`), whether it is fit to
+//! The machine: its identity (`host`), its peak arithmetic (`arithmetic`), and whether it is fit to
 //! measure on (`doctor`).
 
 pub mod arithmetic;

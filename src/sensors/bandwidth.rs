@@ -1,5 +1,5 @@
-//! Measured read bandwidth: the ceiling of decoding on a machine whose weights do not fit in
-//! its caches.
+//! Measures read bandwidth, the ceiling of decoding on a machine whose caches cannot hold the
+//! weights.
 
 use std::hint::black_box;
 use std::sync::{Barrier, Mutex, PoisonError};
@@ -20,7 +20,7 @@ pub struct ReadBandwidth {
 }
 
 impl ReadBandwidth {
-    /// Of the device's memory, with as many threads as the engine gets.
+    /// Reads the device's memory with as many threads as the engine gets.
     pub fn of(device: Device, threads: u32) -> Self {
         Self { device, threads, before: None }
     }
@@ -50,17 +50,17 @@ pub struct Bandwidth {
 
 const PASSES: usize = 16;
 
-/// In how many places at once a thread reads. One stream leaves a hardware prefetcher waiting at
-/// each page border; several keep it busy. Which is best differs between machines, so all are
-/// tried.
+/// The number of places that a thread reads at once. One stream leaves a hardware prefetcher
+/// waiting at each page border; several keep it busy. The best number differs between machines, so
+/// all are tried.
 const STREAMS: [usize; 4] = [1, 2, 4, 8];
 
-/// Bytes that a stream reads before the next one is served.
+/// Bytes that a stream reads before the next stream's turn.
 const LINE: usize = 256;
 
-/// Reads a private buffer of `size` with `threads` threads, many times over, and takes the
-/// fastest pass: a ceiling is what the machine can do, and other work only lowers it. Each
-/// thread adds up its own part with wide independent sums, so that memory is the limit.
+/// Reads a private buffer of `size` with `threads` threads many times and takes the fastest pass: a
+/// ceiling is what the machine can do, and other work only lowers it. Each thread adds up its own
+/// part with wide independent sums, so that memory is the limit.
 pub fn measure(threads: u32, size: Bytes) -> Result<Bandwidth> {
     let reader = Reader::new(threads, size)?;
     let passes = STREAMS.iter().flat_map(|&streams| reader.passes(streams, PASSES));
@@ -74,15 +74,15 @@ pub fn measure(threads: u32, size: Bytes) -> Result<Bandwidth> {
     })
 }
 
-/// What memory delivers just now, for as long as a generation takes and not only in its best
-/// moment: read around each launch, since on a shared machine it moves by half within minutes.
-/// Takes a tenth of a second, or some tenths behind a very large cache.
+/// The bandwidth that memory sustains now, for as long as a generation takes and not only in its
+/// best moment. It is read around each launch, because on a shared machine it moves by half within
+/// minutes. A reading takes a tenth of a second, or a few tenths with a very large cache.
 ///
-/// The buffer stays for the next reading. One that was given back before a launch disturbed it on
-/// a virtual machine: gaps of up to 63 ms among 26 ms in the first tokens, which ended once it was kept.
-/// Presumably the host works on free memory that the machine reports to it.
+/// The buffer is kept for the next reading. Freeing it before a launch disturbed that launch on a
+/// virtual machine: the first tokens, 26 ms apart, had gaps of up to 63 ms, which ended once the
+/// buffer was kept. Presumably the host then works on the free memory that the machine reports.
 ///
-/// Nothing for a device whose memory it cannot read: another memory's rate is no ceiling.
+/// Returns `None` for a device whose memory it cannot read: another memory's rate is no ceiling.
 pub fn sustained(device: Device, threads: u32) -> Result<Option<BytesPerSecond>> {
     if device != Device::Cpu {
         return Ok(None);
@@ -90,22 +90,22 @@ pub fn sustained(device: Device, threads: u32) -> Result<Option<BytesPerSecond>>
     const ENOUGH: u64 = 128 << 20;
     static KEPT: Mutex<Option<Reader>> = Mutex::new(None);
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    // Nothing of a buffer that is read in a circle and twice as large is still there.
+    // A cyclic read of a buffer twice the size of the cache never hits the cache.
     let size = last_level_cache().map_or(ENOUGH, |cache| ENOUGH.max(2 * cache));
     let reader = kept_or_new(kept.take(), threads, Bytes(size))?;
     Ok(Some(kept.insert(reader).sustained(5)))
 }
 
-/// What the record says of the device's memory, read once for the session.
+/// The bandwidth of the device's memory in the record, read once per session.
 pub fn of_session(host: &Host, device: Device) -> Option<BytesPerSecond> {
     let of_host = host.measured_read_bandwidth_bytes_per_s.map(BytesPerSecond);
     of_host.filter(|_| device == Device::Cpu)
 }
 
-/// The buffer of the last time, divided among the threads that read now. Launches with different
-/// numbers of threads share it, so that none is given back between them.
+/// The previous buffer, divided among the threads that read now. Launches with different numbers of
+/// threads share it, so that no buffer is freed between them.
 fn kept_or_new(kept: Option<Reader>, threads: u32, size: Bytes) -> Result<Reader> {
-    /// Parts are rounded up: room for those of any number of threads.
+    /// Parts are rounded up, so this leaves room for any number of threads.
     const ROOM: Bytes = Bytes(2 << 20);
     let (threads, part) = divided(threads, size);
     let reader = match kept {
@@ -115,14 +115,14 @@ fn kept_or_new(kept: Option<Reader>, threads: u32, size: Bytes) -> Result<Reader
     Ok(Reader { part, threads, ..reader })
 }
 
-/// How many threads read how many bytes each.
+/// The number of threads, and how many bytes each of them reads.
 fn divided(threads: u32, size: Bytes) -> (usize, usize) {
     let threads = threads.max(1) as usize;
     let unit = LINE * STREAMS[STREAMS.len() - 1];
     (threads, (size.0 as usize / threads).max(unit).next_multiple_of(unit))
 }
 
-/// Bytes of the largest cache of the first processor, where the system tells.
+/// Size of the largest cache of the first processor, if the system reports it.
 fn last_level_cache() -> Option<u64> {
     let size = |index: u32| {
         let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
@@ -146,10 +146,10 @@ impl Reader {
         let what =
             || format!("cannot allocate {} to measure bandwidth", Bytes((part * threads) as u64));
         let mut buffer = MmapMut::map_anon(part * threads).with_context(what)?;
-        // Large pages where they can be had: the ceiling should not be that of the page tables.
+        // Asks for large pages, so that the page tables do not limit the ceiling.
         #[cfg(target_os = "linux")]
         let _ = buffer.advise(memmap2::Advice::HugePage);
-        // Written once: pages that were never touched would all be the same zero page.
+        // Writes every page once: untouched pages would all map to the same zero page.
         std::thread::scope(|s| {
             for (i, chunk) in buffer.chunks_mut(part).enumerate() {
                 s.spawn(move || chunk.iter_mut().enumerate().for_each(|(j, b)| *b = (i ^ j) as u8));
@@ -167,7 +167,7 @@ impl Reader {
         BytesPerSecond(self.size().0 as f64 / seconds)
     }
 
-    /// The median of `passes`, in the number of streams that is fastest by it.
+    /// The median rate of `passes`, with the number of streams that is fastest.
     pub fn sustained(&self, passes: usize) -> BytesPerSecond {
         let medians = STREAMS.iter().map(|&streams| {
             let mut seconds = self.passes(streams, passes);
@@ -179,8 +179,8 @@ impl Reader {
 
     /// Seconds of each of `n` passes over the buffer.
     fn passes(&self, streams: usize, n: usize) -> Vec<f64> {
-        // Each reader takes its own times: a thread that only looked on would need a processor
-        // too, and on a machine without a spare one it would start its clock late.
+        // Each reader takes its own times. A thread that only watched would need a processor too,
+        // and without a spare one it would start its clock late.
         let start = Barrier::new(self.threads);
         let passes: Vec<Vec<(MonoNs, MonoNs)>> = std::thread::scope(|s| {
             let readers: Vec<_> = self.buffer[..self.part * self.threads]
@@ -208,7 +208,7 @@ impl Reader {
     }
 }
 
-/// Adds up all 8-byte words, in `streams` places in turn. Sums that do not wait for each other
+/// Adds up all 8-byte words, taking `streams` places in turn. Sums that do not wait for each other
 /// keep enough loads in flight for any vector width. `bytes` is a multiple of `LINE · streams`.
 fn sum(bytes: &[u8], streams: usize) -> u64 {
     let stride = bytes.len() / streams;

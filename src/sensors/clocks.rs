@@ -3,7 +3,7 @@
 use super::Sensor;
 use crate::record::{Environment, Launch};
 
-/// Read at the begin.
+/// Takes its readings in `begin`.
 #[derive(Default)]
 pub struct Clocks {
     load_average_1m: Option<f64>,

@@ -1,4 +1,4 @@
-//! Whether the processors are the engine's: what others use before a launch, and what the
+//! Whether the engine has the processors to itself: what others use before a launch, and what the
 //! hypervisor takes during it.
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Sensor;
 use crate::record::Launch;
 
-/// Watches what others do, before anything of the launch runs.
+/// Watches other programs before anything of the launch runs.
 pub struct Busy {
     window: Duration,
     busy: Option<f64>,
@@ -29,7 +29,7 @@ impl Sensor for Busy {
     }
 }
 
-/// The hypervisor's share between begin and end.
+/// Measures the hypervisor's share from begin to end.
 #[derive(Default)]
 pub struct Steal(Option<CpuTimes>);
 
@@ -45,7 +45,7 @@ impl Sensor for Steal {
     }
 }
 
-/// Processor time since boot in ticks, of all processors together.
+/// Processor time since boot in ticks, summed over all processors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuTimes {
     busy: u64,
@@ -91,7 +91,7 @@ impl CpuTimes {
     }
 }
 
-/// What others do on the machine while nothing of ours runs: watches for `window`.
+/// Watches for `window` what others do while nothing of ours runs.
 pub fn watch_idle(window: Duration) -> Option<CpuShares> {
     let before = CpuTimes::now()?;
     std::thread::sleep(window);

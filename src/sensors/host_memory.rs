@@ -1,5 +1,5 @@
 //! Memory of the engine's process tree: peaks and resident sets from the kernel, read between
-//! requests, and what they were for (`breakdown`).
+//! requests, and their use (`breakdown`).
 
 mod breakdown;
 
@@ -12,7 +12,7 @@ use crate::engine::Pid;
 use crate::record::{Launch, Memory};
 use crate::units::MonoNs;
 
-/// Reads at `ready`, after the load and when the measured requests are over.
+/// Reads at `ready`, after the load, and after the measured requests.
 pub struct HostMemory {
     root: u32,
     model: PathBuf,
@@ -20,8 +20,8 @@ pub struct HostMemory {
 }
 
 impl HostMemory {
-    /// Of the process and what it started. There is none without a process that is known to be
-    /// the engine's.
+    /// Observes the process and its descendants. The sensor needs a process that is known to be the
+    /// engine's.
     pub fn of(pid: Pid, model: &Path) -> Self {
         Self { root: pid.0, model: model.into(), memory: Memory::default() }
     }
@@ -94,7 +94,8 @@ pub fn tree_memory(root: u32) -> Option<TreeMemory> {
     (sum.peak > 0).then_some(sum)
 }
 
-/// High-water mark and resident set of one process: one small file, where a tree takes a scan.
+/// High-water mark and resident set of one process. Reads one small file, while a tree takes a
+/// scan.
 pub fn process_memory(pid: u32) -> Option<(u64, u64)> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     Some((kib(&status, "VmHWM:")?, kib(&status, "VmRSS:")?))
@@ -127,7 +128,7 @@ pub fn tree(root: u32) -> Vec<u32> {
 
 fn parent_of(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command may hold spaces and brackets: fields are counted from its last bracket.
+    // The command may contain spaces and brackets, so fields are counted from its last bracket.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
@@ -139,7 +140,7 @@ mod tests {
     fn this_process_has_a_peak_at_least_as_high_as_what_it_holds() {
         let m = tree_memory(std::process::id()).unwrap();
         assert!(m.peak >= m.resident && m.resident > 0, "{m:?}");
-        // The kernel counts the parts in batches of pages per thread.
+        // The kernel counts the parts in batches of pages per thread, so the sum may be off.
         let parts = m.anon + m.file + m.shmem;
         assert!(parts.abs_diff(m.resident) < m.resident / 2, "{m:?}");
     }

@@ -1,8 +1,8 @@
-//! Sensors: what is read of the machine around a launch, one file each. A sensor begins before the
-//! connection is opened or when there is a process to look at, hears of marks on the shared clock,
-//! and writes what it saw into the record at the end. Marks come between requests, never inside
-//! one: a sensor that must look during a request samples in a thread of its own and cuts the
-//! window out of its samples afterwards.
+//! Sensors read the machine around a launch, one file each. A sensor begins before the connection
+//! opens or once there is a process to observe, receives marks on the shared clock, and writes its
+//! readings into the record at the end. Marks come between requests, never inside one: a sensor
+//! that must look during a request samples in its own thread and cuts the window out of its samples
+//! afterwards.
 
 pub mod bandwidth;
 pub mod clocks;
@@ -20,40 +20,41 @@ pub use rapl::Rapl;
 use crate::record::Launch;
 use crate::units::MonoNs;
 
-/// What happened in a launch.
+/// An event in a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// The engine is ready, nothing is loaded.
+    /// The engine is ready and has loaded nothing.
     Ready,
     /// Every weight is usable.
     Loaded,
-    /// A measured window began: for a generation its first token was on the host. Reported when
-    /// the answer is in, so it lies in the past.
+    /// A measured window began: in a generation, when its first token reached the host. Reported
+    /// with the answer, so it lies in the past.
     WindowBegin,
-    /// It ended: the last token was on the host.
+    /// The window ended: the last token reached the host.
     WindowEnd,
     /// The last measured request is over.
     Finished,
 }
 
-/// Something that looks at the machine.
+/// An observer of the machine.
 pub trait Sensor {
-    /// Nothing that comes later has begun.
+    /// Called before anything of the launch that follows has started.
     fn begin(&mut self) {}
 
-    /// `at` is when it happened, not when it is reported; marks come in the order of their times.
+    /// `at` is when the event happened, not when it was reported; marks come in the order of their
+    /// times.
     fn mark(&mut self, _mark: Mark, _at: MonoNs) {}
 
-    /// The launch is over: writes what was seen.
+    /// Called when the launch is over; writes the readings into it.
     fn end(self: Box<Self>, launch: &mut Launch);
 }
 
-/// The sensors of one launch. Those that begin last lie closest around it and end first.
+/// The sensors of one launch. The last to begin are closest to the launch and end first.
 #[derive(Default)]
 pub struct Sensors(Vec<Box<dyn Sensor>>);
 
 impl Sensors {
-    /// Begins another one.
+    /// Adds a sensor and begins it.
     pub fn add(&mut self, mut sensor: impl Sensor + 'static) {
         sensor.begin();
         self.0.push(Box::new(sensor));

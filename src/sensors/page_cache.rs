@@ -1,7 +1,7 @@
-//! How much of a file the page cache holds, and bringing it to a stated share: all of it (warm)
-//! or none (cold). A warm file is also brought into large pages where the kernel has them: one
-//! that was written or read in small pieces lies in small pages, and a mapping of it costs each
-//! engine a page-table walk for every 4 KiB, a tenth of the decode rate on some machines.
+//! Reads how much of a file the page cache holds, and brings it to a stated share: all (warm) or
+//! none (cold). A warm file is also brought into large pages if the kernel has them. A file that
+//! was written or read in small pieces occupies small pages, and mapping it costs each engine a
+//! page-table walk for every 4 KiB: a tenth of the decode rate on some machines.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -37,8 +37,8 @@ pub fn resident(path: &Path) -> Result<f64> {
     }
     let page = rustix::param::page_size();
     let mut pages = vec![0u8; len.div_ceil(page)];
-    // SAFETY: the map is read by the kernel alone, which fills one byte for each page of it; the
-    // vector has one for each.
+    // SAFETY: only the kernel reads the map, and it fills one byte for each page; the vector has
+    // one for each.
     let answer = unsafe {
         let map = memmap2::MmapOptions::new().map(&file)?;
         libc::mincore(map.as_ptr() as *mut libc::c_void, len, pages.as_mut_ptr())
@@ -50,7 +50,7 @@ pub fn resident(path: &Path) -> Result<f64> {
     Ok(resident as f64 / pages.len() as f64)
 }
 
-/// Brings the file into the wanted state and returns the resident share that resulted.
+/// Brings the file into the wanted state and returns the resident share that results.
 pub fn bring(path: &Path, state: PageCache) -> Result<f64> {
     let now = resident(path)?;
     match state {
@@ -82,20 +82,21 @@ fn read(path: &Path, range: Range<u64>) -> Result<()> {
     Ok(())
 }
 
-/// Files below this stay as they are: what large pages save cannot be seen.
+/// Smaller files stay as they are: the gain from large pages would not be visible.
 const WORTH_LARGE: u64 = 64 << 20;
 /// A large page of most processors.
 const LARGE: u64 = 2 << 20;
 /// How much of a file is read again to see whether its pages become large.
 const PROBE: u64 = 64 << 20;
-/// From this share on, pages count as large: what begins or ends between two cannot be.
+/// From this share on, pages count as large; the part before the first and after the last border
+/// cannot be.
 const MOSTLY: f64 = 0.95;
 
-/// Reads a resident file again where it lies in small pages and the kernel would now take large
-/// ones; whether it did. Where it does not, it is asked with a part of one file, once for each file
-/// system and process.
+/// Reads a resident file again if it occupies small pages and the kernel would now use large ones;
+/// returns whether it did. On a file system without large pages this is tried on part of one file,
+/// once per process.
 fn enlarge_pages(path: &Path) -> Result<bool> {
-    /// The file systems that have no large pages, by their device.
+    /// The file systems without large pages, by device.
     static WITHOUT: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
     let (size, device) = path.metadata().map_or((0, 0), |m| (m.len(), m.dev()));
     let without = || WITHOUT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,8 +117,9 @@ fn enlarge_pages(path: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Drops what lies in `range`, which begins a large page, and reads it again through a mapping that
-/// asks for large pages: plain reading begins with small ones. Whether the kernel was asked at all.
+/// Drops `range` (which begins on a large page) from the cache and reads it again through a mapping
+/// that asks for large pages; plain reading starts with small ones. Returns whether the request was
+/// made.
 fn renew(path: &Path, range: Range<u64>) -> bool {
     let Ok(file) = File::open(path) else { return false };
     let len = NonZeroU64::new(range.end - range.start);
@@ -126,12 +128,12 @@ fn renew(path: &Path, range: Range<u64>) -> bool {
         && touched(&file, range).is_some()
 }
 
-/// A mapping of `range`, a byte of each small page read.
+/// Maps `range` and reads one byte of each small page.
 fn touched(file: &File, range: Range<u64>) -> Option<memmap2::Mmap> {
     let mut options = memmap2::MmapOptions::new();
     options.offset(range.start).len((range.end - range.start) as usize);
-    // SAFETY: nothing but single bytes is read, and whatever they are, they are thrown away; a
-    // file that is cut meanwhile would have been measured in the next moment.
+    // SAFETY: only single bytes are read, and all are discarded. If the file is truncated
+    // meanwhile, the measurement that follows would have hit the same.
     let map = unsafe { options.map(file) }.ok()?;
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
@@ -141,8 +143,8 @@ fn touched(file: &File, range: Range<u64>) -> Option<memmap2::Mmap> {
     Some(map)
 }
 
-/// The share of `range`, which begins a large page, that a mapping of the file has in large
-/// pages. Absent where the system does not say.
+/// The share of `range` (which begins on a large page) that a mapping of the file has in large
+/// pages. `None` if the system does not report it.
 fn in_large_pages(path: &Path, range: Range<u64>) -> Option<f64> {
     let len = (range.end - range.start) as usize;
     let map = touched(&File::open(path).ok()?, range)?;
@@ -170,13 +172,13 @@ mod tests {
     fn a_file_keeps_its_bytes_and_stays_resident_when_its_pages_are_renewed() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let bytes: Vec<u8> = (0..3 * LARGE as usize + 5).map(|i| (i % 251) as u8).collect();
-        // In small pieces, so that the pages are small ones.
+        // Writes in small pieces, so that the pages are small.
         bytes.chunks(1000).for_each(|piece| file.write_all(piece).unwrap());
         let len = bytes.len() as u64;
         assert!(renew(file.path(), 0..len));
         assert_eq!(std::fs::read(file.path()).unwrap(), bytes);
         assert_eq!(resident(file.path()).unwrap(), 1.0);
-        // Whether they are large now is the kernel's affair; a share it is.
+        // The kernel decides whether the pages are large now; the result is a share either way.
         let share = in_large_pages(file.path(), 0..len);
         assert!(share.is_none_or(|share| (0.0..=1.0).contains(&share)), "{share:?}");
     }

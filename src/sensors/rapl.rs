@@ -1,9 +1,9 @@
 //! Energy of the processor packages, from RAPL's counters in /sys/class/powercap. The kernel lets
-//! only some users read them; where they cannot be read there is no sensor.
+//! only some users read them; if they cannot be read, there is no sensor.
 //!
-//! A counter moves about once a millisecond and a window is known only when its request is over,
-//! so a thread reads the counters all the time and the energy of a window is cut out of its
-//! samples afterwards, with a straight line between two of them.
+//! A counter moves about once a millisecond, and a window is known only after its request. So a
+//! thread reads the counters all the time, and the energy of a window is cut out of its samples
+//! afterwards, interpolated linearly between two samples.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -17,11 +17,11 @@ use crate::units::MonoNs;
 /// Where the kernel puts the counters.
 pub const POWERCAP: &str = "/sys/class/powercap";
 
-/// Time between two readings; docs/METHODOLOGY.md states what they cost.
+/// Time between two readings; docs/METHODOLOGY.md states their cost.
 const PERIOD: Duration = Duration::from_millis(50);
 
-/// Windows in which the counters were seen to move less often have no energy: the two readings
-/// at the edges would decide it.
+/// Windows with fewer counter steps than this get no energy: the two readings at the edges would
+/// decide it.
 const LEAST_STEPS: u32 = 10;
 
 /// A running reader of the counters.
@@ -32,7 +32,7 @@ pub struct Rapl {
     windows: Vec<(MonoNs, MonoNs)>,
 }
 
-/// The counter of one package, in microjoules. It starts again from 0 beyond `range`.
+/// The counter of one package, in microjoules. It wraps to 0 beyond `range`.
 struct Package {
     path: PathBuf,
     range: u64,
@@ -46,7 +46,7 @@ struct Sample {
 }
 
 impl Rapl {
-    /// Starts to read the packages below `root`; none where there is no counter that can be read.
+    /// Starts to read the packages below `root`; `None` if no counter can be read.
     pub fn open(root: &Path) -> Option<Self> {
         Self::every(root, PERIOD)
     }
@@ -103,8 +103,8 @@ impl Sensor for Rapl {
     }
 }
 
-/// Name and counter of each package below `root`. Parts of a package (`intel-rapl:0:1`) are in its
-/// own counter, and `intel-rapl-mmio` counts the same package again.
+/// Name and counter of each package below `root`. Skips parts of a package (`intel-rapl:0:1`),
+/// which its own counter includes, and `intel-rapl-mmio`, which counts the same package again.
 fn packages(root: &Path) -> Vec<(String, Package)> {
     let package = |folder: PathBuf| {
         let index = folder.file_name()?.to_str()?.strip_prefix("intel-rapl:")?;
@@ -124,13 +124,13 @@ fn counters(packages: &[Package]) -> Option<Vec<u64>> {
     packages.iter().map(read).collect()
 }
 
-/// By how much a counter rose.
+/// How far a counter rose.
 fn step(last: u64, now: u64, range: u64) -> u64 {
     now.checked_sub(last).unwrap_or_else(|| range.saturating_sub(last) + now)
 }
 
-/// The energy of the windows; absent where one of them lies outside the samples, or the counters
-/// moved too seldom inside them.
+/// The energy of the windows; `None` if one of them lies outside the samples or the counters moved
+/// too rarely inside them.
 fn energy(samples: &[Sample], windows: &[(MonoNs, MonoNs)], source: String) -> Option<Energy> {
     let (mut microjoules, mut seconds, mut steps) = (0.0, 0.0, 0);
     for (from, to) in windows {
@@ -159,7 +159,7 @@ fn until(samples: &[Sample], at: MonoNs) -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// A root with one package, a part of it, and the same package by another path.
+    /// A root with one package, a part of it, and the same package under another path.
     fn root() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (folder, name) in [
@@ -229,7 +229,7 @@ mod tests {
         let counter = root.path().join("intel-rapl:0/energy_uj");
         let spend = |from: u64| {
             for i in 1..=30 {
-                // Whole or not at all, as the kernel does it.
+                // Replaces the file atomically, as the kernel does.
                 let next = root.path().join("next");
                 std::fs::write(&next, format!("{}\n", 1000 + (from + i) * 100_000)).unwrap();
                 std::fs::rename(&next, &counter).unwrap();
@@ -246,7 +246,7 @@ mod tests {
         rapl.mark(Mark::WindowEnd, end);
         Box::new(rapl).end(&mut launch);
         let energy = launch.energy.unwrap();
-        // 30 steps of 0.1 J, and a reading may lag behind at either edge.
+        // 30 steps of 0.1 J; a reading may lag at either edge.
         assert!((2.0..4.0).contains(&energy.joules), "{energy:?}");
         assert_eq!(energy.seconds, end.since(begin).0);
     }

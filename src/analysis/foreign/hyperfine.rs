@@ -84,7 +84,7 @@ fn arm(result: &Object<'_>) -> Result<SampledArm> {
     })
 }
 
-/// Warns of runs that failed but count because hyperfine ran with `--ignore-failure`.
+/// Warns of failed runs, which hyperfine counts only under `--ignore-failure`.
 fn failures(result: &Object<'_>, label: &str) -> Option<Warning> {
     let codes = result.get("exit_codes")?.as_array()?;
     let failed = codes.iter().filter(|code| code.as_i64() != Some(0)).count();

@@ -1,5 +1,5 @@
-//! Multiply-add loops for x86-64, one for each instruction: all operands in registers, enough
-//! independent sums that none waits for its last result.
+//! Multiply-add loops for x86-64, one per instruction. All operands stay in registers, with enough
+//! independent sums that no instruction waits for an earlier result.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -23,7 +23,7 @@ pub fn methods() -> Vec<Method> {
         macs: sums as u64 * width,
         width: Some(width),
     };
-    // A tile instruction takes many cycles, so that "two in each cycle" says nothing of it.
+    // A tile instruction takes many cycles, so "two in each cycle" does not apply to it.
     let tiles = |format, instruction, kernel, depth: u64| Method {
         width: None,
         ..method(format, instruction, kernel, TILES, 16 * 16 * depth)
@@ -39,7 +39,7 @@ pub fn methods() -> Vec<Method> {
         found.push(method(Format::Int8, "AVX-VNNI", int8_avx_vnni, NARROW, 32));
     } else if cpu.avx2 {
         let three = Method {
-            // Three instructions for 32: a third of the two a cycle.
+            // Three instructions for 32 products: a third of the two a cycle.
             width: None,
             ..method(Format::Int8, "AVX2", int8_avx2, NARROW, 32)
         };
@@ -62,7 +62,7 @@ pub fn methods() -> Vec<Method> {
 /// on every x86-64 processor of the last fifteen years.
 pub const CHAIN_CYCLES: f64 = 8.0 * 3.0;
 
-/// Eight multiplications that each wait for the last, in each iteration.
+/// Eight multiplications in each iteration; each waits for the previous one.
 pub fn multiply_chain(iterations: u64) -> f32 {
     let (mut x, by) = (black_box(3u64), black_box(5u64));
     for _ in 0..iterations {
@@ -78,13 +78,13 @@ pub fn multiply_chain(iterations: u64) -> f32 {
     x as f32
 }
 
-/// Generates a kernel around a product of tiles. They are zero: a product takes as long.
+/// Generates a kernel around a product of tiles. The tiles are zero, which takes just as long.
 macro_rules! amx_kernel {
     ($name:ident, $instruction:literal) => {
         /// # Safety
         /// `cpu::features` has the instruction.
         unsafe fn $name(iterations: u64) -> f32 {
-            // SAFETY: the caller's promise; nobody else uses tile registers here.
+            // SAFETY: the caller guarantees the instruction; nobody else uses tile registers here.
             unsafe {
                 asm!(
                     "ldtilecfg [{configuration}]",
@@ -148,8 +148,8 @@ unsafe fn int8_avx2(iterations: u64) -> f32 {
     let mut sums = [_mm256_setzero_si256(); NARROW];
     for _ in 0..iterations {
         for sum in &mut sums {
-            // SAFETY: names a register and does nothing: the compiler must not keep the product
-            // of two values that never change.
+            // SAFETY: names a register and does nothing. It stops the compiler from keeping the
+            // product of two values that never change.
             unsafe {
                 asm!("/* {0} */", inout(ymm_reg) a, options(nomem, nostack, preserves_flags));
             }
@@ -180,7 +180,7 @@ unsafe fn bf16_avx512(iterations: u64) -> f32 {
 /// The processor has AVX-512 F.
 #[target_feature(enable = "avx512f")]
 unsafe fn f32_avx512(iterations: u64) -> f32 {
-    // The sums stay near 1 / (1 − a): neither huge nor denormal.
+    // The sums stay near 1 / (1 − a), neither huge nor denormal.
     let (a, b) = (_mm512_set1_ps(black_box(0.999)), _mm512_set1_ps(black_box(1.0)));
     let mut sums = [_mm512_setzero_ps(); WIDE];
     for _ in 0..iterations {
@@ -207,7 +207,7 @@ unsafe fn f32_avx2(iterations: u64) -> f32 {
     _mm256_cvtss_f32(all)
 }
 
-/// One of the summed-up lanes.
+/// One lane of the sum.
 #[target_feature(enable = "avx2")]
 fn first_of(sums: [__m256i; NARROW]) -> f32 {
     let all = sums.into_iter().fold(_mm256_setzero_si256(), |s, x| _mm256_add_epi32(s, x));

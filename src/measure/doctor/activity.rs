@@ -1,4 +1,4 @@
-//! What else runs: load, other programs, the hypervisor's share, swapping, heat.
+//! What else runs on the machine: load, other programs, the hypervisor's share, swapping, heat.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,21 +7,21 @@ use super::{Finding, Tree};
 use crate::sensors::cpu::{CpuShares, CpuTimes};
 use crate::units::Bytes;
 
-/// Readings while nothing of ours ran.
+/// Readings from a time when nothing of ours ran.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Watched {
     pub load_1m: Option<f64>,
     pub shares: Option<CpuShares>,
     /// Share of the last ten seconds in which some program waited for a processor, 0 to 1.
     pub waiting: Option<f64>,
-    /// Programs with the processors' worth of time that each took, the busiest first.
+    /// Programs and how many processors' worth of time each took, the busiest first.
     pub programs: Vec<(String, f64)>,
 }
 
-/// A program's name and the processor time that it has used so far, in clock ticks.
+/// By process id: a program's name and the processor time it has used so far, in clock ticks.
 type Used = BTreeMap<u32, (String, u64)>;
 
-/// Watches for `window`, in which this process sleeps.
+/// Watches for `window` while this process sleeps.
 pub fn watch(tree: &Tree, window: Duration) -> Watched {
     let times = || CpuTimes::parse(&tree.read("/proc/stat")?);
     let (before, used, begin) = (times(), used(tree), Instant::now());
@@ -62,7 +62,7 @@ pub fn program(stat: &str) -> Option<(String, u64)> {
     Some((name.to_owned(), fields.next()? + fields.next()?))
 }
 
-/// Time that each program took between two readings, in processors; those of one name together.
+/// Time that each program took between two readings, in processors; same names are added together.
 pub fn busiest(before: &Used, after: &Used, seconds: f64, own: u32) -> Vec<(String, f64)> {
     let ticks = rustix::param::clock_ticks_per_second() as f64;
     let mut sums: BTreeMap<&str, f64> = BTreeMap::new();
@@ -80,7 +80,7 @@ fn percent(share: f64) -> String {
     format!("{:.0} %", 100.0 * share)
 }
 
-/// The limits are those that mark a launch as disturbed.
+/// Uses the limits that mark a launch as disturbed.
 pub fn load(watched: &Watched) -> Finding {
     let Some(shares) = watched.shares else {
         return Finding::unknown("other load", "not reported");
@@ -163,7 +163,7 @@ pub fn temperature(tree: &Tree) -> Finding {
     }
 }
 
-/// How often the processor slowed itself down since it was started.
+/// How often the processor has throttled itself since boot.
 pub fn throttling(tree: &Tree) -> Finding {
     let counters = tree.list("/sys/devices/system/cpu", "cpu").into_iter().flat_map(|cpu| {
         ["core_throttle_count", "package_throttle_count"]

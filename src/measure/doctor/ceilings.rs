@@ -1,5 +1,5 @@
-//! What the hardware gives, measured several times: read bandwidth and arithmetic, and the
-//! roofline that they draw over a model's decode and prefill.
+//! Measures several times what the hardware delivers, read bandwidth and arithmetic, and derives
+//! the roofline of a model's decode and prefill.
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -12,39 +12,39 @@ use crate::units::{Bytes, BytesPerSecond, three_digits};
 
 /// Repetitions of the bandwidth measurement, each the best of its own passes.
 const REPETITIONS: usize = 7;
-/// Far more than any cache holds, and read in a fraction of a second.
+/// Far larger than any cache, and still read in a fraction of a second.
 const BUFFER: Bytes = Bytes(256 << 20);
-/// A spread above this share of the median moves every ceiling that is computed from it.
+/// A spread above this share of the median shifts every ceiling computed from it.
 const STEADY: f64 = 0.05;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measured {
-    /// One for each repetition, in their order.
+    /// One value per repetition, in order.
     #[serde(rename = "read_bandwidths_bytes_per_s")]
     pub bandwidths: Vec<BytesPerSecond>,
     pub peaks: Vec<Peak>,
 }
 
-/// How fast a model could run here at most.
+/// The highest speed that a model could reach here.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Roofline {
     pub model: String,
-    /// Tokens per second of decoding at short contexts: read bandwidth over the weights that a
+    /// Tokens per second when decoding at short contexts: read bandwidth over the weights that a
     /// token reads.
     pub decode_tps: f64,
     /// Tokens per second of a long prompt: arithmetic over the multiply-adds of a token.
     /// Attention is left out.
     pub prefill_tps: f64,
-    /// What the prefill ceiling multiplies.
+    /// The format that the prefill ceiling multiplies in.
     pub format: Format,
     /// Prompts shorter than this are limited by reading the weights, not by arithmetic.
     pub balance_tokens: f64,
 }
 
-/// Some seconds.
+/// Takes a few seconds.
 ///
 /// # Errors
-/// Memory that cannot be had, or that the user asked to stop.
+/// There is not enough memory, or the user asked to stop.
 pub fn measure(threads: u32) -> Result<Measured> {
     let mut bandwidths = Vec::with_capacity(REPETITIONS);
     for _ in 0..REPETITIONS {
@@ -62,7 +62,7 @@ impl Measured {
         BytesPerSecond(best)
     }
 
-    /// Largest less smallest reading over the median.
+    /// Largest minus smallest reading, over the median.
     pub fn spread(&self) -> f64 {
         let mut sorted: Vec<f64> = self.bandwidths.iter().map(|b| b.0).collect();
         sorted.sort_by(f64::total_cmp);
@@ -72,7 +72,7 @@ impl Measured {
         }
     }
 
-    /// The peak of a format, or of f32 where the processor has no instruction for it.
+    /// The peak of a format, or of f32 if the processor has no instruction for it.
     fn peak(&self, format: Format) -> Option<&Peak> {
         let of = |format| self.peaks.iter().find(|p| p.format == format);
         of(format).or_else(|| of(Format::F32))

@@ -1,4 +1,4 @@
-//! What this process may use: control groups (version 2 and 1), memory, disk; against what the
+//! Compares what this process may use (control groups version 2 and 1, memory, disk) with what the
 //! harness would ask for.
 
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use super::{Finding, ModelNeed, Tree};
 use crate::units::{Bytes, three_digits};
 
-/// A controller's folders for this process, the closest first and then those above it: a limit
-/// of any of them binds.
+/// A controller's folders for this process, the closest first and its parents after it. A limit in
+/// any of them binds.
 fn groups(tree: &Tree, controller: &str) -> Vec<String> {
     let Some(text) = tree.read("/proc/self/cgroup") else {
         return Vec::new();
@@ -59,7 +59,7 @@ pub fn memory_limit(tree: &Tree) -> Option<Bytes> {
         let two = tree.number(&format!("{folder}/memory.max"));
         two.or_else(|| tree.number(&format!("{folder}/memory.limit_in_bytes")))
     };
-    // Version 1 says "none" with a number near 2⁶³.
+    // Version 1 writes "none" as a number near 2⁶³.
     groups(tree, "memory").into_iter().filter_map(limit).filter(|&b| b < 1 << 60).min().map(Bytes)
 }
 
@@ -86,8 +86,8 @@ pub fn processors(tree: &Tree, threads: u32) -> Finding {
     }
 }
 
-/// Which models fit into `most` bytes: the file, and a fifth more for the KV cache and the
-/// engine.
+/// The models that do not fit into `most` bytes: the file, and a fifth more for the KV cache and
+/// the engine.
 fn too_large(models: &[ModelNeed], most: Bytes) -> Vec<&str> {
     let needs = |m: &ModelNeed| m.file.0 + m.file.0 / 5;
     models.iter().filter(|m| needs(m) > most.0).map(|m| m.name.as_str()).collect()
@@ -127,7 +127,7 @@ pub fn free_memory(tree: &Tree, models: &[ModelNeed]) -> Finding {
     }
 }
 
-/// Free disk where models are kept. The folder may not exist yet.
+/// Free disk space where models are kept. The folder may not exist yet.
 pub fn disk(cache: &Path, models: &[ModelNeed]) -> Finding {
     let there = cache.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
     let Ok(stat) = rustix::fs::statvfs(there) else {

@@ -1,6 +1,6 @@
-//! Is this machine fit to measure on? Checks of what the kernel reports (`settings`, `limits`,
-//! `activity`: pure readings of a file tree) and of what the hardware gives (`ceilings`), each
-//! with what was found and what to do about it.
+//! Is this machine fit to measure on? Checks what the kernel reports (`settings`, `limits`,
+//! `activity`: pure readings of a file tree) and what the hardware delivers (`ceilings`). Each
+//! finding states what was found and what to do about it.
 
 pub mod activity;
 pub mod ceilings;
@@ -61,7 +61,7 @@ impl Finding {
     }
 }
 
-/// Everything that was found, in the order in which it is shown.
+/// All findings, in display order.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Diagnosis {
     pub schema: &'static str,
@@ -77,14 +77,14 @@ pub const SCHEMA: &str = "llm-bench-doctor/1";
 /// A model that this machine might be asked to run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelNeed {
-    /// Such as `llama3-1b Q4_0`.
+    /// For example `llama3-1b Q4_0`.
     pub name: String,
     pub file: Bytes,
     /// Weights that a decoded token reads.
     pub read_per_token: Bytes,
     /// Multiply-adds of a prompt token, without the output head.
     pub macs_per_token: f64,
-    /// What its weights are multiplied as.
+    /// The format in which its weights are multiplied.
     pub format: super::arithmetic::Format,
 }
 
@@ -93,18 +93,18 @@ pub struct Question<'a> {
     pub threads: u32,
     pub models: &'a [ModelNeed],
     pub cache: &'a Path,
-    /// Findings that only the caller has (installed engines), shown after the rest.
+    /// Findings that only the caller has (installed engines), shown last.
     pub others: Vec<Finding>,
 }
 
 /// How long other programs are watched.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Examines this machine: some seconds. `say` gets a line of progress before each wait.
+/// Examines this machine, which takes a few seconds. `say` gets a line of progress before each
+/// wait.
 ///
 /// # Errors
-/// None of the checks; only memory that cannot be had for the measured ones, or that the user
-/// asked to stop.
+/// No check fails. The measurements fail if there is not enough memory or the user asked to stop.
 pub fn examine(question: Question<'_>, say: &dyn Fn(&str)) -> anyhow::Result<Diagnosis> {
     let tree = Tree::new("/");
     let host = host::host();
@@ -140,7 +140,7 @@ pub fn examine(question: Question<'_>, say: &dyn Fn(&str)) -> anyhow::Result<Dia
     Ok(Diagnosis { schema: SCHEMA, host, threads, checks, measured, rooflines })
 }
 
-/// The kernel's files below a root, so that tests can bring their own.
+/// The kernel's files below a root, so that tests can supply their own.
 pub struct Tree {
     root: PathBuf,
 }

@@ -1,5 +1,5 @@
-//! What the machine is and how it is set: processor, frequency control, sibling threads, large
-//! pages, clock, guest or host.
+//! What the machine is and how it is configured: processor, frequency control, sibling threads,
+//! large pages, clock, guest or host.
 
 use super::{Finding, Tree};
 use crate::record::{Build, Host};
@@ -8,7 +8,7 @@ use crate::units::Bytes;
 const CPU: &str = "/sys/devices/system/cpu";
 const CPUFREQ: &str = "/sys/devices/system/cpu/cpufreq";
 
-/// The model and its instruction sets, against what this program was built for.
+/// Compares the model and its instruction sets with those that this program was built for.
 pub fn processor(host: &Host, build: &Build) -> Finding {
     let isa = match host.isa.is_empty() {
         true => "no vector instructions that are looked for".to_string(),
@@ -48,7 +48,7 @@ pub fn governor(tree: &Tree) -> Finding {
     if !preferences.is_empty() {
         found += &format!(", energy preference {}", preferences.join(", "));
     }
-    // A driver that chooses by itself calls both modes by these names; the preference decides.
+    // A driver that chooses for itself uses these names for both modes; the preference decides.
     let active = drivers.contains("intel_pstate") || drivers.contains("epp");
     let fast = |p: &String| p == "performance" || p == "balance_performance";
     let fine = governors.len() == 1
@@ -84,7 +84,7 @@ pub fn frequency_limits(tree: &Tree) -> Finding {
     }
 }
 
-/// Turbo: fast, but a clock that follows temperature and the neighbours' load.
+/// Turbo is fast, but its clock follows temperature and the neighbours' load.
 pub fn boost(tree: &Tree) -> Finding {
     let no_turbo = "/sys/devices/system/cpu/intel_pstate/no_turbo";
     let per_policy = over_policies(tree, "boost");
@@ -104,7 +104,7 @@ pub fn boost(tree: &Tree) -> Finding {
     }
 }
 
-/// Sibling threads share the units that multiply.
+/// Sibling threads share their multiply units.
 pub fn sibling_threads(tree: &Tree, threads: u32) -> Finding {
     let cores: std::collections::BTreeSet<String> = tree
         .list(CPU, "cpu")
@@ -137,7 +137,7 @@ pub fn virtualization(tree: &Tree, guest: Option<&str>) -> Finding {
     let Some(kind) = guest else {
         return Finding::ok("virtualization", format!("none{inside}"));
     };
-    // Without a vendor, only the fact that it is a guest is known.
+    // Without a vendor we only know that it is a guest.
     let vendor = vendor.filter(|v| !v.is_empty());
     let vendor = vendor.or((kind != "virtual machine").then(|| kind.to_owned()));
     let vendor = vendor.map_or(String::new(), |v| format!(" ({v})"));

@@ -7,7 +7,7 @@ use crate::measure::arithmetic::{Format, Peak};
 use crate::sensors::cpu::CpuTimes;
 use crate::units::{BytesPerSecond, MacsPerSecond};
 
-/// A tree with these files.
+/// A tree that holds these files.
 struct Sample {
     folder: tempfile::TempDir,
 }
@@ -139,7 +139,7 @@ fn limits_of_both_versions_of_control_groups_are_read_up_to_the_root() {
 
     let one = Sample::of(&[
         ("/proc/self/cgroup", "4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/"),
-        // In a container the host's path is not mounted: the root is the container's.
+        // A container does not mount the host's path; its own root is the group.
         ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "400000"),
         ("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712"),
@@ -289,7 +289,7 @@ fn the_roofline_is_bandwidth_over_bytes_and_arithmetic_over_multiply_adds() {
     let roofs = rooflines(&m, &[model("one", 1.0), wide]);
     assert_eq!((roofs[0].decode_tps, roofs[0].prefill_tps), (32.0, 480.0));
     assert_eq!(roofs[0].balance_tokens, 15.0);
-    // No bf16 instruction: f32 it is, and said so.
+    // The processor has no bf16 instruction, so the finding uses f32 and says so.
     assert_eq!((roofs[1].prefill_tps, roofs[1].format), (100.0, Format::F32));
 }
 

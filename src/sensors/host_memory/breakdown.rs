@@ -1,15 +1,15 @@
-//! The parts of an engine's peak memory: from readings of the kernel and the engine's own book to
-//! rows that add up to the peak. Pure, apart from `mapped_pages`.
+//! The parts of an engine's peak memory. Turns readings of the kernel and the engine's own account
+//! into rows that add up to the peak. Pure, apart from `mapped_pages`.
 
 use std::path::Path;
 
 use crate::record::{How, Memory, MemoryPart, Part};
 
 /// Fills `memory.breakdown` from the other fields: parts that sum to `peak_host_bytes` exactly.
-/// Empty where the peak is not known.
+/// Empty if the peak is not known.
 ///
-/// Parts describe the end of the launch; what the process held at its peak and gave back before
-/// the end is a part of its own. `Unaccounted` is the only part that is computed from the others.
+/// Parts describe the end of the launch. What the process held at its peak and freed before the end
+/// is a separate part. Only `Unaccounted` is computed from the other parts.
 pub fn breakdown(memory: &Memory) -> Vec<MemoryPart> {
     let Some(peak) = memory.peak_host_bytes else { return Vec::new() };
     let book = &memory.book;
@@ -39,7 +39,7 @@ pub fn breakdown(memory: &Memory) -> Vec<MemoryPart> {
     let resident = [memory.rss_anon_bytes, memory.rss_file_bytes, memory.rss_shmem_bytes];
     let resident = resident.into_iter().try_fold(0, |sum, part| Some(sum + part?));
     let released = resident.map(|resident: u64| peak as i64 - resident as i64);
-    // The high-water mark did not rise after the load: the load reached it.
+    // The high-water mark did not rise after the load, so the load reached it.
     let in_load = memory.peak_after_load_bytes.is_some_and(|loaded| loaded >= peak);
     let temporaries = if in_load { Part::LoadTemporaries } else { Part::GenerationTemporaries };
     put(temporaries, released, How::Measured);
@@ -60,8 +60,8 @@ pub fn breakdown(memory: &Memory) -> Vec<MemoryPart> {
     parts
 }
 
-/// Resident bytes of file `path` in the maps of process `pid`, copies that were written to not
-/// counted; absent where the kernel does not say. Device and inode identify the file.
+/// Resident bytes of file `path` in the maps of process `pid`, without copies that were written to;
+/// `None` if the kernel does not report them. Device and inode identify the file.
 pub fn mapped_pages(pid: u32, path: &Path) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
     let file = std::fs::metadata(path).ok()?;
@@ -70,7 +70,7 @@ pub fn mapped_pages(pid: u32, path: &Path) -> Option<u64> {
     Some(resident_in(&smaps, &format!("{major:02x}:{minor:02x}"), file.ino()))
 }
 
-/// The sum over the maps of one inode in the text of /proc/PID/smaps.
+/// Sums the maps of one inode in the text of /proc/PID/smaps.
 fn resident_in(smaps: &str, device: &str, inode: u64) -> u64 {
     let (mut ours, mut sum) = (false, 0);
     for line in smaps.lines() {
