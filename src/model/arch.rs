@@ -1,5 +1,5 @@
-//! The shape of a LLaMA-3-family model: what the registry states and what a synthetic file is
-//! made from. Numbers only; other modules read them from a GGUF.
+//! The shape of a LLaMA-3-family model, as the registry states it and as a synthetic file is made
+//! from. Numbers only; other modules read them from a GGUF.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchSpec {
-    /// What `general.name` starts with, such as `Llama 3.2 1B Instruct`.
+    /// The start of `general.name`, such as `Llama 3.2 1B Instruct`.
     pub name: String,
     pub n_layers: u32,
     /// Width of the residual stream.
@@ -21,18 +21,18 @@ pub struct ArchSpec {
     pub n_kv_heads: u32,
     pub head_dim: u32,
     pub n_vocab: u32,
-    /// Positions that the model was made for.
+    /// Positions that the model was trained for.
     pub context_length: u32,
     pub rope_base: f32,
     pub rms_eps: f32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_scaling: Option<RopeScaling>,
-    /// The token embedding serves as output head too.
+    /// Whether the token embedding is also the output head.
     pub tied: bool,
 }
 
-/// LLaMA 3's rope scaling: long wavelengths are stretched by `factor`, short ones stay, with a
-/// smooth transition between them.
+/// LLaMA 3's rope scaling: stretches long wavelengths by `factor`, keeps short ones, with a smooth
+/// transition between them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RopeScaling {
@@ -54,7 +54,7 @@ impl ArchSpec {
         self.n_kv_heads * self.head_dim
     }
 
-    /// Number of weights; a tied embedding counts once, the rope factors do not count.
+    /// Number of weights. A tied embedding counts once; the rope factors do not count.
     pub fn n_params(&self) -> u64 {
         let (d, ff, v) = (u64::from(self.n_embd), u64::from(self.n_ff), u64::from(self.n_vocab));
         let attention = 2 * d * u64::from(self.q_width()) + 2 * d * u64::from(self.kv_width());
@@ -63,16 +63,16 @@ impl ArchSpec {
         u64::from(self.n_layers) * layer + heads * d * v + d
     }
 
-    /// Multiply-adds of one prompt token in the matrices of the layers; the output head runs
-    /// only for the last token, and attention over the positions is not counted.
+    /// Multiply-adds of one prompt token in the matrices of the layers. Leaves out the output head,
+    /// which runs only for the last token, and attention over the positions.
     pub fn macs_per_prompt_token(&self) -> u64 {
         let (d, ff) = (u64::from(self.n_embd), u64::from(self.n_ff));
         let attention = 2 * d * u64::from(self.q_width()) + 2 * d * u64::from(self.kv_width());
         u64::from(self.n_layers) * (attention + 3 * d * ff)
     }
 
-    /// The content of `rope_freqs.weight`: the divisor of each of the `head_dim / 2`
-    /// rotation frequencies. Formula: Llama 3.1's `apply_scaling`.
+    /// The content of `rope_freqs.weight`: the divisor of each of the `head_dim / 2` rotation
+    /// frequencies. Formula: Llama 3.1's `apply_scaling`.
     pub fn rope_factors(&self) -> Option<Vec<f32>> {
         let s = self.rope_scaling?;
         let original = s.original_context as f32;

@@ -1,5 +1,5 @@
-//! llm-bench's own folder in the user's cache: synthesized models, and the checksums of files
-//! that were hashed before.
+//! llm-bench's own folder in the user's cache: synthesized models, and the checksums of files that
+//! it has hashed before.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::digest::hex;
 use crate::record::write_atomically;
 
-/// The cache folder. Everything in it can be made again.
+/// The cache folder. llm-bench can recreate everything in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheDir(PathBuf);
 
@@ -61,8 +61,8 @@ impl CacheDir {
         self.0.join("models")
     }
 
-    /// The sha256 of a file, in hex. Remembered by path, size, modification time and inode, so
-    /// that a model is hashed once; a cache that cannot be written only costs time.
+    /// The sha256 of a file, in hex. Remembers it by path, size, modification time and inode, so
+    /// that a model is hashed once. A cache that cannot be written only costs time.
     pub fn sha256(&self, path: &Path) -> io::Result<String> {
         let path = path.canonicalize()?;
         let meta = path.metadata()?;
@@ -97,7 +97,7 @@ fn hash_file(path: &Path) -> io::Result<String> {
     let mut sha = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];
     loop {
-        // A large file takes minutes.
+        // Hashing a large file takes minutes.
         if crate::interrupt::requested() {
             return Err(io::Error::other("stopped while its checksum was computed"));
         }

@@ -1,12 +1,12 @@
-//! A conversation as token ids, through the chat template that the GGUF file carries. The text of
-//! a message can never become a control token, whatever it spells.
+//! Turns a conversation into token ids through the chat template that the GGUF file carries. The
+//! text of a message can never become a control token, whatever it spells.
 
 mod jinja;
 
 use super::gguf::GgufFile;
 use super::tokenizer::{ControlTokens, Tokenizer};
 
-/// Who says a message.
+/// The author of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     System,
@@ -30,8 +30,8 @@ impl Role {
 pub struct Message {
     pub role: Role,
     pub text: String,
-    /// The ids of an answer as the model gave them, without the end of the turn: the same text has
-    /// other tokenizations, and the cache holds this one.
+    /// The ids of an answer as the model generated them, without the end of the turn. The same text
+    /// has other tokenizations, and the cache holds this one.
     pub ids: Option<Vec<u32>>,
 }
 
@@ -41,7 +41,7 @@ impl Message {
     }
 }
 
-/// Why a conversation cannot become ids.
+/// Why a conversation cannot be turned into ids.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
     #[error(
@@ -71,13 +71,13 @@ pub enum Origin {
     Llama3,
 }
 
-/// LLaMA 3's form, for files without a template.
+/// LLaMA 3's template, for files that carry none.
 const LLAMA3: &str = "{{ bos_token }}{% for m in messages %}\
 {{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content | trim + '<|eot_id|>' }}\
 {% endfor %}{% if add_generation_prompt %}\
 {{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}";
 
-/// A template that compiles, with the tokenizer's names for begin and end.
+/// A compiled template, with the tokenizer's names for begin and end.
 #[derive(Debug)]
 pub struct ChatTemplate {
     source: String,
@@ -87,7 +87,7 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The file's own template, or LLaMA 3's where the vocabulary fits it.
+    /// The file's own template, or LLaMA 3's if the vocabulary fits it.
     pub fn find(file: &GgufFile, tokenizer: &Tokenizer) -> Result<Self, ChatError> {
         let name = || file.path().display().to_string();
         let (source, origin) = match file.text("tokenizer.chat_template") {
@@ -112,13 +112,13 @@ impl ChatTemplate {
         Self { source, origin, bos: spelled(tokenizer.bos()), eos: spelled(tokenizer.eos()) }
     }
 
-    /// The ids of a conversation up to where the assistant speaks next.
+    /// The ids of a conversation up to the point where the assistant speaks next.
     ///
-    /// A template renders one string, in which a message could spell `<|eot_id|>`. So messages
-    /// get unguessable marks: around them, and inside each spelling of a control token, which then
-    /// is no longer one. Control tokens in the result therefore come from the template; the marks
-    /// are removed from the text between them. Finally, the control tokens must be those of the
-    /// same conversation with harmless texts, whatever a template did to the strings.
+    /// A template renders one string, in which a message could spell `<|eot_id|>`. So unguessable
+    /// marks go around each message and inside each spelling of a control token, which breaks the
+    /// spelling. Any control token in the result then comes from the template, and the marks are
+    /// removed from the text between them. As a last check, the control tokens must equal those of
+    /// the same conversation with harmless texts, whatever the template did to the strings.
     pub fn encode(
         &self,
         tokenizer: &Tokenizer,
@@ -228,7 +228,8 @@ impl<'t> Spellings<'t> {
         pieces
     }
 
-    /// The text with `mark` after the first character of each control token that it spells.
+    /// The text with `mark` inserted after the first character of each control token that it
+    /// spells.
     fn broken(&self, text: &str, mark: &str) -> String {
         let mut out = String::with_capacity(text.len());
         for (at, c) in text.char_indices() {
@@ -247,7 +248,7 @@ struct Mark {
     inside: String,
 }
 
-/// What a message became: its own ids, or text.
+/// What became of a message: its own ids, or text.
 enum Part<'m> {
     Ids(&'m [u32]),
     Text(String),
@@ -263,13 +264,13 @@ impl Mark {
         Self { secret, inside }
     }
 
-    /// The mark where message `i` begins or ends.
+    /// The mark at the beginning or end of message `i`.
     fn edge(&self, i: usize, end: bool) -> String {
         let side = if end { "e" } else { "b" };
         format!("{}{side}{i}{CLOSE}", self.secret)
     }
 
-    /// Marks a text inside its outer white space, so that `trim` still sees that.
+    /// Marks a text inside its outer white space, so that `trim` still sees the white space.
     fn wrap(&self, i: usize, text: &str) -> String {
         let inner = text.trim();
         if inner.is_empty() {
@@ -280,7 +281,7 @@ impl Mark {
         format!("{before}{}{inner}{}{after}", self.edge(i, false), self.edge(i, true))
     }
 
-    /// The text without marks; an answer that the template left as it was is its own ids.
+    /// The text without marks; an answer that the template left unchanged becomes its own ids.
     fn parts<'m>(&self, text: &str, messages: &'m [Message]) -> Vec<Part<'m>> {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -291,7 +292,8 @@ impl Mark {
             let Some((inner, after)) = inner.split_once(&end) else { continue };
             let same = self.unmarked(inner) == message.text;
             let outside = |c: Option<char>| c.is_none_or(|c| !c.is_whitespace());
-            // White space that the template kept around it is part of the ids too.
+            // White space that the template kept around the answer belongs to its ids, so they do
+            // not fit `inner` alone.
             if !same || message.text.is_empty() || !outside(after.chars().next()) {
                 continue;
             }

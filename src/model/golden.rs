@@ -19,7 +19,7 @@ pub struct Case {
     pub tokens: Vec<u32>,
 }
 
-/// Teacher-forced: the ids, and the model's output at some positions.
+/// Teacher-forced ids and the model's output at some positions.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Scored {
     pub ids: Vec<u32>,
@@ -31,7 +31,7 @@ pub struct Scored {
 pub struct At {
     pub position: u32,
     pub argmax: u32,
-    /// The first few of the row.
+    /// The first few logits of the row.
     pub logits: Vec<f32>,
 }
 

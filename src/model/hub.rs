@@ -1,11 +1,11 @@
 //! Pulls one file from the Hugging Face hub: resumable, checked against the size and the sha256
-//! that the hub states, with typed errors. Which file to pull is the registry's business.
+//! that the hub states, with typed errors. The registry decides which file to pull.
 //!
-//! `hf-hub` gives the layout of the cache, so that files are shared with every other tool, and
-//! the addressing of repositories. The transfer itself runs on its HTTP client, `ureq`, directly,
-//! because hf-hub 0.5 sends the token on to the storage host when it asks for the size, has no
-//! timeout at all, appends a whole body to a partial file when a server ignores `Range`, and
-//! compares neither size nor checksum.
+//! `hf-hub` provides the layout of the cache, so that files are shared with every other tool, and
+//! the addressing of repositories. The transfer itself uses its HTTP client, `ureq`, directly:
+//! hf-hub 0.5 sends the token on to the storage host when it asks for the size, has no timeout at
+//! all, appends a whole body to a partial file when a server ignores `Range`, and compares neither
+//! size nor checksum.
 
 pub mod error;
 mod http;
@@ -21,12 +21,12 @@ use sha2::{Digest, Sha256};
 
 pub use error::HubError;
 
-/// A secret that prints as dots.
+/// A secret whose debug form is dots.
 #[derive(Clone)]
 pub struct Token(String);
 
 impl Token {
-    /// The token, or `None` for one that is empty.
+    /// The token, or `None` if the text is empty.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         (!text.is_empty()).then(|| Self(text.to_owned()))
@@ -39,17 +39,17 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// Where the hub is, who asks, and how patient to be.
+/// The hub's address, the credentials, and the timeouts.
 #[derive(Debug, Clone)]
 pub struct HubConfig {
-    /// Without a trailing slash.
+    /// Has no trailing slash.
     pub endpoint: String,
     pub token: Option<Token>,
     /// The hub's own cache: holds `models--OWNER--NAME/{blobs,refs,snapshots}`.
     pub cache_dir: PathBuf,
-    /// Never ask the network.
+    /// Never use the network.
     pub offline: bool,
-    /// How long resolving the name, and then connecting, may take before "cannot be reached".
+    /// Limit for resolving the name, and again for connecting, before "cannot be reached".
     pub connect_timeout: Duration,
     /// How long a connection may stay silent.
     pub stall_limit: Duration,
@@ -74,7 +74,7 @@ impl HubConfig {
         }
     }
 
-    /// As the hub's own tools read the environment: HF_ENDPOINT, HF_HUB_OFFLINE, HF_HUB_CACHE,
+    /// Reads the environment like the hub's own tools: HF_ENDPOINT, HF_HUB_OFFLINE, HF_HUB_CACHE,
     /// HF_HOME, and the token from HF_TOKEN, HUGGING_FACE_HUB_TOKEN or the file `token` in HF_HOME.
     pub fn from_env() -> Self {
         Self::from_vars(&|name| std::env::var(name).ok())
@@ -159,11 +159,11 @@ pub struct Progress<'a> {
     pub total: u64,
 }
 
-/// A file that is on this machine and is what the hub says it is.
+/// A file on this machine that matches what the hub states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PulledFile {
     pub path: PathBuf,
-    /// Hex, of the bytes on disk.
+    /// Hex digest of the bytes on disk.
     pub sha256: String,
     pub size: u64,
 }
@@ -177,14 +177,15 @@ struct Stated {
 }
 
 impl Stated {
-    /// Large files carry their sha256 as their tag; small ones a git hash, which is not checked.
+    /// Large files carry their sha256 as their tag. Small ones carry a git hash, which is not
+    /// checked.
     fn sha256(&self) -> Option<&str> {
         let hex = self.etag.len() == 64 && self.etag.bytes().all(|b| b.is_ascii_hexdigit());
         hex.then_some(self.etag.as_str())
     }
 }
 
-/// A client of one hub. Remembers that the hub could not be reached, for this process only.
+/// A client of one hub. Remembers within this process that the hub could not be reached.
 #[derive(Debug)]
 pub struct Hub {
     config: HubConfig,
@@ -194,7 +195,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Makes the client; no request is sent yet.
+    /// Makes the client and sends no request.
     pub fn new(config: HubConfig) -> Result<Self, HubError> {
         Ok(Self {
             client: http::Client::new(&config)?,
@@ -209,14 +210,14 @@ impl Hub {
         &self.config.endpoint
     }
 
-    /// The file, if an earlier pull left it in the cache. Does not ask the network.
+    /// The file, if an earlier pull left it in the cache. Does not use the network.
     pub fn cached(&self, what: &HubFile) -> Option<PathBuf> {
         what.validate().ok()?;
         self.cache.repo(what.as_repo()).get(&what.file)
     }
 
-    /// Downloads a file into the hub's cache, or finds it there; calls `progress` as bytes
-    /// arrive. A partial download is kept and continued, also by a later process.
+    /// Downloads a file into the hub's cache, or finds it there; calls `progress` as bytes arrive.
+    /// Keeps a partial download and continues it, even in a later process.
     pub fn pull(
         &self,
         what: &HubFile,
@@ -258,8 +259,8 @@ impl Hub {
         };
         let pointer = repo.pointer_path(&stated.commit).join(&what.file);
         point_at(&pointer, &what.file, &stated.etag).map_err(io_at(&pointer))?;
-        // A revision that is the commit itself needs no reference by hf-hub's layout, but its
-        // lookup goes through one.
+        // In hf-hub's layout a revision that is the commit itself needs no reference, but its
+        // lookup uses one.
         repo.create_ref(&stated.commit).map_err(io_at(&pointer))?;
         Ok(PulledFile { path: pointer, sha256, size: stated.size })
     }
@@ -357,8 +358,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Tries again after transient failures, with growing pauses. Progress resets the count, so a
-    /// long download survives many short network failures.
+    /// Retries transient failures with growing pauses. Progress resets the count, so a long
+    /// download survives many short network failures.
     fn retrying<T>(
         &self,
         gained: impl Fn() -> u64,
@@ -390,7 +391,7 @@ impl Hub {
     }
 }
 
-/// The bytes so far, and the sha256 of them.
+/// The bytes so far and their sha256.
 struct Part {
     path: PathBuf,
     file: File,
@@ -450,7 +451,8 @@ impl Part {
     }
 }
 
-/// An advisory lock on the file name that hf-hub locks too; the kernel drops it with the process.
+/// An advisory lock on the file name that hf-hub locks too; the kernel releases it with the
+/// process.
 struct Lock {
     _file: File,
 }

@@ -1,5 +1,5 @@
-//! From what `--model` says to a GGUF file on this machine: a path, the shipped file, the hub's
-//! cache, the hub, or synthetic weights, in that order, and never silently.
+//! Finds the GGUF file that `--model` names: a path, the shipped file, the hub's cache, the hub, or
+//! synthetic weights, in that order, and never silently.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ use super::registry::{ModelEntry, Registry, RegistryError, Shipped};
 use super::synth;
 use crate::record::{self, WeightsSource, write_atomically};
 
-/// `--weights`: which source to use. All but `Auto` fail rather than fall back.
+/// `--weights`: which source to use. Every choice but `Auto` fails rather than fall back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightsPolicy {
     /// The first source that has them.
     #[default]
     Auto,
-    /// The hub's cache or the hub.
+    /// The hub's cache, or the hub.
     Hub,
-    /// A file: given by its path, or shipped with llm-bench.
+    /// A file given by its path or shipped with llm-bench.
     File,
-    /// Made from a seed.
+    /// Random weights made from a seed.
     Synthetic,
 }
 
@@ -58,14 +58,14 @@ impl FromStr for WeightsPolicy {
 pub struct Located {
     pub path: PathBuf,
     pub source: WeightsSource,
-    /// The registry's name, or the name of the file.
+    /// The name in the registry, or the name of the file.
     pub name: String,
-    /// What a reader should know: why the weights are not the expected ones.
+    /// Tells the reader why the weights are not the expected ones.
     pub notice: Option<String>,
 }
 
 impl Located {
-    /// The model as the result file states it. Hashes the file, unless `cache` knows it.
+    /// The model as the result file states it. Hashes the file unless `cache` knows its hash.
     pub fn record(&self, file: &GgufFile, cache: &CacheDir) -> Result<record::Model, GgufError> {
         let config = file.llama_config()?;
         let sha256 = cache
@@ -87,7 +87,7 @@ impl Located {
     }
 }
 
-/// Why there is no file.
+/// Why no file could be found or made.
 #[derive(Debug, thiserror::Error)]
 pub enum LocateError {
     #[error(transparent)]
@@ -108,10 +108,10 @@ pub enum LocateError {
     Unpack { path: PathBuf, reason: String },
 }
 
-/// Makes the synthetic file of a model at a path, whole or not at all.
+/// Makes the synthetic file of a model at a path, completely or not at all.
 pub type Synthesize<'a> = &'a mut dyn FnMut(&ModelEntry, Quant, &Path) -> anyhow::Result<()>;
 
-/// Where to look, and what to call.
+/// The places to look, and the callbacks.
 pub struct Sources<'a> {
     pub registry: &'a Registry,
     pub hub: &'a Hub,
@@ -121,7 +121,7 @@ pub struct Sources<'a> {
     pub synthesize: Synthesize<'a>,
 }
 
-/// True if it names a file rather than a model of the registry.
+/// Whether `spec` names a file rather than a model of the registry.
 pub fn is_path(spec: &str) -> bool {
     let gguf = Path::new(spec).extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     gguf || spec.contains('/')
@@ -129,7 +129,7 @@ pub fn is_path(spec: &str) -> bool {
 
 /// Finds or makes the file that `--model SPEC --quant QUANT --weights POLICY` means.
 ///
-/// A synthetic file of an earlier run is used only if the hub cannot be reached this time either:
+/// Uses a synthetic file from an earlier run only if the hub cannot be reached this time either:
 /// real weights win as soon as they are available.
 pub fn locate(
     spec: &str,
@@ -168,7 +168,7 @@ pub fn locate(
     }
 }
 
-/// A file named by its path. The weights of a synthesized file stay synthetic.
+/// A file given by its path. The weights of a synthesized file stay synthetic.
 fn given_file(spec: &str, policy: WeightsPolicy) -> Result<Located, LocateError> {
     let file = GgufFile::open(Path::new(spec))?;
     let source = if file.is_synthetic() { WeightsSource::Synthetic } else { WeightsSource::File };
@@ -204,7 +204,8 @@ fn shipped(
     Ok(Located { path, source: WeightsSource::File, name: model.name.clone(), notice: None })
 }
 
-/// The file in another quantization: made once, by `models quantize`'s code, and kept in the cache.
+/// The file in another quantization, made once by the code of `models quantize` and kept in the
+/// cache.
 fn quantized(
     name: &str,
     source: PathBuf,
@@ -266,8 +267,8 @@ fn from_hub(
     Ok(Located { path, source: WeightsSource::Hub, name: model.name.clone(), notice: None })
 }
 
-/// Where the cache keeps the synthetic file of a model. A new method of synthesis gets a new
-/// name, so that an older file is never mistaken for a new one.
+/// Where the cache keeps the synthetic file of a model. A new method of synthesis gets a new name,
+/// so that an older file is never mistaken for a new one.
 pub fn synthetic_path(cache: &CacheDir, model: &ModelEntry, quant: Quant) -> PathBuf {
     cache.models().join(format!("{}-{quant}-synthetic-v{}.gguf", model.name, synth::METHOD))
 }
@@ -280,7 +281,7 @@ fn synthetic(
     sources: Sources<'_>,
 ) -> Result<Located, LocateError> {
     let path = synthetic_path(sources.cache, model, quant);
-    // A file that cannot be read, or that we did not make, is made again.
+    // Makes the file again if it cannot be read or llm-bench did not make it.
     if !GgufFile::open(&path).is_ok_and(|file| file.is_synthetic()) {
         (sources.synthesize)(model, quant, &path).map_err(|e| LocateError::Synthesis {
             model: model.name.clone(),

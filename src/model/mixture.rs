@@ -1,6 +1,6 @@
-//! Which storage type each tensor of a file gets: llama.cpp's mixture for dense LLaMAs, by the
-//! tensor's name and shape. Synthesis and quantization both ask here; each fills the
-//! blocks in its own way.
+//! Decides the storage type of each tensor in a file: llama.cpp's mixture for dense LLaMAs, by the
+//! tensor's name and shape. Synthesis and quantization both use it; each fills the blocks in its
+//! own way.
 
 use super::quant::Quant;
 
@@ -71,20 +71,20 @@ impl TensorType {
     }
 }
 
-/// What the types in a file depend on, beside each tensor's own name and shape.
+/// What the types in a file depend on, besides each tensor's own name and shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mixture {
     pub quant: Quant,
     pub n_layers: u32,
-    /// Several query heads share one key and value head.
+    /// Whether several query heads share one key and value head.
     pub grouped: bool,
-    /// The token embedding serves as output head too.
+    /// Whether the token embedding is also the output head.
     pub tied: bool,
 }
 
 impl Mixture {
-    /// The type of a matrix by its name alone, before it is known whether its rows are whole
-    /// blocks. The source is `llama_tensor_get_type_impl` in llama.cpp's `llama-quant.cpp`.
+    /// The type of a matrix by its name alone, before checking that its rows are whole blocks.
+    /// Source: `llama_tensor_get_type_impl` in llama.cpp's `llama-quant.cpp`.
     pub fn wanted(&self, name: &str) -> TensorType {
         let base = self.base();
         let is_head = name == "output.weight" || (self.tied && name == "token_embd.weight");
@@ -98,7 +98,7 @@ impl Mixture {
             return base;
         }
         let part = name.rsplit('.').nth(1).unwrap_or_default();
-        // "70B" to llama.cpp: eight query heads share one matrix of values, which is small.
+        // llama.cpp takes this for "70B": eight query heads share one value matrix, which is small.
         let is_70b = self.n_layers == 80 && self.grouped;
         match part {
             "attn_v" | "ffn_down" if self.more_bits(layer_of(name)) => TensorType::Q6_K,
@@ -107,8 +107,8 @@ impl Mixture {
         }
     }
 
-    /// The type of a matrix whose rows have `row` weights: the wanted one, or what
-    /// `llama-quantize` falls back to where rows are not whole blocks.
+    /// The type of a matrix whose rows have `row` weights: the wanted one, or the fallback of
+    /// `llama-quantize` if rows are not whole blocks.
     pub fn fitting(&self, name: &str, row: u64) -> TensorType {
         let wanted = self.wanted(name);
         if wanted.fits(row) {
@@ -123,7 +123,7 @@ impl Mixture {
         if smaller_blocks.fits(row) { smaller_blocks } else { TensorType::F16 }
     }
 
-    /// The type that a recipe is named after.
+    /// The type that the recipe is named after.
     fn base(&self) -> TensorType {
         match self.quant {
             Quant::F32 => TensorType::F32,
@@ -135,22 +135,22 @@ impl Mixture {
         }
     }
 
-    /// The first and the last eighth of the layers, and every third of those between.
+    /// Whether a layer is in the first or last eighth, or every third of those between.
     fn more_bits(&self, layer: Option<u32>) -> bool {
         let n = self.n_layers;
         layer.is_some_and(|i| i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2)
     }
 }
 
-/// Whether a recipe changes this tensor at all: matrices of weights, not norms, biases or tables
-/// of one dimension. `dims` counts as GGUF does, the row length first.
+/// Whether a recipe changes this tensor at all: it changes weight matrices, but not norms, biases
+/// or one-dimensional tables. `dims` starts with the row length, as in GGUF.
 pub fn is_matrix(name: &str, dims: &[u64]) -> bool {
     let more_than_a_row = dims.iter().skip(1).any(|&d| d > 1);
     more_than_a_row && name.ends_with("weight") && !name.ends_with("_norm.weight")
 }
 
-/// The order in which `llama-quantize` writes tensors: those outside the layers first, then layer
-/// by layer, each by name.
+/// The order in which `llama-quantize` writes tensors: first those outside the layers, then layer
+/// by layer, each sorted by name.
 pub fn file_order(name: &str) -> (Option<u32>, String) {
     (layer_of(name), name.to_owned())
 }

@@ -1,5 +1,5 @@
-//! The quantizations that llm-bench knows by name: the recipe of a whole file, not the type of
-//! one tensor.
+//! The quantizations that llm-bench knows by name. Each is the recipe of a whole file, not the type
+//! of one tensor.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,13 +20,13 @@ pub enum Quant {
     Q4_K_M,
 }
 
-/// The name of no known quantization.
+/// A name that is no known quantization.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("unknown quantization {0:?}; expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_K_M")]
 pub struct UnknownQuant(pub String);
 
 impl Quant {
-    /// All of them, the widest first.
+    /// All quantizations, the widest first.
     pub const ALL: [Quant; 6] =
         [Quant::F32, Quant::F16, Quant::BF16, Quant::Q8_0, Quant::Q4_0, Quant::Q4_K_M];
 
@@ -47,7 +47,7 @@ impl Quant {
         Self::ALL.into_iter().find(|q| q.file_type() == file_type)
     }
 
-    /// The name as in file names: `Q4_K_M`.
+    /// The name as it appears in file names: `Q4_K_M`.
     pub fn name(self) -> &'static str {
         match self {
             Quant::F32 => "F32",
@@ -69,7 +69,7 @@ impl fmt::Display for Quant {
 impl FromStr for Quant {
     type Err = UnknownQuant;
 
-    /// Case does not matter.
+    /// Ignores case.
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .into_iter()

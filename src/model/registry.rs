@@ -1,5 +1,5 @@
-//! The models that llm-bench knows by name: `models/*.toml`, embedded in the binary. Says where
-//! files are and what shapes they have; fetching them is `hub`'s and `locate`'s business.
+//! The models that llm-bench knows by name: `models/*.toml`, embedded in the binary. States where
+//! files are and what shapes they have; `hub` and `locate` fetch them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,14 +17,14 @@ static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/models");
 /// One model.
 #[derive(Debug, Clone)]
 pub struct ModelEntry {
-    /// What `--model` takes: the name of the TOML file.
+    /// The value of `--model`, which is the name of the TOML file.
     pub name: String,
     pub title: String,
     pub licence: String,
     pub licence_url: Option<String>,
-    /// Absent for a model that ships as a file: the file says.
+    /// Absent for a model that ships as a file, which states it.
     pub parameters: Option<u64>,
-    /// Used where the user names none.
+    /// The quantization used if the user names none.
     pub default_quant: Option<Quant>,
     pub arch: Option<ArchSpec>,
     /// Files on the hub.
@@ -39,7 +39,7 @@ pub struct ModelEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shipped {
     pub file: String,
-    /// The registry's folder; `None` where both are inside the binary.
+    /// The registry's folder; `None` if both are inside the binary.
     pub folder: Option<PathBuf>,
 }
 
@@ -56,7 +56,7 @@ pub struct Registry {
     models: BTreeMap<String, ModelEntry>,
 }
 
-/// A registry that cannot be used, or a name that is not in it.
+/// The registry cannot be used, or a name is not in it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RegistryError {
     #[error("{file}:{line}: {message}")]
@@ -105,7 +105,7 @@ impl Registry {
         }))
     }
 
-    /// A registry in a folder, instead of the embedded one.
+    /// Opens a registry in a folder instead of the embedded one.
     pub fn open(folder: &Path) -> Result<Self, RegistryError> {
         let read = |e: std::io::Error, at: &Path| RegistryError::Read {
             file: at.display().to_string(),
@@ -143,7 +143,7 @@ impl Registry {
         self.models.values()
     }
 
-    /// The model of that name, in any case; the error names the nearest one.
+    /// The model of that name, ignoring case; the error names the nearest one.
     pub fn find(&self, name: &str) -> Result<&ModelEntry, RegistryError> {
         let wanted = name.to_lowercase();
         self.models.get(&wanted).ok_or_else(|| RegistryError::Unknown {
@@ -239,7 +239,7 @@ impl ModelEntry {
     }
 }
 
-/// The conditions that every LLaMA meets.
+/// Checks the conditions that every LLaMA meets.
 fn check_arch(a: &ArchSpec) -> Result<(), String> {
     let wrong = |what: &str| Err(format!("[arch] of {:?}: {what}", a.name));
     if [a.n_layers, a.n_embd, a.n_ff, a.n_heads, a.n_kv_heads, a.n_vocab, a.context_length]

@@ -1,5 +1,5 @@
-//! The tokenizer of a model, built from the vocabulary inside its own GGUF file. Text becomes
-//! ids here, once, in the harness; engines receive ids.
+//! The tokenizer of a model, built from the vocabulary inside its own GGUF file. The harness turns
+//! text into ids here, once; engines receive ids.
 
 use candle_core::quantized::gguf_file::Value;
 use tokenizers::models::bpe::{BPE, Merges};
@@ -15,19 +15,19 @@ use super::gguf::{GgufError, GgufFile};
 /// How LLaMA 3 splits text before byte-pair encoding.
 const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// The names that GGUF files give that split.
+/// The names of that split in GGUF files.
 const LLAMA3_NAMES: [&str; 3] = ["llama-bpe", "llama-v3", "llama3"];
 
 const NORMAL: i64 = 1;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
-/// What text that spells a control token means.
+/// How to read text that spells a control token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlTokens {
-    /// Ordinary characters: for prompts, which must not be able to end a turn.
+    /// As ordinary characters: for prompts, which must not be able to end a turn.
     AsText,
-    /// The token: for chat templates.
+    /// As the token: for chat templates.
     Parse,
 }
 
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Builds the tokenizer that the file describes. Takes about a quarter of a second for 128,256
+    /// Builds the tokenizer that the file describes, in about a quarter of a second for 128,256
     /// entries. Refuses an unknown pre-tokenizer, because another split would give other ids.
     pub fn from_gguf(file: &GgufFile) -> Result<Self, GgufError> {
         let model = file.text("tokenizer.ggml.model").unwrap_or("none");
@@ -88,7 +88,7 @@ impl Tokenizer {
         let broken = |e: tokenizers::Error| file.unsupported("the vocabulary", "a BPE", e);
         let vocab = tokens.iter().zip(0u32..).map(|(t, id)| ((*t).to_owned(), id)).collect();
         let bpe = BPE::builder().vocab_and_merges::<tokenizers::models::bpe::Vocab>(vocab, merges);
-        // LLaMA 3: a word that is in the vocabulary is that token, whatever the merges say.
+        // LLaMA 3: a word in the vocabulary is that token, whatever the merges say.
         let bpe = bpe.ignore_merges(true).build().map_err(broken)?;
         let mut inner = tokenizers::Tokenizer::new(bpe);
         let split = SplitPattern::Regex(LLAMA3_SPLIT.into());
@@ -132,7 +132,7 @@ impl Tokenizer {
         self.bos
     }
 
-    /// End-of-text, as the file names it.
+    /// End-of-text, as named in the file.
     pub fn eos(&self) -> Option<u32> {
         self.eos
     }
@@ -154,34 +154,34 @@ impl Tokenizer {
         all.filter(move |(_, kind)| is_spelled(**kind)).map(|((id, b), _)| (id, b.as_slice()))
     }
 
-    /// True for tokens without text.
+    /// Whether the token has no text.
     pub fn is_control(&self, id: u32) -> bool {
         self.kinds.get(id as usize) == Some(&CONTROL)
     }
 
-    /// The id of a token by its spelling in the vocabulary, as `<|eot_id|>`.
+    /// The id of a token by its spelling in the vocabulary, such as `<|eot_id|>`.
     pub fn id_of(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The ids of ordinary text pieces, in order: what random prompts are drawn from.
+    /// The ids of ordinary text pieces, in order. Random prompts are drawn from them.
     pub fn normal_ids(&self) -> Vec<u32> {
         (0u32..).zip(&self.kinds).filter(|(_, k)| **k == NORMAL).map(|(id, _)| id).collect()
     }
 
-    /// The ids of a prompt: begin-of-text if the model expects it, then the text, in which
-    /// control tokens are ordinary characters.
+    /// The ids of a prompt: begin-of-text if the model expects it, then the text, in which control
+    /// tokens are ordinary characters.
     pub fn encode(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
         let mut ids: Vec<u32> = self.bos.filter(|_| self.add_bos).into_iter().collect();
         ids.extend(self.encode_piece(text, ControlTokens::AsText)?);
         Ok(ids)
     }
 
-    /// The ids of a text, nothing added.
+    /// The ids of a text, with nothing added.
     pub fn encode_piece(&self, text: &str, control: ControlTokens) -> tokenizers::Result<Vec<u32>> {
         let encoding = match control {
             ControlTokens::Parse => self.inner.encode_fast(text, false)?,
-            // The same stages without the search for added tokens.
+            // Runs the same stages without the search for added tokens.
             ControlTokens::AsText => {
                 let mut pieces = PreTokenizedString::from(text);
                 if let Some(pre) = self.inner.get_pre_tokenizer() {
@@ -194,24 +194,24 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD.
+    /// The text of ids, with control tokens spelled out. Bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| self.token_bytes(*id)).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The bytes of one token; none for an id outside the vocabulary.
+    /// The bytes of one token; empty for an id outside the vocabulary.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.bytes.get(id as usize).map_or(&[], Vec::as_slice)
     }
 
-    /// A decoder for tokens that come one by one.
+    /// A decoder for tokens that arrive one by one.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream { tokenizer: self, pending: Vec::new() }
     }
 }
 
-/// Turns a stream of ids into text, holding back bytes until they are whole characters.
+/// Turns a stream of ids into text and holds back bytes until they form whole characters.
 #[derive(Debug)]
 pub struct TextStream<'t> {
     tokenizer: &'t Tokenizer,
@@ -233,7 +233,7 @@ impl TextStream<'_> {
                 Err(e) => {
                     let (valid, rest) = self.pending.split_at(e.valid_up_to());
                     text.push_str(&String::from_utf8_lossy(valid));
-                    // No length: the rest may still become a character.
+                    // Without a length, the rest may still become a character.
                     let Some(bad) = e.error_len() else {
                         self.pending = rest.to_vec();
                         return text;
@@ -245,7 +245,7 @@ impl TextStream<'_> {
         }
     }
 
-    /// What is left when no more tokens come.
+    /// The bytes still held back, once no more tokens come.
     pub fn finish(self) -> String {
         String::from_utf8_lossy(&self.pending).into_owned()
     }
@@ -267,7 +267,7 @@ fn strings<'f>(file: &'f GgufFile, key: &str) -> Result<Vec<&'f str>, GgufError>
 }
 
 fn merges(file: &GgufFile, merges: &[&str], tokens: &[&str]) -> Result<Merges, GgufError> {
-    // The model's builder joins pairs in a buffer of the longest token's size.
+    // The model's builder joins pairs in a buffer as large as the longest token.
     let longest = tokens.iter().map(|t| t.len()).max().unwrap_or(0);
     merges
         .iter()
@@ -314,7 +314,7 @@ fn byte_of_char() -> std::collections::HashMap<char, u8> {
         .collect()
 }
 
-/// The bytes that a character of a token means; one outside the alphabet means itself.
+/// The bytes that a character of a token means; a character outside the alphabet means itself.
 fn spelled(c: char, decode: &std::collections::HashMap<char, u8>) -> Vec<u8> {
     match decode.get(&c) {
         Some(byte) => vec![*byte],

@@ -1,5 +1,5 @@
-//! A large file while it is written: free disk is checked first, several threads fill it in pieces,
-//! and it gets its name only when it is complete. The caller decides what is in it.
+//! A large file while it is being written. Checks free disk first, lets several threads fill it in
+//! pieces, and gives it its name only when it is complete. The caller decides the contents.
 
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -11,18 +11,18 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::units::Bytes;
 
-/// A file that has its size but no name yet; dropping it leaves nothing behind.
+/// A file that has its size but no name yet. Dropping it leaves nothing behind.
 pub struct Unfinished {
     out: PathBuf,
     temporary: tempfile::NamedTempFile,
 }
 
 impl Unfinished {
-    /// Starts a file of `size` beside `out`, which it will replace. Makes the folder.
+    /// Starts a file of `size` beside `out`, which it will replace. Creates the folder.
     pub fn create(out: &Path, size: Bytes) -> Result<Self> {
         let name =
             out.file_name().with_context(|| format!("{} does not name a file", out.display()))?;
-        // The rename at the end would replace a device node by the file.
+        // The final rename would replace a device node with the file.
         ensure!(
             out.metadata().is_ok_and(|m| m.is_file()) || !out.exists(),
             "{}: expected the name of a file, found a folder or a device",
@@ -47,12 +47,12 @@ impl Unfinished {
         Ok(Self { out: out.to_owned(), temporary })
     }
 
-    /// Writes at an offset; threads may write different ranges at once.
+    /// Writes at an offset. Threads may write different ranges at once.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.temporary.as_file().write_all_at(bytes, offset)
     }
 
-    /// Syncs the file and gives it its name: a crash leaves no half-written file under that name,
+    /// Syncs the file and gives it its name. A crash leaves no half-written file under that name,
     /// and a measurement that follows does not compete with the write-back.
     pub fn finish(self) -> Result<()> {
         let Self { out, temporary } = self;
@@ -73,8 +73,8 @@ pub fn folder_of(out: &Path) -> &Path {
     }
 }
 
-/// Refuses what the disk cannot hold. For a folder that does not exist yet, the nearest existing
-/// parent counts.
+/// Refuses what the disk cannot hold. If the folder does not exist yet, uses its nearest existing
+/// parent.
 pub fn check_free_disk(folder: &Path, out: &Path, needed: Bytes) -> Result<()> {
     let there = folder.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
     let stat = rustix::fs::statvfs(there)
@@ -89,11 +89,12 @@ pub fn check_free_disk(folder: &Path, out: &Path, needed: Bytes) -> Result<()> {
     Ok(())
 }
 
-/// Does `work` for each number below `count` on `threads` threads (0 takes as many as the process
-/// may use), each with its own buffer. `done` gets the result of each call, on the calling thread.
+/// Calls `work` for each number below `count` on `threads` threads (0 uses as many as the process
+/// may use), each with its own buffer. `done` receives the result of each call on the calling
+/// thread.
 ///
 /// # Errors
-/// The first error of a call, or that the user asked to stop; the other threads then end too.
+/// The first error of a call, or the user's request to stop; the other threads then end too.
 pub fn in_parallel<Buffer: Default>(
     threads: usize,
     count: usize,

@@ -1,4 +1,4 @@
-//! Chat templates as Hugging Face renders them: Jinja with trimmed blocks, and the functions and
+//! Renders chat templates like Hugging Face: Jinja with trimmed blocks, and the functions and
 //! Python string methods that templates call.
 
 use minijinja::syntax::SyntaxConfig;
@@ -7,12 +7,12 @@ use minijinja::{Environment, Error, ErrorKind, State, context};
 
 const NAME: &str = "chat template";
 
-/// An error if the template does not compile.
+/// Fails if the template does not compile.
 pub fn check(source: &str) -> Result<(), String> {
     environment(source).map(|_| ()).map_err(|e| one_line(&e))
 }
 
-/// Renders `(role, content)` messages, with the turn of the assistant opened.
+/// Renders `(role, content)` messages and opens the assistant's turn.
 pub fn render(
     source: &str,
     messages: &[(&str, &str)],

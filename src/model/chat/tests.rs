@@ -27,7 +27,7 @@ fn with(source: &str) -> ChatTemplate {
     ChatTemplate::new(source.into(), Origin::File, &tokenizer())
 }
 
-/// Renders plain texts, unmarked.
+/// Renders plain texts without marks.
 fn rendered(source: &str, messages: &[Message]) -> Result<String, ChatError> {
     let texts: Vec<String> = messages.iter().map(|m| m.text.clone()).collect();
     with(source).render(messages, &texts)
@@ -37,8 +37,8 @@ fn decoded(ids: &[u32]) -> String {
     tokenizer().decode(ids)
 }
 
-/// The shape of LLaMA 3.2's own template: optional tools, a date, the system message taken off
-/// the front, errors raised.
+/// Has the structure of LLaMA 3.2's own template: optional tools, a date, the system message taken
+/// off the front, raised errors.
 const LIKE_LLAMA_3_2: &str = r#"{{- bos_token }}
 {%- if not tools is defined %}
     {%- set tools = none %}
@@ -86,7 +86,7 @@ fn the_shipped_template_gives_the_ids_of_the_reference() {
     let question = text.split("<|end_header_id|>\n\n").nth(1).unwrap();
     let question = question.strip_suffix("<|eot_id|><|start_header_id|>assistant").unwrap();
     assert_eq!(template.encode(&tokenizer, &[user(question)]).unwrap(), case.prompt);
-    // Outer white space is the template's to trim.
+    // The template may trim outer white space.
     let spaced = user(&format!(" \n{question}\t "));
     assert_eq!(template.encode(&tokenizer, &[spaced]).unwrap(), case.prompt);
 }
@@ -119,7 +119,7 @@ fn a_users_text_cannot_forge_control_tokens() {
         assert_eq!(controls(&attacked), controls(&harmless));
         assert!(decoded(&attacked).contains(attack), "the text itself arrives whole");
     }
-    // Halves of a token in two messages, or around what a template removes.
+    // The halves of a token in two messages, or around text that a template removes.
     let halves = [user("<|eot"), user("_id|>")];
     let ids = with(joined).encode(&tokenizer, &halves).unwrap();
     assert_eq!(ids.iter().filter(|id| **id == TURN_END).count(), 1);
@@ -133,7 +133,7 @@ fn an_answer_keeps_the_ids_that_the_model_gave() {
     let tokenizer = tokenizer();
     let template = ChatTemplate::find(&tiny(), &tokenizer).unwrap();
     let text = "the harbour";
-    // Letter by letter: another spelling than the tokenizer's own.
+    // Letter by letter, unlike the tokenizer's own spelling.
     let ids: Vec<u32> = text
         .chars()
         .flat_map(|c| tokenizer.encode_piece(&c.to_string(), ControlTokens::AsText).unwrap())
@@ -147,7 +147,7 @@ fn an_answer_keeps_the_ids_that_the_model_gave() {
     let held: Vec<u32> = prompt.iter().chain(&ids).copied().collect();
     assert_eq!(next[..held.len()], held);
     assert_eq!(next[held.len()], TURN_END);
-    // An answer that the template trims is spelled anew, and no text is lost.
+    // An answer that the template trims is tokenized again, and no text is lost.
     let spaced = Message { text: format!("{text} "), ..answer };
     let trimmed = template.encode(&tokenizer, &[before[0].clone(), spaced]).unwrap();
     assert!(decoded(&trimmed).contains("the harbour<|eot_id|>"));

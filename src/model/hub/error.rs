@@ -1,5 +1,5 @@
-//! What can go wrong between this machine and the hub, each with the next command to type. No
-//! message carries a token, nor the query of a signed address.
+//! Errors between this machine and the hub, each with the next command to type. No message contains
+//! a token or the query of a signed address.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -89,12 +89,12 @@ pub enum HubError {
 }
 
 impl HubError {
-    /// True where the same request may succeed a moment later.
+    /// Whether the same request may succeed a moment later.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Server { .. } | Self::Stalled { .. } | Self::Interrupted { .. })
     }
 
-    /// True where the hub itself is the problem, not the request: the cases in which `--weights
+    /// Whether the hub itself is the problem rather than the request. In these cases `--weights
     /// auto` falls back to synthetic weights.
     pub fn hub_is_away(&self) -> bool {
         matches!(self, Self::Unreachable { .. }) || self.is_transient()

@@ -1,5 +1,5 @@
-//! The HTTP side of a pull: what the hub states about a file, and its body from some offset on.
-//! Redirects are followed by hand, because the token must stay with the hub's own origin.
+//! The HTTP side of a pull: what the hub states about a file, and its body from an offset on.
+//! Follows redirects by hand, because the token must stay with the hub's own origin.
 
 use std::io::Read;
 
@@ -20,12 +20,12 @@ pub(super) struct Client {
     stall_limit: std::time::Duration,
 }
 
-/// A response and where it came from.
+/// A response and its origin.
 struct Answer {
     response: Response<Body>,
     /// `x-repo-commit` of the first response that had it.
     commit: Option<String>,
-    /// From the storage host that the hub sent us to.
+    /// Whether a storage host answered, after a redirect from the hub.
     elsewhere: bool,
 }
 
@@ -64,7 +64,7 @@ impl Client {
     /// Size, tag and commit of a file, without its body.
     pub(super) fn stated(&self, what: &HubFile) -> Result<Stated, HubError> {
         let mut answer = self.ask(Method::HEAD, what, None)?;
-        // Some mirrors do not support HEAD: ask for the first byte instead.
+        // Some mirrors do not support HEAD, so this asks for the first byte instead.
         if [StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED]
             .contains(&answer.response.status())
         {
@@ -87,7 +87,7 @@ impl Client {
             size: size.ok_or_else(|| bad("no size"))?,
             commit: answer.commit.ok_or_else(|| bad("no X-Repo-Commit"))?,
         };
-        // Both become file names.
+        // Both values become file names.
         let plain = |name: &str| {
             !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         };
@@ -97,8 +97,8 @@ impl Client {
         Ok(stated)
     }
 
-    /// The body from `offset` on, and the offset at which it really starts: 0 where the server
-    /// ignores ranges. A file that changed since `stated` is caught by its checksum.
+    /// The body from `offset` on, and the offset at which it really starts: 0 if the server ignores
+    /// ranges. The checksum catches a file that changed since `stated`.
     pub(super) fn body(
         &self,
         what: &HubFile,
@@ -118,7 +118,7 @@ impl Client {
         Ok((body.into_reader(), from))
     }
 
-    /// What a failed read of a body means.
+    /// Explains a failed read of a body.
     pub(super) fn broken_body(
         &self,
         what: &HubFile,
@@ -179,7 +179,7 @@ impl Client {
             let request = request.body(()).map_err(|e| bad_answer(what, &e.to_string()))?;
             let response = self.agent.run(request).map_err(|e| self.failed(what, e))?;
             commit = commit.or_else(|| text(response.headers(), "x-repo-commit").map(Into::into));
-            // The redirect to the storage host states the file's size and checksum itself.
+            // The redirect to the storage host already states the file's size and checksum.
             let stated = method == Method::HEAD && response.headers().contains_key("x-linked-etag");
             if !response.status().is_redirection() || stated {
                 let elsewhere = !same_origin(&uri, &home);
@@ -193,11 +193,11 @@ impl Client {
         Err(bad_answer(what, "too many redirects"))
     }
 
-    /// What a status other than success means.
+    /// Explains a status other than success.
     fn refused(&self, what: &HubFile, status: StatusCode, elsewhere: bool) -> HubError {
         let (repo, file, endpoint) = (what.repo.clone(), what.file.clone(), self.endpoint.clone());
         match status.as_u16() {
-            // A storage host checks a signature that expires: the hub gives a new one.
+            // A storage host checks a signature that expires; the hub issues a new one.
             status @ (401 | 403) if elsewhere => {
                 HubError::Server { repo, file, status, attempts: 1 }
             }
@@ -217,7 +217,7 @@ impl Client {
         }
     }
 
-    /// What a request that got no response means.
+    /// Explains a request without a response.
     fn failed(&self, what: &HubFile, error: ureq::Error) -> HubError {
         use std::io::ErrorKind;
         let (repo, file) = (what.repo.clone(), what.file.clone());
@@ -242,7 +242,7 @@ impl Client {
             ureq::Error::Protocol(e) => {
                 HubError::Interrupted { repo, file, done: 0, total: 0, reason: e.to_string() }
             }
-            // Names that do not resolve, refused connections, proxies and TLS that fail.
+            // Names that do not resolve, refused connections, failing proxies and TLS.
             e => self.unreachable(e.to_string()),
         }
     }
@@ -279,7 +279,8 @@ fn same_origin(a: &Uri, b: &Uri) -> bool {
     origin(a).is_some() && origin(a) == origin(b)
 }
 
-/// A Location against the address that sent it: absolute, or a path on the same origin.
+/// Resolves a Location against the address that sent it: an absolute one, or a path on the same
+/// origin.
 fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     if location.starts_with('/') && !location.starts_with("//") {
         let root = format!("{}://{}", base.scheme_str()?, base.authority()?);
@@ -289,7 +290,7 @@ fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     origin(&uri).map(|_| uri)
 }
 
-/// Percent-encodes what a path must not contain; slashes and percent signs stay.
+/// Percent-encodes what a path must not contain; keeps slashes and percent signs.
 fn encoded(path: &str) -> String {
     path.bytes()
         .map(|b| match b {

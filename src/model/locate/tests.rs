@@ -5,7 +5,7 @@ use crate::model::gguf::SYNTHETIC_KEY;
 use crate::model::gguf_fixture::llama;
 use crate::model::hub::HubConfig;
 
-/// A place of its own, with a hub that nobody answers for.
+/// A private cache and a hub that does not answer.
 struct Place {
     folder: tempfile::TempDir,
     registry: Registry,
@@ -51,7 +51,7 @@ impl Place {
         locate(spec, quant, policy, sources)
     }
 
-    /// As a pull would leave it.
+    /// Leaves the file as a pull would.
     fn plant_in_the_hub_cache(&self, name: &str, quant: Quant) {
         let file = &self.registry.find(name).unwrap().files[&quant];
         let repo = self
@@ -109,7 +109,7 @@ fn without_a_hub_weights_are_made_once_and_the_reason_is_told() {
     let again = place.locate("llama3-1b", None, WeightsPolicy::Auto).unwrap();
     assert_eq!(again, found);
     assert_eq!(place.made.len(), 1);
-    // Half a file, as a killed run might leave it, is made anew.
+    // Half a file, as a killed run might leave it, is made again.
     std::fs::write(&found.path, &llama().bytes()[..100]).unwrap();
     place.locate("llama3-1b", None, WeightsPolicy::Auto).unwrap();
     assert_eq!(place.made.len(), 2);
@@ -136,7 +136,7 @@ fn a_quantization_that_is_not_there_lists_those_that_are() {
     for part in ["llama3-70b", "Q8_0", "Q4_K_M", "several files"] {
         assert!(text.contains(part), "{part} not in {text}");
     }
-    // Its shapes are known all the same.
+    // The model's shapes are still known.
     place.locate("llama3-70b", Some(Quant::Q8_0), WeightsPolicy::Synthetic).unwrap();
     let error = place.locate("llama4-1b", None, WeightsPolicy::Auto).unwrap_err().to_string();
     assert!(error.contains("did you mean \"llama3-1b\"?"), "{error}");

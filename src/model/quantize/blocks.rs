@@ -1,5 +1,5 @@
-//! Converts float weights into the bytes of a storage type, and the types that a source may have
-//! into floats.
+//! Converts float weights into the bytes of a storage type, and the float types of a source into
+//! 32-bit floats.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
@@ -10,7 +10,7 @@ use super::k_quants::{q4_k, q5_k, q6_k};
 use crate::model::gguf::StoredType;
 use crate::model::mixture::TensorType;
 
-/// The float type of stored weights that can be quantized; `None` for a type that already is.
+/// The float type of stored weights that can be quantized; `None` if they are quantized already.
 pub fn float_type(stored: StoredType) -> Option<TensorType> {
     match stored {
         StoredType::Candle(GgmlDType::F32) => Some(TensorType::F32),
@@ -20,7 +20,7 @@ pub fn float_type(stored: StoredType) -> Option<TensorType> {
     }
 }
 
-/// Reads stored floats into `out`, which takes their number.
+/// Reads stored floats into `out`, whose length becomes their number.
 pub fn widen(stored: TensorType, bytes: &[u8], out: &mut Vec<f32>) {
     let bits = |bytes: &[u8]| -> Vec<u16> {
         bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect()
@@ -42,10 +42,10 @@ pub fn widen(stored: TensorType, bytes: &[u8], out: &mut Vec<f32>) {
     }
 }
 
-/// Stores finite weights, a whole number of blocks.
+/// Stores finite weights; their number must be a whole number of blocks.
 ///
 /// # Errors
-/// Candle's error where its own quantizer is used.
+/// Candle's error, for types that use candle's quantizer.
 pub fn store(ty: TensorType, weights: &[f32], out: &mut Vec<u8>) -> candle_core::Result<()> {
     out.clear();
     out.resize(ty.bytes_of(weights.len() as u64) as usize, 0);
@@ -80,8 +80,8 @@ fn each<const N: usize>(weights: &[f32], out: &mut [u8], bytes: impl Fn(f32) -> 
     pairs.for_each(|(out, x)| *out = bytes(*x));
 }
 
-/// Whether all 16-bit scales (or weights) came out finite. Weights beyond about ±65504 times the
-/// largest quant have no scale.
+/// Whether all 16-bit scales (or weights) are finite. Weights beyond about ±65504 times the largest
+/// quant have no scale.
 pub fn scales_are_finite(ty: TensorType, bytes: &[u8]) -> bool {
     let at: &[usize] = match ty {
         TensorType::F32 => return true,

@@ -1,17 +1,17 @@
-//! The K types (super-blocks of 256 weights): scales and minimums by weighted least squares over
-//! a small grid of step sizes. The search is llama.cpp's, step for step, so that the bytes are
-//! those of `llama-quantize` (tested); candle's own quantizers of these types fit worse.
+//! The K types (super-blocks of 256 weights). Fits scales and minimums by weighted least squares
+//! over a small grid of step sizes. The search follows llama.cpp's step for step, so that the bytes
+//! equal those of `llama-quantize` (tested); candle's own quantizers of these types fit worse.
 //!
-//! A lane is a group: all groups of a super-block are searched together, each summed in the order
-//! of its weights, which is fast without changing any rounding.
+//! Each lane is one group. All groups of a super-block are searched together, each summed in the
+//! order of its weights, which is fast and changes no rounding.
 
 use half::f16;
 
-/// Below this a group counts as zeros.
+/// A group below this counts as zeros.
 const TINY: f32 = 1e-15;
 
-/// Step sizes around the one that spans a group from its minimum to its largest weight:
-/// `levels + first + 0.1 · i` steps instead of `levels`, for `i` from 0 to `last`.
+/// Step sizes around the one that spans a group from its minimum to its largest weight: `levels +
+/// first + 0.1 · i` steps instead of `levels`, for `i` from 0 to `last`.
 #[derive(Clone, Copy)]
 struct Grid {
     levels: f32,
@@ -32,7 +32,8 @@ struct Fit {
     steps: [f32; 8],
 }
 
-/// To the nearest whole number, ties to even, for |x| < 2²²: a form that every vector unit has.
+/// Rounds to the nearest whole number, ties to even, for |x| < 2²², in a form that every vector
+/// unit has.
 #[inline(always)]
 fn nearest(x: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
@@ -51,8 +52,8 @@ fn side_by_side<const LANES: usize, const LEN: usize>(x: &[f32; 256]) -> [[f32; 
     std::array::from_fn(|i| std::array::from_fn(|lane| x[lane * LEN + i]))
 }
 
-/// Fits scale and minimum of eight groups of 32. The error of each weight counts by its size:
-/// `|x|` plus the root mean square of its group.
+/// Fits scale and minimum of eight groups of 32. The error of each weight is weighted by `|x|` plus
+/// the root mean square of its group.
 fn fit(x: &[f32; 256], grid: Grid) -> Fit {
     let x: [[f32; 8]; 32] = side_by_side(x);
     let mut square = [0.0f32; 8];
@@ -74,10 +75,10 @@ fn fit(x: &[f32; 256], grid: Grid) -> Fit {
             sum_x[g] += w[g] * x[g];
         }
     }
-    // Only a minimum that is subtracted can be stored.
+    // The format stores a minimum to subtract, so a positive one becomes 0.
     low = low.map(|x| if x > 0.0 { 0.0 } else { x });
 
-    // The plain span first, whose scale and minimum are not refined.
+    // The plain span comes first; its scale and minimum are not refined.
     let mut steps = [0.0; 8];
     let mut best = Fit { scale: [0.0; 8], min: low, origin: low, steps };
     for g in 0..8 {
@@ -167,8 +168,8 @@ fn error(
     sum
 }
 
-/// A super-block of eight groups: two f16 scales, the packed scales and minimums, and the 256
-/// quants for the caller to pack.
+/// Packs a super-block of eight groups: two f16 scales, then the packed scales and minimums.
+/// Returns the 256 quants for the caller to pack.
 fn with_minimums(x: &[f32; 256], grid: Grid, out: &mut [u8]) -> [u8; 256] {
     let fit = fit(x, grid);
     let largest =
@@ -191,7 +192,8 @@ fn with_minimums(x: &[f32; 256], grid: Grid, out: &mut [u8]) -> [u8; 256] {
         let step = d.to_f32() * f32::from(scales[g]);
         let min = dmin.to_f32() * f32::from(mins[g]);
         for (q, &x) in quants.iter_mut().zip(x) {
-            // A group whose scale is too small to store decodes to one value whatever its quants.
+            // If the scale is too small to store, the group decodes to one value whatever its
+            // quants.
             let v = match step {
                 0.0 => fit.steps[g] * (x - fit.origin[g]),
                 step => (x + min) / step,
@@ -225,9 +227,9 @@ pub fn q5_k(x: &[f32; 256], out: &mut [u8]) {
     }
 }
 
-/// `weight ≈ scale · quant` for each of sixteen groups of sixteen, quants from −32 to 31; the
-/// error of each weight counts by its square. Scales, and the steps that the quants were rounded
-/// with.
+/// Fits `weight ≈ scale · quant` for each of sixteen groups of sixteen, with quants from −32 to 31.
+/// The error of each weight is weighted by its square. Returns the scales, and the steps that the
+/// quants were rounded with.
 fn fit_symmetric(x: &[f32; 256]) -> ([f32; 16], [f32; 16]) {
     let x: [[f32; 16]; 16] = side_by_side(x);
     let mut extreme = [0.0f32; 16];
@@ -236,7 +238,7 @@ fn fit_symmetric(x: &[f32; 256]) -> ([f32; 16], [f32; 16]) {
             extreme[g] = if x[g].abs() > extreme[g].abs() { x[g] } else { extreme[g] };
         }
     }
-    // The plain span first, then up to 0.9 steps less or more.
+    // The plain span comes first, then up to 0.9 steps less or more.
     let (mut best_scale, mut best_steps, mut gain) = ([0.0; 16], [0.0; 16], [f32::MIN; 16]);
     for tenths in [0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9] {
         let steps = extreme.map(|x| -(32.0 + 0.1 * tenths as f32) / x);
@@ -307,8 +309,8 @@ pub fn q6_k(x: &[f32; 256], out: &mut [u8]) {
     rest[16..18].copy_from_slice(&d.to_le_bytes());
 }
 
-/// Eight six-bit scales and minimums in twelve bytes, as `get_scale_min_k4` in llama.cpp's
-/// `ggml-quants.c` takes them apart.
+/// Packs eight six-bit scales and minimums into twelve bytes; `get_scale_min_k4` in llama.cpp's
+/// `ggml-quants.c` unpacks them.
 pub fn pack_scales_and_mins(out: &mut [u8], scales: &[u8; 8], mins: &[u8; 8]) {
     for i in 0..4 {
         out[i] = scales[i] | (scales[i + 4] >> 4) << 6;

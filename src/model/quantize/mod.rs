@@ -1,6 +1,6 @@
-//! Quantization: from a GGUF file of 16- or 32-bit floats to files of other types, in llama.cpp's
-//! mixture, order and metadata. One pass over the source serves all targets; memory is a few
-//! megabytes for each thread, whatever the size of the model.
+//! Quantizes a GGUF file of 16- or 32-bit floats into files of other types, with llama.cpp's
+//! mixture, order and metadata. One pass over the source serves all targets. Each thread needs a
+//! few megabytes of memory, whatever the size of the model.
 
 mod blocks;
 mod k_quants;
@@ -21,7 +21,7 @@ use super::quant::Quant;
 use super::unfinished::{Unfinished, check_free_disk, folder_of, in_parallel};
 use crate::units::Bytes;
 
-/// Weights read at a time by one thread: a multiple of every block size.
+/// Weights that one thread reads at a time: a multiple of every block size.
 const CHUNK_WEIGHTS: u64 = 1 << 18;
 
 /// `GGML_QNT_VERSION` in llama.cpp's `ggml.h`: the layout of the block types.
@@ -34,8 +34,8 @@ pub struct Target {
     pub out: PathBuf,
 }
 
-/// Where a quantization of `source` goes in `folder`: its file name with the float type's name
-/// replaced, or added where the name does not hold it.
+/// The path in `folder` for a quantization of `source`: its file name with the float type's name
+/// replaced, or with the quantization added if the name holds none.
 pub fn default_out(source: &GgufFile, quant: Quant, folder: &Path) -> PathBuf {
     let stem = source.path().file_stem().unwrap_or_default().to_string_lossy();
     let label = source.quant_label();
@@ -50,13 +50,13 @@ pub fn default_out(source: &GgufFile, quant: Quant, folder: &Path) -> PathBuf {
     folder.join(name + ".gguf")
 }
 
-/// Writes all targets, each whole or not at all; the bytes do not depend on `threads` (0 takes as
-/// many as the process may use). Every target is replaced if it exists. `progress` gets bytes
-/// of the source that are done, and in all. Returns the size of each target.
+/// Writes all targets, each completely or not at all. The bytes do not depend on `threads` (0 uses
+/// as many as the process may use). Replaces targets that exist. `progress` gets the bytes of the
+/// source done so far and in all. Returns the size of each target.
 ///
 /// # Errors
-/// A source that is no LLaMA or is quantized already, a weight that is not finite or that a type
-/// cannot hold, a target that is the source, too little free disk, a failed read or write.
+/// The source is not a LLaMA or already quantized, a weight is not finite or does not fit into a
+/// type, a target is the source itself, there is too little free disk, or a read or write fails.
 pub fn quantize(
     source: &GgufFile,
     targets: &[Target],
@@ -142,7 +142,7 @@ pub fn quantize(
     Ok(layouts.iter().map(|l| Bytes(l.size)).collect())
 }
 
-/// What one thread works in.
+/// The buffers of one thread.
 #[derive(Default)]
 struct Buffer {
     stored: Vec<u8>,
@@ -161,7 +161,7 @@ struct SourceTensor {
     offset: u64,
 }
 
-/// The tensors in the order in which they will be written; refuses those that are quantized.
+/// The tensors in the order in which they will be written. Refuses quantized ones.
 fn source_tensors(source: &GgufFile) -> Result<Vec<SourceTensor>> {
     let mut tensors = source
         .tensors()
@@ -206,10 +206,10 @@ fn chunks(tensors: &[SourceTensor]) -> Vec<Chunk> {
     tensors.iter().enumerate().flat_map(parts_of).collect()
 }
 
-/// What a target will be, worked out before anything is written.
+/// The layout of a target, computed before anything is written.
 struct Layout {
     head: Vec<u8>,
-    /// Of each tensor, in the order of the source's.
+    /// One place per tensor, in the order of the source.
     places: Vec<Place>,
     size: u64,
 }
@@ -287,7 +287,7 @@ fn metadata(source: &GgufFile, quant: Quant) -> Result<(u64, Vec<u8>)> {
     Ok((n, out))
 }
 
-/// Compares the files themselves: a link to the source is the source.
+/// Compares the files themselves, so a link to the source counts as the source.
 fn refuse_source_as_target(source: &File, path: &Path, out: &Path) -> Result<()> {
     let here = source.metadata().with_context(|| format!("cannot read {}", path.display()))?;
     let same =
@@ -301,7 +301,7 @@ fn refuse_source_as_target(source: &File, path: &Path, out: &Path) -> Result<()>
     Ok(())
 }
 
-/// Holds the sum of what goes into each folder against its disk.
+/// Compares the total size that goes into each folder with the free disk.
 fn check_disk(targets: &[Target], layouts: &[Layout]) -> Result<()> {
     for target in targets {
         let folder = folder_of(&target.out);

@@ -1,4 +1,4 @@
-//! Tests of quantization: the bytes of `llama-quantize`, errors of every block type, refusals.
+//! Tests of quantization: the bytes of `llama-quantize`, the error of every block type, refusals.
 //!
 //! The digests are SHA-256 of files that llama.cpp's `llama-quantize` (v0.5.0-dev) wrote from the
 //! same source, without an importance matrix.
@@ -21,7 +21,7 @@ fn digest(bytes: &[u8]) -> String {
     crate::digest::hex(&Sha256::digest(bytes))
 }
 
-/// The file that quantization makes.
+/// The file that quantization produces.
 fn made(source: &GgufFile, quant: Quant, threads: usize) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.gguf");
@@ -40,7 +40,7 @@ fn refusal(source: &GgufFile, quant: Quant) -> String {
     format!("{error:#}")
 }
 
-/// A LLaMA with rows of 256, every weight from `weight` by its index in the tensor.
+/// A LLaMA with rows of 256. `weight` gives each weight by its index in the tensor.
 struct Made {
     _folder: tempfile::TempDir,
     path: PathBuf,
@@ -91,7 +91,7 @@ fn llama_of(fixture: Fixture, weight: impl Fn(&str, u64) -> f32) -> Made {
     Made { _folder: folder, path }
 }
 
-/// Evenly spread over −1 to 1, the same everywhere.
+/// Spread evenly over −1 to 1, the same on every machine.
 fn noise(i: u64) -> f32 {
     let mut x = i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x ^= x >> 29;
@@ -99,9 +99,9 @@ fn noise(i: u64) -> f32 {
     (x >> 40) as f32 / (1u32 << 23) as f32 - 1.0
 }
 
-/// Blocks as no trained model has them, a different kind in each 256 weights. Denormal weights are
-/// not among them: their blocks decode to zeros whatever the quants, and llama.cpp's come from
-/// converting an infinity to an integer.
+/// Blocks that no trained model has, a different kind in each 256 weights. Leaves out denormal
+/// weights: their blocks decode to zeros whatever the quants, and llama.cpp's come from converting
+/// an infinity to an integer.
 fn awkward(_: &str, i: u64) -> f32 {
     let x = noise(i);
     let first = i.is_multiple_of(32);
@@ -328,7 +328,7 @@ const QUANTIZED: [(TensorType, GgmlDType); 7] = [
     (TensorType::Q6_K, GgmlDType::Q6K),
 ];
 
-/// Through the bytes of a type and back, read by candle.
+/// Stores weights in a type and lets candle read them back.
 fn round_trip((ty, dtype): (TensorType, GgmlDType), weights: &[f32]) -> Vec<f32> {
     let mut bytes = Vec::new();
     blocks::store(ty, weights, &mut bytes).unwrap();
@@ -346,7 +346,7 @@ fn rmse(a: &[f32], b: &[f32]) -> f64 {
 
 #[test]
 fn k_types_fit_no_worse_than_candle_s_own() {
-    // A sum of twelve even spreads is close to a Gaussian, as trained weights are.
+    // A sum of twelve uniform values is close to Gaussian, like trained weights.
     let weights: Vec<f32> =
         (0..256 * 256).map(|i| (0..12).map(|j| noise(12 * i + j)).sum::<f32>() * 0.01).collect();
     let tensor = candle_core::Tensor::from_slice(&weights, weights.len(), &Device::Cpu).unwrap();
@@ -373,8 +373,9 @@ fn any_weights() -> impl Strategy<Value = Vec<f32>> {
 }
 
 proptest! {
-    /// A weight is at most one step of its block away, where a step is the block's span over the
-    /// levels of its type. Sixteenths of a step for the rounding of scales to f16 and six bits.
+    /// A weight is off by at most one step of its block, where a step is the block's span over the
+    /// levels of its type. Sixteenths of a step allow for the rounding of scales to f16 and six
+    /// bits.
     #[test]
     fn every_weight_comes_back_within_a_step_of_its_block(weights in any_weights()) {
         for (ty, dtype) in QUANTIZED {
@@ -388,7 +389,7 @@ proptest! {
             for (i, block) in weights.chunks(ty.block_weights() as usize).enumerate() {
                 let at = i * block.len();
                 let largest = block.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-                // f16 has no smaller step than 2⁻²⁴.
+                // f16 has no step smaller than 2⁻²⁴.
                 let step = 2.0 * largest / levels * 1.2 + levels * 6e-8 * 64.0;
                 for (a, b) in block.iter().zip(&back[at..]) {
                     prop_assert!(b.is_finite());

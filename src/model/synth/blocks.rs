@@ -1,5 +1,5 @@
-//! Random weights written directly in a tensor's storage format: bytes of a seeded stream cipher
-//! go through small tables of Gaussian quantiles, so no weight ever exists as a float. `recipe`
+//! Writes random weights directly in a tensor's storage format. Bytes of a seeded stream cipher go
+//! through small tables of Gaussian quantiles, so no weight ever exists as a float. `recipe`
 //! decides the standard deviation of each tensor.
 
 use std::sync::OnceLock;
@@ -19,15 +19,15 @@ pub struct Filler {
 }
 
 enum Tables {
-    /// One value for each pair of random bytes.
+    /// One value per pair of random bytes.
     F32(Vec<f32>),
     Half(Vec<u16>),
-    /// One quant for each random byte, one block scale for another.
+    /// One quant per random byte, and one block scale per further byte.
     Quants {
         quants: Box<[u8; 256]>,
         scales: Box<[[u8; 2]; 256]>,
     },
-    /// The second array holds the block minimum that belongs to each scale.
+    /// The second array holds the block minimum for each scale.
     QuantsWithMin {
         quants: Box<[u8; 256]>,
         scales: Box<[[u8; 2]; 256]>,
@@ -35,16 +35,16 @@ enum Tables {
     },
 }
 
-/// Sub-block scales of the K types: the six-bit scale is this plus 0 to 15, its minimum differs
-/// from it by -2 to 2, so that a kernel that confuses them is caught.
+/// Base of the six-bit sub-block scales of the K types. A scale is this plus 0 to 15, and its
+/// minimum differs from it by -2 to 2, so that a kernel that confuses the two is caught.
 const K_SCALE_BASE: u32 = 44;
-/// How often each difference of minimum and scale occurs among eight.
+/// Eight equally frequent differences between minimum and scale.
 const K_MIN_SHIFT: [i32; 8] = [-2, -1, -1, 0, 0, 1, 1, 2];
-/// Sub-block scales of Q6_K: ± (this plus 0 to 63).
+/// Base of the sub-block scales of Q6_K: ± (this plus 0 to 63).
 const Q6_SCALE_BASE: u32 = 64;
 
 impl Filler {
-    /// A filler for weights of this standard deviation around `mean`; quantized types hold a
+    /// A filler for weights of this standard deviation around `mean`. Quantized types support a
     /// mean of 0 only.
     pub fn new(ty: TensorType, mean: f64, sigma: f64) -> Self {
         debug_assert!(mean == 0.0 || ty.block_weights() == 1);
@@ -59,8 +59,8 @@ impl Filler {
             ),
             TensorType::F16 => wide(|x| f16::from_f64(x).to_bits()),
             TensorType::BF16 => wide(|x| bf16::from_f64(x).to_bits()),
-            // The largest of 32 Gaussian weights is near 2.4 sigma and is stored as -8: a step
-            // of 0.3 sigma. The scale has either sign, as a real one does.
+            // The largest of 32 Gaussian weights is near 2.4 sigma and is stored as -8, so a step
+            // is 0.3 sigma. The scale has either sign, as real ones do.
             TensorType::Q4_0 => {
                 let quants = quant_table(0.3, 8.0, 0, 15);
                 let rms = centred_rms(&quants, 8.0);
@@ -87,7 +87,7 @@ impl Filler {
         Self { ty, tables }
     }
 
-    /// Fills `out`, a whole number of blocks, from the stream. `random` is a buffer to reuse.
+    /// Fills `out`, a whole number of blocks, from the stream. `random` is a buffer for reuse.
     pub fn fill(&self, rng: &mut ChaCha8Rng, out: &mut [u8], random: &mut Vec<u8>) {
         let blocks = out.len() / self.ty.block_bytes() as usize;
         debug_assert_eq!(out.len(), blocks * self.ty.block_bytes() as usize);
@@ -153,7 +153,8 @@ impl Filler {
     }
 }
 
-/// Two quants a byte: the first half of `random` in the low nibbles, the second in the high.
+/// Packs two quants per byte: the first half of `random` in the low nibbles, the second in the
+/// high.
 fn pack_nibbles(out: &mut [u8], random: &[u8], quants: &[u8; 256]) {
     let (low, high) = random.split_at(out.len());
     for ((o, &l), &h) in out.iter_mut().zip(low).zip(high) {
@@ -161,7 +162,7 @@ fn pack_nibbles(out: &mut [u8], random: &[u8], quants: &[u8; 256]) {
     }
 }
 
-/// Eight random scales near each other, each with a minimum like it.
+/// Packs eight random scales close to each other, each with a similar minimum.
 fn pack_k_scales(out: &mut [u8], random: &[u8]) {
     let mut scale = [0u8; 8];
     let mut min = [0u8; 8];
@@ -219,8 +220,8 @@ fn quantiles_16_bit() -> &'static [f32] {
     })
 }
 
-/// A Gaussian quantized with this step (in sigmas) around `centre`, for each of 256 equally
-/// likely bytes.
+/// Quantizes a Gaussian with this step (in sigmas) around `centre`, one entry for each of 256
+/// equally likely bytes.
 fn quant_table(step: f64, centre: f64, min: i32, max: i32) -> Box<[u8; 256]> {
     let normal = Normal::standard();
     Box::new(std::array::from_fn(|i| {
@@ -237,8 +238,8 @@ fn centred_rms(quants: &[u8; 256], centre: f64) -> f64 {
     (quants.iter().map(|&q| value(q).powi(2)).sum::<f64>() / 256.0).sqrt()
 }
 
-/// Block scales as f16 whose root mean square is `rms`, spread by ±20 %; with `signs`, half of
-/// them are negative.
+/// Block scales as f16 whose root mean square is `rms`, spread by ±20 %. With `signs`, half of them
+/// are negative.
 fn scale_table(rms: f64, signs: bool) -> Box<[[u8; 2]; 256]> {
     Box::new(spread(signs).map(|v| f16::from_f64(rms * v).to_le_bytes()))
 }

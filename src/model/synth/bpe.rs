@@ -1,12 +1,12 @@
-//! Byte-pair encoding trained on weighted words: the merges of the synthetic vocabulary. The
-//! same words give the same merges on every machine.
+//! Trains byte-pair encoding on weighted words: the merges of the synthetic vocabulary. The same
+//! words give the same merges on every machine.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Hashes a pair of token ids. Its maps are looked up, never iterated, so that their order
-/// cannot affect the result.
+/// Hashes a pair of token ids. Its maps are looked up and never iterated, so their order cannot
+/// affect the result.
 #[derive(Default)]
 struct PairHasher(u64);
 
@@ -33,7 +33,7 @@ struct Word {
     weight: u64,
 }
 
-/// Tokens and merges so far, and the words that the next ones are learned from.
+/// Tokens and merges so far, and the words to learn the next ones from.
 pub struct Trainer {
     tokens: Vec<Vec<u8>>,
     ids: HashMap<Vec<u8>, u32>,
@@ -46,7 +46,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Starts with one token for each byte, in this order.
+    /// Starts with one token per byte, in this order.
     pub fn new(bytes: &[u8; 256]) -> Self {
         let tokens: Vec<Vec<u8>> = bytes.iter().map(|&b| vec![b]).collect();
         let ids = tokens.iter().cloned().zip(0..).collect();
@@ -72,8 +72,8 @@ impl Trainer {
         &self.merges
     }
 
-    /// Learns from these words (with their weights) until each is one token or the vocabulary
-    /// has `limit` tokens. Earlier merges stay as they are.
+    /// Learns from these weighted words until each is one token or the vocabulary has `limit`
+    /// tokens. Keeps earlier merges.
     pub fn learn(&mut self, words: impl IntoIterator<Item = (String, u64)>, limit: usize) {
         if self.tokens.len() >= limit {
             return;
@@ -96,7 +96,8 @@ impl Trainer {
         }
         self.queue = self.weight.iter().map(|(&p, &w)| (w, Reverse(p))).collect();
         while let Some((weight, Reverse(pair))) = self.queue.pop() {
-            // Entries are not removed when a pair becomes rarer: the map has the current count.
+            // Stale entries stay in the heap when a pair becomes rarer: the map has the current
+            // count.
             match self.weight.get(&pair) {
                 Some(&w) if w == weight => self.merge(pair),
                 Some(&w) if w > 0 && w < weight => self.queue.push((w, Reverse(pair))),
@@ -160,7 +161,7 @@ impl Trainer {
         }
     }
 
-    /// A text as the merges so far split it.
+    /// Splits a text with the merges so far.
     fn encode(&self, text: &[u8]) -> Vec<u32> {
         let mut symbols: Vec<u32> = text.iter().map(|&b| self.ids[&[b][..]]).collect();
         loop {

@@ -1,6 +1,6 @@
-//! Synthesis: a GGUF file with a model's exact shapes, quantization mixture and metadata, and
+//! Synthesizes a GGUF file with a model's exact shapes, quantization mixture and metadata, and
 //! seeded random weights scaled like trained ones. Speed, memory and agreement between engines
-//! match real weights; the text means nothing, and the file says so.
+//! match real weights. The text means nothing, and the file is marked as synthetic.
 
 mod blocks;
 mod bpe;
@@ -28,30 +28,30 @@ use crate::units::Bytes;
 pub const SEED_KEY: &str = "llm_bench.seed";
 /// Metadata key of the version of the method.
 pub const METHOD_KEY: &str = "llm_bench.synth_version";
-/// The version of the method: the same seed gives the same bytes within one.
+/// The version of the method. Within one version, the same seed gives the same bytes.
 pub const METHOD: u32 = 1;
 
-/// Weights generated and written at a time by one thread: a multiple of every block size.
+/// Weights that one thread generates and writes at a time: a multiple of every block size.
 const CHUNK_WEIGHTS: u64 = 1 << 20;
 
-/// What a synthetic file will be, worked out before anything is written.
+/// The layout of a synthetic file, computed before anything is written.
 struct Layout {
     head: Vec<u8>,
     tensors: Vec<TensorPlan>,
-    /// Of each tensor, from the start of the file.
+    /// Offset of each tensor from the start of the file.
     offsets: Vec<u64>,
     size: u64,
 }
 
 /// Writes a synthetic model to `out`, replacing what is there only when the new file is complete.
 ///
-/// The bytes depend on `spec`, `quant` and `seed` alone, not on `threads` (0 takes as many as the
-/// process may use). `progress` gets bytes done and bytes in all. A few megabytes of memory
-/// for each thread, besides the vocabulary.
+/// The bytes depend on `spec`, `quant` and `seed` alone, not on `threads` (0 uses as many as the
+/// process may use). `progress` gets bytes done and bytes in all. Each thread needs a few megabytes
+/// of memory, besides the vocabulary.
 ///
 /// # Errors
-/// A shape that the quantization cannot store, too little free disk, or a failed write; the
-/// temporary file is removed then.
+/// The quantization cannot store a shape, there is too little free disk, or a write fails. The
+/// temporary file is then removed.
 pub fn synthesize(
     spec: &ArchSpec,
     quant: Quant,
@@ -76,8 +76,8 @@ pub fn file_size(spec: &ArchSpec, quant: Quant) -> Result<Bytes> {
     Ok(Bytes(layout(spec, quant, 0)?.size))
 }
 
-/// Bytes of the weights that one decoded token reads from that file: what
-/// [`crate::model::gguf::GgufFile::weight_bytes_per_token`] returns for it.
+/// Bytes of weights that one decoded token reads from that file, equal to the result of
+/// [`crate::model::gguf::GgufFile::weight_bytes_per_token`] for it.
 pub fn weight_bytes_per_token(spec: &ArchSpec, quant: Quant) -> Result<Bytes> {
     let head = if spec.tied { "token_embd.weight" } else { "output.weight" };
     let read = |t: &&TensorPlan| {
@@ -150,7 +150,7 @@ fn metadata(spec: &ArchSpec, quant: Quant, seed: u64) -> Result<Vec<(String, Val
     Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
-/// A piece of a tensor that one thread makes.
+/// A part of a tensor that one thread makes.
 struct Chunk {
     tensor: usize,
     index: u64,
@@ -175,8 +175,8 @@ fn chunks(layout: &Layout) -> Vec<Chunk> {
     all
 }
 
-/// Fills the file in chunks; each is made from its own random stream and written at its own
-/// offset, so it does not matter which thread makes which.
+/// Fills the file in chunks. Each has its own random stream and its own offset, so it does not
+/// matter which thread makes which.
 fn write_tensors(
     layout: &Layout,
     seed: u64,
@@ -205,7 +205,7 @@ fn write_tensors(
 
 type Fillers = Vec<Option<std::sync::Arc<Filler>>>;
 
-/// The tables of each tensor; those with equal distributions share them.
+/// The tables of each tensor; tensors with equal distributions share them.
 fn fillers(tensors: &[TensorPlan]) -> Fillers {
     let mut made: Vec<(TensorType, f64, f64, std::sync::Arc<Filler>)> = Vec::new();
     let mut of = |t: &TensorPlan| {
@@ -245,7 +245,7 @@ fn fill(
     }
 }
 
-/// The random stream of one chunk: keyed by seed and tensor name, numbered by the chunk.
+/// The random stream of one chunk, keyed by seed and tensor name and numbered by chunk.
 fn stream(seed: u64, name: &str, chunk: u64) -> ChaCha8Rng {
     let mut hash = Sha256::new();
     hash.update(b"llm-bench synth 1\0");

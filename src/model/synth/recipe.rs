@@ -1,10 +1,11 @@
-//! What is in a synthetic file: every tensor with its name, shape, storage type and the
+//! The contents of a synthetic file: every tensor with its name, shape, storage type and the
 //! distribution of its weights. `blocks` makes the bytes.
 //!
-//! The weights are scaled for what a trained model does and a careless random one does not:
+//! The weights are scaled so that the model behaves like a trained one in ways that a careless
+//! random one does not:
 //!
-//! - the residual stream grows like a random walk and its end is far from the token embedding, so
-//!   that a tied output head does not simply repeat the input token;
+//! - the residual stream grows like a random walk and ends far from the token embedding, so that a
+//!   tied output head does not simply repeat the input token;
 //! - attention is neither uniform nor on one position;
 //! - logits have a standard deviation of four, so that the best token is rarely a tie;
 //! - norm weights vary around means other than one, so that a forgotten norm weight shows.
@@ -19,18 +20,18 @@ use crate::model::quant::Quant;
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorPlan {
     pub name: String,
-    /// Innermost (row length) first, as GGUF counts.
+    /// The innermost dimension (row length) comes first, as in GGUF.
     pub dims: Vec<u64>,
     pub ty: TensorType,
     pub weights: Weights,
 }
 
-/// Where the values of a tensor come from.
+/// The source of a tensor's values.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Weights {
     /// Gaussian with this mean and standard deviation.
     Gaussian { mean: f64, sigma: f64 },
-    /// These values.
+    /// Exactly these values.
     Exact(Vec<f32>),
 }
 
@@ -59,12 +60,13 @@ const NORM_SPREAD: f64 = 1.0 / 7.0;
 const SELF_LOGIT: f64 = 0.5;
 /// The factor by which averaging over positions shrinks values, at lengths of tens to hundreds.
 const AVERAGING: f64 = 0.5;
-/// Attention output relative to feed-forward output. With more, the positions become alike with
-/// depth, because averaging keeps what they share, and the text falls into a loop of one token.
+/// Attention output relative to feed-forward output. With a larger share the positions become alike
+/// with depth, because averaging keeps what they share, and the text falls into a loop of one
+/// token.
 const ATTENTION_SHARE: f64 = 0.5;
 /// Share of the last residual's variance that the first layer's feed-forward writes, where tokens
-/// still differ from each other. It makes the later layers robust against rounding, as the large
-/// early activations of trained models do.
+/// still differ from each other. It makes the later layers robust against rounding, as large early
+/// activations do in trained models.
 const FIRST_LAYER_SHARE: f64 = 0.7;
 /// Root mean square of `silu(g) · u` for independent standard Gaussians.
 const SWIGLU_RMS: f64 = 0.596;
@@ -86,7 +88,7 @@ pub fn tensors(spec: &ArchSpec, quant: Quant) -> Result<Vec<TensorPlan>> {
     // rms of the norm weights over their mean
     let norm_rms = (1.0 + NORM_SPREAD * NORM_SPREAD).sqrt();
     let root_d = (d as f64).sqrt();
-    // From the residual stream through a norm to unit variance.
+    // Scales the residual stream, through a norm, to unit variance.
     let unit = 1.0 / (root_d * NORM_MEAN * norm_rms);
     // The last residual: the embedding's own logit is root_d · embedding / residual deviations.
     let residual = root_d * EMBEDDING_SIGMA / SELF_LOGIT;
@@ -170,7 +172,7 @@ fn check(spec: &ArchSpec) -> Result<()> {
     Ok(())
 }
 
-/// The type itself, or Q8_0 where a row is not a whole number of larger blocks.
+/// The type itself, or Q8_0 if a row is not a whole number of larger blocks.
 fn stored_as(mixture: &Mixture, name: &str, row: u64) -> Result<TensorType> {
     let (wanted, fitting) = (mixture.wanted(name), mixture.fitting(name, row));
     ensure!(

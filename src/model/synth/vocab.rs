@@ -1,6 +1,6 @@
 //! The vocabulary of a synthetic file: byte-level BPE in LLaMA 3's form, learned from word lists
 //! that llm-bench ships, so that texts have natural token counts without any tokenizer file. Its
-//! tokens are not LLaMA's; its special tokens have LLaMA 3's names and places.
+//! tokens are not LLaMA's; its special tokens have LLaMA 3's names and ids.
 
 use anyhow::{Result, ensure};
 
@@ -14,10 +14,10 @@ const SYMBOLS: &str = include_str!("../../../models/vocab/symbols.txt");
 /// Special tokens of a full vocabulary; a small one for tests has fewer.
 const SPECIALS: usize = 256;
 const SPECIALS_SMALL: usize = 16;
-/// From this size on the vocabulary has all special tokens.
+/// Vocabularies from this size on have all special tokens.
 const FULL_FROM: usize = 4096;
 
-/// How a chat is laid out: LLaMA 3's header form, without tools and dates.
+/// Lays out a chat in LLaMA 3's header form, without tools and dates.
 pub const CHAT_TEMPLATE: &str = "{{- bos_token }}\
 {%- for message in messages %}\
 {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}\
@@ -29,11 +29,11 @@ pub const CHAT_TEMPLATE: &str = "{{- bos_token }}\
 
 /// Tokens and merges in the form that a GGUF file holds.
 pub struct Vocabulary {
-    /// By id; bytes are written as GPT-2's printable characters.
+    /// Indexed by id; bytes are written as GPT-2's printable characters.
     pub tokens: Vec<String>,
-    /// `left right`, by rank.
+    /// `left right`, in order of rank.
     pub merges: Vec<String>,
-    /// The special tokens are the last ones, from this id on.
+    /// The special tokens come last, from this id on.
     pub first_special: u32,
 }
 
@@ -55,8 +55,8 @@ impl Vocabulary {
     }
 }
 
-/// Builds a vocabulary of exactly `n_vocab` tokens. 128256 gives LLaMA 3's sizes and ids; small
-/// ones (at least 272) have the 256 bytes, the commonest merges and sixteen special tokens.
+/// Builds a vocabulary of exactly `n_vocab` tokens. 128256 gives LLaMA 3's sizes and ids. Small
+/// ones (at least 272) have the 256 bytes, the most common merges and sixteen special tokens.
 pub fn build(n_vocab: usize) -> Result<Vocabulary> {
     let specials = if n_vocab >= FULL_FROM { SPECIALS } else { SPECIALS_SMALL };
     ensure!(
@@ -114,8 +114,8 @@ fn words(list: &'static str) -> impl Iterator<Item = &'static str> {
     list.lines().filter(|line| !line.starts_with("# ")).flat_map(str::split_whitespace)
 }
 
-/// The forms of the shipped words that become single tokens, with Zipf's weights. A piece never
-/// crosses a boundary of LLaMA 3's split pattern.
+/// The forms of the shipped words that become single tokens, with Zipf's weights. No piece crosses
+/// a boundary of LLaMA 3's split pattern.
 pub(super) fn lexicon() -> Vec<(String, u64)> {
     let mut all: Vec<(String, u64)> = Vec::with_capacity(150_000);
     for (rank, word) in words(ENGLISH).enumerate() {
@@ -172,7 +172,7 @@ pub(super) fn lexicon() -> Vec<(String, u64)> {
     all
 }
 
-/// Punctuation, alone and after a space, before line ends; runs of blanks and line ends.
+/// Punctuation alone, after a space and before line ends; runs of blanks and line ends.
 fn symbols(all: &mut Vec<(String, u64)>) {
     for (rank, symbol) in words(SYMBOLS).enumerate() {
         let w = zipf(rank, 600_000_000);
@@ -202,7 +202,7 @@ fn symbols(all: &mut Vec<(String, u64)>) {
     }
 }
 
-/// Letters of many scripts, so that none costs more than one token each.
+/// Letters of many scripts, so that none costs more than one token.
 fn letters() -> impl Iterator<Item = char> {
     [
         0xc0..=0x17f,    // Latin with accents
@@ -221,7 +221,7 @@ fn letters() -> impl Iterator<Item = char> {
     .filter_map(char::from_u32)
 }
 
-/// English words with endings: many of them real words, all of them plausible pieces.
+/// English words with endings: many are real words, and all are plausible pieces.
 fn derived_words() -> Vec<(String, u64)> {
     let mut all = Vec::with_capacity(300_000);
     for (rank, word) in words(ENGLISH).enumerate() {
@@ -249,7 +249,7 @@ fn derived_words() -> Vec<(String, u64)> {
     all
 }
 
-/// Chinese characters and Korean syllables, which fill the rest.
+/// Chinese characters and Korean syllables, which fill the rest of the vocabulary.
 fn characters() -> Vec<(String, u64)> {
     (0x4e00..=0x9fff)
         .chain(0xac00..=0xd7a3)

@@ -1,4 +1,4 @@
-//! Tests of the tokenizer on a small hand-made vocabulary, and on the real one where it is at hand.
+//! Tests of the tokenizer on a small hand-made vocabulary, and on the real one if it is available.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ fn vocabulary() -> Fixture {
     let mut alphabet: Vec<_> = byte_of_char().into_iter().map(|(c, b)| (b, c)).collect();
     alphabet.sort();
     let mut tokens: Vec<String> = alphabet.iter().map(|(_, c)| c.to_string()).collect();
-    // "Ġword" is whole in the vocabulary without merges that lead to it.
+    // The vocabulary holds "Ġword" as a whole, but no merges lead to it.
     let words = ["he", "ll", "hell", "hello", "Ġw", "Ġword", "12", "123", "'s"];
     tokens.extend(words.map(str::to_owned));
     let mut kinds = vec![1; tokens.len()];
@@ -46,12 +46,12 @@ fn text_is_cut_and_merged_as_llama_3_does() {
     let t = build(&vocabulary()).unwrap();
     let p = |text| pieces(&t, text, ControlTokens::AsText);
     assert_eq!(p("hello word"), ["hello", " word"]);
-    // Digits in groups of three, from the left.
+    // Digits form groups of three, from the left.
     assert_eq!(p("12312"), ["123", "12"]);
-    // One newline belongs to the piece before it; contractions are cut off, whatever the case.
+    // One newline belongs to the piece before it; contractions are split off in either case.
     assert_eq!(p("he's"), ["he", "'s"]);
     assert_eq!(p("he'S"), ["he", "'", "S"]);
-    // The last space of a run goes with the word.
+    // The last space of a run belongs to the word.
     assert_eq!(p("  word"), [" ", " word"]);
 }
 
@@ -135,8 +135,8 @@ fn hostile_vocabularies_are_refused_and_never_panic() {
     refused(vocabulary().u32("tokenizer.ggml.tokens", 1), "tokens");
 }
 
-/// `LLM_BENCH_LLAMA_VOCAB=…/ggml-vocab-llama-bpe.gguf cargo test real_vocabulary -- --ignored`:
-/// the vocabulary file of llama.cpp's `models` folder, with its `.inp` and `.out` beside it.
+/// `LLM_BENCH_LLAMA_VOCAB=…/ggml-vocab-llama-bpe.gguf cargo test real_vocabulary -- --ignored`: the
+/// vocabulary file of llama.cpp's `models` folder, with its `.inp` and `.out` beside it.
 #[test]
 #[ignore = "needs llama.cpp's ggml-vocab-llama-bpe.gguf"]
 fn the_real_vocabulary_gives_the_ids_of_llama_cpp() {
