@@ -1,4 +1,4 @@
-//! Which lines of a history are wanted.
+//! Selects lines of a history.
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -6,23 +6,23 @@ use jiff::{Span, Timestamp, Zoned};
 
 use super::Identity;
 
-/// Everything that is set must match; an empty filter accepts everything.
+/// Every field that is set must match; an empty filter accepts everything.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Filter {
     /// The engine's name or the label of its arm.
     pub engine: Option<String>,
     pub model: Option<String>,
     pub quant: Option<String>,
-    /// A part of the name of the processor or of a GPU.
+    /// Part of the name of the processor or of a GPU.
     pub host: Option<String>,
     /// The number that `history list` shows.
     pub identity: Option<i64>,
-    /// Sessions at this place or later.
+    /// Sessions at this time or later.
     pub since: Option<Timestamp>,
 }
 
 impl Filter {
-    /// Whether lines of this identity are wanted.
+    /// Whether the filter accepts lines of this identity.
     pub fn takes(&self, id: i64, identity: &Identity) -> bool {
         let equal = |wanted: &Option<String>, found: &str| {
             wanted.as_ref().is_none_or(|w| w.eq_ignore_ascii_case(found))
@@ -39,7 +39,7 @@ impl Filter {
     }
 }
 
-/// A point in time could not be read.
+/// A text that is not a point in time.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "expected a date (2026-03-01), a time (2026-03-01T10:15:30Z) or an age (90d, 12w), found {0:?}"

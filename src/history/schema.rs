@@ -1,8 +1,8 @@
-//! The database file: its tables, its version, how it is opened, and what its errors mean.
+//! The database file: its tables and version, how it is opened, and what its errors mean.
 //!
-//! A rollback journal rather than a write-ahead log: one file, readable from a read-only folder,
-//! and writers come once per run. `synchronous = EXTRA` also syncs the folder after the journal is
-//! deleted, so that what was reported as added survives a power cut.
+//! It uses a rollback journal rather than a write-ahead log: this is one file, readable from a
+//! read-only folder, and writers come once per run. `synchronous = EXTRA` also syncs the folder
+//! after the journal is deleted, so that sessions reported as added survive a power cut.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use crate::interrupt;
 
 /// Marks the file as ours: "LLMB".
 const APPLICATION_ID: i32 = 0x4c4c_4d42;
-/// One step for each version of the tables, the first from nothing.
+/// One step per version of the tables; the first starts from an empty file.
 const MIGRATIONS: &[&str] = &[TABLES];
 pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
 
-/// How long one writer waits for another one.
+/// How long one writer waits for another.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// `identity.fields` is the JSON of an identity, every field by its name; the columns beside it
-/// are read from it. `session.place` (when the commit was made, where that is known) and then
-/// `measured` order a line, both in milliseconds since 1970. `result.launches` holds one value per launch,
-/// so that every test can be made again; n, mean and sd are taken from it.
+/// `identity.fields` is the JSON of an identity with every field by its name; the columns beside it
+/// are derived from it. `session.place` (the time of the commit, if known) and then `measured`
+/// order a line, both in milliseconds since 1970. `result.launches` holds one value per launch, so
+/// that every test can be repeated; n, mean and sd are derived from it.
 const TABLES: &str = "
 CREATE TABLE identity (
     id INTEGER PRIMARY KEY,
@@ -69,7 +69,7 @@ CREATE TABLE result (
 CREATE INDEX result_by_metric ON result (metric, session, n, mean, sd);
 ";
 
-/// Opens an existing file; creates and changes nothing.
+/// Opens an existing file. Creates and changes nothing.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
     if !path.exists() {
         bail!(
@@ -79,8 +79,8 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
         );
     }
     refuse_what_is_no_file(path)?;
-    // For writing, so that SQLite can roll back what a killed writer left; if the file cannot be
-    // written, SQLite opens it for reading.
+    // Opens for writing, so that SQLite can roll back what a killed writer left. SQLite falls back
+    // to reading if the file cannot be written.
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE);
     let db = db.and_then(settle).map_err(|e| in_words(path, e))?;
     db.pragma_update(None, "query_only", true).map_err(|e| in_words(path, e))?;
@@ -95,7 +95,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
     }
 }
 
-/// Opens or makes a history, brings its tables up to date, and checks that it is intact.
+/// Opens or creates a history, brings its tables up to date, and checks that it is intact.
 pub(super) fn open_to_write(path: &Path) -> Result<Connection> {
     refuse_what_is_no_file(path)?;
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
@@ -139,7 +139,7 @@ fn settle(mut db: Connection) -> rusqlite::Result<Connection> {
         std::thread::sleep(PAUSE);
         PAUSE * tries.unsigned_abs() < PATIENCE && !interrupt::requested()
     }))?;
-    // The file may come from anywhere: its schema must not run code.
+    // The file may come from anywhere, so its schema must not run code.
     db.execute_batch(
         "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA foreign_keys = ON;
          PRAGMA synchronous = EXTRA; PRAGMA cache_size = -65536;",
@@ -147,7 +147,7 @@ fn settle(mut db: Connection) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-/// The version of the tables; 0 for a file without any. Refuses other programs' databases and
+/// The version of the tables; 0 for a file without any. Refuses databases of other programs and
 /// newer tables.
 fn version(db: &Connection, path: &Path) -> Result<i32> {
     let number = |pragma: &str| {
@@ -173,7 +173,7 @@ fn version(db: &Connection, path: &Path) -> Result<i32> {
 
 fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     let step = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // Another process may have done it while this one waited.
+    // Another process may have migrated the file while this one waited.
     let found: i32 = step.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     for tables in MIGRATIONS.iter().skip(found.try_into().unwrap_or(0)) {
         step.execute_batch(tables)?;
@@ -183,7 +183,7 @@ fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     step.commit()
 }
 
-/// SQLite would wait for a device or a pipe, and report a folder as a full disk.
+/// Otherwise SQLite would wait for a device or a pipe, and report a folder as a full disk.
 fn refuse_what_is_no_file(path: &Path) -> Result<()> {
     match path.metadata() {
         Ok(found) if !found.is_file() => {
@@ -193,7 +193,7 @@ fn refuse_what_is_no_file(path: &Path) -> Result<()> {
     }
 }
 
-/// An error of SQLite in words: the file, what happened, whether anything was lost, what to do.
+/// Explains an error of SQLite: the file, what happened, whether anything was lost, what to do.
 pub(super) fn in_words(path: &Path, error: rusqlite::Error) -> anyhow::Error {
     let shown = path.display();
     let code = error.sqlite_error_code();

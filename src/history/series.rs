@@ -1,5 +1,5 @@
-//! A line of a history: one metric of one identity over its sessions, by commit, and where it
-//! changed.
+//! A line of a history: one metric of one identity over its sessions, ordered by commit, and where
+//! it changed.
 
 use std::collections::HashMap;
 
@@ -9,28 +9,28 @@ use super::{Filter, Identity, Store};
 use crate::metric::{Better, Metric};
 use crate::stats::{self, ChangePoint, Interval, Search, change_points};
 
-/// What was measured.
+/// The build that was measured.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Revision {
     pub commit: Option<String>,
-    /// For a build with uncommitted changes: its program file, which distinguishes it.
+    /// The program file of a build with uncommitted changes, which distinguishes it.
     pub changed: Option<String>,
 }
 
 /// One session.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
-    /// Milliseconds since 1970: its place on the line, and when it was measured.
+    /// Milliseconds since 1970: its place on the line, and the time of the measurement.
     pub place: i64,
     pub measured: i64,
     pub session: i64,
     /// Index into the series' revisions.
     pub revision: u32,
-    /// Launches, their mean and their standard deviation.
+    /// Number of launches, their mean and their standard deviation.
     pub n: u32,
     pub mean: f64,
     pub sd: Option<f64>,
-    /// Every planned launch is in it.
+    /// Whether every planned launch is included.
     pub complete: bool,
 }
 
@@ -47,18 +47,19 @@ pub struct Series {
 /// Neighbouring sessions of one commit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
-    /// Indices of its points.
+    /// Indices of the group's points.
     pub points: std::ops::Range<usize>,
     pub revision: u32,
     pub launches: u32,
-    /// Of the sessions' means.
+    /// Mean of the sessions' means.
     pub mean: f64,
-    /// 95 %, Student's t: over the launches of a single session, over the means of several.
+    /// 95 % interval, Student's t: over the launches of a single session, or over the means of
+    /// several.
     pub interval: Option<Interval>,
 }
 
 impl Point {
-    /// 95 %, Student's t over launches; absent for one launch.
+    /// 95 % interval, Student's t over launches; `None` for one launch.
     pub fn interval(&self) -> Option<Interval> {
         stats::mean_interval(self.n as usize, self.mean, self.sd?, 0.95)
     }
@@ -69,7 +70,7 @@ impl Revision {
         self.commit.as_deref() == commit && self.changed.as_deref() == changed
     }
 
-    /// `3fa9c21d0b`, with a plus sign for a build with changes; nothing where it is not known.
+    /// `3fa9c21d0b`, with a plus sign for a build with changes; `None` if the commit is not known.
     pub fn label(&self) -> Option<String> {
         let commit: String = self.commit.as_ref()?.chars().take(10).collect();
         Some(format!("{commit}{}", if self.changed.is_some() { "+" } else { "" }))
@@ -83,7 +84,7 @@ impl Series {
 }
 
 impl Store {
-    /// The lines of a metric that the filter accepts, each in its order.
+    /// The lines of a metric that the filter accepts, each in order.
     pub fn series(&self, metric: Metric, filter: &Filter) -> Result<Vec<Series>> {
         let mut all: Vec<Series> = Vec::new();
         let mut by_id: HashMap<i64, usize> = HashMap::new();
@@ -102,7 +103,7 @@ impl Store {
                 _ => None,
             };
             let commit = text(7)?;
-            // Neighbours are mostly of one commit: nothing to look up then.
+            // Neighbours mostly share a commit, which saves the lookup.
             let last = series.points.last().map(|p| p.revision);
             let is_last = |r: &u32| series.revisions[*r as usize].is(commit, changed);
             let revision = last.filter(is_last).unwrap_or_else(|| {
@@ -170,14 +171,14 @@ fn group(points: &[Point], range: std::ops::Range<usize>) -> Group {
 #[derive(Debug, Clone)]
 pub struct Course {
     pub series: Series,
-    /// Where the level of the session means changed by more than a margin; absent where a mean is
-    /// not above zero, since a share of it would mean nothing.
+    /// Where the level of the session means changed by more than a margin. `None` if a mean is not
+    /// above zero, because a share of it would mean nothing.
     pub changes: Option<Vec<ChangePoint>>,
 }
 
 impl Course {
-    /// Looks for change points of at least `margin`, a share. They are advice: the error
-    /// rate is 1 % for each split, not over all lines together.
+    /// Looks for change points of at least `margin`, a share. They are advice: the error rate of 1
+    /// % holds for each split, not over all lines together.
     pub fn new(series: Series, margin: f64) -> Self {
         let means: Vec<f64> = series.points.iter().map(|p| p.mean).collect();
         let search = Search { least_change: margin, ..Search::default() };
@@ -185,7 +186,7 @@ impl Course {
         Self { series, changes }
     }
 
-    /// Neighbouring sessions of one commit as one; sessions without a commit stay separate.
+    /// Groups neighbouring sessions of one commit. Sessions without a commit stay separate.
     pub fn groups(&self) -> Vec<Group> {
         groups(&self.series)
     }
@@ -200,7 +201,7 @@ impl Course {
         (change.change > 0.0) == (self.series.metric.better() == Better::Higher)
     }
 
-    /// What was measured last at the old level and first at the new one.
+    /// The last revision at the old level and the first at the new one.
     pub fn around(&self, change: &ChangePoint) -> [&Revision; 2] {
         let at = change.index;
         [at - 1, at].map(|i| self.series.revision(&self.series.points[i]))

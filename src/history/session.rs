@@ -1,5 +1,5 @@
-//! A session: one engine of one run, with the values of its launches. What is added to a history,
-//! taken out of it and read from foreign files, checked once.
+//! A session: one engine of one run, with the values of its launches. Sessions added to a history,
+//! exported from it or read from foreign files all pass the same check here.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::metric::{Metric, Task};
 use crate::record::{MetricSummary, Record};
 use crate::stats;
 
-/// The form of a line of JSON.
+/// Name and version of a line of JSON.
 pub(super) const FORM: &str = "llm-bench-history/1";
 const LONGEST_TEXT: usize = 4096;
 const MOST_LAUNCHES: usize = 100_000;
@@ -24,25 +24,25 @@ const MOST_LAUNCHES: usize = 100_000;
 pub struct Session {
     pub form: String,
     pub run_id: String,
-    /// RFC 3339, with the zone.
+    /// RFC 3339, with the time zone.
     pub started_at: String,
-    /// Every planned launch is in it.
+    /// Whether every planned launch is included.
     pub complete: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// Built with uncommitted changes.
+    /// Whether the build had uncommitted changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dirty: Option<bool>,
-    /// RFC 3339: when the commit was made, where that is known.
+    /// RFC 3339: the time of the commit, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub committed_at: Option<String>,
-    /// Of llm-bench.
+    /// Version of llm-bench.
     pub version: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executable_sha256: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
-    /// What the engine says of itself and its libraries.
+    /// The engine's own report of itself and its libraries.
     #[serde(default)]
     pub versions: BTreeMap<String, String>,
     pub identity: Identity,
@@ -54,7 +54,7 @@ pub struct Session {
 /// launches; summaries in the file are ignored.
 ///
 /// # Errors
-/// A value or a time that a history cannot hold.
+/// A value or a time does not fit into a history.
 pub fn sessions(record: &Record) -> Result<Vec<Session>> {
     let mut record = record.clone();
     analysis::summarize(&mut record);
@@ -150,8 +150,8 @@ impl Session {
         Ok(())
     }
 
-    /// Its place on the line and when it was measured, in milliseconds since 1970. The place is the
-    /// commit's time, so that an old commit that is measured today gets its right place.
+    /// The place on the line and the time of the measurement, in milliseconds since 1970. The place
+    /// is the commit's time, so that an old commit measured today gets its right place.
     pub(super) fn place(&self) -> Result<(i64, i64)> {
         let measured = time("started_at", &self.started_at)?;
         let committed =

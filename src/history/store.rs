@@ -1,4 +1,4 @@
-//! Rows in and out of the database.
+//! Moves rows in and out of the database.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -26,13 +26,13 @@ pub struct Store {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Added {
     pub new: usize,
-    /// Replaced the same session with fewer launches.
+    /// Sessions that replaced an earlier version of themselves, which had fewer launches.
     pub replaced: usize,
-    /// Existed already, with the same values.
+    /// Sessions that existed already, with the same values.
     pub present: usize,
 }
 
-/// An identity and what the history has of it.
+/// An identity and what the history holds of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
     pub id: i64,
@@ -44,18 +44,18 @@ pub struct Line {
 }
 
 impl Store {
-    /// Opens a history to read it; works in a read-only folder.
+    /// Opens a history for reading; works in a read-only folder.
     ///
     /// # Errors
-    /// The file is missing, another program's or damaged, or has newer tables.
+    /// The file is missing, damaged or another program's, or has newer tables.
     pub fn open_to_read(path: &Path) -> Result<Self> {
         Ok(Self { db: schema::open_to_read(path)?, path: path.into() })
     }
 
-    /// Opens a history or makes it.
+    /// Opens a history or creates it.
     ///
     /// # Errors
-    /// As [`Store::open_to_read`], or the file cannot be written.
+    /// Those of [`Store::open_to_read`], or the file cannot be written.
     pub fn open_to_write(path: &Path) -> Result<Self> {
         Ok(Self { db: schema::open_to_write(path)?, path: path.into() })
     }
@@ -99,7 +99,7 @@ impl Store {
         Ok(added)
     }
 
-    /// The identities that the filter takes and that have sessions, by engine, model and number.
+    /// The identities that have sessions and that the filter accepts, by engine, model and number.
     pub fn lines(&self, filter: &Filter) -> Result<Vec<Line>> {
         self.read_lines(filter).map_err(|e| in_words(&self.path, e))?.into_iter().collect()
     }
@@ -129,8 +129,8 @@ impl Store {
         Ok(lines)
     }
 
-    /// The identities that the filter takes, in the order of [`Store::lines`], whether they have
-    /// sessions or not.
+    /// The identities that the filter accepts, in the order of [`Store::lines`], with or without
+    /// sessions.
     pub(super) fn identities(&self, filter: &Filter) -> Result<Vec<(i64, Identity)>> {
         let read = || -> rusqlite::Result<Vec<(i64, String)>> {
             let mut select = self.db.prepare(
@@ -153,7 +153,7 @@ impl Store {
             .with_context(|| format!("{}: identity {id} is not readable", self.path.display()))
     }
 
-    /// Gives every session that the filter accepts to `take`, in the order of their lines.
+    /// Calls `take` with every session that the filter accepts, in the order of their lines.
     pub fn each(&self, filter: &Filter, mut take: impl FnMut(Session) -> Result<()>) -> Result<()> {
         let sql = |e| in_words(&self.path, e);
         let since = filter.since.map_or(i64::MIN, |t| t.as_millisecond());
@@ -181,15 +181,15 @@ impl Store {
         Ok(())
     }
 
-    /// Gives a row for each session that has the metric to `take`: identity, place, measured,
-    /// session, n, mean, sd, commit, dirty, executable, complete; in no order.
+    /// Calls `take` with a row for each session that has the metric, in no particular order:
+    /// identity, place, measured, session, n, mean, sd, commit, dirty, executable, complete.
     pub(super) fn points(
         &self,
         metric: Metric,
         since: Option<Timestamp>,
         mut take: impl FnMut(&rusqlite::Row) -> rusqlite::Result<()>,
     ) -> Result<()> {
-        // The cross join keeps this order: the metric's part of the index, then each session.
+        // The cross join keeps this order: the metric's part of the index first, then each session.
         let select =
             "SELECT s.identity, s.place, s.measured, s.id, r.n, r.mean, r.sd, s.commit_sha,
                              s.dirty, s.executable_sha256, s.complete
@@ -208,7 +208,7 @@ impl Store {
     }
 }
 
-/// A session without its versions and values, its number, and the versions as they are stored.
+/// A session without its versions and values, its number, and the versions as stored.
 fn bare_session(row: &rusqlite::Row, line: &Line) -> rusqlite::Result<(i64, Session, String)> {
     let session = Session {
         form: FORM.into(),
@@ -239,7 +239,7 @@ struct Adder<'t> {
     new_session: Statement<'t>,
     new_result: Statement<'t>,
     values: Statement<'t>,
-    /// By the JSON of their fields.
+    /// Numbers by the JSON of the identity's fields.
     known: HashMap<String, i64>,
 }
 
@@ -283,7 +283,7 @@ impl<'t> Adder<'t> {
         if let Some((id, complete)) = there {
             let before = self.stored(id).map_err(|e| in_words(path, e))?;
             let now = &session.metrics;
-            // A metric that one of the two llm-bench versions did not know is not a difference.
+            // If one of the two llm-bench versions did not know a metric, that is no difference.
             let equal = |m: &String| now.get(m).is_none_or(|v| json(v) == before[m].1);
             if complete == session.complete && before.keys().all(equal) {
                 added.present += 1;
@@ -308,9 +308,10 @@ impl<'t> Adder<'t> {
         self.insert(session, identity, times).map_err(|e| in_words(path, e))
     }
 
-    /// The number of the line that an identity stands on. Of the lines that fit, the one that
-    /// knows as much of it; otherwise the only one, which then learns what it did not know; a new
-    /// one where none fits, or several that this identity is too old to tell apart.
+    /// The number of the line for an identity. Among the lines that fit, it is the one that knows
+    /// as much as the identity. Otherwise it is the only one that fits, which then takes over what
+    /// it lacked. If none fits, or several fit and the identity is too old to tell them apart, it
+    /// is a new line.
     fn identity(&mut self, identity: &Identity) -> rusqlite::Result<i64> {
         let fields = json(identity);
         if let Some(id) = self.known.get(&fields) {
@@ -343,7 +344,7 @@ impl<'t> Adder<'t> {
         Ok(id)
     }
 
-    /// Metrics with the number of launches and the values, as they are in the database.
+    /// The stored metrics, each with its number of launches and its values.
     fn stored(&mut self, session: i64) -> rusqlite::Result<BTreeMap<String, (usize, String)>> {
         let row = |row: &rusqlite::Row| {
             let n: i64 = row.get(1)?;

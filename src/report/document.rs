@@ -1,47 +1,47 @@
-//! What a report says, before any format: blocks of facts, tables, plots, texts and remarks.
-//! Cells keep their numbers as numbers; `number` rounds them when a writer sets them. All texts
-//! are clean (see `text`); writers escape them.
+//! The contents of a report before any format: blocks of facts, tables, plots, texts and remarks.
+//! Cells keep their numbers as numbers; `number` rounds them when a writer sets them. All texts are
+//! clean (see `text`); writers escape them.
 
 use super::number::{Form, Scale};
 use super::plot::Plot;
 use super::text::clean;
 
-/// Blocks in the order in which they are read.
+/// Blocks in reading order.
 #[derive(Debug, Clone, Default)]
 pub struct Document {
     pub blocks: Vec<Block>,
 }
 
-/// How much room a reader has. What is said is the same; a terminal is narrow and its reader
-/// stands at the end, a page is wide and its reader begins at the top.
+/// How much room a reader has. The contents are the same, but a terminal is narrow and its reader
+/// is at the end, while a page is wide and its reader begins at the top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Medium {
     Terminal,
-    /// Markdown, HTML.
+    /// Markdown or HTML.
     Page,
 }
 
 #[derive(Debug, Clone)]
 pub enum Block {
     Heading(Level, String),
-    /// What must be known before any number is read.
+    /// What the reader must know before reading any number.
     Caution(String),
     /// The outcome, in one sentence.
     Verdict(String, Tone),
-    /// Names with what is known under each.
+    /// Names, and the facts for each.
     Facts(Vec<(String, String)>),
     Table(Table),
     Plot(Plot),
     /// A paragraph.
     Text(String),
-    /// How to read the table above: one paragraph each.
+    /// How to read the table above, one paragraph per entry.
     Legend(Vec<String>),
     Remarks(Remarks),
-    /// Hidden until asked for, where the medium can do that: a summary and what is beneath.
+    /// A summary and the blocks beneath it, hidden until opened in media that can hide.
     Fold(String, Vec<Block>),
 }
 
-/// What a heading names.
+/// What a heading introduces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     Report,
@@ -49,26 +49,26 @@ pub enum Level {
     Detail,
 }
 
-/// What a text or number means for the reader; writers choose colours and weights.
+/// The meaning of a text or number for the reader; writers choose colours and weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Tone {
     #[default]
     Plain,
-    /// Beside the point.
+    /// A side remark.
     Soft,
     Strong,
-    /// The best of its row.
+    /// The best value of its row.
     Best,
     Good,
     Bad,
-    /// Open.
+    /// Undecided.
     Doubt,
 }
 
 /// A list of things to know.
 #[derive(Debug, Clone)]
 pub struct Remarks {
-    /// Stands above the list where marks alone do not say what it is.
+    /// Heads the list if the marks alone do not say what it is.
     pub title: &'static str,
     pub items: Vec<Remark>,
 }
@@ -76,17 +76,17 @@ pub struct Remarks {
 #[derive(Debug, Clone)]
 pub struct Remark {
     pub mark: Mark,
-    /// What it is about, where each item of the list is about another thing.
+    /// The subject of the remark, if the items of the list differ in subject.
     pub about: Option<&'static str>,
     pub text: String,
     /// What to do about it.
     pub advice: Option<String>,
 }
 
-/// How much a remark weighs.
+/// The weight of a remark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// Prose: not even a bullet.
+    /// Prose, without even a bullet.
     Prose,
     Plain,
     Note,
@@ -97,27 +97,27 @@ pub enum Mark {
     State(&'static str, Tone),
 }
 
-/// Columns, and rows with a cell for each.
+/// Columns, and rows with one cell per column.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     pub columns: Vec<Column>,
     pub rows: Vec<Vec<Cell>>,
-    /// How many columns, from the left, name a row. Where it is not 0, a terminal that is too
-    /// narrow splits the table and repeats them.
+    /// How many columns, from the left, name a row. If it is not 0, a terminal that is too narrow
+    /// splits the table and repeats these columns.
     pub stub: usize,
-    /// A form for media in which this one does not fit.
+    /// A form for media that are too narrow for this one.
     pub narrower: Option<Box<Table>>,
 }
 
 #[derive(Debug, Clone, Default)]
 pub struct Column {
-    /// Absent for a column that explains itself. May have several lines.
+    /// Absent for a column that explains itself. May span several lines.
     pub title: Option<String>,
-    /// Beneath the title: `baseline`, `failed: compile_failed`.
+    /// Shown beneath the title: `baseline`, `failed: compile_failed`.
     pub note: String,
     pub right: bool,
     pub tone: Tone,
-    /// The unit of the column before it.
+    /// Whether it holds the unit of the column before it.
     pub is_unit: bool,
 }
 
@@ -129,18 +129,18 @@ pub struct Cell {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
-    /// Nothing belongs here.
+    /// The cell has no content.
     Empty,
-    /// A value that does not exist.
+    /// The value does not exist.
     Missing,
     Text(String),
     Flag(bool),
     Number(f64, Form),
     Interval([f64; 2], Form),
     Measured(Measured),
-    /// Several in one cell, with what stands between them.
+    /// Several contents in one cell, and the separator between them.
     Joined(Vec<Content>, &'static str),
-    /// Several in one cell; a terminal sets each to the right of so many characters.
+    /// Several contents in one cell; a terminal aligns each to the right in so many characters.
     Aligned(Vec<(usize, Content)>),
 }
 
@@ -148,10 +148,10 @@ pub enum Content {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
     pub mean: f64,
-    /// Half of the 95 % interval; absent for one launch.
+    /// Half of the 95 % interval; absent with one launch.
     pub half_width: Option<f64>,
-    /// How many times better than the baseline, and whether that is open; absent for the
-    /// baseline itself.
+    /// How many times better than the baseline, and whether the interval leaves that open; absent
+    /// for the baseline itself.
     pub ratio: Option<(f64, bool)>,
     pub scale: Scale,
 }
@@ -165,7 +165,7 @@ impl Column {
         Self { right: true, ..Self::left(title) }
     }
 
-    /// The unit of the column before it.
+    /// A column that holds the unit of the column before it.
     pub fn unit() -> Self {
         Self { is_unit: true, ..Self::left("") }
     }
@@ -180,7 +180,7 @@ impl Table {
         Self { columns: columns.into_iter().collect(), ..Self::default() }
     }
 
-    /// For programs: columns by their keys, a comma list.
+    /// Columns for programs, by their keys in a comma list.
     pub fn keyed(keys: &str) -> Self {
         Self::new(keys.split(',').map(Column::left))
     }
@@ -289,7 +289,7 @@ impl Remark {
 }
 
 impl Remarks {
-    /// A list of one kind.
+    /// A list whose remarks have one mark.
     pub fn all(title: &'static str, mark: Mark, texts: impl IntoIterator<Item = String>) -> Self {
         Self { title, items: texts.into_iter().map(|t| Remark::new(mark, t)).collect() }
     }
@@ -300,14 +300,14 @@ impl Document {
         self.blocks.push(block);
     }
 
-    /// Adds a list, unless it is empty.
+    /// Adds a list unless it is empty.
     pub fn remarks(&mut self, remarks: Remarks) {
         if !remarks.items.is_empty() {
             self.blocks.push(Block::Remarks(remarks));
         }
     }
 
-    /// How to read the table above, where there is room for more than a line of it.
+    /// Adds explanations of the table above if the medium has room for more than a line.
     pub fn footnotes(&mut self, medium: Medium, lines: Vec<String>) {
         match medium {
             _ if lines.is_empty() => {}
@@ -317,7 +317,7 @@ impl Document {
     }
 }
 
-/// The parts that are not empty, cleaned, with dots between.
+/// Cleans the parts, drops empty ones and joins the rest with dots.
 pub fn joined(parts: impl IntoIterator<Item = String>) -> String {
     let parts: Vec<String> =
         parts.into_iter().map(|p| clean(&p)).filter(|p| !p.is_empty()).collect();

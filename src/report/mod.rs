@@ -1,5 +1,6 @@
-//! Findings to text. What is said is decided once, as a document of blocks (`of`); writers set it
-//! for a terminal, in Markdown or HTML (`write`). Programs get rows or the values themselves.
+//! Turns findings into text. The contents are decided once, as a document of blocks (`of`), and
+//! writers set them for a terminal, in Markdown or in HTML (`write`). Programs get rows or the
+//! values themselves.
 
 pub mod document;
 pub mod number;
@@ -14,22 +15,22 @@ use std::io::IsTerminal;
 pub use of::run::{render, render_all, render_with};
 pub use text::{clean, visible};
 
-/// A form of a report.
+/// A format of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// For a terminal.
     Table,
     /// For GitHub.
     Markdown,
-    /// One page, complete in itself.
+    /// One self-contained page.
     Html,
-    /// Rows; RFC 4180.
+    /// Rows, RFC 4180.
     Csv,
     /// The values themselves.
     Json,
 }
 
-/// How a table may look. The other formats do not care.
+/// The look of a table. The other formats ignore it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Style {
     pub color: bool,
@@ -41,8 +42,8 @@ impl Style {
     /// Without colour, 100 columns: for files and pipes.
     pub const PLAIN: Style = Style { color: false, width: 100 };
 
-    /// What standard output deserves: colour on a terminal unless NO_COLOR is set or the terminal
-    /// is dumb.
+    /// The style of standard output: colour on a terminal unless NO_COLOR is set or the terminal is
+    /// dumb.
     pub fn of_stdout() -> Self {
         if !std::io::stdout().is_terminal() {
             return Self::PLAIN;
@@ -54,12 +55,12 @@ impl Style {
     }
 }
 
-/// What a table or Markdown shows beside the comparison. CSV and JSON hold all of it anyway.
+/// What a table or Markdown shows besides the comparison. CSV and JSON always hold all of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sections {
-    /// The parts of each engine's memory, and of its time where that was recorded.
+    /// The parts of each engine's memory, and of its time if recorded.
     pub profile: bool,
-    /// Every generation in order, and whether a steady state was reached.
+    /// Every generation in order, and whether the engine reached a steady state.
     pub timing: bool,
 }
 

@@ -1,13 +1,13 @@
-//! The one place that rounds: numbers to text. One unit per row, three significant digits, and
-//! never an interval that rounds to nothing.
+//! Turns numbers into text, and is the only place that rounds. One unit per row, three significant
+//! digits, and never an interval that rounds to nothing.
 
 use crate::metric::Unit;
 pub use crate::units::three_digits;
 
-/// What stands where a value does not exist.
+/// Shown for a value that does not exist.
 pub const DASH: &str = "–";
 
-/// Changes beyond this, a hundredfold, are shown by their order of magnitude.
+/// Changes beyond this factor are shown by their order of magnitude.
 const HUGE: f64 = 100.0;
 
 /// How a number is shown.
@@ -17,17 +17,17 @@ pub enum Form {
     Count,
     /// Three significant digits, without a unit: `0.800`, `41.3`.
     Significant,
-    /// So many decimals.
+    /// This many decimals.
     Fixed(usize),
-    /// So many decimals and an exponent: `2.5e-7`.
+    /// This many decimals and an exponent: `2.5e-7`.
     Scientific(usize),
     /// A share as `4.2 %`, `14 %`.
     Share,
-    /// A share in percent with so many decimals.
+    /// A share in percent with this many decimals.
     Percent(usize),
-    /// A change, signed, with three digits: `-6.03 %`, `+12.3 %`, `+240 %`.
+    /// A signed change with three digits: `-6.03 %`, `+12.3 %`, `+240 %`.
     Change,
-    /// A change, signed, in tenths of a percent: `+6.8 %`.
+    /// A signed change in tenths of a percent: `+6.8 %`.
     ChangeTenths,
     /// The same with a true minus sign: `−0.4 %`; whole percents from 100 % on.
     ChangeMinus,
@@ -37,7 +37,7 @@ pub enum Form {
     PShort,
     /// For programs: twelve digits, more than any clock has and fewer than rounding errors reach.
     Twelve,
-    /// For programs: every digit, so that it reads back as the same number.
+    /// For programs: every digit, so that the text reads back as the same number.
     Exact,
 }
 
@@ -72,7 +72,8 @@ pub fn text(x: f64, form: Form) -> String {
     }
 }
 
-/// Both ends of an interval in a form, with as many digits: `-7.12 … -4.90 %`, `0.795–0.805`.
+/// Both ends of an interval in a form, with the same number of digits: `-7.12 … -4.90 %`,
+/// `0.795–0.805`.
 pub fn interval([low, high]: [f64; 2], form: Form) -> String {
     match form {
         Form::Significant => format!("{}–{}", text(low, form), text(high, form)),
@@ -96,7 +97,7 @@ fn change_places(x: f64) -> usize {
     }
 }
 
-/// A share with all its digits, as a user states it: `5 %`, `2.5 %`.
+/// A share with all its digits, as a user types it: `5 %`, `2.5 %`.
 pub fn share(x: f64) -> String {
     let text = format!("{:.3}", 100.0 * x);
     format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
@@ -111,18 +112,18 @@ pub fn count(n: usize, one: &str) -> String {
     format!("{n} {one}{}", if n == 1 { "" } else { ending })
 }
 
-/// The unit in which numbers of one metric are shown beside each other.
+/// The common unit of numbers of one metric that are shown side by side.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scale {
     pub unit: &'static str,
     /// Shown value = value × factor.
     pub factor: f64,
-    /// Decimals for all of them; absent where each has its own three significant digits.
+    /// Decimals for all of them; absent if each has its own three significant digits.
     pub digits: Option<usize>,
 }
 
 impl Scale {
-    /// The unit in which the least and the greatest of the values both read well.
+    /// The unit in which both the smallest and the largest value read well.
     pub fn of(unit: Unit, values: impl Iterator<Item = f64>) -> Self {
         let (mut least, mut greatest) = (f64::INFINITY, 0.0f64);
         for size in values.map(f64::abs) {
@@ -135,15 +136,15 @@ impl Scale {
         Self { unit, factor, digits: None }
     }
 
-    /// One digit more than a single table has and the same for all, so that small differences
-    /// between neighbours are seen.
+    /// One digit more than in a single table, and the same for all, so that small differences
+    /// between neighbours show.
     pub fn fine(unit: Unit, values: impl Iterator<Item = f64> + Clone) -> Self {
         let scale = Self::of(unit, values.clone());
         let most = values.map(f64::abs).fold(0.0, f64::max) * scale.factor;
         Self { digits: Some(decimals(most) + usize::from(most < 1000.0)), ..scale }
     }
 
-    /// The value, and half of its interval.
+    /// The value and half of its interval.
     pub fn parts(self, mean: f64, half_width: Option<f64>) -> (String, Option<String>) {
         let value = mean * self.factor;
         let digits = self.digits.unwrap_or_else(|| decimals(value));
@@ -152,7 +153,7 @@ impl Scale {
             match self.digits {
                 Some(digits) => format!("{half:.digits$}"),
                 None if half == 0.0 => "0".to_string(),
-                // A half-width that would round to nothing gets the digits that it needs.
+                // A half-width that would round to nothing gets the digits it needs.
                 None if half > 0.0 && format!("{half:.digits$}").parse() == Ok(0.0) => {
                     let needed = (-half.log10()).ceil().clamp(0.0, 9.0) as usize;
                     format!("{half:.needed$}")
@@ -172,12 +173,12 @@ impl Scale {
     }
 }
 
-/// `2.01×`; with a tilde where the interval leaves open which of the two is better.
+/// `2.01×`; with a tilde if the interval leaves open which of the two is better.
 pub fn ratio(times: f64, open: bool) -> String {
     format!("{}{times:.*}×", if open { "~" } else { "" }, decimals(times))
 }
 
-/// Decimals for three significant digits; none from 100 on, and two where the first is a tenth.
+/// Decimals for three significant digits: none from 100 on, and only two between 0.1 and 1.
 fn decimals(x: f64) -> usize {
     if x == 0.0 || !x.is_finite() {
         return 0;
@@ -189,7 +190,7 @@ fn decimals(x: f64) -> usize {
     if x.abs() < 1e-11 {
         return 12;
     }
-    // Of the rounded value, so that 9.996 is 10.0.
+    // Uses the rounded value, so that 9.996 becomes 10.0.
     let magnitude = |x: f64| x.abs().log10().floor() as i32;
     let first = (2 - magnitude(x)).clamp(0, 12);
     let scale = 10f64.powi(first);

@@ -1,4 +1,5 @@
-//! Results of many arms by keys: which key runs down, which across, and which splits tables.
+//! Tables of many arms by keys: which key names the rows, which the columns, and which splits
+//! tables.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,7 +14,7 @@ use super::{Format, Style, write};
 use crate::metric::{Metric, Rank};
 use crate::record::{Arm, MetricSummary, Record, WeightsSource};
 
-/// What results can be told apart by.
+/// A key that distinguishes results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     Metric,
@@ -68,13 +69,13 @@ impl FromStr for Key {
 }
 
 impl Key {
-    /// What only single prompts have.
+    /// Whether only single prompts have this key.
     fn is_of_prompt(self) -> bool {
         matches!(self, Key::Prompt | Key::PromptLen | Key::GenLen | Key::Depth)
     }
 }
 
-/// Which keys are where.
+/// The keys of rows, columns and tables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Layout {
     pub table: Vec<Key>,
@@ -82,12 +83,12 @@ pub struct Layout {
     pub col: Vec<Key>,
 }
 
-/// One metric of one arm, over all prompts or of one.
+/// One metric of one arm, over all prompts or for one.
 #[derive(Debug, Clone)]
 struct Observation {
     pub metric: Metric,
     pub summary: MetricSummary,
-    /// By key, in the order of the keys; empty where a key does not apply.
+    /// Values in the order of the keys; empty if a key does not apply.
     values: [String; KEYS.len()],
 }
 
@@ -127,8 +128,8 @@ pub fn render(
     }
 }
 
-/// Everything that some records, by their files, hold of some metrics (none: the primary ones);
-/// prompt by prompt if the layout asks for a key of prompts. Expects the records to be summarised.
+/// All values of some metrics (none means the primary ones) in some records, by file; prompt by
+/// prompt if the layout uses a key of prompts. Expects summarized records.
 fn observations(
     records: &[(String, Record)],
     metrics: &[Metric],
@@ -188,18 +189,18 @@ fn values(
     })
 }
 
-/// One table of a pivot, and what all that is in it have in common.
+/// One table of a pivot, and what all its results have in common.
 #[derive(Debug)]
 struct Pivoted {
-    /// The keys that split tables, with their values here.
+    /// The keys that split tables, with their values in this one.
     pub title: Vec<(Key, String)>,
     pub table: Table,
-    /// How many results found their place taken by an equal one.
+    /// How many results were left out because an equal one has their cell.
     pub doubled: usize,
 }
 
-/// Rows, columns and tables of the observations. No two that differ in any key share a cell:
-/// where they would, the key splits the tables.
+/// Rows, columns and tables of the observations. Observations that differ in any key never share a
+/// cell: a key that would make them share one splits the tables.
 fn pivot(observations: &[Observation], layout: &Layout) -> Vec<Pivoted> {
     let layout = resolved(observations, layout);
     distinct(observations.iter(), &layout.table)
@@ -214,7 +215,7 @@ fn pivot(observations: &[Observation], layout: &Layout) -> Vec<Pivoted> {
         .collect()
 }
 
-/// The layout with rows and columns where none were named, and with the keys that must split
+/// Completes the layout: default rows and columns if none are named, and the keys that must split
 /// tables.
 fn resolved(observations: &[Observation], layout: &Layout) -> Layout {
     let mut layout = layout.clone();
@@ -242,7 +243,7 @@ fn resolved(observations: &[Observation], layout: &Layout) -> Layout {
     layout
 }
 
-/// The different values of some keys: numbers by size, others as they come.
+/// The different values of some keys: numbers by size, others in order of appearance.
 fn distinct<'a>(of: impl Iterator<Item = &'a Observation>, keys: &[Key]) -> Vec<Vec<String>> {
     let mut found: Vec<Vec<String>> = Vec::new();
     for observation in of {
@@ -251,7 +252,7 @@ fn distinct<'a>(of: impl Iterator<Item = &'a Observation>, keys: &[Key]) -> Vec<
             found.push(value);
         }
     }
-    // The least important key first: the sort is stable.
+    // Starts with the least important key, because the sort is stable.
     for i in (0..keys.len()).rev() {
         let first: Vec<String> = found.iter().map(|v| v[i].clone()).collect();
         found.sort_by_cached_key(|v| match v[i].parse::<u64>() {
@@ -268,7 +269,7 @@ fn table(of: &[&Observation], layout: &Layout) -> (Table, usize) {
     let means = |keep: &dyn Fn(&Observation) -> bool| {
         of.iter().filter(|o| keep(o)).map(|o| o.summary.mean).collect::<Vec<f64>>().into_iter()
     };
-    // One unit for all that is of one metric.
+    // One unit for all values of a metric.
     let scale_of = |metric: Metric| Scale::of(metric.unit(), means(&|o| o.metric == metric));
     let across = layout.col.contains(&Key::Metric);
     let heads = layout.row.iter().map(|key| match key {
@@ -313,7 +314,7 @@ fn table(of: &[&Observation], layout: &Layout) -> (Table, usize) {
     (table, of.len() - placed)
 }
 
-/// A value of a key as a reader sees it.
+/// The value of a key in the reader's words.
 fn title(key: Key, value: &str) -> String {
     match key {
         Key::Metric => value.parse().map_or(value, |m: Metric| m.title()).to_string(),
@@ -322,7 +323,7 @@ fn title(key: Key, value: &str) -> String {
     }
 }
 
-/// For readers: what all have in common, then the tables.
+/// For readers: first what all results have in common, then the tables.
 fn document(observations: &[Observation], layout: &Layout) -> Document {
     let mut document = Document::default();
     let common = KEYS.iter().filter(|(key, _)| {
@@ -384,7 +385,7 @@ mod tests {
     use super::*;
     use crate::analysis::testing::{self, CANDLE, Engine};
 
-    /// Two quantizations, each with 1, 2 and 16 threads; not in the order of the threads.
+    /// Two quantizations with 1, 2 and 16 threads each; not in the order of the threads.
     fn grid() -> Record {
         let arm = |(i, (quant, threads)): (i32, (&str, u32))| {
             let engine = Engine { decode_tps: 10.0 * f64::from(i + 1), ..CANDLE };

@@ -16,7 +16,7 @@ fn widest(text: &str) -> usize {
     text.lines().map(|line| line.chars().count()).max().unwrap_or(0)
 }
 
-/// Arms of which each is 10 % slower than the one before.
+/// Arms that are each 10 % slower than the previous one.
 fn arms(labels: &[&'static str]) -> Vec<Arm> {
     let engine = |(i, label): (i32, &&'static str)| {
         let slower = 1.1f64.powi(i);
@@ -48,7 +48,7 @@ fn the_csv_of_four_arms_is_as_it_was_approved() {
     insta::assert_snapshot!("csv", plain(&testing::record(), Format::Csv));
 }
 
-/// The record of four arms, of which two were profiled.
+/// The record of four arms, two of them profiled.
 fn profiled() -> Record {
     let mut record = testing::record();
     let told = [("embedding", 0.01), ("norm", 0.01), ("projections", 0.2), ("attention", 0.1)];

@@ -1,9 +1,10 @@
-//! Text from records is not trusted: an engine's error message may hold anything.
+//! Cleans text from records, which is not trusted: an engine's error message may contain anything.
 
-/// The longest text that one cell or sentence of a report takes over from a record.
+/// The longest text that a cell or sentence of a report takes from a record.
 const LONGEST: usize = 300;
 
-/// One line without escape sequences, control characters and marks that reorder or hide text.
+/// Reduces text to one line without escape sequences, control characters and marks that reorder or
+/// hide text.
 pub fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(LONGEST * 4));
     let mut chars = text.chars().peekable();
@@ -15,9 +16,9 @@ pub fn clean(text: &str) -> String {
         }
         match c {
             '\u{1b}' => match chars.next() {
-                // CSI: parameters until a final byte.
+                // CSI: parameters up to a final byte.
                 Some('[') => while chars.next().is_some_and(|c| !('@'..='~').contains(&c)) {},
-                // OSC and the other strings: until BEL or ESC \.
+                // OSC and the other strings: up to BEL or ESC \.
                 Some(']' | 'P' | 'X' | '^' | '_') => {
                     while let Some(c) = chars.next() {
                         if c == '\u{7}' || c == '\u{1b}' && chars.next_if_eq(&'\\').is_some() {
@@ -42,8 +43,8 @@ pub fn clean(text: &str) -> String {
     out.trim().to_string()
 }
 
-/// For the terminal: control characters and marks that reorder or hide text are shown as U+FFFD;
-/// lines stay lines.
+/// For the terminal: shows control characters, and marks that reorder or hide text, as U+FFFD.
+/// Keeps lines.
 pub fn visible(text: &str) -> String {
     let harmless = |c: char| c == '\n' || c == '\t' || !(c.is_control() || reorders_or_hides(c));
     text.chars().map(|c| if harmless(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()

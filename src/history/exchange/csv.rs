@@ -1,5 +1,5 @@
-//! CSV: one line for each session and metric, as spreadsheets and data frames like it. `n`, `mean`
-//! and `sd` are for the reader; `launches` counts, and the others must agree with it.
+//! CSV with one line per session and metric, for spreadsheets and data frames. `n`, `mean` and `sd`
+//! are for the reader: `launches` holds the data, and the others must agree with it.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -13,11 +13,10 @@ use crate::history::{Filter, Session, Store};
 use crate::metric::Metric;
 use crate::stats::describe;
 
-/// Agreement of a mean that a spreadsheet has rewritten.
+/// How closely a mean must agree, since a spreadsheet may have rewritten it.
 const DIGITS: f64 = 1e-9;
 
-/// The kind of a cell: a plain text, or a JSON value. Empty means absent, except for a required
-/// text.
+/// The kind of a cell: plain text or a JSON value. Empty means absent, except for required text.
 #[derive(Clone, Copy, PartialEq)]
 enum Cell {
     Text,
@@ -25,7 +24,7 @@ enum Cell {
     Json,
 }
 
-/// Of the session, in its fields' order.
+/// Columns of the session, in the order of its fields.
 const SESSION: &[(&str, Cell)] = &[
     ("form", Cell::Text),
     ("run_id", Cell::Text),
@@ -39,7 +38,7 @@ const SESSION: &[(&str, Cell)] = &[
     ("kernel", Cell::Optional),
     ("versions", Cell::Json),
 ];
-/// Of its identity.
+/// Columns of its identity.
 const IDENTITY: &[(&str, Cell)] = &[
     ("engine", Cell::Text),
     ("label", Cell::Text),
@@ -71,7 +70,7 @@ const IDENTITY: &[(&str, Cell)] = &[
 const LATER: [&str; 2] = ["cpu_id", "isa"];
 const METRIC: [&str; 6] = ["metric", "unit", "n", "mean", "sd", "launches"];
 
-/// The columns, in their order, with these of an identity.
+/// All columns in order, with these of an identity.
 fn columns(identity: &[(&'static str, Cell)]) -> impl Iterator<Item = &'static str> {
     SESSION.iter().chain(identity).map(|(name, _)| *name).chain(METRIC)
 }
@@ -102,7 +101,7 @@ pub(super) fn write(store: &Store, filter: &Filter, out: &mut dyn Write) -> Resu
     Ok(csv.flush()?)
 }
 
-/// As JSON writes it: the shortest text that is read back as the same number.
+/// The number as JSON writes it: the shortest text that reads back as the same number.
 fn number(x: f64) -> String {
     serde_json::to_string(&x).expect("finite numbers")
 }
@@ -115,7 +114,7 @@ fn cell(value: &Value) -> String {
     }
 }
 
-/// A failed write keeps its kind, so that a closed pipe can be recognized.
+/// Keeps the kind of a failed write, so that a closed pipe can be recognized.
 fn io(error: csv::Error) -> anyhow::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(e) => e.into(),
@@ -123,7 +122,7 @@ fn io(error: csv::Error) -> anyhow::Error {
     }
 }
 
-/// The sessions of a file; lines of one session must follow each other.
+/// Reads the sessions of a file. Lines of one session must follow each other.
 pub(super) fn read<'p>(
     path: &'p Path,
     from: impl Read + 'p,
@@ -187,7 +186,7 @@ pub(super) fn read<'p>(
     }))
 }
 
-/// A session without metrics, from the first line that has it.
+/// A session without metrics, from its first line.
 fn session(line: &StringRecord, identity: &[(&str, Cell)]) -> Result<Session> {
     let cells = line.iter();
     let mut whole = object(SESSION, cells.clone())?;

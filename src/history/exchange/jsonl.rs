@@ -1,4 +1,4 @@
-//! Lines of JSON: one session each, complete in itself.
+//! Lines of JSON: one complete session each.
 
 use std::io::{BufRead, Write};
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! A history as text and back: lines of JSON, CSV, SQL. What is read may come from anywhere: every
-//! session is checked as hostile input, and either all are added or none.
+//! Writes a history as text and reads it back: lines of JSON, CSV, SQL. A file may come from
+//! anywhere, so every session is checked as hostile input, and either all are added or none.
 
 mod csv;
 mod jsonl;
@@ -13,22 +13,22 @@ use anyhow::{Context, Result, bail};
 
 use super::{Added, Filter, Session, Store};
 
-/// The longest line or statement.
+/// Limit for the length of a line or statement.
 const LONGEST_LINE: u64 = 16 << 20;
 
-/// How a history is written as text.
+/// A text form of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// One line for each session.
+    /// One line per session.
     Jsonl,
-    /// One line for each session and metric; RFC 4180.
+    /// One line per session and metric; RFC 4180.
     Csv,
     /// The tables themselves, for `sqlite3`.
     Sql,
 }
 
 impl Form {
-    /// The form that a file name's extension means.
+    /// The form that a file name's extension stands for.
     pub fn of_name(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "jsonl" | "ndjson" => Some(Form::Jsonl),
@@ -39,10 +39,10 @@ impl Form {
     }
 }
 
-/// Writes the sessions that the filter accepts, line by line, each in its order.
+/// Writes the sessions that the filter accepts, one history line after the other, each in order.
 ///
 /// # Errors
-/// The store's, and those of `out`.
+/// Errors of the store and of `out`.
 pub fn write_out(store: &Store, filter: &Filter, form: Form, out: &mut dyn Write) -> Result<()> {
     match form {
         Form::Jsonl => jsonl::write(store, filter, out),
@@ -54,7 +54,8 @@ pub fn write_out(store: &Store, filter: &Filter, form: Form, out: &mut dyn Write
 /// Adds the sessions of a file.
 ///
 /// # Errors
-/// Content that cannot be read or is not a session, with file and line; errors of the store.
+/// The content cannot be read or is not a session (the error names file and line), or the store
+/// fails.
 pub fn import(store: &mut Store, path: &Path, form: Form) -> Result<Added> {
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     if !file.metadata().is_ok_and(|m| m.is_file()) {
@@ -68,7 +69,7 @@ pub fn import(store: &mut Store, path: &Path, form: Form) -> Result<Added> {
     }
 }
 
-/// Lines with their numbers from 1, of limited length. A line keeps its line end.
+/// Numbered lines, from 1, of limited length. A line keeps its line end.
 struct Lines<'p, R> {
     path: &'p Path,
     from: R,
@@ -80,7 +81,7 @@ impl<'p, R: BufRead> Lines<'p, R> {
         Self { path, from, number: 0 }
     }
 
-    /// An error at the line that was read last.
+    /// The place of the line that was read last, for errors.
     fn at(&self) -> String {
         format!("{}:{}", self.path.display(), self.number)
     }
@@ -108,7 +109,7 @@ impl<R: BufRead> Iterator for Lines<'_, R> {
     }
 }
 
-/// An error about the session at `place`.
+/// Checks a session; the error names `place`.
 fn checked(session: Session, place: &str) -> Result<Session> {
     session.check().with_context(|| place.to_string())?;
     Ok(session)

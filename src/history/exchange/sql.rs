@@ -1,5 +1,5 @@
-//! SQL: the tables as they are, so that `sqlite3 NEW.sqlite < history.sql` makes a history. Reading
-//! does not run the file as a program: only INSERTs of plain values into these three tables are
+//! SQL: the tables unchanged, so that `sqlite3 NEW.sqlite < history.sql` makes a history. Reading
+//! does not run the file as a program. Only INSERTs of plain values into these three tables are
 //! executed, in a database in memory, and the result is checked like any other session.
 
 use std::io::{BufRead, Write};
@@ -51,7 +51,7 @@ pub(super) fn write(store: &Store, filter: &Filter, out: &mut dyn Write) -> Resu
     Ok(())
 }
 
-/// A row could not be read, or its statement not be written.
+/// A row could not be read, or its statement could not be written.
 enum Broken {
     Read(rusqlite::Error),
     Write(std::io::Error),
@@ -141,7 +141,7 @@ fn only_plain_inserts(asked: AuthContext<'_>) -> Authorization {
     let ours = |table: &str| TABLES.contains(&table);
     let fine = match asked.action {
         AuthAction::Insert { table_name } => ours(table_name),
-        // The columns that are read from `fields`.
+        // Reads of the columns that are derived from `fields`.
         AuthAction::Read { table_name, .. } => ours(table_name),
         AuthAction::Function { function_name } => function_name == "->>",
         AuthAction::Transaction { .. } => true,
@@ -172,7 +172,7 @@ fn kind(statement: &str) -> Kind {
     }
 }
 
-/// A statement ends with a semicolon outside of texts.
+/// Whether the statement ends with a semicolon outside of texts.
 fn is_whole(statement: &str) -> bool {
     statement.trim_end().ends_with(';') && statement.matches('\'').count().is_multiple_of(2)
 }

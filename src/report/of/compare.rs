@@ -1,4 +1,4 @@
-//! Result files side by side: what each is, what differs, and a verdict for each pair of arms.
+//! Compares result files: what each one is, what differs, and a verdict for each pair of arms.
 
 use super::SYNTHETIC;
 use crate::analysis::foreign::{SampledArm, Source};
@@ -54,7 +54,7 @@ fn document(compared: &Compared<'_>, medium: Medium) -> Document {
     document
 }
 
-/// The file, and what made it, when and where.
+/// The file, and when, where and by what it was made.
 fn side(source: &Source) -> String {
     let head = [source.file.clone()].into_iter();
     let tool = source.facts.first().is_none_or(|f| !f.starts_with(source.format.name()));
@@ -147,7 +147,7 @@ impl Outcome {
         }
     }
 
-    /// `Regressed: decode_tps`; on a page behind its sign.
+    /// `Regressed: decode_tps`, on a page after its sign.
     fn block(self, why: &str, medium: Medium) -> Block {
         let text = match why.strip_prefix(self.text()) {
             Some(_) => why.to_string(),
@@ -207,7 +207,7 @@ fn reading(pair: &ArmPair<'_>) -> Vec<String> {
     reading
 }
 
-/// Why a metric was decided as it was, unless the table says it all.
+/// Why a metric got its decision, unless the table says it all.
 fn sentence(row: &Row, rule: Rule) -> Option<String> {
     let judged = &row.judged;
     if !judged.primary {
@@ -239,7 +239,7 @@ fn mean(side: &Side, scale: Scale) -> Cell {
     Measured { mean: side.mean, half_width: None, ratio: None, scale }.into()
 }
 
-/// The probability, or why there is none.
+/// The p-value, or why there is none.
 fn p(row: &Row) -> Cell {
     match row.judged.p_raw {
         None if row.judged.exact => "exact".into(),
@@ -257,7 +257,7 @@ fn t(row: &Row) -> Cell {
     parts.into()
 }
 
-/// The change, with the colour of its direction where there is one at all.
+/// The change, in the colour of its direction if it has one.
 fn change(row: &Row) -> Cell {
     let judged = &row.judged;
     let worse = match judged.better {
@@ -272,7 +272,7 @@ fn change(row: &Row) -> Cell {
     })
 }
 
-/// For a terminal: two lines for each metric; without room, less in them.
+/// For a terminal: two lines per metric, with less in them if the room is small.
 fn stacked(rows: &[Row], wide: bool) -> Table {
     let two = |lines: [&str; 2]| lines.join("\n");
     let both = ["baseline", "candidate"].map(|side| two([side, "n, CV"]));
@@ -340,7 +340,7 @@ fn stacked(rows: &[Row], wide: bool) -> Table {
     table
 }
 
-/// For a page: a column for everything.
+/// For a page: one column per value.
 fn flat(rows: &[Row]) -> Table {
     let numbers = [
         "baseline",
@@ -414,7 +414,7 @@ const KEYS: &str = "baseline_file,candidate_file,baseline,candidate,on,metric,te
     baseline_sd,baseline_cv,baseline_median,candidate_n,candidate_mean,candidate_sd,\
     candidate_cv,candidate_median";
 
-/// One row for each pair of arms and metric.
+/// One row per pair of arms and metric.
 fn rows(compared: &Compared<'_>) -> Table {
     let mut table = Table::keyed(KEYS);
     for against in &compared.against {

@@ -1,4 +1,4 @@
-//! What was found out about a machine, and what the hardware allows.
+//! The findings about a machine, and what its hardware allows.
 
 use crate::measure::doctor::{Diagnosis, Finding, State};
 use crate::report::document::{Block, Document, Level, Mark, Medium, Remark, Remarks, Tone};
@@ -9,7 +9,7 @@ use crate::report::{Format, Style, write};
 /// Writes a diagnosis in one of the formats; ends with a newline.
 ///
 /// # Panics
-/// For CSV, in which findings have no form.
+/// For CSV, which cannot hold findings.
 pub fn render(diagnosis: &Diagnosis, format: Format, style: Style) -> String {
     match format {
         Format::Json => write::json::whole(diagnosis),

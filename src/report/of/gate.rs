@@ -1,4 +1,4 @@
-//! A gate's verdict: for the terminal, for a job's summary and a pull request's comment.
+//! A gate's verdict for the terminal, a job's summary and a pull request's comment.
 
 use crate::analysis::gate::{Gate, Outcome, Side};
 use crate::analysis::requirement::{Checked, State};
@@ -28,13 +28,13 @@ pub fn table(gate: &Gate, style: Style) -> String {
     write::terminal::render(&document(gate, "", Medium::Terminal), style)
 }
 
-/// As GitHub Markdown, beneath a heading of `title`.
+/// As GitHub Markdown under a heading of `title`.
 pub fn markdown(gate: &Gate, title: &str) -> String {
     write::markdown::render(&document(gate, title, Medium::Page))
 }
 
-/// The body of a comment: Markdown behind a mark that no reader sees and by which the comment is
-/// found again. Comments of different titles have different marks.
+/// The body of a comment: Markdown after an invisible mark by which the comment is found again.
+/// Comments with different titles have different marks.
 pub fn comment(gate: &Gate, title: &str) -> String {
     format!("{}\n{}", comment_mark(title), markdown(gate, title))
 }
@@ -46,7 +46,7 @@ pub fn comment_mark(title: &str) -> String {
     format!("<!-- llm-bench gate: {name} -->")
 }
 
-/// The reader of a terminal ends at the verdict, the reader of a page begins with it.
+/// The reader of a terminal ends at the verdict; the reader of a page begins with it.
 fn document(gate: &Gate, title: &str, medium: Medium) -> Document {
     let mut document = Document::default();
     let tone = match gate.outcome {
@@ -109,7 +109,7 @@ pub fn verdict(gate: &Gate) -> String {
     text
 }
 
-/// `clean` cuts long texts; reasons are joined from texts of our own.
+/// `clean` cuts long texts, so this cleans each reason by itself.
 fn clean_long(text: &str) -> String {
     text.split("; ").map(clean).collect::<Vec<_>>().join("; ")
 }
@@ -160,7 +160,7 @@ fn rule(judgement: &Judgement, alpha: f64) -> String {
     format!("margin {}{others}, α {alpha} over {n} deciding metrics{level}", share(common))
 }
 
-/// The deciding metrics, or those beside them that a table shows; absent where there are none.
+/// The deciding metrics, or the others that a table shows; `None` if there are none.
 fn metrics(gate: &Gate, primary: bool) -> Option<Table> {
     let mut table = Table::new([
         Column::left(""),
@@ -194,7 +194,7 @@ fn row(m: &Judged) -> Vec<Cell> {
         verdict += ", real but small";
     }
     if m.point_rule != m.margin_rule {
-        // The other rule stands beside the one that decides.
+        // Shows the other rule beside the one that decides.
         let other = if m.decision == m.margin_rule { m.point_rule } else { m.margin_rule };
         let name = if m.decision == m.margin_rule { "point" } else { "Welch" };
         verdict += &format!(" ({name}: {})", other.as_str());
@@ -216,7 +216,7 @@ fn row(m: &Judged) -> Vec<Cell> {
     ]
 }
 
-/// Launches of both sides: `10/8`; one number for both where they are the same.
+/// Launches of both sides: `10/8`; one number if they are equal.
 fn n(sides: [usize; 2], same: bool) -> Cell {
     match same {
         true => sides[0].into(),

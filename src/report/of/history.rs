@@ -1,4 +1,4 @@
-//! A history for reading: its lines, one metric over the commits, and where levels changed.
+//! Reports on a history: its lines, one metric over the commits, and where levels changed.
 
 use jiff::Timestamp;
 
@@ -16,15 +16,15 @@ use crate::stats::ChangePoint;
 use crate::units::Bytes;
 
 const NOTHING: &str = "No session fits.";
-/// More lines of one metric than this would be a page that nobody reads.
+/// Nobody reads a page with more lines of one metric than this.
 const MOST_LINES: usize = 24;
 /// The same for changes in the table at the top.
 const MOST_CHANGES: usize = 30;
 
-/// What the history holds, line by line.
+/// The contents of the history, line by line.
 pub fn list(lines: &[Line], format: Format, style: Style) -> String {
     match format {
-        // Here every field of the identity has its place.
+        // JSON lists every field of the identity.
         Format::Json => {
             let whole = |line: &Line| {
                 serde_json::json!({
@@ -100,7 +100,7 @@ fn nothing() -> Document {
     Document { blocks: vec![Block::Text(NOTHING.into())] }
 }
 
-/// `Lines 1 and 3 have SYNTHETIC weights: …`, where some have.
+/// `Lines 1 and 3 have SYNTHETIC weights: …`, if any line has.
 fn synthetic_lines<'a>(lines: impl Iterator<Item = (i64, &'a Identity)>) -> Option<String> {
     let synthetic = lines.filter(|(_, i)| i.weights == WeightsSource::Synthetic);
     let mut ids: Vec<i64> = synthetic.map(|(id, _)| id).collect();
@@ -116,7 +116,7 @@ fn synthetic_lines<'a>(lines: impl Iterator<Item = (i64, &'a Identity)>) -> Opti
     })
 }
 
-/// Why lines that look alike are not one: `line 2 is not line 1: governor, target_cpu`.
+/// Why lines that look alike are separate: `line 2 is not line 1: governor, target_cpu`.
 fn apart(lines: &[Line]) -> Vec<String> {
     let shown = |line: &Line| {
         let i = &line.identity;
@@ -130,7 +130,7 @@ fn apart(lines: &[Line]) -> Vec<String> {
     lines.iter().enumerate().filter_map(twin).collect()
 }
 
-/// One metric over the commits: the last `last` of each line, all for 0.
+/// One metric over the commits: the last `last` groups of each line, or all for 0.
 pub fn show(courses: &[Course], last: usize, format: Format, style: Style) -> String {
     match format {
         Format::Json => write::json::rows(&group_rows(courses, last)),
@@ -142,7 +142,7 @@ pub fn show(courses: &[Course], last: usize, format: Format, style: Style) -> St
     }
 }
 
-/// The groups that are shown, and how many come before them.
+/// How many groups to skip at the start, and all groups.
 fn shown(course: &Course, last: usize) -> (usize, Vec<Group>) {
     let groups = course.groups();
     let skipped = if last == 0 { 0 } else { groups.len().saturating_sub(last) };
@@ -235,7 +235,7 @@ fn commits(course: &Course, last: usize) -> Vec<Block> {
     [Block::Plot(figure(course)), Block::Table(table)].into_iter().chain(more).collect()
 }
 
-/// Every line with its sparkline, and the changes of its level.
+/// A sparkline for every line, and the changes of its level.
 pub fn sparklines(courses: &[Course], style: Style) -> String {
     let blocks = |course: &Course| {
         let changes = course.changes().iter().map(|change| {
@@ -255,7 +255,7 @@ pub fn sparklines(courses: &[Course], style: Style) -> String {
     })
 }
 
-/// The lines as one picture.
+/// Draws the lines as one picture.
 pub fn picture(courses: &[Course]) -> String {
     svg::render(&courses.iter().map(figure).collect::<Vec<_>>(), Svg::Alone)
 }
@@ -351,7 +351,7 @@ fn machine(identity: &Identity) -> String {
     parts.into_iter().chain(gpus).collect::<Vec<_>>().join(", ")
 }
 
-/// Where levels changed, the latest change first.
+/// The changes of level, the latest first.
 pub fn changes(courses: &[Course], format: Format, style: Style) -> String {
     match format {
         Format::Json => write::json::rows(&change_rows(courses)),
@@ -458,7 +458,7 @@ fn changes_document(courses: &[Course]) -> Document {
     document
 }
 
-/// The page for some metrics, each with its lines; metrics without lines are left out.
+/// The page for some metrics with the lines of each; metrics without lines are left out.
 pub fn page(metrics: &[(Metric, Vec<Course>)]) -> String {
     let mut document = Document::default();
     document.push(Block::Heading(Level::Report, "Results over commits".into()));
@@ -519,7 +519,7 @@ fn page_changes(document: &mut Document, metrics: &[(Metric, Vec<Course>)]) {
     }
 }
 
-/// `git log A..B`, or what else may explain the change.
+/// `git log A..B`, or what may explain the change otherwise.
 fn look_at(course: &Course, change: &ChangePoint) -> String {
     let [before, after] = course.around(change);
     match (&before.commit, &after.commit) {
@@ -545,13 +545,13 @@ fn percent(share: f64) -> String {
     number::text(share, Form::ChangeTenths)
 }
 
-/// Day of a place, UTC.
+/// The day of a place, in UTC.
 fn date(ms: i64) -> String {
     let day = Timestamp::from_millisecond(ms).map(|t| t.strftime("%Y-%m-%d").to_string());
     day.unwrap_or_default()
 }
 
-/// One unit and one number of digits for a whole line.
+/// One unit and one number of digits for the whole line.
 fn scale(course: &Course) -> Scale {
     Scale::fine(course.series.metric.unit(), course.series.points.iter().map(|p| p.mean))
 }

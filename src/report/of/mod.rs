@@ -1,4 +1,4 @@
-//! What was found, as documents for readers and as rows for programs.
+//! Turns findings into documents for readers and rows for programs.
 
 pub mod compare;
 pub mod doctor;
@@ -16,11 +16,11 @@ use crate::analysis::verdict::Decision;
 use crate::metric::Better;
 use crate::record::{Warning, WeightsSource};
 
-/// Said above every number that was measured with such weights.
+/// Shown above every number that was measured with synthetic weights.
 pub(super) const SYNTHETIC: &str =
     "SYNTHETIC WEIGHTS: random values. Speed and memory hold; the text means nothing.";
 
-/// As records write it.
+/// The word that records use.
 fn weights(source: WeightsSource) -> &'static str {
     match source {
         WeightsSource::Hub => "hub",
@@ -29,7 +29,7 @@ fn weights(source: WeightsSource) -> &'static str {
     }
 }
 
-/// As records write it.
+/// The word that records use.
 fn better(better: Better) -> &'static str {
     match better {
         Better::Higher => "higher",

@@ -1,4 +1,4 @@
-//! The result of a run: engines beside each other, metric by metric.
+//! The result of a run: engines side by side, metric by metric.
 
 use std::collections::BTreeSet;
 
@@ -21,24 +21,24 @@ const PER_PROMPT: [Metric; 3] = [Metric::DecodeTps, Metric::PrefillTps, Metric::
 /// The row beneath the peak memory.
 const SHARES_TITLE: &str = "w/kv/act/run/?";
 
-/// Writes a record in one of the formats, without the sections that are shown on request.
+/// Writes a record in one of the formats, without the sections shown on request.
 pub fn render(record: &Record, format: Format, style: Style) -> String {
     render_with(record, format, style, Sections::default())
 }
 
-/// Writes a record in one of the formats; ends with a newline. Summaries are computed afresh from
-/// the launches, against the baseline that the record's comparisons name.
+/// Writes a record in one of the formats; ends with a newline. Computes summaries afresh from the
+/// launches, against the baseline that the record's comparisons name.
 pub fn render_with(record: &Record, format: Format, style: Style, wanted: Sections) -> String {
     render_all(std::slice::from_ref(record), format, style, wanted)
 }
 
-/// The same for several records, one after the other.
+/// The same for several records in a row.
 pub fn render_all(records: &[Record], format: Format, style: Style, wanted: Sections) -> String {
     let records: Vec<Record> = records.iter().map(summarized).collect();
     match format {
         Format::Csv => records.iter().map(|r| write::csv::render(&rows(r))).collect(),
         Format::Json => records.iter().map(write::json::whole).collect(),
-        // One page holds them all.
+        // A single page holds them all.
         Format::Html => write::for_readers(format, style, |medium| Document {
             blocks: records.iter().flat_map(|r| document(r, wanted, medium).blocks).collect(),
         }),
@@ -60,7 +60,7 @@ pub fn summarized(record: &Record) -> Record {
     record
 }
 
-/// Expects the record to be summarised.
+/// Expects a summarized record.
 fn document(record: &Record, wanted: Sections, medium: Medium) -> Document {
     let mut document = Document::default();
     document.push(Block::Heading(Level::Report, title(record)));
@@ -97,7 +97,7 @@ fn document(record: &Record, wanted: Sections, medium: Medium) -> Document {
         }
     }
     let mut warnings: Vec<_> = record.warnings.iter().map(super::warning).collect();
-    // Doubts before circumstances; otherwise in their order.
+    // Doubts come before circumstances; otherwise the order stays.
     warnings.sort_by_key(|w| w.mark == Mark::Note);
     document.remarks(Remarks { title: "Warnings", items: warnings });
     document.remarks(Remarks::all("Notes of the engines", Mark::Plain, notes(record)));
@@ -108,7 +108,7 @@ fn baseline(record: &Record) -> Option<&str> {
     record.comparisons.first().map(|c| c.baseline.as_str())
 }
 
-/// The model; of several what they have in common, and where they differ each.
+/// The model. For several models, what they share, and each model's own part where they differ.
 fn title(record: &Record) -> String {
     let models = record.models();
     let each = |of: fn(&Model) -> &str| {
@@ -191,7 +191,7 @@ fn workload(record: &Record) -> String {
     ])
 }
 
-/// Title, unit, one column for each arm.
+/// Columns for title and unit, and one per arm.
 fn columns(corner: &str, record: &Record, states: bool) -> Table {
     let arm = |arm: &Arm| {
         let column = Column::right(clean(&arm.label));
@@ -245,7 +245,7 @@ fn summary(record: &Record, medium: Medium) -> Table {
     if medium == Medium::Terminal && !rows.is_empty() {
         text("", &|_| Cell::empty());
     }
-    // Detail comes after everything that a terminal shows.
+    // Details follow everything that a terminal shows.
     let (shown, details): (Vec<_>, Vec<_>) =
         rows.into_iter().partition(|(m, _)| m.rank() < Rank::Detail);
     for (metric, row) in shown.into_iter().chain(details) {
@@ -268,7 +268,7 @@ fn metric_row(record: &Record, metric: Metric) -> Option<Vec<Cell>> {
     row(metric.title().to_string(), metric, &summaries, &comparisons)
 }
 
-/// A row of a metric; absent where no engine has it. `comparisons` go with the summaries.
+/// The row of a metric; `None` if no engine has it. `comparisons` belong to the summaries.
 fn row(
     title: String,
     metric: Metric,
@@ -288,7 +288,7 @@ fn row(
     Some(head.into_iter().chain(summaries.iter().enumerate().map(cell)).collect())
 }
 
-/// A summary as a cell shows it.
+/// A summary as the content of a cell.
 pub fn measured(summary: &MetricSummary, scale: Scale) -> Measured {
     let half_width = summary.ci95.map(|[low, high]| (high - low) / 2.0);
     Measured { mean: summary.mean, half_width, ratio: None, scale }
@@ -299,7 +299,7 @@ fn is_open(c: &Comparison) -> bool {
     c.ci95.is_some_and(|[low, high]| low <= 1.0 && 1.0 <= high)
 }
 
-/// Index of the best summary; absent unless there are two that differ.
+/// Index of the best summary; `None` unless at least two exist and differ.
 pub fn best(better: Better, summaries: &[Option<&MetricSummary>]) -> Option<usize> {
     let means: Vec<(usize, f64)> =
         summaries.iter().enumerate().filter_map(|(i, s)| Some((i, s.as_ref()?.mean))).collect();
@@ -313,7 +313,7 @@ pub fn best(better: Better, summaries: &[Option<&MetricSummary>]) -> Option<usiz
     means.iter().any(|(_, other)| *other != value).then_some(index)
 }
 
-/// The prompts in the order of the workload, then others that engines ran; absent where there is
+/// The prompts in the order of the workload, then others that engines ran; `None` if there is only
 /// one. A terminal shows means alone.
 fn prompts(record: &Record, medium: Medium) -> Option<Table> {
     let mut ids: Vec<&String> = record.workload.prompts.iter().map(|p| &p.id).collect();
@@ -397,8 +397,8 @@ fn legend(record: &Record) -> Vec<String> {
 const KEYS: &str = "arm,engine,model,weights,quant,prompt,metric,unit,better,n,mean,sd,cv,median,p95,\
     p99,min,max,ci95_lo,ci95_hi,times_better,baseline,status,n_prompt,n_gen,depth";
 
-/// One row per engine, prompt and metric; rows of a prompt end in its lengths and depth. An engine
-/// without numbers has one row that says why.
+/// One row per engine, prompt and metric; rows of a prompt end with its lengths and depth. An
+/// engine without numbers has one row that states the reason.
 fn rows(record: &Record) -> Table {
     let mut table = Table::keyed(KEYS);
     for arm in &record.arms {
@@ -462,7 +462,7 @@ fn values(
     row
 }
 
-/// `ok`, `partial` where some launches failed, `failed:KIND`, `not_run`.
+/// `ok`, `partial` if some launches failed, `failed:KIND`, `not_run`.
 fn status(arm: &Arm) -> String {
     let good = analysis::ok_launches(arm).count();
     match analysis::failure(arm) {

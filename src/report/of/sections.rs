@@ -1,5 +1,5 @@
-//! The parts of a report that are shown on request: what memory and time went into, and every
-//! generation in order. Texts only; the formats set them.
+//! The parts of a report that are shown on request: the use of memory and time, and every
+//! generation in order. Produces texts only; the formats set them.
 
 use crate::analysis::{self, DRIFT, Generation, LaunchTiming, OTHER, Phase, Steady};
 use crate::metric::Metric;
@@ -14,7 +14,7 @@ use crate::units::Seconds;
 /// A table with sentences beneath.
 type Section = (Table, Vec<String>);
 
-/// Adds what is wanted.
+/// Adds the requested sections.
 pub(super) fn add(document: &mut Document, record: &Record, wanted: Sections, medium: Medium) {
     let mut sections = Vec::new();
     if wanted.profile {
@@ -31,14 +31,14 @@ pub(super) fn add(document: &mut Document, record: &Record, wanted: Sections, me
     }
 }
 
-/// Title, unit, one column for each of the labels.
+/// Columns for title and unit, and one per label.
 fn titled(title: &str, labels: impl Iterator<Item = String>) -> Table {
     let columns = [Column::left(title), Column::unit()];
     Table { stub: 2, ..Table::new(columns.into_iter().chain(labels.map(Column::right))) }
 }
 
-/// Shares of the peak in whole percent that add up to 100: weights, KV cache, activations,
-/// runtime, unaccounted. Absent for an arm without a breakdown.
+/// Shares of the peak in whole percent that add up to 100: weights, KV cache, activations, runtime,
+/// unaccounted. `None` for an arm without a breakdown.
 pub(super) fn memory_shares(arm: &Arm) -> Option<String> {
     const PARTS: [Metric; 5] = [
         Metric::MemoryWeights,
@@ -64,7 +64,7 @@ fn memory(record: &Record) -> Option<Section> {
     let mut all: Vec<Part> = parts.iter().flatten().map(|p| p.part).collect();
     all.sort();
     all.dedup();
-    // Rounded first: no "-0.0".
+    // Rounds first, so that no "-0.0" appears.
     let megabytes =
         |bytes: f64| Content::Number((bytes / 1e5).round() / 10.0 + 0.0, Form::Fixed(1));
     let mut table = titled("Peak memory", labels(&record.arms));
@@ -114,7 +114,7 @@ fn part_title(part: Part) -> &'static str {
     }
 }
 
-/// Time per token by stage; where the engine reports the bytes, decode has GB/s beside it.
+/// Time per token by stage; decode also has GB/s if the engine reports the bytes.
 fn stages(record: &Record, phase: Phase) -> Option<Section> {
     let reported = |arm: &&Arm| !analysis::stages(arm, phase).is_empty();
     let (engines, silent): (Vec<&Arm>, Vec<&Arm>) = record.arms.iter().partition(reported);
@@ -129,7 +129,7 @@ fn stages(record: &Record, phase: Phase) -> Option<Section> {
     }
     let wholes = arms.iter().map(|arm| arm.iter().map(|s| s.mean.0 * 1e3).sum::<f64>());
     let digits = wholes.reduce(f64::min).map_or(0, decimals);
-    // Time, share, rate; the share beside a time that it must line up with.
+    // Time, share and rate; the share is aligned with a time beside it.
     let cell = |seconds: f64, share: Content, rate: Option<f64>| {
         let mut parts = vec![(0, Content::Number(seconds * 1e3, Form::Fixed(digits))), (6, share)];
         if phase == Phase::Decode {
@@ -190,7 +190,8 @@ fn stages(record: &Record, phase: Phase) -> Option<Section> {
     (!names.is_empty()).then_some((table, remarks))
 }
 
-/// Decimals that leave four digits of the least whole, so that small stages are no zeros.
+/// Decimals that leave four digits of the smallest whole, so that small stages are not shown as
+/// zeros.
 fn decimals(whole: f64) -> usize {
     if whole > 0.0 { (3.0 - whole.log10().floor()).clamp(0.0, 9.0) as usize } else { 0 }
 }

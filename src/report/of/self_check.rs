@@ -1,4 +1,4 @@
-//! A self-check of the gate: how often it was wrong about the program itself.
+//! A self-check of the gate: how often the gate was wrong about the program itself.
 
 use crate::analysis::self_check::{SelfCheck, Share, Tally};
 use crate::report::document::{Block, Document, Level, Mark, Medium, Remarks, Tone};
@@ -22,7 +22,7 @@ pub fn markdown(check: &SelfCheck) -> String {
     write::markdown::render(&document(check, Medium::Page))
 }
 
-/// The reader of a terminal ends at the verdict, the reader of a page begins with it.
+/// The reader of a terminal ends at the verdict; the reader of a page begins with it.
 fn document(check: &SelfCheck, medium: Medium) -> Document {
     let heading = Block::Heading(Level::Report, "Self-check of the gate".into());
     let facts = Block::Remarks(Remarks::all("", Mark::Plain, lines(check)));

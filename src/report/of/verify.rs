@@ -1,4 +1,5 @@
-//! Whether engines compute the same function: one row per engine, the reasons of failures beneath.
+//! Whether engines compute the same function: one row per engine, and the reasons for failures
+//! beneath.
 
 use crate::record::{Model, Verdict, Verification, WeightsSource};
 use crate::report::document::{Block, Cell, Column, Content, Document, Mark, Remarks, Table, Tone};
@@ -7,7 +8,7 @@ use crate::report::text::clean;
 use crate::report::{Style, write};
 use crate::units::Bytes;
 
-/// One engine's verdict as a few words: `pass 2.5e-7`.
+/// One engine's verdict in a few words: `pass 2.5e-7`.
 pub(super) fn short(v: &Verification) -> String {
     let nmse = v.divergence.as_ref().map(|d| number::text(d.nmse, Form::Scientific(1)));
     match (v.verdict, nmse) {
@@ -25,7 +26,7 @@ fn word(verdict: Verdict) -> &'static str {
     }
 }
 
-/// Model, table, reasons, and how to read it; for a terminal.
+/// Model, table, reasons and how to read them, for a terminal.
 pub fn render(model: &Model, verdicts: &[(&str, &Verification)], style: Style) -> String {
     write::terminal::render(&document(model, verdicts), style)
 }

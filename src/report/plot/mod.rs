@@ -1,5 +1,5 @@
-//! Plots: values in their order with intervals, and where their level changed; as SVG, or as one
-//! line of text.
+//! Plots a series of values with intervals and the changes of its level, as SVG or as one line of
+//! text.
 
 mod spark;
 pub mod svg;
@@ -8,11 +8,11 @@ pub use spark::{peaks, sparkline};
 
 use super::number::Scale;
 
-/// One line of values. All texts are clean.
+/// One series of values. All texts are clean.
 #[derive(Debug, Clone)]
 pub struct Plot {
     pub title: String,
-    /// Beneath the title: what the line is of.
+    /// Shown beneath the title: what the line describes.
     pub facts: String,
     pub scale: Scale,
     pub points: Vec<Point>,
@@ -25,13 +25,13 @@ pub struct Point {
     pub mean: f64,
     /// Half of the 95 % interval.
     pub half_width: Option<f64>,
-    /// Beneath the axis: what it is, and when.
+    /// Shown beneath the axis: what the value belongs to, and when.
     pub labels: [String; 2],
-    /// Shown when the reader points at it.
+    /// Shown when the reader points at the value.
     pub told: String,
 }
 
-/// The level before and from a point on.
+/// The levels before and after a change.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// Index of the first point at the new level.

@@ -2,14 +2,15 @@
 
 /// Columns of a sparkline.
 const COLUMNS: usize = 48;
-/// The least share that its heights span.
+/// The heights span at least this share.
 const LEAST_SPAN: f64 = 0.05;
 const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 /// Columns of a curve of peaks.
 const PEAKS: usize = 40;
 
-/// Heights from the least to the greatest value, neighbours averaged where there are more values
-/// than columns. A line that moves by less than 5 % does not fill them: noise is no hills.
+/// Heights from the smallest to the largest value; neighbours are averaged if there are more values
+/// than columns. A line that moves by less than 5 % does not span all heights, so that noise does
+/// not look like hills.
 pub fn sparkline(values: impl ExactSizeIterator<Item = f64>) -> String {
     let width = values.len().div_ceil(COLUMNS).max(1);
     let values: Vec<f64> = values.collect();
@@ -26,8 +27,8 @@ pub fn sparkline(values: impl ExactSizeIterator<Item = f64>) -> String {
     bins.iter().map(height).collect()
 }
 
-/// Heights from zero: half the height is half the value. Each is the largest value of its bin, so
-/// that a single slow step is seen.
+/// Heights from zero, so that half the height is half the value. Each is the largest value of its
+/// bin, so that a single slow step shows.
 pub fn peaks(values: &[f64]) -> String {
     let high = values.iter().copied().fold(0.0, f64::max);
     let height = |bin: &[f64]| {

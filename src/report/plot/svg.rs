@@ -1,6 +1,6 @@
-//! Plots as SVG: one panel for each, so that no two lines share an axis. Points with their
-//! intervals, levels between changes, labels along the bottom. Written by hand: what a plotter
-//! would add is what this leaves out.
+//! Plots as SVG: one panel per plot, so that no two lines share an axis. A panel has points with
+//! their intervals, levels between changes, and labels along the bottom. Written by hand, because
+//! it leaves out everything that a plotting library would add.
 
 use std::fmt::Write;
 
@@ -8,17 +8,18 @@ use super::{Change, Plot, Point};
 use crate::report::write::html::escape;
 
 const WIDTH: f64 = 960.0;
-/// Of one panel: its head, the plot itself, the commits beneath.
+/// Heights of a panel's parts: its head, the plot itself, the commits beneath.
 const HEAD: f64 = 48.0;
 const PLOT: f64 = 168.0;
 const FOOT: f64 = 54.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 44.0;
-/// More points than this are drawn as stretches: mean, least and greatest.
+/// A plot with more points draws stretches: mean, smallest and largest.
 const MOST_POINTS: usize = 300;
-/// Texts beneath the plot.
+/// How many labels fit beneath the plot.
 const LABELS: usize = 9;
-/// A line that hardly moves is not blown up: the axis spans at least this share of it.
+/// The axis spans at least this share of the level, so that a line that hardly moves is not blown
+/// up.
 const LEAST_SPAN: f64 = 0.05;
 
 const STYLE: &str = "<style>\
@@ -41,7 +42,7 @@ stroke-linecap:round}\
 .hist .end{text-anchor:end}.hist .mid{text-anchor:middle}\
 </style>";
 
-/// Whether an SVG stands alone or in a page that has its style.
+/// Whether an SVG is a file of its own or part of a page that has the style.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Svg {
     Alone,
@@ -53,7 +54,7 @@ pub fn style() -> &'static str {
     STYLE
 }
 
-/// Draws plots beneath each other; each needs a point.
+/// Draws plots one below the other; each needs a point.
 pub fn render(plots: &[Plot], kind: Svg) -> String {
     let panel = HEAD + PLOT + FOOT;
     let height = panel * plots.len().max(1) as f64;
@@ -76,16 +77,16 @@ pub fn render(plots: &[Plot], kind: Svg) -> String {
     out + "</svg>\n"
 }
 
-/// Where values and points lie in a panel.
+/// Maps values and points to positions in a panel.
 struct Panel<'a> {
     plot: &'a Plot,
     low: f64,
     high: f64,
 }
 
-/// Neighbouring points as one.
+/// Neighbouring points drawn as one.
 struct Stretch {
-    /// Middle, as an index.
+    /// Index of the middle point.
     at: f64,
     mean: f64,
     low: f64,
@@ -105,8 +106,8 @@ impl<'a> Panel<'a> {
             low = low.min(point.mean - reach);
             high = high.max(point.mean + reach);
         }
-        // The interval of two launches may be twenty times as long as their difference: it may
-        // leave the plot, and must not flatten all the rest.
+        // The interval of two launches may be twenty times their difference. It may leave the plot,
+        // but must not flatten everything else.
         let means = || points.iter().map(|p| p.mean);
         let (least, most) =
             (means().fold(f64::INFINITY, f64::min), means().fold(f64::NEG_INFINITY, f64::max));
@@ -149,7 +150,7 @@ impl<'a> Panel<'a> {
         out
     }
 
-    /// Lines across at round values.
+    /// Horizontal lines at round values.
     fn axis(&self) -> String {
         let factor = self.plot.scale.factor;
         let step = round_step((self.high - self.low) * factor / 5.0);
@@ -174,7 +175,7 @@ impl<'a> Panel<'a> {
         out
     }
 
-    /// Some of the labels, evenly over the line.
+    /// A selection of the labels, evenly spaced.
     fn labels(&self) -> String {
         let points = &self.plot.points;
         let last = points.len() - 1;
@@ -227,7 +228,8 @@ impl<'a> Panel<'a> {
         out
     }
 
-    /// Too many to be told apart: the mean of each stretch in the band of its least and greatest.
+    /// For points too many to draw singly: the mean of each stretch, in a band from smallest to
+    /// largest.
     fn stretches(&self, points: &[Point]) -> String {
         let width = points.len().div_ceil(MOST_POINTS);
         let stretch = |(i, of): (usize, &[Point])| {
@@ -281,7 +283,7 @@ impl<'a> Panel<'a> {
     fn change(&self, change: &Change) -> String {
         let word = if change.better { "better" } else { "worse" };
         let x = self.x(change.index as f64 - 0.5);
-        // Near the right edge the text stands to the left of its line.
+        // Near the right edge the text goes to the left of its line.
         let (side, text) = if x > WIDTH - 110.0 { (" end", x - 5.0) } else { ("", x + 5.0) };
         format!(
             "<g><title>{}</title><path class=\"change {word}\" d=\"M{x:.1} {:.1}V{:.1}\"/><text \

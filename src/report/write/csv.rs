@@ -16,7 +16,7 @@ pub fn render(table: &Table) -> String {
     String::from_utf8(bytes).expect("fields are text")
 }
 
-/// Numbers whole, not as a reader sees them.
+/// Writes numbers in full, not rounded for a reader.
 fn field(content: &Content) -> String {
     match content {
         Content::Missing => String::new(),

@@ -1,4 +1,4 @@
-//! A document as one HTML page: complete in itself, without scripts and without anything from
+//! Writes a document as one self-contained HTML page, without scripts and without anything from
 //! elsewhere. Every text is escaped here.
 
 use super::plain;
@@ -157,7 +157,7 @@ fn tag(name: &str, class: &str, text: &str) -> String {
     format!("<{name}{class}>{}</{name}>\n", escape(text))
 }
 
-/// A text between tags or in an attribute, without what XML cannot hold.
+/// Escapes a text between tags or in an attribute, and drops what XML cannot hold.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {

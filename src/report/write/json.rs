@@ -1,4 +1,5 @@
-//! Values as JSON: a whole as it is, rows as an array of objects. What does not exist is absent.
+//! Writes values as JSON: a whole value unchanged, rows as an array of objects. Missing values are
+//! absent.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -7,13 +8,13 @@ use super::plain;
 use crate::report::document::{Content, Table};
 use crate::report::number::Form;
 
-/// A value of ours; ends with a newline.
+/// Writes one of our values; ends with a newline.
 pub fn whole(value: &impl Serialize) -> String {
-    // String keys and plain values: there is nothing that JSON could refuse.
+    // String keys and plain values: JSON can hold them all.
     serde_json::to_string_pretty(value).expect("a value of ours is valid JSON") + "\n"
 }
 
-/// Rows by the keys of their columns.
+/// Rows, by the keys of their columns.
 pub fn rows(table: &Table) -> String {
     let object = |row: &Vec<crate::report::document::Cell>| {
         let keys = table.columns.iter().map(|c| c.title.clone().unwrap_or_default());

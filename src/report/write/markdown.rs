@@ -1,4 +1,4 @@
-//! A document as GitHub Markdown: for a file, a job's summary, a comment.
+//! Writes a document as GitHub Markdown for a file, a job's summary or a comment.
 
 use super::plain;
 use crate::report::document::{
@@ -87,7 +87,7 @@ fn cell(cell: &Cell) -> String {
     }
 }
 
-/// For a line of GitHub Markdown, table cells included.
+/// Escapes text for a line of GitHub Markdown, including table cells.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     let mut chars = text.chars().peekable();
@@ -96,7 +96,7 @@ fn escape(text: &str) -> String {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
-            // A mention, if the report is posted there.
+            // Would mention somebody if the report were posted there.
             '@' if chars.peek().is_some_and(|next| !next.is_whitespace()) => out.push_str("&#64;"),
             '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' => {
                 out.push('\\');

@@ -1,4 +1,4 @@
-//! Writers: a document, or rows for programs, in one format each.
+//! Writers: each sets a document, or rows for programs, in one format.
 
 pub mod csv;
 pub mod html;

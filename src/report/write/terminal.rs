@@ -1,4 +1,4 @@
-//! A document for a terminal: quiet, aligned, within the width.
+//! Writes a document for a terminal: quiet, aligned, within the width.
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{
@@ -13,9 +13,9 @@ use crate::report::document::{
 use crate::report::number::{self, DASH};
 use crate::report::plot::sparkline;
 
-/// Labels longer than this are broken at a hyphen.
+/// Longer labels are broken at a hyphen.
 const LABEL_WIDTH: usize = 14;
-/// Narrower terminals get lines that are too long rather than one word per line.
+/// Terminals below this width get overlong lines rather than one word per line.
 const NARROWEST: u16 = 40;
 
 pub fn render(document: &Document, style: Style) -> String {
@@ -35,7 +35,7 @@ fn blocks(blocks: &[Block], style: Style) -> String {
     out
 }
 
-/// Whether an empty line stands between the two: what introduces or explains stands close.
+/// Whether an empty line separates the two blocks. A block that introduces or explains stays close.
 fn is_apart(before: &Block, block: &Block) -> bool {
     use Block::{Caution, Facts, Heading, Legend, Plot, Remarks as List, Table, Text, Verdict};
     match (before, block) {
@@ -84,7 +84,7 @@ fn remarks(list: &Remarks, style: Style) -> String {
     };
     let next = list.items.iter().skip(1).map(Some).chain([None]);
     let row = |(remark, next): (&Remark, Option<&Remark>)| {
-        // Of neighbours with the same advice, the last one has it.
+        // Among neighbours with the same advice, the last one shows it.
         let shared = next.is_some_and(|next| next.advice == remark.advice);
         let text = match &remark.advice {
             Some(advice) if !shared => format!("{}\n→ {advice}", remark.text),
@@ -118,15 +118,15 @@ fn fitting(table: &Table, style: Style) -> String {
     }
 }
 
-/// Where the ratio to the baseline stands.
+/// The place of the ratio to the baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     Beside,
     Beneath,
 }
 
-/// Columns beside each other if they fit; else with the ratios beneath the values; else as
-/// several tables below one another.
+/// Sets columns side by side if they fit, otherwise with the ratios beneath the values, otherwise
+/// as several tables one below the other.
 fn grid(table: &Table, style: Style) -> String {
     let columns = 0..table.columns.len();
     if table.stub == 0 {
@@ -136,7 +136,7 @@ fn grid(table: &Table, style: Style) -> String {
         range.map(|i| Fields::of(table, i, layout).column(&table.columns[i])).collect()
     };
     let stub: usize = widths(Layout::Beside, 0..table.stub).iter().sum();
-    // One space before a unit.
+    // One space precedes a unit.
     let room = usize::from(style.width).saturating_sub(stub + 1);
     let beside = widths(Layout::Beside, table.stub..table.columns.len());
     let (layout, widths) = match beside.iter().map(|w| w + 2).sum::<usize>() <= room {
@@ -150,7 +150,7 @@ fn grid(table: &Table, style: Style) -> String {
     parts.join("\n")
 }
 
-/// Ranges of columns that fit into the room together; a column wider than it stands alone.
+/// Ranges of columns that fit into the room together; a wider column gets a range of its own.
 fn chunks(widths: &[usize], room: usize) -> Vec<std::ops::Range<usize>> {
     let mut chunks = Vec::new();
     let (mut start, mut used) = (0, 0);
@@ -165,8 +165,8 @@ fn chunks(widths: &[usize], room: usize) -> Vec<std::ops::Range<usize>> {
     chunks
 }
 
-/// Some columns of a table behind those that name its rows: a line under the header and nothing
-/// else.
+/// Some columns of a table after those that name its rows. A line under the header is the only
+/// rule.
 fn part(table: &Table, of: std::ops::Range<usize>, layout: Layout, style: Style) -> String {
     let shown: Vec<usize> = (0..table.stub).chain(of).collect();
     let rule = NOTHING.header_separator(LineStyle::none().fill('─'));
@@ -204,7 +204,7 @@ fn part(table: &Table, of: std::ops::Range<usize>, layout: Layout, style: Style)
     grid.trim_fmt() + "\n"
 }
 
-/// How wide the parts of a column's numbers are, so that they stand under each other.
+/// Widths of the parts of a column's numbers, for alignment.
 #[derive(Debug, Default)]
 struct Fields {
     value: usize,
@@ -275,7 +275,7 @@ impl Fields {
     }
 }
 
-/// A cell as one line, its parts set to the right of their widths.
+/// A cell as one line, each part aligned to the right of its width.
 fn aligned(content: &Content) -> String {
     match content {
         Content::Aligned(parts) => {
@@ -286,7 +286,7 @@ fn aligned(content: &Content) -> String {
     }
 }
 
-/// The title, broken where it is long and names an arm, and the note beneath, broken at spaces.
+/// The title, broken if it is long and names an arm, and the note beneath it, broken at spaces.
 fn header_lines(column: &Column) -> Vec<String> {
     let mut lines = Vec::new();
     let title = column.title.as_deref().unwrap_or_default();
@@ -304,7 +304,7 @@ fn header_lines(column: &Column) -> Vec<String> {
     lines
 }
 
-/// Rows of texts, wrapped to the width; marks stand beside them.
+/// Rows of texts, wrapped to the width, with their marks to the left.
 fn paragraphs(rows: impl Iterator<Item = Vec<Painted>>, style: Style) -> String {
     let mut table = bare(style);
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
@@ -330,7 +330,7 @@ fn bold(text: &str, color: Option<Color>, style: Style) -> String {
     table.trim_fmt() + "\n"
 }
 
-/// A table that asks no terminal anything.
+/// A table that does not query the terminal.
 fn bare(style: Style) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table.force_no_tty().set_width(style.width);

@@ -1,4 +1,4 @@
-//! The comparison as JSON, with every number that was computed; what does not exist is absent.
+//! The comparison as JSON, with every computed number; values that do not exist are absent.
 
 use serde::Serialize;
 
@@ -8,14 +8,14 @@ use crate::analysis::verdict::{Decision, Judged, Rule};
 use crate::identity::Difference;
 use crate::record::Warning;
 
-/// Name and version of this form; the number changes when old readers would misread.
+/// Name and version of this format; the number changes when old readers would misread it.
 const SCHEMA: &str = "llm-bench-compare/1";
 
 #[derive(Serialize)]
 struct Whole<'a> {
     schema: &'static str,
     decision: Decision,
-    /// False where something that differs forbids a verdict.
+    /// False if a difference forbids a verdict.
     comparable: bool,
     rules: RulesOut<'a>,
     baseline: File<'a>,

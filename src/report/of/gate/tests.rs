@@ -1,4 +1,4 @@
-//! What a gate says, in each form.
+//! Tests of a gate's report in each format.
 
 use super::*;
 use crate::analysis::gate::{judge_arms, lost};
