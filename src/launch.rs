@@ -1,5 +1,5 @@
-//! One launch: a task on one engine over one connection, with sensors around it, and the record
-//! of what came of it. The only code that runs between two timestamps is the engine's.
+//! One launch: a task on one engine over one connection, with sensors around it, and the record of
+//! the result. Between two timestamps, only the engine's code runs.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub use crate::task::Identity;
 use crate::task::{Measured, Notes, Task, converse};
 use crate::units::BytesPerSecond;
 
-/// What is launched.
+/// The subject of a launch.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
     pub engine: &'a EngineSpec,
@@ -34,34 +34,34 @@ pub struct Settings {
     pub n_ctx: u32,
     pub page_cache: PageCache,
     pub deadlines: Deadlines,
-    /// How long the machine is watched before each launch.
+    /// How long to watch the machine before each launch.
     pub idle_window: Duration,
     /// Whether to read the memory's bandwidth before and after each launch, for MBU.
     pub read_bandwidth: bool,
-    /// What MBU is a share of where it is not: the session's reading of the device's memory.
-    /// Without both there is no MBU.
+    /// The bandwidth for MBU if it is not read around the launch: the session's reading of the
+    /// device's memory. Without either there is no MBU.
     pub known_bandwidth: Option<BytesPerSecond>,
 }
 
-/// Everything that one launch gave.
+/// Everything that one launch produced.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     pub launch: Launch,
     pub identity: Identity,
 }
 
-/// The run was stopped by the user; what the launch had measured so far is not used.
+/// The user stopped the run; what the launch had measured so far is discarded.
 #[derive(Debug)]
 pub struct Interrupted;
 
-/// Launches in a fresh process. `at` is which launch of its arm this is, and its place in the
-/// session. A failure of the engine is an outcome, not an error.
+/// Launches in a fresh process. `at` holds the number of this launch within its arm and its place
+/// in the session. A failure of the engine is an outcome, not an error.
 pub fn launch(subject: &Subject<'_>, at: (u32, u32)) -> Result<Outcome, Interrupted> {
     let Settings { threads, deadlines, .. } = *subject.settings;
     over(subject, at, || Engine::open(subject.installed, threads, deadlines), Sensors::default())
 }
 
-/// The same over any connection, with more sensors than those of the machine.
+/// The same over any connection, with sensors besides those of the machine.
 fn over(
     Subject { engine, installed, task, settings }: &Subject<'_>,
     at: (u32, u32),
@@ -106,14 +106,14 @@ fn over(
         task.metrics(&mut Measured { launch: &mut launch, loaded, bandwidth });
     }
     if error.is_some() {
-        launch.metrics.clear(); // half a launch has no value of a launch; its raw times stay
+        launch.metrics.clear(); // a failed launch has no metrics, but keeps its raw times
         launch.status = Status::Failed;
     }
     launch.error = error;
     Ok(Outcome { launch, identity })
 }
 
-/// A launch that could not even begin, as data.
+/// Records a launch that could not even begin.
 pub fn failed(kind: FailureKind, phase: &str, message: String, at: (u32, u32)) -> Launch {
     Launch {
         status: Status::Failed,

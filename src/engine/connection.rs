@@ -1,5 +1,5 @@
-//! How an engine is reached, and what can be seen of it that way. A connection carries messages
-//! and knows nothing of what they mean; what it cannot observe is absent, so that nothing can be
+//! How the harness reaches an engine, and what it can observe that way. A connection carries
+//! messages without interpreting them. What it cannot observe is absent, so that nothing can be
 //! computed from it.
 
 use std::time::Duration;
@@ -8,41 +8,40 @@ use crate::protocol::{Reply, Request};
 use crate::record::FailureKind;
 use crate::units::MonoNs;
 
-/// One way to one engine.
+/// A way to reach one engine.
 pub trait Connection: Send {
     fn observes(&self) -> Observes;
 
-    /// Passes a request on without waiting. A request that cannot be delivered shows as the end of
-    /// the answers.
+    /// Passes a request on without waiting. If it cannot be delivered, the answers simply end.
     fn send(&mut self, request: Request);
 
-    /// The next message and when it arrived; none within `limit`.
+    /// The next message and when it arrived; `None` if none arrives within `limit`.
     ///
     /// # Errors
-    /// There will be no further message.
+    /// No further message will come.
     fn next(&mut self, limit: Duration) -> Result<Option<(MonoNs, Reply)>, Broken>;
 
-    /// Ends it at once; the end of the engine's log, if it has one.
+    /// Ends the engine at once; returns the end of its log, if it has one.
     fn abort(&mut self) -> Option<String>;
 
-    /// Says goodbye and waits for the end, `limit` at most.
+    /// Says goodbye and waits up to `limit` for the engine to end.
     ///
     /// # Errors
-    /// It did not end, or not well.
+    /// The engine did not end, or failed.
     fn close(&mut self, limit: Duration) -> Result<(), Broken>;
 }
 
-/// What a connection can see of its engine.
+/// What a connection can observe of its engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Observes {
-    /// Just before the spawn of a process for this launch alone: where a cold start begins.
+    /// The time just before the process of this launch was spawned, where a cold start begins.
     pub spawned: Option<MonoNs>,
     /// The process that computes, on this machine.
     pub pid: Option<Pid>,
     /// Whether answers carry token ids.
     pub ids: bool,
-    /// Whether answers carry times that the engine took on the shared clock. Without them there
-    /// is only the time at which something arrived.
+    /// Whether answers carry times that the engine took on the shared clock. Otherwise only the
+    /// arrival times are known.
     pub clock: bool,
 }
 

@@ -1,6 +1,6 @@
-//! A running engine, whichever way it is reached: spoken to over the protocol with a deadline for
-//! each phase, and never believed. Every time that it claims is checked against what the harness
-//! saw. What a request of one task means is that task's affair.
+//! A running engine, however it is reached. The harness speaks the protocol with a deadline for
+//! each phase and believes nothing: it checks every time that the engine claims against its own
+//! observations. Each task knows what its requests mean.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::protocol::{
 use crate::record::{FailureKind, LaunchError};
 use crate::units::MonoNs;
 
-/// How long a phase may take.
+/// Time limits of the phases.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
     pub hello: Duration,
@@ -38,14 +38,14 @@ impl Deadlines {
     }
 }
 
-/// A launch that ended before its time: either the engine failed, or the user stopped the run.
+/// Why a launch ended early: the engine failed, or the user stopped the run.
 #[derive(Debug)]
 pub enum Failure {
     Engine(LaunchError),
     Interrupted,
 }
 
-/// An answer with the times at which the harness sent the request and got the answer.
+/// An answer, with the times at which the harness sent the request and received the answer.
 #[derive(Debug, Clone)]
 pub struct Stamped<T> {
     pub sent: MonoNs,
@@ -53,20 +53,20 @@ pub struct Stamped<T> {
     pub value: T,
 }
 
-/// An engine that is ready to load. Dropping it ends it.
+/// An engine that is ready to load. Dropping it ends the engine.
 pub struct Engine {
     connection: Box<dyn Connection>,
     phase: &'static str,
     deadlines: Deadlines,
     last_id: u64,
-    /// What it said of itself when its imports were done.
+    /// What the engine reported after its imports.
     pub ready: Ready,
-    /// The first thing that its process did, on the shared clock.
+    /// When its process executed its first code, on the shared clock.
     pub entered: Option<MonoNs>,
 }
 
 impl Engine {
-    /// Starts an installed engine as a process of its own and waits until it is ready.
+    /// Starts an installed engine in its own process and waits until it is ready.
     pub fn open(
         installed: &Installed,
         threads: u32,
@@ -78,12 +78,13 @@ impl Engine {
         Ok(engine)
     }
 
-    /// An engine that is ready already, over any connection.
+    /// Wraps an engine that is already ready, over any connection.
     pub fn over(connection: Box<dyn Connection>, deadlines: Deadlines, ready: Ready) -> Self {
         Self { connection, phase: "hello", deadlines, last_id: 0, ready, entered: None }
     }
 
-    /// `hello`, answered before the engine's imports, and `ready`, which follows them.
+    /// Exchanges `hello`, which the engine answers before its imports, and `ready`, which follows
+    /// them.
     fn greet(&mut self) -> Result<(), Failure> {
         let Observes { spawned, pid, .. } = self.observes();
         let request = Request::Hello { protocol: PROTOCOL };
@@ -115,7 +116,7 @@ impl Engine {
         Ok(())
     }
 
-    /// What can be seen of it.
+    /// What the connection can observe of the engine.
     pub fn observes(&self) -> Observes {
         self.connection.observes()
     }
@@ -137,7 +138,7 @@ impl Engine {
         }
     }
 
-    /// An id that no request had before.
+    /// An id that no earlier request used.
     pub fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
@@ -154,7 +155,7 @@ impl Engine {
         Ok(loaded)
     }
 
-    /// What it holds by its own book.
+    /// The memory that the engine holds by its own account.
     pub fn memory(&mut self) -> Result<MemoryBook, Failure> {
         let book = self.ask("memory", Request::Memory, self.deadlines.hello, |r| match r {
             Reply::Memory(m) => Ok(m),
@@ -163,13 +164,13 @@ impl Engine {
         Ok(book.value)
     }
 
-    /// Says goodbye and waits for the end.
+    /// Says goodbye and waits for the engine to end.
     pub fn bye(mut self) -> Result<(), Failure> {
         self.phase = "bye";
         self.connection.close(self.deadlines.bye).map_err(|broken| self.broken(broken))
     }
 
-    /// How long a request of a task may take.
+    /// Time limit for a request of a task.
     pub(crate) fn limit(&self) -> Duration {
         self.deadlines.generate
     }
@@ -196,14 +197,14 @@ impl Engine {
         }
     }
 
-    /// Sends without waiting; when.
+    /// Sends without waiting; returns when.
     pub(crate) fn send(&mut self, request: Request) -> MonoNs {
         let sent = MonoNs::now();
         self.connection.send(request);
         sent
     }
 
-    /// The next message, if there is one within `limit`.
+    /// The next message, if one arrives within `limit`.
     pub(crate) fn poll(&mut self, limit: Duration) -> Result<Option<(MonoNs, Reply)>, Failure> {
         self.connection.next(limit).map_err(|broken| self.broken(broken))
     }
@@ -224,7 +225,8 @@ impl Engine {
         }
     }
 
-    /// Claimed times must rise and lie between `from` and `to`, which the harness saw itself.
+    /// Checks that claimed times rise and lie between `from` and `to`, which the harness observed
+    /// itself.
     pub(crate) fn check_times(
         &mut self,
         from: MonoNs,
@@ -245,7 +247,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The engine states an error, or says what nobody asked for.
+    /// The failure for a reply that was not requested: the engine's own error, or a protocol error.
     pub(crate) fn unexpected(&mut self, reply: Reply) -> Failure {
         match reply {
             Reply::Error(e) => self.fail(kind_of(e.kind), e.message),
@@ -261,7 +263,7 @@ impl Engine {
         self.fail(kind, message)
     }
 
-    /// Ends the engine; the failure names the phase and has the end of its log.
+    /// Ends the engine. The failure names the phase and contains the end of the engine's log.
     pub(crate) fn fail(&mut self, kind: FailureKind, message: String) -> Failure {
         let stderr_tail = self.connection.abort();
         Failure::Engine(LaunchError { kind, phase: self.phase.into(), message, stderr_tail })

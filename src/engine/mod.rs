@@ -1,7 +1,7 @@
-//! The harness's side of an engine: which engines there are (`registry`), how their dependencies
-//! get installed (`provision`), how one is reached and what can be seen of it (`connection`;
-//! `process` over pipes), and the checked conversation with it (`conversation`). What is inside an
-//! engine is not known here, nor what a task asks of it.
+//! The harness's side of an engine: which engines exist (`registry`), how their dependencies get
+//! installed (`provision`), how one is reached and observed (`connection`; `process` over pipes),
+//! and the checked conversation with it (`conversation`). This module knows neither an engine's
+//! inside nor what a task asks of it.
 
 pub mod connection;
 pub mod conversation;

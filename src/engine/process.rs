@@ -1,5 +1,5 @@
-//! A process over pipes: spawned in its own process group on as many processors as it may have
-//! threads, killed with everything that it started. It ends when the harness does.
+//! A process over pipes: spawned in its own process group, on as many processors as it may have
+//! threads, and killed with everything that it started. It ends when the harness does.
 
 use std::collections::VecDeque;
 use std::io::{BufReader, Read};
@@ -34,14 +34,14 @@ pub struct Process {
     stderr: Arc<Mutex<VecDeque<u8>>>,
     stderr_reader: Option<std::thread::JoinHandle<()>>,
     oom_kills_before: Option<u64>,
-    /// The file that it loaded, and how long that was.
+    /// The file that it loaded, and its size at that time.
     model: Option<(PathBuf, u64)>,
     spawned: MonoNs,
 }
 
 impl Process {
-    /// Starts `command` on as many processors as it may have threads. Its stdin, stdout and
-    /// stderr are taken over.
+    /// Starts `command` on as many processors as it may have threads, with its stdin, stdout and
+    /// stderr connected to this process.
     pub fn spawn(mut command: Command, threads: u32) -> Result<Self, Failure> {
         command
             .stdin(Stdio::piped())
@@ -94,7 +94,7 @@ impl Process {
         })
     }
 
-    /// stdout ended: find out how the process did.
+    /// Finds out how the process ended, after the end of its stdout.
     fn ended(&mut self) -> Broken {
         let end = Instant::now() + Duration::from_secs(2);
         loop {
@@ -126,7 +126,7 @@ impl Process {
         Broken { kind, message }
     }
 
-    /// What a process that has mapped its model dies of, if the file was cut under it.
+    /// Explains the death of a process whose mapped model file was truncated.
     fn shrunk(&self) -> Option<String> {
         let (path, before) = self.model.as_ref()?;
         let now = path.metadata().map_or(0, |m| m.len());
@@ -149,7 +149,7 @@ impl Connection for Process {
             self.model = path.metadata().ok().map(|m| (path, m.len()));
         }
         if let Some(writer) = &self.to_writer {
-            // A writer that has ended shows as the end of the engine's output.
+            // If the writer has ended, the engine's output ends too.
             let _ = writer.send(request);
         }
     }
@@ -202,7 +202,7 @@ impl Connection for Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // After `bye` the leader has exited, but a helper that it left behind may not have.
+        // After `bye` the leader has exited, but a helper that it started may still run.
         interrupt::kill_group(self.child.id());
         interrupt::release_group(self.child.id());
         let _ = self.child.wait();
@@ -237,8 +237,8 @@ fn keep_tail(mut pipe: impl Read, kept: &Mutex<VecDeque<u8>>) {
     }
 }
 
-/// The kernel kills the engine when the harness ends, however it ends, and keeps it on the
-/// first `threads` processors that the harness may use: a limit that no library can exceed.
+/// Makes the kernel kill the engine when the harness ends, however it ends, and keep the engine on
+/// the first `threads` processors that the harness may use: a limit that no library can exceed.
 fn confine(command: &mut Command, threads: u32) {
     #[cfg(target_os = "linux")]
     {
@@ -263,7 +263,7 @@ fn confine(command: &mut Command, threads: u32) {
     }
 }
 
-/// How often the kernel has killed for memory since boot.
+/// How often the kernel has killed processes for lack of memory since boot.
 fn oom_kills() -> Option<u64> {
     let vmstat = std::fs::read_to_string("/proc/vmstat").ok()?;
     vmstat.lines().find_map(|l| l.strip_prefix("oom_kill ")?.trim().parse().ok())

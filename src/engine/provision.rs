@@ -1,6 +1,6 @@
-//! Installs what an engine folder needs into the user's cache and makes the command that starts
-//! it: a venv per set of pinned requirements, or a program built from the folder (`native`), the
-//! folder's files, and a separate compile cache.
+//! Installs what an engine folder needs into the user's cache and makes the command that starts the
+//! engine. It provides a venv per set of pinned requirements or a program built from the folder
+//! (`native`), the folder's files, and a separate compile cache.
 
 mod native;
 mod python;
@@ -26,18 +26,18 @@ pub struct Provisioner {
     pub cache: PathBuf,
     /// False for `--no-install`.
     pub may_install: bool,
-    /// The llm-bench whose workers the built-in engines are: normally this program.
+    /// The llm-bench program that runs the built-in engines as workers, normally this one.
     pub program: PathBuf,
 }
 
-/// An engine that can be started.
+/// An engine that is ready to start.
 #[derive(Debug, Clone)]
 pub struct Installed {
-    /// What is started: a Python, a program that was built here, or this program itself.
+    /// The program to start: a Python, a program built here, or this program itself.
     pub program: PathBuf,
     args: Vec<String>,
-    /// The folders of the scripts that the program runs, if it runs any: the engine's, and
-    /// what Python engines share.
+    /// The folders of the scripts that the program runs, if any: the engine's own, and the one that
+    /// Python engines share.
     scripts: Vec<PathBuf>,
     env: Vec<(String, String)>,
     /// The folder of the engine's compile cache, if it has one.
@@ -51,8 +51,8 @@ impl Provisioner {
         Ok(Self { cache, may_install, program })
     }
 
-    /// Makes the engine startable, installing what is missing; `say` gets a line of progress.
-    /// `work` names what it will compute. Each has its own compile cache, so that "populated" means
+    /// Makes the engine startable and installs what is missing; `say` gets a line of progress.
+    /// `work` names the computation. Each has its own compile cache, so that "populated" means
     /// populated for this work.
     pub fn provide(
         &self,
@@ -110,7 +110,7 @@ impl Provisioner {
         Ok(installed)
     }
 
-    /// The Python of the venv for these requirements; the venv is made if it is missing.
+    /// The Python of the venv for these requirements. Makes the venv if it is missing.
     fn venv(
         &self,
         folder: &EngineFolder,
@@ -125,7 +125,7 @@ impl Provisioner {
         Ok(home.join("bin/python"))
     }
 
-    /// A folder `<cache>/engines/NAME-HASH` that is made once: `make` fills it, a marker says that
+    /// A folder `<cache>/engines/NAME-HASH` that is made once. `make` fills it, a marker shows that
     /// it is complete, and `result` is the file in it that callers need.
     fn once(
         &self,
@@ -156,7 +156,7 @@ impl Provisioner {
         say(&format!("installing {name} into {}", home.display()));
         lock.lock().with_context(|| format!("cannot lock {}", lock_path.display()))?;
         if whole() {
-            return Ok(home); // another process installed it while this one waited
+            return Ok(home); // Another process installed it while this one waited.
         }
         if home.exists() {
             std::fs::remove_dir_all(&home)
@@ -169,7 +169,7 @@ impl Provisioner {
         Ok(home)
     }
 
-    /// The engine's files on disk; embedded folders are unpacked into the cache once per version.
+    /// The engine's files on disk. Embedded folders are unpacked into the cache once per version.
     fn unpacked(&self, folder: &EngineFolder) -> Result<PathBuf> {
         match &folder.files {
             Files::OnDisk(dir) => Ok(dir.clone()),
@@ -177,19 +177,19 @@ impl Provisioner {
         }
     }
 
-    /// The folder that holds the package of what Python engines share, and nothing else.
+    /// The folder that holds only the package that Python engines share.
     fn shared(&self) -> Result<PathBuf> {
         self.unpack(&registry::shared()?, "python", Path::new(registry::SHARED))
     }
 
-    /// Writes `files` to `under` in `<cache>/engines/NAME-src-HASH`, which it returns.
+    /// Writes `files` to `under` in `<cache>/engines/NAME-src-HASH`; returns that folder.
     fn unpack(&self, files: &Files, name: &str, under: &Path) -> Result<PathBuf> {
         let files = files.sources()?;
         let contents: Vec<&[u8]> = files.iter().map(|(_, bytes)| &bytes[..]).collect();
         let home = self.cache.join("engines").join(format!("{name}-src-{}", short_hash(&contents)));
         for (name, bytes) in &files {
             let target = home.join(under).join(name);
-            // Rewritten if it differs: a half-written copy must not survive.
+            // Overwrites a different file: a half-written copy must not survive.
             if std::fs::read(&target).ok().as_deref() != Some(bytes) {
                 crate::record::write_atomically(&target, bytes)?;
             }
@@ -198,7 +198,7 @@ impl Provisioner {
     }
 }
 
-/// `PYTHONPATH` with one folder: absolute, so that no file of the current folder is ever imported.
+/// A `PYTHONPATH` of one absolute folder, so that Python never imports from the current folder.
 fn python_path(folder: &Path) -> Result<String> {
     let folder = std::path::absolute(folder)?;
     let path = std::env::join_paths([&folder]).ok().and_then(|p| p.into_string().ok());
@@ -211,7 +211,7 @@ fn python_path(folder: &Path) -> Result<String> {
     })
 }
 
-/// Makes the venv `home` with the folder's pinned requirements in it.
+/// Makes the venv `home` and installs the folder's pinned requirements in it.
 fn make_venv(
     folder: &EngineFolder,
     requirements: &str,
@@ -241,12 +241,12 @@ fn make_venv(
 }
 
 impl Installed {
-    /// The command of one launch with `threads` threads.
+    /// The command for one launch with `threads` threads.
     pub fn command(&self, threads: u32) -> Command {
         let mut command = Command::new(&self.program);
         let threads = threads.to_string();
         command.args(&self.args);
-        // The engine uses the packages that it was given, not those of the user's shell.
+        // The engine must use the packages installed for it, not those of the user's shell.
         for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH"] {
             command.env_remove(name);
         }
@@ -267,7 +267,7 @@ impl Installed {
     }
 
     /// A hash of the code that computes: the program, or the engine's scripts and the Python with
-    /// its pinned packages. Findings about an engine stay valid while this is unchanged.
+    /// its pinned packages. Findings about an engine stay valid while the hash is unchanged.
     pub fn identity(&self) -> Result<String> {
         if self.scripts.is_empty() {
             let bytes = std::fs::read(&self.program)

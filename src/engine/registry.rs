@@ -1,6 +1,6 @@
-//! Which engines there are: the ones inside this binary, and one folder with an `engine.toml`
-//! for each of the others (docs/ADDING_AN_ENGINE.md). Folders are embedded; a folder that the
-//! user names comes first. What Python engines share is embedded beside them.
+//! The engines that exist: those inside this binary, and one folder with an `engine.toml` for each
+//! of the others (docs/ADDING_AN_ENGINE.md). Folders are embedded, and so is the code that Python
+//! engines share; a folder that the user names comes first.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -20,15 +20,15 @@ pub const ENGINE_PATH: &str = "LLM_BENCH_ENGINES";
 /// The file that describes an engine folder.
 pub const MANIFEST: &str = "engine.toml";
 
-/// The package of what Python engines share: a folder beside those of the engines.
+/// The package that Python engines share: a folder beside those of the engines.
 pub const SHARED: &str = "_shared";
 
-/// What Python engines share.
+/// The files that Python engines share.
 pub fn shared() -> Result<Files> {
     EMBEDDED.get_dir(SHARED).map(Files::Embedded).context("this build has no shared Python code")
 }
 
-/// One engine in one variant: what a column of the table measures.
+/// One engine in one variant, which a column of the table measures.
 #[derive(Debug, Clone)]
 pub struct EngineSpec {
     /// The name on the command line and in the table, such as `pytorch-eager`.
@@ -40,7 +40,7 @@ pub struct EngineSpec {
     pub options: serde_json::Map<String, serde_json::Value>,
     pub quants: Vec<String>,
     pub devices: Vec<DeviceKind>,
-    /// In what it is known to differ from the function that the file describes.
+    /// How the engine is known to differ from the function that the file describes.
     pub known_differences: Vec<KnownDifference>,
     pub launcher: Launcher,
 }
@@ -54,7 +54,7 @@ pub enum Launcher {
     Folder(Box<EngineFolder>),
 }
 
-/// An engine folder: its manifest and where its files are.
+/// An engine folder: its manifest, and where its files are.
 #[derive(Debug, Clone)]
 pub struct EngineFolder {
     pub manifest: Manifest,
@@ -74,81 +74,81 @@ pub enum Files {
 pub struct Manifest {
     pub name: String,
     pub summary: String,
-    /// The Python script that speaks the protocol; in its place, `[native]`.
+    /// The Python script that speaks the protocol, unless there is a `[native]` table.
     pub script: Option<String>,
-    /// A program that is built on this machine, in place of a script.
+    /// A program built on this machine instead of a script.
     pub native: Option<Native>,
-    /// Pinned requirements; without them the system's Python runs the script as it is.
+    /// Pinned requirements. Without them the system's Python runs the script directly.
     pub requirements: Option<String>,
-    /// What installing takes, for readers: bytes and minutes.
+    /// The cost of installing, for readers: bytes and minutes.
     pub install_cost: Option<String>,
-    /// The oldest Python that will do, as `>=3.11`.
+    /// The oldest Python that works, such as `>=3.11`.
     pub python: Option<String>,
-    /// File types that the engine takes; empty for any.
+    /// File types that the engine accepts; empty for any.
     #[serde(default)]
     pub quants: Vec<String>,
     #[serde(default = "cpu_only")]
     pub devices: Vec<DeviceKind>,
-    /// `verify` without `--engine` leaves it out.
+    /// `verify` without `--engine` skips the engine.
     #[serde(default)]
     pub only_named: bool,
-    /// Extra environment. `{threads}` is replaced.
+    /// Extra environment variables; `{threads}` in them is replaced.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Variables that must name the folder of the engine's compile cache.
+    /// Variables to set to the folder of the engine's compile cache.
     #[serde(default)]
     pub compile_cache_env: Vec<String>,
-    /// One arm each: name → what differs.
+    /// One arm per variant: name → what differs.
     pub variants: BTreeMap<String, Variant>,
     #[serde(default)]
     pub known_differences: Vec<KnownDifference>,
 }
 
-/// `[native]`: a program that is built from the folder on the machine where it runs.
+/// `[native]`: a program built from the folder on the machine where it runs.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Native {
     /// The program that speaks the protocol: a path in the folder where the steps run.
     pub program: String,
-    /// Pinned requirements of a venv for the steps, which is gone after the build.
+    /// Pinned requirements of a venv for the steps, which is removed after the build.
     pub requirements: Option<String>,
-    /// What the build needs on PATH: what it is → programs of which one will do. `$NAME` is a
-    /// variable that names one, and then that one is meant.
+    /// What the build needs on PATH: the tool → programs, any one of which will do. `$NAME` is a
+    /// variable that names a program; if it is set, only that program counts.
     #[serde(default)]
     pub needs: BTreeMap<String, Vec<String>>,
     /// How to get what is missing.
     #[serde(default)]
     pub advice: String,
-    /// The commands that make the program, in an empty folder.
+    /// The commands that build the program, run in an empty folder.
     pub steps: Vec<BuildStep>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BuildStep {
-    /// What it does, for the line of progress.
+    /// The description for the line of progress.
     pub what: String,
-    /// The command and its arguments. `{folder}` is replaced by the engine's folder, `{build}` by
-    /// the one where the steps run.
+    /// The command and its arguments. `{folder}` becomes the engine's folder, `{build}` the folder
+    /// where the steps run.
     pub run: Vec<String>,
-    /// What to do when it fails.
+    /// What to do if it fails.
     #[serde(default)]
     pub advice: String,
 }
 
-/// A difference from float32 on the same file that is no secret.
+/// A declared difference from float32 on the same file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownDifference {
     pub why: String,
-    /// The file types that it shows with; empty for all.
+    /// The file types that it affects; empty for all.
     #[serde(default)]
     pub quants: Vec<String>,
-    /// It is coarser rounding, up to this NMSE; without it the function is another one.
+    /// Coarser rounding up to this NMSE. Without a value, the engine computes another function.
     pub nmse: Option<f64>,
 }
 
-/// What an engine folder runs.
+/// The code of an engine folder.
 #[derive(Debug, Clone, Copy)]
 pub enum Code<'a> {
     /// A Python script of the folder.
@@ -162,10 +162,10 @@ pub struct Variant {
     pub summary: String,
     #[serde(default)]
     pub options: serde_json::Map<String, serde_json::Value>,
-    /// The variant compiles at run time, so that the state of the compile cache matters.
+    /// Whether the variant compiles at run time, so that the state of the compile cache matters.
     #[serde(default)]
     pub compiles: bool,
-    /// Beside those of the whole folder.
+    /// In addition to those of the whole folder.
     #[serde(default)]
     pub known_differences: Vec<KnownDifference>,
 }
@@ -177,7 +177,7 @@ fn cpu_only() -> Vec<DeviceKind> {
 impl EngineFolder {
     fn parse(text: &str, files: Files, whence: &str) -> Result<Self> {
         let manifest: Manifest = toml::from_str(text).with_context(|| whence.to_string())?;
-        // Names become parts of paths in the cache, where an installation is made and removed.
+        // Names become parts of cache paths, where installations are made and removed.
         for name in std::iter::once(&manifest.name).chain(manifest.variants.keys()) {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !name.chars().all(plain) {
@@ -210,12 +210,12 @@ impl EngineFolder {
         Ok(Self { manifest, files })
     }
 
-    /// The oldest Python that will do.
+    /// The oldest Python that works.
     pub fn python_bound(&self) -> (u32, u32) {
         self.manifest.python.as_deref().and_then(parse_python_bound).unwrap_or((3, 11))
     }
 
-    /// What the folder runs.
+    /// The code that the folder runs.
     pub fn code(&self) -> Code<'_> {
         match (&self.manifest.script, &self.manifest.native) {
             (_, Some(native)) => Code::Native(native),
@@ -285,7 +285,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Built-in engines, embedded folders, and the folders in `LLM_BENCH_ENGINES`, which may
+    /// Loads built-in engines, embedded folders, and the folders in `LLM_BENCH_ENGINES`, which may
     /// replace an embedded one of the same name.
     pub fn load() -> Result<Self> {
         let mut folders = Vec::new();
@@ -320,7 +320,7 @@ impl Registry {
         let m = &folder.manifest;
         for (name, variant) in &m.variants {
             if self.engines.iter().any(|e| e.name == *name) {
-                continue; // what came first wins: the user's folder over the embedded one
+                continue; // The first one wins: the user's folder over the embedded one.
             }
             self.engines.push(EngineSpec {
                 name: name.clone(),
@@ -340,7 +340,7 @@ impl Registry {
         &self.engines
     }
 
-    /// The engine of this name; a miss names the nearest one.
+    /// The engine of this name; the error suggests the nearest name.
     pub fn find(&self, name: &str) -> Result<&EngineSpec> {
         if let Some(engine) = self.engines.iter().find(|e| e.name == name) {
             return Ok(engine);
@@ -359,7 +359,7 @@ impl Registry {
 }
 
 impl EngineSpec {
-    /// Why it cannot measure a file of this type on this device; none where it can.
+    /// Why the engine cannot measure a file of this type on this device; `None` if it can.
     pub fn refusal(&self, quant: &str, device: Device) -> Option<(FailureKind, String)> {
         if !self.devices.contains(&device.kind()) {
             let message = format!("{} runs on {}; asked for {device}", self.name, self.devices());
@@ -374,13 +374,13 @@ impl EngineSpec {
         Some((FailureKind::UnsupportedQuant, message))
     }
 
-    /// The kinds of device that it declares, in words.
+    /// The kinds of device that the engine declares, in words.
     fn devices(&self) -> String {
         let names: Vec<String> = self.devices.iter().map(DeviceKind::to_string).collect();
         names.join(", ")
     }
 
-    /// In what it is known to differ with files of this type, if in anything.
+    /// How the engine is known to differ for files of this type, if it does.
     pub fn known_difference(&self, quant: &str) -> Option<&KnownDifference> {
         let with = |d: &&KnownDifference| {
             d.quants.is_empty() || d.quants.iter().any(|q| q.eq_ignore_ascii_case(quant))
@@ -388,7 +388,7 @@ impl EngineSpec {
         self.known_differences.iter().find(with)
     }
 
-    /// What its installation needs on this machine, in words; none for a built-in engine.
+    /// What the installation needs on this machine, in words; `None` for a built-in engine.
     pub fn needs(&self) -> Option<String> {
         let Launcher::Folder(folder) = &self.launcher else { return None };
         let (major, minor) = folder.python_bound();
@@ -399,12 +399,12 @@ impl EngineSpec {
         Some(format!("{} to build it", needs.join(", ")))
     }
 
-    /// Whether only a user who names it means it.
+    /// Whether the engine runs only if the user names it.
     pub fn only_named(&self) -> bool {
         matches!(&self.launcher, Launcher::Folder(f) if f.manifest.only_named)
     }
 
-    /// What installing it takes; none for a built-in engine.
+    /// The cost of installing the engine; `None` for a built-in one.
     pub fn install_cost(&self) -> Option<&str> {
         match &self.launcher {
             Launcher::Builtin => None,
@@ -414,8 +414,8 @@ impl EngineSpec {
         }
     }
 
-    /// Whether it takes minutes to install what only its users want: it is installed when it is
-    /// named, not because every engine was asked for.
+    /// Whether the engine is built here, which takes minutes and serves only its own users. Such an
+    /// engine is installed when a user names it, not because every engine was asked for.
     pub fn is_native(&self) -> bool {
         matches!(&self.launcher, Launcher::Folder(f) if f.manifest.native.is_some())
     }
@@ -429,7 +429,8 @@ impl EngineSpec {
     }
 }
 
-/// That at least one of `engines` declares the device; those that lack it fail with that reason.
+/// Checks that at least one of `engines` declares the device. Engines that lack it fail with that
+/// reason.
 ///
 /// # Errors
 /// None declares it.

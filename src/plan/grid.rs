@@ -1,5 +1,5 @@
-//! The grid that a session measures: every quantization on every device with every number of
-//! threads on every engine.
+//! The grid that a session measures: every combination of quantization, device, number of threads
+//! and engine.
 
 use super::Target;
 use crate::device::Device;
@@ -8,7 +8,7 @@ use crate::model::quant::Quant;
 /// One cell of the grid: what an arm measures, before the model's file is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cell {
-    /// Absent: the model's own.
+    /// Absent for the model's own quantization.
     pub quant: Option<Quant>,
     pub device: Device,
     pub threads: u32,
@@ -17,7 +17,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// All cells, engines side by side. `threads` is what an empty list stands for.
+    /// All cells, engines side by side. `threads` replaces an empty list.
     pub fn grid(target: &Target, engines: usize, threads: u32) -> Vec<Self> {
         let quants = match target.quant.is_empty() {
             true => vec![None],
@@ -40,7 +40,7 @@ impl Cell {
     }
 }
 
-/// The items in their order, without repetitions.
+/// The items in order, without repetitions.
 pub fn each_once<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut once: Vec<T> = Vec::new();
     for item in items {
@@ -51,8 +51,8 @@ pub fn each_once<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<T> {
     once
 }
 
-/// What the columns say: the engine, and whatever else differs among the cells, as
-/// `candle:Q8_0:2t`. A label has no space, so that it can be named in a requirement.
+/// Column labels: the engine, and whatever else differs among the cells, as `candle:Q8_0:2t`. A
+/// label has no space, so that a requirement can name it.
 pub fn labels(cells: &[(&Cell, &str, &str)]) -> Vec<String> {
     let differ = |same: &dyn Fn(&(&Cell, &str, &str)) -> bool| !cells.iter().all(same);
     let Some(first) = cells.first() else { return Vec::new() };

@@ -1,6 +1,6 @@
-//! What is to be measured, before anything runs: the settings as typed and as the result file
-//! keeps them (`spec`), the grid of points that they span (`grid`), and the order of launches
-//! (`order`). Pure.
+//! The plan of a session before anything runs: the settings as typed and as the result file keeps
+//! them (`spec`), the grid of points that they span (`grid`), and the order of launches (`order`).
+//! Pure.
 
 pub mod grid;
 pub mod order;

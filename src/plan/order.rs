@@ -1,5 +1,5 @@
-//! The order of launches: randomized, interleaved, mirrored in pairs of blocks. Pure and seeded,
-//! so that it can be printed before anything runs.
+//! The order of launches: randomized, interleaved, mirrored in pairs of blocks. Pure and seeded, so
+//! that it can be printed before anything runs.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -10,13 +10,13 @@ use rand_chacha::ChaCha8Rng;
 pub struct Planned {
     /// Index into the arms.
     pub arm: usize,
-    /// Which launch of that arm, from 0.
+    /// The number of the launch within its arm, from 0.
     pub index: u32,
 }
 
-/// Every arm `launches` times. A block holds each arm once in random order and the next block is
-/// its mirror image (ABBA or BAAB for two arms), so that a drift of the machine that is linear
-/// over two blocks falls on all arms alike.
+/// Plans every arm `launches` times. A block holds each arm once in random order, and the next
+/// block is its mirror image (ABBA or BAAB for two arms), so that a drift that is linear over two
+/// blocks affects all arms alike.
 pub fn order(arms: usize, launches: u32, seed: u64) -> Vec<Planned> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut block: Vec<usize> = (0..arms).collect();

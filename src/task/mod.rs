@@ -1,6 +1,6 @@
-//! Tasks: what a launch asks of an engine. A task knows its requests, the script of a launch, its
-//! checks and its metrics, in a file of its own; `record` and `metric` hold the vocabulary.
-//! Outside, a task is chosen once and then only used through the trait.
+//! Tasks: what a launch asks of an engine. Each task has its own file with its requests, the script
+//! of a launch, its checks and its metrics; `record` and `metric` hold the vocabulary. Other
+//! modules choose a task once and then use it only through the trait.
 
 pub mod generate;
 pub mod score;
@@ -14,9 +14,9 @@ use crate::record::{Launch, PromptRun};
 use crate::sensors::{HostMemory, Mark, Sensors};
 use crate::units::{BytesPerSecond, MonoNs};
 
-/// What a launch asks, and what follows from the answers.
+/// The requests of a launch, and the conclusions from the answers.
 pub trait Task {
-    /// What the script returns, beside what it keeps in the launch: nothing where it is measured.
+    /// The script's result besides what it keeps in the launch; `()` for a measuring task.
     type Answer;
 
     /// Features that an engine must declare.
@@ -24,15 +24,15 @@ pub trait Task {
         &[]
     }
 
-    /// All requests of a launch. The model is loaded, nothing was asked yet.
+    /// Sends all requests of a launch. The model is loaded and has received no request yet.
     fn script(&self, launch: &mut Running<'_>) -> Result<Self::Answer, Failure>;
 
-    /// Fills the values of each run and of the launch. Called once the sensors have reported, also
+    /// Fills the values of each run and of the launch. Called once the sensors have reported, even
     /// for a launch that failed after its load.
     fn metrics(&self, measured: &mut Measured<'_>);
 }
 
-/// An engine's own account of itself at a launch.
+/// An engine's own account of itself in a launch.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
     pub version: BTreeMap<String, String>,
@@ -41,7 +41,7 @@ pub struct Identity {
     pub notes: Vec<String>,
 }
 
-/// What is kept of a launch while it goes on, whether it ends well or not.
+/// What a launch keeps while it runs, whether it succeeds or fails.
 pub struct Notes {
     pub launch: Launch,
     pub identity: Identity,
@@ -51,14 +51,14 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// Nothing is known of `launch` yet, and no sensor looks.
+    /// Starts with an empty identity and no sensors.
     pub fn new(launch: Launch) -> Self {
         let (identity, loaded, sensors) = (Identity::default(), None, Sensors::default());
         Self { launch, identity, loaded, sensors }
     }
 }
 
-/// A launch as a script sees it.
+/// A launch as its script sees it.
 pub struct Running<'a> {
     pub engine: &'a mut Engine,
     /// The engine's account of the model.
@@ -68,26 +68,27 @@ pub struct Running<'a> {
     sensors: &'a mut Sensors,
 }
 
-/// A launch that is over, for the metrics of its task.
+/// A finished launch, for the metrics of its task.
 pub struct Measured<'a> {
     pub launch: &'a mut Launch,
     pub loaded: &'a Loaded,
-    /// What the device's memory delivers: the ceiling of decoding, if it is known.
+    /// The bandwidth of the device's memory, the ceiling of decoding, if known.
     pub bandwidth: Option<BytesPerSecond>,
 }
 
 impl Running<'_> {
-    /// Tells the sensors what happened at `at`.
+    /// Reports to the sensors what happened at `at`.
     pub fn mark(&mut self, mark: Mark, at: MonoNs) {
         self.sensors.mark(mark, at);
     }
 
-    /// A point of the time line, which begins at the spawn; without one there is none.
+    /// Adds a point to the time line, which begins at the spawn. Does nothing if the spawn was not
+    /// observed.
     pub fn milestone(&mut self, name: &str, at: MonoNs) {
         milestone(self.launch, self.engine.observes(), name, at);
     }
 
-    /// A value of the launch.
+    /// Sets a metric of the launch.
     pub fn put(&mut self, metric: Metric, value: f64) {
         self.launch.metrics.insert(metric, value);
     }
@@ -97,7 +98,7 @@ impl Running<'_> {
         self.launch.prompts.push(run);
     }
 
-    /// The measured requests are over: reads the memory, by the engine's book and the kernel's.
+    /// Ends the measured requests: reads the memory by the engine's account and the kernel's.
     pub fn finished(&mut self) -> Result<(), Failure> {
         self.launch.memory.book = self.engine.memory()?;
         self.mark(Mark::Finished, MonoNs::now());
@@ -111,7 +112,7 @@ fn milestone(launch: &mut Launch, observes: Observes, name: &str, at: MonoNs) {
     }
 }
 
-/// One engine from its start to its end: opens it, loads the model, runs the script.
+/// Runs one engine from start to end: opens it, loads the model, runs the script.
 pub fn converse<A>(
     task: &dyn Task<Answer = A>,
     open: impl FnOnce() -> Result<Engine, Failure>,

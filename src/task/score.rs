@@ -1,5 +1,4 @@
-//! Teacher-forced logits and greedy text: the task behind `verify`. What the logits say is
-//! `analysis`'s business.
+//! Teacher-forced logits and greedy text: the task behind `verify`. `analysis` judges the logits.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +9,7 @@ use crate::engine::{Deadlines, Engine, EngineSpec, Failure, Stamped};
 use crate::protocol::{Feature, Generate, Load, Precision, Reply, Request, Score, Scored};
 use crate::record::{FailureKind, Launch};
 
-/// What every engine is asked.
+/// The request to every engine.
 #[derive(Debug, Clone)]
 pub struct Question {
     pub model: PathBuf,
@@ -19,15 +18,15 @@ pub struct Question {
     pub threads: u32,
     /// Teacher-forced: position i gives the logits after `tokens[..=i]`.
     pub tokens: Vec<u32>,
-    /// Positions from here on go through the model one by one.
+    /// From this position on, tokens go through the model one by one.
     pub decode_from: u32,
-    /// Greedy text after the first `free_prompt` tokens.
+    /// The greedy text continues the first `free_prompt` tokens.
     pub free_prompt: u32,
     pub free_tokens: u32,
     pub deadlines: Deadlines,
 }
 
-/// What an engine answered.
+/// An engine's answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub precision: Precision,
@@ -39,13 +38,14 @@ pub struct Answer {
 }
 
 impl Question {
-    /// Positions that the engine must hold.
+    /// Positions that the engine must be able to hold.
     pub fn n_ctx(&self) -> u32 {
         (self.tokens.len() as u32).max(self.free_prompt + self.free_tokens)
     }
 }
 
-/// Teacher-forced logits `[positions, n_vocab]`, f32, into a file, then the greedy text.
+/// Writes teacher-forced logits `[positions, n_vocab]`, f32, to a file; then asks for the greedy
+/// text.
 struct Scoring<'a> {
     question: &'a Question,
     logits: &'a Path,
@@ -84,12 +84,12 @@ impl Task for Scoring<'_> {
         })
     }
 
-    /// It has no metrics: what the logits say is not the launch's to judge.
+    /// The task has no metrics: the launch does not judge the logits.
     fn metrics(&self, _: &mut Measured<'_>) {}
 }
 
 impl Scoring<'_> {
-    /// Asks, and checks that the file has a row of logits for each position.
+    /// Sends the request and checks that the file has one row of logits per position.
     fn score(&self, engine: &mut Engine, request: Score) -> Result<Scored, Failure> {
         let q = self.question;
         let scored = engine.score(request)?.value;
@@ -118,7 +118,7 @@ impl Engine {
     }
 }
 
-/// Asks one engine; its logits go to the file `logits`.
+/// Runs one engine; its logits go to the file `logits`.
 pub fn ask(
     engine: &EngineSpec,
     installed: &Installed,
@@ -134,7 +134,7 @@ pub fn ask(
         options: engine.options.clone(),
     };
     let open = || Engine::open(installed, q.threads, q.deadlines);
-    // Nothing is kept of the launch but its answer.
+    // Only the answer of the launch is kept.
     let mut notes = Notes::new(Launch::new((0, 0), String::new()));
     converse(&Scoring { question, logits }, open, load, &mut notes)
 }

@@ -1,6 +1,6 @@
-//! Builds a native engine from its folder, once per folder and kind of processor: the build's
-//! needs are checked first, its steps run in a separate folder with a venv of pinned tools, and
-//! only the program stays.
+//! Builds a native engine from its folder, once per folder and kind of processor. Checks the
+//! build's needs first, runs its steps in a separate folder with a venv of pinned tools, and keeps
+//! only the program.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ use super::{Provisioner, make_venv, short_hash};
 use crate::engine::registry::{EngineFolder, MANIFEST, Native};
 
 impl Provisioner {
-    /// The program of a native engine, built if it is not there.
+    /// The program of a native engine. Builds it if it is missing.
     pub(super) fn native(
         &self,
         folder: &EngineFolder,
@@ -34,7 +34,7 @@ impl Provisioner {
             check_needs(name, native)?;
             let source = std::path::absolute(self.unpacked(folder)?)?;
             let made = build(folder, native, &source, home, say);
-            // Hundreds of megabytes that nobody needs after the build, successful or not.
+            // The build leaves hundreds of megabytes that nobody needs, whether it succeeds or not.
             let build = home.join("build");
             if build.exists() {
                 std::fs::remove_dir_all(&build)
@@ -79,7 +79,7 @@ fn build(
         .with_context(|| format!("the build left no {} in {}", native.program, dir.display()))
 }
 
-/// Checks that the build's needs are met; the error says what is missing and how to get it.
+/// Checks that the build's needs are met. The error names what is missing and how to get it.
 fn check_needs(name: &str, native: &Native) -> Result<()> {
     for (what, programs) in &native.needs {
         let named = programs.iter().filter_map(|p| {
@@ -118,8 +118,8 @@ fn is_on_path(program: &str) -> bool {
     std::env::split_paths(&path).any(|dir| runs(&dir.join(program)))
 }
 
-/// What the compiler may build for: instruction sets of the first processor, as the kernel names
-/// them. Two machines that share a cache each get the program for their kind.
+/// The instruction sets of the first processor, as the kernel names them: the compiler may use them
+/// all. Machines that share a cache each get the program for their kind.
 pub(super) fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let sets = text.lines().find(|l| l.starts_with("flags") || l.starts_with("Features"));

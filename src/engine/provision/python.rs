@@ -1,4 +1,4 @@
-//! Finds the Python that engines with scripts run on, and that builds native ones.
+//! Finds the Python that runs engines with scripts and builds native ones.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-/// Names the Python that makes the venvs, instead of the first on PATH.
+/// Names the Python that makes the venvs, instead of the first one on PATH.
 pub const PYTHON: &str = "LLM_BENCH_PYTHON";
 
 /// How long a Python may take to print its version.
@@ -21,7 +21,7 @@ pub struct Python {
     pub version: (u32, u32),
 }
 
-/// The first Python on PATH that is new enough; `LLM_BENCH_PYTHON` names one.
+/// The first Python on PATH that is new enough, or the one that `LLM_BENCH_PYTHON` names.
 pub fn find_python(bound: (u32, u32)) -> Result<Python> {
     let named = std::env::var_os(PYTHON).map(PathBuf::from);
     let candidates: Vec<PathBuf> = match &named {
@@ -53,7 +53,7 @@ pub fn find_python(bound: (u32, u32)) -> Result<Python> {
     )
 }
 
-/// The version that a Python prints; `None` if it is not a Python, hangs or prints without end.
+/// The version that a Python prints; `None` if it is not a Python, hangs, or prints without end.
 fn python_version(path: &Path) -> Option<(u32, u32)> {
     let program = "import sys; print('%d.%d' % sys.version_info[:2])";
     let mut child = Command::new(path)

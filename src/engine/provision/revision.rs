@@ -1,5 +1,5 @@
-//! A program of another revision: built from the repository once per commit and kind of
-//! processor, in a separate work tree, so that the caller's files are not touched.
+//! Builds the program of another revision from the repository, once per commit and kind of
+//! processor. Uses a separate work tree, so that the caller's files stay untouched.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,13 +25,13 @@ impl Revision {
     /// Resolves `rev` in the repository around `folder`.
     ///
     /// # Errors
-    /// There is no repository, it is another program's, or the name resolves to no commit.
+    /// There is no repository, it belongs to another program, or the name resolves to no commit.
     pub fn find(folder: &Path, rev: &str) -> Result<Self> {
         let top = git(folder, &["rev-parse", "--show-toplevel"]).with_context(|| {
             format!("revision {rev:?}: expected to be in a git repository of {NAME}")
         })?;
         let repository = PathBuf::from(top);
-        // A revision may not look like an option.
+        // A revision must not be mistaken for an option.
         let wanted = format!("{rev}^{{commit}}");
         let found = git(&repository, &["rev-parse", "--verify", "--end-of-options", &wanted]);
         let commit = found.with_context(|| {
@@ -63,7 +63,7 @@ impl Revision {
 }
 
 impl Provisioner {
-    /// The program of a revision, built (`cargo build --release --locked`) if it is missing.
+    /// The program of a revision. Builds it (`cargo build --release --locked`) if it is missing.
     pub fn revision(&self, revision: &Revision, say: &dyn Fn(&str)) -> Result<PathBuf> {
         let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
         let processor = processor();
@@ -80,7 +80,7 @@ impl Provisioner {
                 .with_context(|| format!("cannot make {}", home.display()))?;
             let tree = home.join("source");
             let made = build(revision, &tree, &root.join("builds"), &home, say);
-            // Whether the build succeeded or not, the repository forgets the work tree.
+            // The repository forgets the work tree, whether the build succeeded or not.
             let _ = std::fs::remove_dir_all(&tree);
             let _ = git(&revision.repository, &["worktree", "prune"]);
             made
@@ -89,8 +89,8 @@ impl Provisioner {
     }
 }
 
-/// Builds in the work tree `tree` and puts the program into `home`. The compiled
-/// dependencies stay in `target` for the next revision.
+/// Builds in the work tree `tree` and puts the program into `home`. Keeps the compiled dependencies
+/// in `target` for the next revision.
 fn build(
     revision: &Revision,
     tree: &Path,
@@ -120,7 +120,7 @@ fn build(
     Ok(())
 }
 
-/// What git prints, without the last newline; its first complaint is the error.
+/// Git's output without the last newline; the error is git's first complaint.
 fn git(folder: &Path, args: &[&str]) -> Result<String> {
     let out = Command::new("git")
         .arg("-C")

@@ -1,4 +1,4 @@
-//! One step of an installation: a command whose output is shown as progress, that Ctrl-C ends, and
+//! One step of an installation: a command whose output is shown as progress, which Ctrl-C ends, and
 //! whose own words explain a failure.
 
 use std::io::{BufRead, BufReader, Read};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// Runs one step of an installation; its output becomes progress, and part of an error.
+/// Runs one step of an installation. Its output becomes progress, and part of any error.
 pub fn run_step(command: &mut Command, what: &str, advice: &str, say: &dyn Fn(&str)) -> Result<()> {
     say(what);
     let mut child = command
@@ -32,7 +32,7 @@ pub fn run_step(command: &mut Command, what: &str, advice: &str, say: &dyn Fn(&s
         stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
     });
     let (mut last, mut complaint, mut tenths) = (String::new(), None, 0);
-    // A step may be silent for long, so a request to stop is checked all the time.
+    // A step may be silent for long, so this checks for a request to stop all the time.
     loop {
         match lines.recv_timeout(Duration::from_millis(100)) {
             Ok(line) => {
@@ -57,7 +57,8 @@ pub fn run_step(command: &mut Command, what: &str, advice: &str, say: &dyn Fn(&s
     }
     let errors = errors.join().unwrap_or_default();
     if !status.success() {
-        // Compilers complain on stdout, through the program that runs them; the first one counts.
+        // Compilers complain on stdout, through the program that runs them; the first complaint
+        // counts.
         let reason = complaint
             .as_deref()
             .or_else(|| errors.lines().rev().find(|l| !l.trim().is_empty()))
@@ -67,8 +68,8 @@ pub fn run_step(command: &mut Command, what: &str, advice: &str, say: &dyn Fn(&s
     Ok(())
 }
 
-/// The lines of pip, cargo and a build that interest somebody who waits. A build counts its files
-/// as `[n/m]`: `tenths` is how many tenths were shown.
+/// The lines of pip, cargo and a build that are worth showing to somebody who waits. A build counts
+/// its files as `[n/m]`; `tenths` is how many tenths have been shown.
 fn worth_showing(line: &str, tenths: &mut usize) -> Option<String> {
     let line = line.trim();
     if let Some((done, of)) = counted(line) {
@@ -85,7 +86,7 @@ fn worth_showing(line: &str, tenths: &mut usize) -> Option<String> {
     })
 }
 
-/// `(n, m)` of a line that begins with `[n/m] `.
+/// `(n, m)` from a line that begins with `[n/m] `.
 fn counted(line: &str) -> Option<(usize, usize)> {
     let (count, _) = line.strip_prefix('[')?.split_once("] ")?;
     let (done, of) = count.split_once('/')?;

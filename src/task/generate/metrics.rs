@@ -1,4 +1,4 @@
-//! From raw times to the metrics of one generation and of one launch. Definitions:
+//! Turns raw times into the metrics of one generation and of one launch. Definitions:
 //! docs/METHODOLOGY.md; names: `metric`.
 
 use super::Measured;
@@ -7,11 +7,11 @@ use crate::record::{MemoryPart, Model, Part, PromptRun, Role};
 use crate::stats::Sample;
 use crate::units::{BytesPerSecond, Seconds};
 
-/// What one decoded token must read from memory, as far as it is known.
+/// The known part of what one decoded token must read from memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct ReadsPerToken {
     weight_bytes: u64,
-    /// For each position in the cache.
+    /// Bytes per position in the cache.
     kv_bytes_per_position: u64,
     /// The ceiling.
     bandwidth: BytesPerSecond,
@@ -28,7 +28,7 @@ impl ReadsPerToken {
     }
 }
 
-/// Sums from which both a generation's and a set's metrics come.
+/// Sums from which the metrics of a generation or of a set are computed.
 #[derive(Debug, Clone)]
 struct Sums {
     prompt_tokens: f64,
@@ -41,11 +41,12 @@ struct Sums {
     peak: Option<f64>,
     sustained: Vec<f64>,
     prefill_known: bool,
-    /// Whether every request held its prompt alone, so that its submit is where its time begins.
+    /// Whether every request held its prompt alone, so that the request's time begins at its
+    /// submit.
     submit_known: bool,
 }
 
-/// Metrics of one generation, without what must be known of model and memory.
+/// Metrics of one generation, without those that need facts about model and memory.
 pub fn of_generation(run: &PromptRun) -> Values {
     of_runs([run], None)
 }
@@ -59,8 +60,8 @@ fn of_runs<'a>(
     sums.metrics(reads)
 }
 
-/// Fills in the metrics of each measured generation, and those of the launch over them: rates sum
-/// by sum, gaps taken together. Load and cold start are there already.
+/// Fills in the metrics of each measured generation, and of the launch over all of them: rates from
+/// sums, gaps pooled. Load and cold start are already filled in.
 pub fn of_launch(measured: &mut Measured<'_>, model: &Model) {
     let reads = ReadsPerToken::of(measured, model);
     let launch = &mut *measured.launch;
@@ -84,12 +85,12 @@ pub fn of_launch(measured: &mut Measured<'_>, model: &Model) {
     launch.metrics.extend(values);
 }
 
-/// What a launch owes to its generations.
+/// The launch metrics that come from its generations.
 fn of_prompts(runs: &[PromptRun], reads: Option<&ReadsPerToken>) -> Values {
     let measured = || runs.iter().filter(|r| r.role == Role::Measured);
     let mut values = of_runs(measured(), reads);
     let gaps: Vec<f64> = measured().flat_map(gaps).collect();
-    // The process's first step is on an empty context: deep ones do not compare with it.
+    // The process's first step has an empty context, so deep ones do not compare with it.
     if runs.iter().all(|run| run.depth == 0)
         && let (Some(first), Some(steady)) = (first_decode_step(runs), quantile(&gaps, 0.5))
     {
@@ -98,7 +99,7 @@ fn of_prompts(runs: &[PromptRun], reads: Option<&ReadsPerToken>) -> Values {
     values
 }
 
-/// The peak in five parts that add up to it; none where there is no breakdown.
+/// The peak in five parts that add up to it; empty without a breakdown.
 fn of_memory(breakdown: &[MemoryPart]) -> Values {
     let mut values = Values::new();
     for MemoryPart { part, bytes, .. } in breakdown {
@@ -207,8 +208,8 @@ impl Sums {
     }
 }
 
-/// Most tokens that fall into one second after the first token; absent for a decode of less
-/// than a second, which would not fill the bucket.
+/// The most tokens within any one second after the first token. `None` for a decode shorter than a
+/// second, which could not fill that window.
 fn best_second(token_ns: &[u64]) -> Option<f64> {
     const SECOND: u64 = 1_000_000_000;
     let decoded = &token_ns[1..];
@@ -226,7 +227,7 @@ fn best_second(token_ns: &[u64]) -> Option<f64> {
     Some(best as f64)
 }
 
-/// Median token rate of the last third of the gaps.
+/// Median token rate over the last third of the gaps.
 fn last_third_rate(run: &PromptRun) -> Option<f64> {
     let gaps: Vec<f64> = gaps(run).collect();
     let third = &gaps[gaps.len() - gaps.len().div_ceil(3)..];
@@ -287,7 +288,7 @@ mod tests {
         close(&v, Metric::ItlP50, 0.1);
         close(&v, Metric::E2eTps, 5.0 / 1.3);
         close(&v, Metric::SustainedTps, 10.0);
-        // 1 MB of weights and 18.5 positions of 1 kB in 0.1 s, of 1 GB/s.
+        // 1 MB of weights and 18.5 positions of 1 kB in 0.1 s, against 1 GB/s.
         close(&v, Metric::Mbu, (1_000_000.0 + 18_500.0) / 0.1 / 1e9);
         assert!(!v.contains_key(&Metric::ItlP99), "under 100 gaps there is no p99");
         assert!(!v.contains_key(&Metric::PeakTps), "the decode took less than a second");
@@ -345,7 +346,7 @@ mod tests {
 
     #[test]
     fn the_best_second_slides() {
-        // 1 token a second, but three within the half second after t = 5 s.
+        // 1 token a second, but three within half a second after t = 5 s.
         let ms = [0u64, 1000, 2000, 3000, 4000, 5000, 5200, 5400, 6400];
         let ns: Vec<u64> = ms.iter().map(|t| t * 1_000_000).collect();
         assert_eq!(best_second(&ns), Some(3.0));

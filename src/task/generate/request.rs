@@ -1,5 +1,5 @@
-//! What a generation is asked with and held to: the number of tokens, ids of the vocabulary, times
-//! that the harness saw pass, work that is accounted for.
+//! Sends a generation and checks the answer: the number of tokens, ids within the vocabulary, times
+//! that the harness observed too, and no unaccounted work.
 
 use sha2::{Digest, Sha256};
 
@@ -9,8 +9,8 @@ use crate::record::{FailureKind, PromptRun, Role};
 use crate::units::MonoNs;
 
 impl Engine {
-    /// Fills the cache, for generations of that depth. The engine does not know yet what comes
-    /// after these tokens, so it cannot begin with it.
+    /// Fills the cache for generations at that depth. The engine does not know yet what follows
+    /// these tokens, so it cannot start on it.
     pub fn context(&mut self, request: Context) -> Result<Stamped<ContextFilled>, Failure> {
         let (id, n) = (request.id, request.tokens.len());
         let limit = self.limit();
@@ -31,7 +31,7 @@ impl Engine {
         Ok(filled)
     }
 
-    /// One generation; ids must be below `n_vocab`, where it is known.
+    /// One generation; ids must be below `n_vocab`, if known.
     pub fn generate(
         &mut self,
         request: Generate,
@@ -58,8 +58,8 @@ impl Engine {
         Ok(generated)
     }
 
-    /// What holds for every generation: the id, times that rise and, where ids can be seen, `n`
-    /// tokens of the vocabulary with a time for each.
+    /// Checks every generation: the id, rising times and, if ids can be observed, `n` tokens of the
+    /// vocabulary with one time each.
     pub(super) fn check_generated(
         &mut self,
         generated: &Stamped<Generated>,
@@ -88,7 +88,7 @@ impl Engine {
         self.check_stages(&generated.value)
     }
 
-    /// Stages follow one another: together they cannot take longer than what they are part of.
+    /// Stages follow one another, so together they cannot take longer than the whole.
     fn check_stages(&mut self, g: &Generated) -> Result<(), Failure> {
         let (Some(profile), [first, .., last]) = (&g.profile, &g.t_tokens_ns[..]) else {
             return Ok(());
@@ -107,7 +107,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Work before the claimed begin or after the last token would flatter the engine.
+    /// Unaccounted work before the claimed begin or after the last token would flatter the engine.
     pub(super) fn check_accounted(&mut self, g: &Stamped<Generated>) -> Result<(), Failure> {
         let whole = g.arrived.since(g.sent).0;
         let last = g.value.t_tokens_ns.last().copied().unwrap_or(g.value.t_begin_ns);
@@ -123,14 +123,15 @@ impl Engine {
     }
 }
 
-/// What is wrong with ids of which one is outside the vocabulary.
+/// Describes the first id that is outside the vocabulary.
 pub(super) fn foreign(ids: &[u32], n_vocab: Option<u32>) -> Option<String> {
     let n_vocab = n_vocab?;
     let bad = ids.iter().find(|id| **id >= n_vocab)?;
     Some(format!("token id {bad} is outside the vocabulary of {n_vocab}"))
 }
 
-/// A generation as the record keeps it, as far as it can be seen; the prompt is the caller's.
+/// A generation in the form of the record, as far as it can be observed; the caller adds the
+/// prompt.
 pub fn run_of(role: Role, g: &Stamped<Generated>, observes: Observes) -> PromptRun {
     let (sent, g) = (g.sent.0, &g.value);
     PromptRun {

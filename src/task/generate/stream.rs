@@ -1,5 +1,5 @@
-//! A generation that is read while it comes, and can be cancelled. Held to the same rules as a
-//! measured one: ids inside the vocabulary, times on the shared clock, the stream equal to the
+//! A generation that is read while it is produced and can be cancelled. The same rules apply as to
+//! a measured one: ids inside the vocabulary, times on the shared clock, the stream equal to the
 //! final list.
 
 use std::ops::ControlFlow;
@@ -14,11 +14,11 @@ use crate::units::MonoNs;
 /// How often the caller is asked whether it still wants the answer.
 const POLL: Duration = Duration::from_millis(50);
 
-/// What happens during a generation.
+/// An event during a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Token(u32),
-    /// Nothing for a moment.
+    /// Nothing arrived for a moment.
     Waiting,
 }
 
@@ -26,14 +26,15 @@ pub enum Step {
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub generated: Stamped<Generated>,
-    /// It ended early because the caller said so.
+    /// Whether the caller ended it early.
     pub cancelled: bool,
 }
 
 impl Engine {
-    /// One generation; `follow` gets each token as it comes, where the request says `stream`, and
-    /// is asked in between. Its `Break` cancels: an engine that understands it keeps its state
-    /// and the answer has the tokens so far, any other is killed. A second `Break` kills.
+    /// One generation. If the request sets `stream`, `follow` gets each token as it arrives; it is
+    /// also called in between. Its `Break` cancels: an engine that supports cancelling keeps its
+    /// state and answers with the tokens so far, and any other engine is killed. A second `Break`
+    /// kills.
     pub fn follow(
         &mut self,
         request: Generate,
@@ -66,7 +67,7 @@ impl Engine {
                 }
                 None => Step::Waiting,
             };
-            // Tokens that were on their way when the reader turned away are not shown.
+            // Tokens that were on their way when the caller cancelled are not shown.
             let step = if cancelled { Step::Waiting } else { step };
             if follow(step).is_break() {
                 if cancelled || !self.has(Feature::Cancel) {
