@@ -1,12 +1,12 @@
-//! The hyper-parameters of a LLaMA in a GGUF file, as a type that cannot be wrong. Harness and
-//! engines take them from here.
+//! The hyper-parameters of a LLaMA in a GGUF file, validated once. The harness and the engines take
+//! them from here.
 
 use candle_core::quantized::gguf_file::Value;
 use serde::Serialize;
 
 use super::{EMBEDDING, GgufError, GgufFile};
 
-/// Shapes and constants that an engine needs. Every tensor that they imply is in the file, with
+/// Shapes and constants that an engine needs. The file contains every tensor that they imply, with
 /// the implied shape.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LlamaConfig {
@@ -20,7 +20,7 @@ pub struct LlamaConfig {
     pub context_length: usize,
     pub rope_base: f64,
     pub rms_eps: f64,
-    /// No `output.weight`: the embedding serves as the output matrix.
+    /// The file has no `output.weight`: the embedding is also the output matrix.
     pub tied: bool,
     /// `rope_freqs.weight` divides the inverse frequencies (LLaMA 3 rope scaling).
     pub has_rope_freqs: bool,
@@ -60,7 +60,7 @@ impl LlamaConfig {
         let missing =
             |key: &str| file.unsupported(format!("{key} is missing"), "a number", "nothing");
         let positive = |key: &str, most: u64| optional(key, most)?.ok_or_else(|| missing(key));
-        // Engines compute in f32: neither infinity nor zero there.
+        // Engines compute in f32, where the value must be neither infinite nor zero.
         let finite = |key: &str| match (metadata.get(key), file.float(key)) {
             (None, _) => Ok(None),
             (_, Some(x)) if (x as f32).is_finite() && x as f32 > 0.0 => Ok(Some(x)),
@@ -125,7 +125,7 @@ impl LlamaConfig {
             head_dim,
             n_vocab,
             context_length: positive("llama.context_length", 1 << 30)?,
-            // The default of llama.cpp for files that do not say.
+            // llama.cpp's default for files that do not state it.
             rope_base: finite("llama.rope.freq_base")?.unwrap_or(10_000.0),
             rms_eps,
             tied: !tensors.contains_key("output.weight"),
@@ -175,7 +175,7 @@ impl LlamaConfig {
         if self.has_rope_freqs {
             check("rope_freqs.weight", &[self.head_dim / 2])?;
         }
-        // A bias or an adapter that is silently left out would be a different function.
+        // Silently leaving out a bias or an adapter would compute a different function.
         let known =
             9 * self.n_layers + 2 + usize::from(!self.tied) + usize::from(self.has_rope_freqs);
         let names = file.tensors().keys();

@@ -1,21 +1,21 @@
-//! GGUF files for tests, byte by byte, right or wrong as a test needs them.
+//! Builds GGUF files for tests byte by byte, valid or broken as a test needs them.
 
 use std::path::{Path, PathBuf};
 
-/// A file in the making.
+/// A file under construction.
 #[derive(Clone, Default)]
 pub struct Fixture {
     pub metadata: Vec<(String, Vec<u8>)>,
     pub tensors: Vec<Tensor>,
 }
 
-/// A tensor's entry; dimensions in the file's order, the row first.
+/// A tensor's entry; dimensions in the file's order, row length first.
 #[derive(Clone)]
 pub struct Tensor {
     pub name: String,
     pub dims: Vec<u64>,
     pub dtype: u32,
-    /// Bytes of data, zeros.
+    /// How many bytes of data, all zero.
     pub bytes: u64,
 }
 

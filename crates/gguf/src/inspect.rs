@@ -1,4 +1,4 @@
-//! What `llm-bench models inspect FILE` shows: the header as data, with a plain-text form.
+//! The output of `llm-bench models inspect FILE`: the header as data, with a plain-text form.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{GgufFile, LlamaConfig};
 use llm_bench_units::Bytes;
 
-/// A file's header, summed up.
+/// A summary of a file's header.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inspection {
     pub file: String,
@@ -19,12 +19,12 @@ pub struct Inspection {
     pub size_bytes: u64,
     pub n_params: u64,
     pub weight_bytes_per_token: u64,
-    /// Absent where the file is no complete LLaMA; `problem` says why.
+    /// Absent if the file is no complete LLaMA; `problem` says why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<LlamaConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// Every key, sorted; long values shortened.
+    /// Every key, sorted; long values are shortened.
     pub metadata: Vec<KeyValue>,
     /// One row per tensor type, the largest first.
     pub tensors: Vec<TypeRow>,
@@ -48,7 +48,7 @@ pub struct TypeRow {
 }
 
 impl GgufFile {
-    /// Sums up the header.
+    /// Summarizes the header.
     pub fn inspect(&self) -> Inspection {
         let (config, problem) = match self.llama_config() {
             Ok(config) => (Some(config), None),

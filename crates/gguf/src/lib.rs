@@ -1,7 +1,7 @@
-//! Opens a GGUF file: checks the header, then reads it; types and validates the hyper-parameters;
-//! computes the sizes that METHODOLOGY.md defines. Harness and engines both read files here. The file
-//! is not mapped, so one that shrinks cannot crash the harness. Computing with the weights is left to
-//! the engines.
+//! Opens a GGUF file. Checks the header and then reads it, types and validates the
+//! hyper-parameters, and computes the sizes that METHODOLOGY.md defines. The harness and the
+//! engines both read files here. The file is not mapped, so a file that shrinks cannot crash the
+//! harness. Engines compute with the weights.
 
 #![forbid(unsafe_code)]
 
@@ -63,7 +63,7 @@ pub enum GgufError {
 pub struct GgufFile {
     path: PathBuf,
     len: u64,
-    /// The metadata, and of the tensors those whose type candle knows.
+    /// The metadata, and the tensors whose type candle knows.
     content: Content,
     tensors: HashMap<String, TensorInfo>,
     entries: Vec<Entry>,
@@ -76,7 +76,7 @@ impl std::fmt::Debug for GgufFile {
 }
 
 impl GgufFile {
-    /// Reads a file's header. Weights are not touched.
+    /// Reads a file's header and none of its weights.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let io = |error| GgufError::Io { path: path.to_owned(), error };
         let len = regular_file_len(path).map_err(io)?;
@@ -110,12 +110,13 @@ impl GgufFile {
         })
     }
 
-    /// `start` is the beginning of a file of `len` bytes.
+    /// Reads `start`, the beginning of a file of `len` bytes.
     fn read(path: &Path, start: &[u8], len: u64) -> Result<Self, Stop> {
         let Scanned { end, entries, iq4_nl } = scan(path, start, len)?;
         let mut header = Cow::Borrowed(&start[..end]);
         for (_, at) in &iq4_nl {
-            // candle rejects a header with an unknown type; these tensors are removed again below.
+            // candle rejects a header with an unknown type, so these tensors are removed again
+            // below.
             const F32: u32 = 0;
             header.to_mut()[at.clone()].copy_from_slice(&F32.to_le_bytes());
         }
@@ -184,8 +185,8 @@ impl GgufFile {
         &self.tensors
     }
 
-    /// The metadata in the file's order: each key, and the bytes of its whole entry. Reads the
-    /// file again.
+    /// The metadata in the file's order: each key, and the bytes of its whole entry. Reads the file
+    /// again.
     pub fn raw_metadata(&self) -> std::io::Result<Vec<(&str, Vec<u8>)>> {
         let file = File::open(&self.path)?;
         let entry = |e: &Entry| -> std::io::Result<Vec<u8>> {
@@ -196,7 +197,7 @@ impl GgufFile {
         self.entries.iter().map(|e| Ok((e.key.as_str(), entry(e)?))).collect()
     }
 
-    /// The header as candle reads it; an error where candle does not know a tensor's type.
+    /// The header as candle reads it; fails if candle does not know a tensor's type.
     pub fn into_content(self) -> Result<Content, GgufError> {
         let foreign =
             |(_, info): &(&String, &TensorInfo)| !matches!(info.dtype, StoredType::Candle(_));
@@ -228,7 +229,7 @@ impl GgufFile {
         }
     }
 
-    /// A metadata value that is an unsigned number, of whatever width.
+    /// A metadata value that is an unsigned number of any width.
     pub fn number(&self, key: &str) -> Option<u64> {
         match *self.content.metadata.get(key)? {
             Value::U8(v) => Some(v.into()),
@@ -281,7 +282,7 @@ impl GgufFile {
         LlamaConfig::of(self)
     }
 
-    /// True where the weights were generated from a seed, not trained; the model's text is then
+    /// Whether the weights were generated from a seed instead of trained; the model's text is then
     /// meaningless.
     pub fn is_synthetic(&self) -> bool {
         match self.content.metadata.get(SYNTHETIC_KEY) {
@@ -290,8 +291,8 @@ impl GgufFile {
         }
     }
 
-    /// `F16`, `Q8_0`, `Q4_0`, `Q4_K_M`…: the recipe that the file names, if the bulk of its bytes
-    /// agrees, else the type of that bulk.
+    /// `F16`, `Q8_0`, `Q4_0`, `Q4_K_M`…: the recipe that the file names, if most of its bytes
+    /// agree, otherwise the type of most of its bytes.
     pub fn quant_label(&self) -> String {
         let mut bytes = BTreeMap::new();
         for info in self.tensors.values() {
@@ -311,20 +312,20 @@ impl GgufFile {
             _ => None,
         };
         match named {
-            // A small model's embedding can outweigh its blocks, and is Q6_K in these recipes.
+            // A small model's embedding can outweigh its blocks and is Q6_K in these recipes.
             Some((label, expected)) if bulk == expected || bulk == "Q6_K" => label.into(),
             _ => bulk.into(),
         }
     }
 
-    /// Elements of all tensors, as llama.cpp counts: `rope_freqs.weight` included.
+    /// Elements of all tensors, counted like llama.cpp: `rope_freqs.weight` included.
     pub fn n_params(&self) -> u64 {
         self.tensors.values().map(TensorInfo::elements).sum()
     }
 
-    /// Bytes of the weights that one decoded token reads: all blocks, the last norm, and the
-    /// output matrix, which is the embedding where the two are tied. One row of an untied
-    /// embedding and the 128 bytes of `rope_freqs.weight` are left out.
+    /// Bytes of weights that one decoded token reads: all blocks, the last norm, and the output
+    /// matrix (the embedding, if the two are tied). Leaves out one row of an untied embedding and
+    /// the 128 bytes of `rope_freqs.weight`.
     pub fn weight_bytes_per_token(&self) -> u64 {
         let tensors = &self.tensors;
         let head = if tensors.contains_key("output.weight") { "output.weight" } else { EMBEDDING };
@@ -366,11 +367,11 @@ impl GgufFile {
     }
 }
 
-/// Enough for the header of a small model; the read doubles until the header is whole.
+/// Enough for the header of a small model; the read doubles until it has the whole header.
 const FIRST_READ: u64 = 1 << 20;
 
-/// The length of a regular file; anything else is refused before it is opened, because opening a
-/// FIFO waits for its writer.
+/// The length of a regular file. Refuses anything else before opening it, because opening a FIFO
+/// waits for its writer.
 pub fn regular_file_len(path: &Path) -> std::io::Result<u64> {
     let metadata = std::fs::metadata(path)?;
     if metadata.is_file() {

@@ -1,34 +1,34 @@
-//! Walks a GGUF header before anything is allocated from it: counts, string and array lengths,
-//! tensor shapes, types and offsets are checked against the length of the file and against limits.
+//! Walks a GGUF header before anything is allocated from it. Checks counts, string and array
+//! lengths, tensor shapes, types and offsets against the length of the file and against limits.
 
 use std::ops::Range;
 use std::path::Path;
 
 use super::{GgufError, StoredType};
 
-/// Above any real model; a header that claims more is refused.
+/// More than any real model has; a header that claims more is refused.
 const MAX_TENSORS: u64 = 1 << 17;
 const MAX_METADATA: u64 = 1 << 16;
 const MAX_STRING: u64 = 1 << 26;
-/// Of all arrays together; each element becomes a value of 32 bytes.
+/// Limit over all arrays together; each element becomes a value of 32 bytes.
 const MAX_ELEMENTS: u64 = 1 << 22;
 const MAX_HEADER: u64 = 1 << 27;
 const MAX_NAME: u64 = 1 << 12;
 const MAX_DIMS: u32 = 4;
 
-/// Where a metadata entry lies in the file: its key's length, key, type and value.
+/// The place of a metadata entry in the file: its key's length, key, type and value.
 pub(super) struct Entry {
     pub key: String,
     pub at: Range<usize>,
 }
 
-/// A header that holds together.
+/// A consistent header.
 pub(super) struct Scanned {
     /// Where it ends.
     pub end: usize,
     /// The metadata in the file's order.
     pub entries: Vec<Entry>,
-    /// The tensors of type IQ4_NL, and where each one's type number lies.
+    /// The tensors of type IQ4_NL, and the place of each one's type number.
     pub iq4_nl: Vec<(String, Range<usize>)>,
 }
 
@@ -39,8 +39,8 @@ pub(super) enum Stop {
     Bad(GgufError),
 }
 
-/// Checks a header, of which `bytes` are the beginning, in a file of `len` bytes; returns where
-/// it and its entries lie, inside `bytes`.
+/// Checks a header that begins in `bytes`, in a file of `len` bytes. Returns the places of the
+/// header and its entries within `bytes`.
 pub(super) fn scan(path: &Path, bytes: &[u8], len: u64) -> Result<Scanned, Stop> {
     let mut s = Scanner { path, bytes, len, at: 0, elements: 0 };
     let magic = s.take("the magic", 4)?;
@@ -112,7 +112,7 @@ pub(super) fn scan(path: &Path, bytes: &[u8], len: u64) -> Result<Scanned, Stop>
             let (path, tensor) = (path.to_owned(), name.escape_debug().to_string());
             return Err(Stop::Bad(GgufError::UnknownType { path, tensor, found }));
         }
-        // The end is checked once the sizes are known; this keeps the sums from overflowing.
+        // The end is checked once the sizes are known; this check keeps the sums from overflowing.
         let offset = s.u64("a tensor's offset")?;
         if offset > len {
             let expected = format!("an offset inside the file of {len} bytes");
@@ -174,7 +174,7 @@ impl<'a> Scanner<'a> {
         Ok(u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
     }
 
-    /// A number of things of at least `smallest` bytes each.
+    /// A count of items of at least `smallest` bytes each.
     fn count(&mut self, what: &str, most: u64, smallest: u64) -> Result<u64, Stop> {
         let n = self.u64(what)?;
         let fit = self.left() / smallest;
@@ -185,7 +185,7 @@ impl<'a> Scanner<'a> {
         Ok(n)
     }
 
-    /// A vocabulary has hundreds of thousands: no division as in `count`.
+    /// Does not divide like `count`, because a vocabulary has hundreds of thousands of strings.
     fn string(&mut self, what: &str, most: u64) -> Result<&'a [u8], Stop> {
         let len = self.u64(what)?;
         if len > most {
@@ -194,7 +194,7 @@ impl<'a> Scanner<'a> {
         self.take(what, len)
     }
 
-    /// A key or a tensor's name: text, as candle reads it.
+    /// A key or a tensor's name, as text that candle can read.
     fn name(&mut self, what: &str) -> Result<&'a str, Stop> {
         let bytes = self.string(what, MAX_NAME)?;
         match std::str::from_utf8(bytes) {

@@ -7,7 +7,7 @@ use candle_core::quantized::GgmlDType;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoredType {
     Candle(GgmlDType),
-    /// Blocks of 32: a scale as f16, then 32 four-bit places in a table of 16 values.
+    /// Blocks of 32: a scale as f16, then 32 four-bit indices into a table of 16 values.
     Iq4Nl,
 }
 
@@ -15,7 +15,7 @@ impl StoredType {
     /// `ggml_type` of IQ4_NL.
     pub(super) const IQ4_NL: u32 = 20;
 
-    /// The type numbers that are read: F32 to Q8_K, BF16 and IQ4_NL.
+    /// The supported type numbers: F32 to Q8_K, BF16 and IQ4_NL.
     pub(super) fn is_known(number: u32) -> bool {
         matches!(number, 0..=3 | 6..=15 | 30 | Self::IQ4_NL)
     }
@@ -36,7 +36,7 @@ impl StoredType {
         }
     }
 
-    /// The name that GGUF tools give it.
+    /// The type's name in GGUF tools.
     pub fn label(self) -> &'static str {
         let dtype = match self {
             Self::Candle(dtype) => dtype,

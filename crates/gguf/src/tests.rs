@@ -1,4 +1,4 @@
-//! Tests of reading GGUF files: valid ones, and every way in which one can be broken.
+//! Tests of reading GGUF files: valid ones, and every way to break one.
 
 use std::path::Path;
 
@@ -120,7 +120,7 @@ fn other_files_are_refused_with_what_they_are() {
     assert!(refusal(b"\x7fELF....").contains("\"GGUF\""));
     assert!(refusal(b"").contains("truncated"));
     assert!(refusal(b"GGUF\x01\0\0\0").contains("2 or 3"));
-    // The version as big-endian files have it.
+    // The version as big-endian files write it.
     assert!(refusal(b"GGUF\0\0\0\x03").contains("2 or 3"));
     let missing = GgufFile::open(Path::new("/nonesuch/a.gguf")).unwrap_err().to_string();
     assert!(missing.contains("/nonesuch/a.gguf"), "{missing}");
@@ -247,7 +247,7 @@ fn hyper_parameters_that_contradict_each_other_are_refused() {
     refused(llama().tensor("blk.1.attn_k.weight", &[64, 64], 2), "[32, 64]");
     refused(llama().tensor("rope_freqs.weight", &[16], 0), "rope_freqs");
     refused(llama().texts("tokenizer.ggml.tokens", &vec!["a"; 97]), "96 rows");
-    // A value of another type is not a missing value.
+    // A value of another type is different from a missing value.
     refused(llama().text("llama.attention.head_count_kv", "two"), "head_count_kv");
     refused(llama().i32s("llama.attention.head_count_kv", &[2, 2]), "head_count_kv");
     refused(llama().u32("llama.rope.freq_base", 10_000), "freq_base");

@@ -1,8 +1,8 @@
 //! Writes the header of a GGUF file (version 3): metadata and tensor directory. The caller streams
 //! the tensor data that follows.
 
-/// Tensor data begins, and every tensor in it, at a multiple of this where `general.alignment`
-/// does not say otherwise.
+/// The tensor data and every tensor in it begin at a multiple of this, unless `general.alignment`
+/// says otherwise.
 pub const ALIGNMENT: u64 = 32;
 
 /// A metadata value.
@@ -33,8 +33,8 @@ pub struct TensorEntry<'a> {
     pub offset: u64,
 }
 
-/// The whole head, padded so that the tensor data can follow at once. `metadata` is `entries`
-/// entries as [`entry`] makes them; `alignment` is a power of two.
+/// The whole head, padded so that the tensor data can follow at once. `metadata` holds `entries`
+/// entries in the form of [`entry`]; `alignment` is a power of two.
 pub fn head(entries: u64, metadata: &[u8], tensors: &[TensorEntry], alignment: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(metadata.len() + 128 * tensors.len() + 64);
     out.extend_from_slice(b"GGUF");

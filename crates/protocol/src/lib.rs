@@ -9,7 +9,7 @@ use std::io::{self, BufRead, Write};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The version that this build speaks.
+/// The protocol version of this build.
 pub const PROTOCOL: u32 = 1;
 
 /// The longest line that either side accepts, in bytes.
@@ -25,7 +25,7 @@ pub enum Request {
     Load(Load),
     Context(Context),
     Generate(Generate),
-    /// End the generation of this id after the token that is being computed.
+    /// End the generation with this id after the current token.
     Cancel {
         id: u64,
     },
@@ -58,7 +58,7 @@ pub struct Hello {
     pub t_entry_ns: u64,
 }
 
-/// Imports are done.
+/// The engine's imports are done.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ready {
     #[serde(default)]
@@ -117,14 +117,14 @@ pub struct Loaded {
     pub precision: Precision,
     #[serde(default)]
     pub memory: MemoryBook,
-    /// Weight bytes that one decode step reads, as this engine stores them; absent where they
-    /// are the file's own.
+    /// Weight bytes that one decode step reads, as this engine stores them; absent if it stores
+    /// them like the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_bytes_per_token: Option<u64>,
-    /// What was chosen: compile mode, kernels.
+    /// The engine's choices: compile mode, kernels.
     #[serde(default)]
     pub settings: BTreeMap<String, serde_json::Value>,
-    /// What a reader of the table must know, as sentences.
+    /// Sentences that a reader of the table must know.
     #[serde(default)]
     pub notes: Vec<String>,
 }
@@ -203,7 +203,7 @@ pub struct Generate {
     /// How many copies of the prompt are generated together.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub batch: u32,
-    /// The prompt comes behind this many positions, which the last `context` filled; 0: an empty
+    /// The prompt follows this many positions, which the last `context` filled; 0 means an empty
     /// context.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub depth: u32,
@@ -211,13 +211,13 @@ pub struct Generate {
     /// Time each stage of the model; such a generation is not measured.
     #[serde(default, skip_serializing_if = "is_false")]
     pub profile: bool,
-    /// Send a `token` message for each token as it comes. Never set in a measured run.
+    /// Send a `token` message for each token as soon as it exists. Never set in a measured run.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stream: bool,
     /// Ids that end the generation; the last token is then one of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<u32>,
-    /// Absent: greedy.
+    /// Absent for greedy decoding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling: Option<Sampling>,
     /// The engine may keep the cache of the longest prefix that this prompt shares with what
@@ -298,13 +298,13 @@ pub struct Generated {
     /// Just-in-time compilation inside this request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compile_ns: Option<u64>,
-    /// Positions of the context that it built on; absent for none.
+    /// Positions of the context before the prompt; absent if there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depth: Option<u32>,
     /// Positions of the prompt whose keys and values were in the cache already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reused: Option<u32>,
-    /// Present if it was asked for and the engine knows.
+    /// Present if it was requested and the engine supports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
 }
@@ -330,7 +330,7 @@ pub struct Score {
     pub logits_path: String,
     #[serde(default)]
     pub first: u32,
-    /// Positions from this one on go through the model one by one, as in decoding; absent: all
+    /// Positions from this one on go through the model one by one, as in decoding. If absent, all
     /// may go together, as in a prefill.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decode_from: Option<u32>,
@@ -343,7 +343,7 @@ pub struct Scored {
     pub positions: u32,
     /// Columns of each row.
     pub vocab: u32,
-    /// How many rows, at the end, came from decode steps.
+    /// How many rows at the end came from decode steps.
     #[serde(default)]
     pub decoded: u32,
     pub t_begin_ns: u64,

@@ -1,12 +1,12 @@
-//! The incomplete beta function and a ratio of gamma functions, exact enough for p values of
-//! 1e-300 and for a million degrees of freedom. (statrs's own takes differences of logarithms of
-//! gamma: p is good to 4e-10 at 1e5 degrees of freedom, and its fraction ends after 140 terms.)
+//! The incomplete beta function and a ratio of gamma functions, accurate enough for p-values of
+//! 1e-300 and a million degrees of freedom. (statrs's own function takes differences of logarithms
+//! of gamma: at 1e5 degrees of freedom p is good to 4e-10, and its fraction ends after 140 terms.)
 
 use statrs::function::gamma::ln_gamma;
 
 /// Γ(x + ½) / Γ(x) for x > 0, to about 1e-15.
 pub(super) fn half_step(x: f64) -> f64 {
-    // The series is good from 30; below it by Γ(x + 1) = x·Γ(x).
+    // The series is accurate from 30 on; smaller x use Γ(x + 1) = x·Γ(x).
     let (mut x, mut factor) = (x, 1.0);
     while x < 30.0 {
         factor *= x / (x + 0.5);
@@ -26,15 +26,15 @@ pub(super) fn half_step(x: f64) -> f64 {
     factor * x.sqrt() * SERIES.iter().fold(0.0, |sum, c| sum / x + c)
 }
 
-/// The continued fraction of I_x(a, b) (Didonato and Morris 1992), by the modified Lentz method:
-/// I_x(a, b) is x^a·y^b / B(a, b) divided by this, with y = 1 − x given apart, so that neither loses
-/// digits beside the other. Converges fast for x < (a + 1) / (a + b + 2).
+/// The continued fraction of I_x(a, b) (Didonato and Morris 1992), by the modified Lentz method.
+/// I_x(a, b) is x^a·y^b / B(a, b) divided by this, with y = 1 − x as an argument of its own, so
+/// that neither x nor y loses digits. Converges fast for x < (a + 1) / (a + b + 2).
 pub(super) fn fraction(a: f64, b: f64, x: f64, y: f64) -> f64 {
     const LEAST: f64 = 1e-300;
     let kept = |v: f64| if v.abs() < LEAST { LEAST } else { v };
     let mut value = kept(a * (a * y - b * x + 1.0) / (a + 1.0));
     let (mut c, mut d) = (value, 0.0);
-    // About √max(a, b) terms are needed.
+    // Takes about √max(a, b) terms.
     for m in 1..100_000 {
         let m = f64::from(m);
         let part = m * (b - m) * x / (a + 2.0 * m - 1.0);

@@ -1,11 +1,11 @@
-//! Change points of a long series: E-divisive (Matteson and James 2014) on logarithms, with a
-//! seeded permutation test and a least magnitude.
+//! Finds change points of a long series: E-divisive (Matteson and James 2014) on logarithms, with a
+//! seeded permutation test and a minimum magnitude.
 //!
-//! The energy statistic of every split of a series of n values takes O(n log n) time: a value that
+//! The energy statistic of every split of a series of n values takes O(n log n) time. A value that
 //! moves from the right part to the left needs its distances to the left part, which a Fenwick tree
-//! over ranks gives. A series longer than [`Search::bins`] is first condensed to the medians of that
-//! many equal stretches, searched, and each change point then placed among the values around it: a
-//! level that lasted less than a stretch or two is not seen in it.
+//! over ranks provides. A series longer than [`Search::bins`] is first condensed to the medians of
+//! that many equal stretches and searched; each change point is then placed among the values around
+//! it. The search misses a level that lasts less than a stretch or two.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -13,18 +13,18 @@ use rand_chacha::ChaCha8Rng;
 
 use super::sample::median;
 
-/// What to look for.
+/// The parameters of a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Search {
     /// Splits with a permutation p above this are not change points.
     pub significance: f64,
     /// Permutations for each test; p is at least 1 / (permutations + 1).
     pub permutations: u32,
-    /// Changes of the median by less than this share are left out.
+    /// Changes of the median below this share are left out.
     pub least_change: f64,
     /// The fewest values between two change points.
     pub shortest: usize,
-    /// The most values that are searched as they are.
+    /// The most values that are searched without condensing.
     pub bins: usize,
     pub seed: u64,
 }
@@ -52,12 +52,12 @@ pub struct ChangePoint {
     pub after: f64,
     /// after / before − 1.
     pub change: f64,
-    /// Of the permutation test.
+    /// p of the permutation test.
     pub p: f64,
 }
 
-/// The change points of a series in its order of time, ascending. Absent where a value is not
-/// finite and above zero. The same seed gives the same answer.
+/// The change points of a series in time order, ascending. `None` if a value is not finite and
+/// above zero. The same seed gives the same answer.
 pub fn change_points(series: &[f64], search: &Search) -> Option<Vec<ChangePoint>> {
     if !series.iter().all(|v| v.is_finite() && *v > 0.0) {
         return None;
@@ -109,7 +109,7 @@ fn split(values: &[f64], search: &Search, rng: &mut ChaCha8Rng) -> Option<(usize
         order.shuffle(rng);
         if energies.best_split(&order, shortest).1 >= enough {
             as_good += 1.0;
-            // The remaining permutations cannot make it significant any more.
+            // The remaining permutations can no longer make it significant.
             if as_good / all > search.significance {
                 return None;
             }
@@ -119,7 +119,7 @@ fn split(values: &[f64], search: &Search, rng: &mut ChaCha8Rng) -> Option<(usize
     (p <= search.significance).then_some((at, p))
 }
 
-/// Where the change near the beginning of stretch `at` is, among the values themselves.
+/// Places the change near the beginning of stretch `at` among the values themselves.
 fn place(logs: &[f64], at: usize, width: usize) -> usize {
     let start = (at * width).saturating_sub(2 * width);
     let end = (at * width + 2 * width).min(logs.len());
@@ -161,7 +161,7 @@ fn beyond(
         .collect()
 }
 
-/// Values with what their distances need: ranks, and the sum of distances to all others.
+/// The values with the data for their distances: ranks, and the sum of distances to all others.
 struct Energies {
     values: Vec<f64>,
     ranks: Vec<usize>,
@@ -172,7 +172,7 @@ struct Energies {
 
 impl Energies {
     fn new(series: &[f64]) -> Self {
-        // Around the median, so that sums of distances keep their digits.
+        // Centres on the median, so that sums of distances keep their digits.
         let center = median(&mut series.to_vec());
         let values: Vec<f64> = series.iter().map(|v| v - center).collect();
         let mut order: Vec<usize> = (0..values.len()).collect();
@@ -191,8 +191,8 @@ impl Energies {
         Self { values, ranks, to_all, within }
     }
 
-    /// The split of the values in this order with the greatest energy statistic: how many lie left
-    /// of it, and nm/(n + m) times the energy distance of the two parts.
+    /// The split of the values in this order with the largest energy statistic: the number of
+    /// values to its left, and nm/(n + m) times the energy distance of the two parts.
     fn best_split(&self, order: &[usize], shortest: usize) -> (usize, f64) {
         let size = order.len();
         let mut left = Fenwick::new(size);
@@ -245,7 +245,7 @@ impl Fenwick {
         }
     }
 
-    /// How many values lie at ranks below `rank`, and their sum.
+    /// How many values have ranks below `rank`, and their sum.
     fn below(&self, rank: usize) -> (f64, f64) {
         let (mut count, mut sum) = (0.0, 0.0);
         let mut node = rank;

@@ -3,16 +3,16 @@
 
 use super::{Interval, Sample, student, welch};
 
-/// Two samples of positive values compared with a margin `theta` on the log scale, from their
-/// difference "worse by": positive is worse.
+/// Two samples of positive values compared with a margin `theta` on the log scale. The difference
+/// is "worse by": positive is worse.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MarginTest {
     /// mean ln a − mean ln b.
     pub worse_by: f64,
-    /// Two-sided, of `worse_by`.
+    /// Two-sided interval of `worse_by`.
     pub interval90: Interval,
     pub interval95: Interval,
-    /// Absent where neither sample varies.
+    /// Absent if neither sample varies.
     pub tests: Option<MarginP>,
 }
 
@@ -22,18 +22,18 @@ pub struct MarginP {
     pub standard_error: f64,
     /// Welch–Satterthwaite.
     pub df: f64,
-    /// Two-sided, of no difference.
+    /// Two-sided p of "no difference".
     pub p: f64,
-    /// H0: not worse by more than theta. Small: worse, and by more than the margin.
+    /// H0: not worse by more than theta. A small p means worse, and by more than the margin.
     pub p_reg: f64,
-    /// H0: worse by theta or more. Small: not worse by as much as the margin.
+    /// H0: worse by theta or more. A small p means not worse by as much as the margin.
     pub p_ok: f64,
-    /// H0: not better by more than theta. Small: better, and by more than the margin.
+    /// H0: not better by more than theta. A small p means better, and by more than the margin.
     pub p_improved: f64,
 }
 
-/// Tests logarithms of `worse` (a time of the candidate, or a rate of the baseline) against those
-/// of the other. Absent where a sample has fewer than two values or a value that is not positive.
+/// Tests the logarithms of `worse` (a time of the candidate, or a rate of the baseline) against
+/// those of `other`. `None` if a sample has fewer than two values or a value that is not positive.
 pub fn margin_test(worse: &Sample, other: &Sample, theta: f64) -> Option<MarginTest> {
     let (a, b) = (worse.ln()?, other.ln()?);
     let (w90, w95) = (welch(&a, &b, 0.90)?, welch(&a, &b, 0.95)?);
@@ -99,7 +99,8 @@ mod tests {
             let plain = test(&a, &b, 0.05);
             for other in [test(&scale(&a), &scale(&b), 0.05), test(&inverse(&b), &inverse(&a), 0.05)]
             {
-                // p of 1e-40 moves by the rounding of the logarithms times its own steepness.
+                // The rounding of the logarithms shifts a p of 1e-40 in proportion to the steepness
+                // of its tail.
                 prop_assert!((plain.p_reg - other.p_reg).abs() < 1e-9);
                 prop_assert!((plain.p_ok - other.p_ok).abs() < 1e-9);
             }

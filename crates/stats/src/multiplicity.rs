@@ -1,6 +1,6 @@
-//! Many tests at once: adjusted p values, in the order of the p values.
+//! Adjusts p-values of many tests at once; keeps their order.
 
-/// Holm (1979), step down: the family-wise error rate, under any dependence.
+/// Holm (1979), step-down: controls the family-wise error rate under any dependence.
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|&i, &j| p[i].total_cmp(&p[j]));

@@ -1,18 +1,18 @@
-//! The noncentral t distribution, which decides the power of a t test.
+//! The noncentral t distribution, which determines the power of a t test.
 
 use statrs::function::erf::erfc;
 
-/// Steps of the integral; more are needed only where the distribution is almost a step.
+/// The most steps of the integral; only a distribution that is almost a step would need more.
 const MOST_STEPS: f64 = 20_000.0;
-/// The weight that is left out on both ends: e⁻³⁴.
+/// The weight that is neglected at both ends: e⁻³⁴.
 const NEGLIGIBLE: f64 = -34.0;
 
 /// P(T > t) for T = (Z + `delta`) / S with Z standard normal and `df`·S² chi-squared.
 ///
-/// The mean of Φ(delta − t·S) over ln S by the trapezoidal rule, which converges geometrically
-/// for a smooth function that vanishes at both ends: within 1e-11 of scipy. Where that would take
-/// more than 20 000 steps (`df` of a few and `delta` in the hundreds) Z is left out, which
-/// errs by less than 1 / delta². Absent unless all are finite and `df` positive.
+/// Computes the mean of Φ(delta − t·S) over ln S by the trapezoidal rule, which converges
+/// geometrically for a smooth function that vanishes at both ends: within 1e-11 of scipy. If that
+/// would take more than 20 000 steps (`df` of a few and `delta` in the hundreds), Z is neglected,
+/// which errs by less than 1 / delta². `None` unless all are finite and `df` is positive.
 pub(super) fn upper_tail(t: f64, df: f64, delta: f64) -> Option<f64> {
     if !(t.is_finite() && delta.is_finite() && df.is_finite() && df > 0.0) {
         return None;
@@ -20,12 +20,12 @@ pub(super) fn upper_tail(t: f64, df: f64, delta: f64) -> Option<f64> {
     // The density of w = ln S is exp(weight(w)) up to a factor; its peak, 0, is at w = 0.
     let weight = |w: f64| df * (w - (2.0 * w).exp_m1() / 2.0);
     let (low, high) = (end(weight, -1.0 / (2.0 * df).sqrt()), end(weight, 1.0 / (2.0 * df).sqrt()));
-    // Certain, whatever S is: Φ(9) is one to the last digit.
+    // Certain, whatever S is: Φ(9) equals one to the last digit.
     let reach = [delta - t * low.exp(), delta - t * high.exp()];
     if reach.iter().all(|z| *z > 9.0) {
         return Some(1.0);
     }
-    // In parts of the width of the density, of its slope on the left, and of Φ.
+    // A fraction of the width of the density, of its slope on the left, and of Φ.
     let widest_step = (0.4 / (2.0 * df).sqrt()).min(0.14).min(0.3 / delta.abs().max(1.0));
     let steps = ((high - low) / widest_step).ceil();
     if steps > MOST_STEPS {
@@ -55,7 +55,7 @@ fn normal_cdf(z: f64) -> f64 {
     0.5 * erfc(-z / std::f64::consts::SQRT_2)
 }
 
-/// How far `weight` must be followed from 0, in steps that double, until it is negligible.
+/// How far from 0 `weight` becomes negligible, in steps that double.
 fn end(weight: impl Fn(f64) -> f64, first: f64) -> f64 {
     let (mut near, mut far) = (0.0, first);
     while weight(far) > NEGLIGIBLE {

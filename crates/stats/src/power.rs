@@ -1,11 +1,11 @@
 //! What a comparison of two means can detect: power, minimum detectable effect, launches needed.
 //!
-//! All of the one-sided Welch test at level alpha; the noncentral t with Welch's degrees of
-//! freedom, as if the two standard deviations were known.
+//! All refer to the one-sided Welch test at level alpha. They use the noncentral t with Welch's
+//! degrees of freedom, as if the two standard deviations were known.
 
 use super::{noncentral, student};
 
-/// Two samples that are or could be drawn: how many values, and how widely they scatter.
+/// Two samples, drawn or planned: how many values, and how widely they scatter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Design {
     pub n: [u32; 2],
@@ -13,8 +13,8 @@ pub struct Design {
 }
 
 impl Design {
-    /// Standard error of the difference of the means, and its degrees of freedom. Absent for
-    /// fewer than two values and where neither scatters.
+    /// Standard error of the difference of the means, and its degrees of freedom. `None` for fewer
+    /// than two values, and if neither sample scatters.
     fn error_and_df(self) -> Option<(f64, f64)> {
         let [n_a, n_b] = self.n.map(f64::from);
         if self.n.iter().any(|n| *n < 2) || !self.sd.iter().all(|sd| *sd >= 0.0) {
@@ -31,22 +31,22 @@ impl Design {
     }
 }
 
-/// The chance that the one-sided test at level `alpha` detects a true difference of `effect` (same
-/// unit as the standard deviations). Absent for an impossible design or alpha.
+/// The chance that the one-sided test at level `alpha` detects a true difference of `effect` (in
+/// the unit of the standard deviations). `None` for an impossible design or alpha.
 pub fn power(design: Design, effect: f64, alpha: f64) -> Option<f64> {
     let (error, df) = design.error_and_df()?;
     noncentral::upper_tail(student::upper_quantile(alpha, df)?, df, effect / error)
 }
 
-/// The least true difference that the one-sided test at level `alpha` sees with this power, in
-/// the unit of the standard deviations. Absent for an impossible design, alpha or power.
+/// The smallest true difference that the one-sided test at level `alpha` detects with this power,
+/// in the unit of the standard deviations. `None` for an impossible design, alpha or power.
 pub fn minimum_detectable_effect(design: Design, alpha: f64, power: f64) -> Option<f64> {
     let (error, df) = design.error_and_df()?;
     let critical = student::upper_quantile(alpha, df)?;
-    // Close already: the two quantiles added.
+    // The sum of the two quantiles is already close.
     let start = critical + student::upper_quantile(1.0 - power, df)?;
     let missing = |delta: f64| Some(noncentral::upper_tail(critical, df, delta)? - power);
-    // The power rises with delta: two points around the root, then the Illinois rule.
+    // The power rises with delta: finds two points around the root, then applies the Illinois rule.
     let mut width = 0.25 * start.abs().max(1.0);
     let (mut low, mut high) = (start - width, start + 0.1 * width);
     let (mut at_low, mut at_high) = (missing(low)?, missing(high)?);
@@ -86,9 +86,9 @@ pub fn minimum_detectable_effect(design: Design, alpha: f64, power: f64) -> Opti
     None
 }
 
-/// The fewest values on each side with which the one-sided test at level `alpha` sees a true
-/// difference of `effect` with this power. Absent for an effect that is not positive, an
-/// impossible alpha or power, where neither side scatters, and beyond a billion.
+/// The fewest values on each side with which the one-sided test at level `alpha` detects a true
+/// difference of `effect` with this power. `None` for an effect that is not positive, for an
+/// impossible alpha or power, if neither side scatters, and beyond a billion.
 pub fn launches_needed(sd: [f64; 2], effect: f64, alpha: f64, wanted: f64) -> Option<u32> {
     if !(effect > 0.0 && wanted > 0.0 && wanted < 1.0) {
         return None;

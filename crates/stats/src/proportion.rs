@@ -3,15 +3,15 @@
 use super::{Interval, beta};
 
 /// The exact two-sided interval of Clopper and Pearson (1934) for `hits` of `n`. Its upper end at
-/// confidence 0.90 is the one-sided 95 % bound. Absent for no trials, more hits than trials, and a
-/// confidence that does not lie between 0 and 1.
+/// confidence 0.90 is the one-sided 95 % bound. `None` for no trials, more hits than trials, or a
+/// confidence that is not between 0 and 1.
 pub fn clopper_pearson(hits: u32, n: u32, confidence: f64) -> Option<Interval> {
     if n == 0 || hits > n || !(confidence > 0.0 && confidence < 1.0) {
         return None;
     }
     let tail = (1.0 - confidence) / 2.0;
     let low = if hits == 0 { 0.0 } else { beta_quantile(tail, hits, n - hits + 1) };
-    // From the other end, so that a bound near one keeps its digits.
+    // Counts from the other end, so that a bound near one keeps its digits.
     let high = if hits == n { 1.0 } else { 1.0 - beta_quantile(tail, n - hits, hits + 1) };
     Some(Interval { low, high })
 }

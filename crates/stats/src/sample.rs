@@ -1,8 +1,8 @@
-//! A sample of finite numbers and what describes it: mean, spread, quantiles, Student's interval.
+//! A sample of finite numbers and its description: mean, spread, quantiles, Student's interval.
 
 use super::student;
 
-/// Why numbers are no sample.
+/// Why numbers do not form a sample.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum BadSample {
     #[error("no values")]
@@ -28,13 +28,13 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// A sample in one line, as records hold it. The parts that need two values are absent for one.
+/// A description of a sample, as records hold it. Parts that need two values are absent for one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
     pub n: usize,
     pub mean: f64,
     pub sd: Option<f64>,
-    /// sd / |mean|; absent also where the mean is zero.
+    /// sd / |mean|; also absent if the mean is zero.
     pub cv: Option<f64>,
     pub median: f64,
     pub p95: f64,
@@ -45,7 +45,7 @@ pub struct Summary {
     pub ci95: Option<Interval>,
 }
 
-/// Describes values; refuses none at all, NaN and infinities.
+/// Describes values; refuses an empty list, NaN and infinities.
 pub fn describe(values: &[f64]) -> Result<Summary, BadSample> {
     let sample = Sample::new(values)?;
     Ok(Summary {
@@ -62,7 +62,7 @@ pub fn describe(values: &[f64]) -> Result<Summary, BadSample> {
     })
 }
 
-/// Student's two-sided interval of a mean, from what is left of a sample; absent for one value.
+/// Student's two-sided interval of a mean, from a sample's summary; `None` for one value.
 pub fn mean_interval(n: usize, mean: f64, sd: f64, confidence: f64) -> Option<Interval> {
     let df = n.checked_sub(1)? as f64;
     let reach = student::two_sided_quantile(confidence, df)? * sd / (n as f64).sqrt();
@@ -95,12 +95,12 @@ impl Sample {
         self.mean
     }
 
-    /// With n − 1; absent for one value.
+    /// Uses n − 1; `None` for one value.
     pub fn sd(&self) -> Option<f64> {
         self.sd
     }
 
-    /// Coefficient of variation, as a share; absent for one value and for a mean of zero.
+    /// Coefficient of variation, as a share; `None` for one value and for a mean of zero.
     pub fn cv(&self) -> Option<f64> {
         self.sd().map(|sd| sd / self.mean.abs()).filter(|cv| cv.is_finite())
     }
@@ -118,7 +118,7 @@ impl Sample {
     }
 
     /// Linear interpolation between the order statistics: type 7 of Hyndman and Fan (1996), the
-    /// default of R and NumPy. `q` is held to 0 to 1.
+    /// default of R and NumPy. `q` is clamped to 0 to 1.
     pub fn quantile(&self, q: f64) -> f64 {
         let position = q.clamp(0.0, 1.0) * (self.sorted.len() - 1) as f64;
         let below = position.floor() as usize;
@@ -127,12 +127,12 @@ impl Sample {
         low + (position - below as f64) * (high - low)
     }
 
-    /// Student's two-sided interval of the mean; absent for one value.
+    /// Student's two-sided interval of the mean; `None` for one value.
     pub fn mean_interval(&self, confidence: f64) -> Option<Interval> {
         mean_interval(self.n(), self.mean, self.sd()?, confidence)
     }
 
-    /// The sample of logarithms; absent unless every value is positive.
+    /// The sample of logarithms; `None` unless every value is positive.
     pub fn ln(&self) -> Option<Self> {
         if self.min() <= 0.0 {
             return None;
@@ -142,12 +142,12 @@ impl Sample {
     }
 }
 
-/// Mean and standard deviation (n − 1) of sorted values: two passes, the second of which corrects
-/// the mean, in units in which the largest value is about one, so that no square overflows or
+/// Mean and standard deviation (n − 1) of sorted values. Takes two passes, the second of which
+/// corrects the mean. Scales the largest value to about one, so that no square overflows or
 /// vanishes.
 fn moments(sorted: &[f64]) -> (f64, f64) {
     let (least, most) = (sorted[0], sorted[sorted.len() - 1]);
-    // Equal values have no variance at all, not the rounding error of their mean.
+    // Equal values have no variance at all, not even the rounding error of their mean.
     if least == most {
         return (least, 0.0);
     }
@@ -161,7 +161,7 @@ fn moments(sorted: &[f64]) -> (f64, f64) {
     ((first + rest / n) * unit, variance.max(0.0).sqrt() * unit)
 }
 
-/// The median of one or more values, which it reorders: for where a [`Sample`] would sort them all.
+/// The median of one or more values, which it reorders. A [`Sample`] would sort them all.
 pub(super) fn median(values: &mut [f64]) -> f64 {
     let even = values.len().is_multiple_of(2);
     let (below, middle, _) = values.select_nth_unstable_by(values.len() / 2, f64::total_cmp);
@@ -169,7 +169,7 @@ pub(super) fn median(values: &mut [f64]) -> f64 {
     if even { before + 0.5 * (*middle - before) } else { *middle }
 }
 
-/// Neumaier's sum: the rounding errors are carried along.
+/// Neumaier's sum, which carries the rounding errors along.
 fn sum(values: impl Iterator<Item = f64>) -> f64 {
     let (mut total, mut lost) = (0.0f64, 0.0);
     for v in values {

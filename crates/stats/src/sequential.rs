@@ -1,17 +1,17 @@
-//! Sequential looks: the level of each test when the data are looked at twice.
+//! Sequential looks: the level of each test if the data are looked at twice.
 
 use statrs::function::erf::erfc;
 
 use super::student;
 
-/// The two-sided level of each of two equally spaced looks that together spend `alpha`
-/// (Pocock 1977): .0294 of .05. One-sided tests at this level spend a little less than `alpha`, and
-/// so do looks that lie closer together. Absent unless `alpha` lies between 0 and 1.
+/// The two-sided level of each of two equally spaced looks that together spend `alpha` (Pocock
+/// 1977): .0294 of .05. One-sided tests at this level spend a little less than `alpha`, and so do
+/// looks that are closer together. `None` unless `alpha` is between 0 and 1.
 pub fn pocock(alpha: f64) -> Option<f64> {
     if !(alpha > 0.0 && alpha < 1.0) {
         return None;
     }
-    // All of alpha at each look is too much, half of it too little: the level lies between.
+    // All of alpha at each look is too much and half of it too little, so the level lies between.
     let (mut low, mut high) = (0.5 * alpha, alpha);
     for _ in 0..50 {
         let middle = 0.5 * (low + high);
@@ -20,11 +20,12 @@ pub fn pocock(alpha: f64) -> Option<f64> {
     Some(low)
 }
 
-/// The chance that one of two standard normal scores, the second over twice the data of the
-/// first, lies beyond the two-sided critical value of `level`. Simpson's rule over the first score.
+/// The chance that one of two standard normal scores exceeds the two-sided critical value of
+/// `level`, where the second score uses twice the data of the first. Simpson's rule over the first
+/// score.
 fn spent(level: f64) -> Option<f64> {
     const STEPS: usize = 400;
-    // A t with this many degrees of freedom is the normal to 1e-9.
+    // A t with this many degrees of freedom equals the normal to 1e-9.
     let critical = student::upper_quantile(level / 2.0, 1e9)?;
     let inside = |z: f64| {
         // The second score given the first: mean z·√½, variance ½.

@@ -1,10 +1,10 @@
-//! Student's t: the few functions that the tests need, exact far out in the tails, too.
+//! Student's t: the few functions that the tests need, accurate far into the tails.
 
 use std::f64::consts::PI;
 
 use super::beta;
 
-/// P(T > t) with `df` degrees of freedom; absent unless `t` is finite and `df` positive.
+/// P(T > t) with `df` degrees of freedom; `None` unless `t` is finite and `df` is positive.
 pub(super) fn upper_tail(t: f64, df: f64) -> Option<f64> {
     if !(t.is_finite() && df.is_finite() && df > 0.0) {
         return None;
@@ -13,13 +13,13 @@ pub(super) fn upper_tail(t: f64, df: f64) -> Option<f64> {
     Some(if t < 0.0 { 1.0 - tail } else { tail })
 }
 
-/// P(|T| > |t|). From the upper tail, since 2·(1 − cdf) is zero below 1e-16.
+/// P(|T| > |t|). Uses the upper tail, because 2·(1 − cdf) is zero below 1e-16.
 pub(super) fn two_sided_p(t: f64, df: f64) -> Option<f64> {
     upper_tail(t.abs(), df).map(|tail| (2.0 * tail).min(1.0))
 }
 
-/// The t that a two-sided interval of this confidence reaches to; absent unless `confidence`
-/// lies between 0 and 1 and `df` is positive.
+/// The half-width, in t, of a two-sided interval of this confidence; `None` unless `confidence` is
+/// between 0 and 1 and `df` is positive.
 pub(super) fn two_sided_quantile(confidence: f64, df: f64) -> Option<f64> {
     if !(confidence > 0.0 && confidence < 1.0) {
         return None;
@@ -27,8 +27,8 @@ pub(super) fn two_sided_quantile(confidence: f64, df: f64) -> Option<f64> {
     upper_quantile((1.0 - confidence) / 2.0, df)
 }
 
-/// The t with P(T > t) = `tail`; absent unless `tail` lies between 0 and 1, `df` is positive and
-/// t is a number that can be held.
+/// The t with P(T > t) = `tail`; `None` unless `tail` is between 0 and 1, `df` is positive and t
+/// fits into a number.
 pub(super) fn upper_quantile(tail: f64, df: f64) -> Option<f64> {
     if !(tail > 0.0 && tail < 1.0 && df.is_finite() && df > 0.0) {
         return None;
@@ -36,7 +36,7 @@ pub(super) fn upper_quantile(tail: f64, df: f64) -> Option<f64> {
     if tail > 0.5 {
         return upper_quantile(1.0 - tail, df).map(|t| -t);
     }
-    // Newton on the logarithm of the tail, kept between bounds that close in.
+    // Newton's method on the logarithm of the tail, kept between bounds that close in.
     let (mut low, mut high) = (0.0, 1.0);
     while positive_tail(high, df) > tail {
         (low, high) = (high, 2.0 * high);
@@ -81,7 +81,7 @@ fn density(t: f64, df: f64) -> f64 {
     beta::half_step(a) / (df * PI).sqrt() * log.exp()
 }
 
-/// ln(1 / (1 + u²)), also where u² is beyond what a number can hold.
+/// ln(1 / (1 + u²)), even if u² does not fit into a number.
 fn log_x(u: f64) -> f64 {
     if u > 1e100 { -2.0 * u.ln() } else { -(u * u).ln_1p() }
 }

@@ -1,13 +1,14 @@
-//! Was a steady state reached? Compares the end of a series with its beginning.
+//! Tells whether a steady state was reached, by comparing the end of a series with its beginning.
 
 use super::Sample;
 
 /// The shortest series that is judged: four values in each third.
 const SHORTEST: usize = 12;
 
-/// Median of the last third over median of the first third, less one: +0.05 says that the values
-/// grew by 5 %. Medians, so that a single hiccup does not count as a trend. Absent for a series shorter than
-/// twelve, with values that are not finite, or with a first median that is not positive.
+/// Median of the last third over median of the first third, less one: +0.05 means that the values
+/// grew by 5 %. Uses medians, so that a single hiccup does not count as a trend. `None` for a
+/// series shorter than twelve, with values that are not finite, or with a first median that is not
+/// positive.
 pub fn drift(series: &[f64]) -> Option<f64> {
     if series.len() < SHORTEST {
         return None;
@@ -18,8 +19,8 @@ pub fn drift(series: &[f64]) -> Option<f64> {
     (first > 0.0).then(|| last / first - 1.0).filter(|d| d.is_finite())
 }
 
-/// Lag-1 autocorrelation: how well a value predicts its successor, −1 to 1. Absent for a series
-/// shorter than twelve, with values that are not finite, or that are all the same.
+/// Lag-1 autocorrelation: how well a value predicts its successor, −1 to 1. `None` for a series
+/// shorter than twelve, with values that are not finite, or with equal values only.
 pub fn autocorrelation(series: &[f64]) -> Option<f64> {
     if series.len() < SHORTEST {
         return None;
@@ -50,7 +51,7 @@ mod tests {
         assert!(autocorrelation(&wave).unwrap() > 0.9);
         let zigzag: Vec<f64> = (0..60).map(|i| f64::from(i % 2)).collect();
         assert!(autocorrelation(&zigzag).unwrap() < -0.9);
-        // By hand: mean 4.5 of 0..10 repeated would be long; 12 values 1..=12 give 0.75.
+        // By hand: the values 1 to 12 give 0.75.
         let ramp: Vec<f64> = (1..=12).map(f64::from).collect();
         assert!((autocorrelation(&ramp).unwrap() - 0.75).abs() < 1e-12);
         assert_eq!(autocorrelation(&[1.0; 20]), None);

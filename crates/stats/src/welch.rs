@@ -1,4 +1,4 @@
-//! Welch's t: two samples with variances of their own, on the raw scale and on logarithms.
+//! Welch's t for two samples with different variances, on the raw scale and on logarithms.
 
 use super::{Interval, Sample, student};
 
@@ -6,11 +6,11 @@ use super::{Interval, Sample, student};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Welch {
     pub difference: f64,
-    /// Of the difference; zero where neither sample varies.
+    /// Standard error of the difference; zero if neither sample varies.
     pub standard_error: f64,
-    /// Of the difference. Of no width where neither sample varies.
+    /// Interval of the difference. Its width is zero if neither sample varies.
     pub interval: Interval,
-    /// Absent where neither sample varies: then the difference is exact and t has no meaning.
+    /// Absent if neither sample varies: the difference is then exact and t has no meaning.
     pub test: Option<TTest>,
 }
 
@@ -22,9 +22,9 @@ pub struct TTest {
     pub df: f64,
     /// Two-sided.
     pub p: f64,
-    /// One-sided: small where a is greater.
+    /// One-sided: small if a is greater.
     pub p_greater: f64,
-    /// One-sided: small where a is less.
+    /// One-sided: small if a is less.
     pub p_less: f64,
 }
 
@@ -32,15 +32,15 @@ pub struct TTest {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ratio {
     pub ratio: f64,
-    /// Welch on logarithms; absent where a sample has one value.
+    /// Welch on logarithms; absent if a sample has only one value.
     pub interval: Option<Interval>,
-    /// Two-sided, of a ratio of one; absent where a sample has one value or neither varies.
+    /// Two-sided p of a ratio of one; absent if a sample has only one value or neither varies.
     pub p: Option<f64>,
 }
 
-/// Compares two means without assuming equal variances (Welch 1947). Absent where a sample has
-/// fewer than two values, where `confidence` does not lie between 0 and 1, and where t or an end of
-/// the interval is beyond what a number can hold.
+/// Compares two means without assuming equal variances (Welch 1947). `None` if a sample has fewer
+/// than two values, if `confidence` is not between 0 and 1, or if t or an end of the interval does
+/// not fit into a number.
 pub fn welch(a: &Sample, b: &Sample, confidence: f64) -> Option<Welch> {
     let error_a = a.sd()? / (a.n() as f64).sqrt();
     let error_b = b.sd()? / (b.n() as f64).sqrt();
@@ -50,7 +50,7 @@ pub fn welch(a: &Sample, b: &Sample, confidence: f64) -> Option<Welch> {
         let interval = Interval { low: difference, high: difference };
         return Some(Welch { difference, standard_error: 0.0, interval, test: None });
     }
-    // In shares of the whole, so that neither tiny nor huge variances are ever squared.
+    // Uses shares of the whole, so that neither tiny nor huge variances are ever squared.
     let (part_a, part_b) = ((error_a / error).powi(2), (error_b / error).powi(2));
     let df = 1.0 / (part_a.powi(2) / (a.n() - 1) as f64 + part_b.powi(2) / (b.n() - 1) as f64);
     let t = difference / error;
@@ -72,8 +72,8 @@ pub fn welch(a: &Sample, b: &Sample, confidence: f64) -> Option<Welch> {
     })
 }
 
-/// Compares two samples of positive values as a ratio, so that tok/s and s/token agree. Absent
-/// where a value is not positive.
+/// Compares two samples of positive values as a ratio, so that tok/s and s/token agree. `None` if a
+/// value is not positive.
 pub fn ratio_of_geometric_means(a: &Sample, b: &Sample, confidence: f64) -> Option<Ratio> {
     let (a, b) = (a.ln()?, b.ln()?);
     let ratio = (a.mean() - b.mean()).exp();
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn awkward_samples_agree_with_sixty_digits() {
-        // scipy.stats.ttest_ind(a, b, equal_var=False), computed with 60 digits (mpmath), since
+        // scipy.stats.ttest_ind(a, b, equal_var=False), computed with 60 digits (mpmath), because
         // scipy's own squares vanish for "tiny" and overflow for "huge".
         type Case = (&'static str, &'static [f64], &'static [f64], [f64; 4]);
         let cases: &[Case] = &[

@@ -19,7 +19,7 @@ impl MonoNs {
         Self(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
     }
 
-    /// Time since `earlier`; zero if that is later.
+    /// Time since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: MonoNs) -> Seconds {
         Seconds(self.0.saturating_sub(earlier.0) as f64 / 1e9)
     }
@@ -103,7 +103,7 @@ pub fn three_digits(x: f64) -> String {
         return format!("{x}");
     }
     let magnitude = x.abs().log10().floor() as i32;
-    // 9.996 has magnitude 0 but prints as 10.0: round first, then count.
+    // 9.996 has magnitude 0 but prints as 10.0, so this rounds before it counts.
     let scale = 10f64.powi(2 - magnitude);
     let rounded = (x * scale).round() / scale;
     let magnitude = rounded.abs().log10().floor() as i32;

@@ -1,4 +1,4 @@
-//! Change points are found where the tests put them, and nowhere else.
+//! Tests that change points are found where the tests put them, and nowhere else.
 
 use super::*;
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ fn levels(parts: &[(f64, usize)], cv: f64, seed: u64) -> Vec<f64> {
     let mut series = Vec::new();
     for &(level, length) in parts {
         for _ in 0..length {
-            // Twelve uniforms: close to normal.
+            // A sum of twelve uniforms is close to normal.
             let z: f64 = (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
             series.push(level * (1.0 + cv * z));
         }
@@ -74,7 +74,7 @@ fn spikes_are_no_levels() {
 
 #[test]
 fn noise_alone_has_change_points_about_as_often_as_the_significance_says() {
-    // No least magnitude, so that the permutation test stands alone.
+    // Without a minimum magnitude, only the permutation test decides.
     let search =
         Search { least_change: 0.0, significance: 0.05, permutations: 39, ..Search::default() };
     let wrong = (0..300)
@@ -101,7 +101,7 @@ fn short_constant_and_impossible_series() {
     assert_eq!(indices(&[5.0; 50], &Search::default()), [0usize; 0]);
     assert_eq!(change_points(&[1.0, f64::NAN], &Search::default()), None);
     assert_eq!(change_points(&[1.0, 0.0], &Search::default()), None);
-    // Levels without any noise.
+    // Levels without noise.
     let mut step = vec![10.0; 10];
     step.extend([12.0; 10]);
     assert_eq!(indices(&step, &Search::default()), [10]);
