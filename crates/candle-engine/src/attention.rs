@@ -1,5 +1,5 @@
-//! The KV cache and causal attention over its filled part. Query heads that share a key/value
-//! head are computed together, so nothing is repeated in memory.
+//! The KV cache and causal attention over its filled part. Query heads that share a key/value head
+//! are computed together, so nothing is repeated in memory.
 
 use std::array::from_fn;
 use std::cell::RefCell;
@@ -16,7 +16,7 @@ const TOKENS: usize = 8;
 const SCORED: usize = 8;
 const WEIGHED: usize = 4;
 
-/// The type in which keys and values are kept.
+/// The type in which the cache keeps keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvType {
     F16,
@@ -99,7 +99,7 @@ struct Queries<'a> {
 }
 
 impl KvCache {
-    /// Bytes of a cache of this shape; `None` where they overflow.
+    /// Bytes of a cache of this shape; `None` on overflow.
     pub fn bytes_for(
         kind: KvType,
         n_layers: usize,
@@ -117,7 +117,7 @@ impl KvCache {
             .try_fold(positions, |n, &f| n.checked_mul(f))
     }
 
-    /// An empty cache. Its zero pages take no memory before they are written.
+    /// An empty cache. Its zero pages take no memory until they are written.
     pub fn new(
         kind: KvType,
         n_layers: usize,
@@ -138,7 +138,7 @@ impl KvCache {
         }
     }
 
-    /// Bytes that are in memory: positions that were never written are not.
+    /// Bytes in memory; positions that were never written take none.
     pub fn bytes_in_memory(&self) -> Option<u64> {
         match self {
             Self::F16(c) => Some(bytes_in_memory(&c.keys)? + bytes_in_memory(&c.values)?),
@@ -164,7 +164,7 @@ impl KvCache {
     }
 }
 
-/// Where in the model the tokens are.
+/// The place of the tokens in the model.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
     pub layer: usize,
@@ -185,7 +185,7 @@ impl<E: Stored> Cache<E> {
         size_of_val(&self.keys[..]) + size_of_val(&self.values[..])
     }
 
-    /// Where a head's keys (and values) begin.
+    /// Index at which a head's keys (and values) begin.
     fn base(&self, layer: usize, kv_head: usize) -> usize {
         (layer * self.n_kv_heads + kv_head) * self.capacity * self.head_dim
     }
@@ -208,7 +208,7 @@ impl<E: Stored> Cache<E> {
         let out = Scatter::new(out);
         pool.run(blocks * this.n_kv_heads, 1, |items| {
             for item in items {
-                // The last tokens of a prompt have the most to do: they come first.
+                // The last tokens of a prompt have the most work, so they come first.
                 let block = blocks - 1 - item / this.n_kv_heads;
                 let tokens = block * TOKENS..m.min((block + 1) * TOKENS);
                 let task = Task {
@@ -286,7 +286,7 @@ struct Scratch {
     span: Vec<f32>,
     /// `[queries, head_dim]`.
     sums: Vec<f32>,
-    /// Where each query begins.
+    /// Index at which each query begins.
     starts: Vec<usize>,
 }
 
@@ -377,7 +377,7 @@ impl<E: Stored> Task<'_, E> {
     }
 }
 
-/// Covers `0..n` with `A`, `B` or 1 at a time: calls `each(first, how many)`.
+/// Covers `0..n` in steps of `A`, `B` or 1; calls `each(first, how many)`.
 #[inline(always)]
 fn tiles<const A: usize, const B: usize>(n: usize, mut each: impl FnMut(usize, usize)) {
     let mut i = 0;

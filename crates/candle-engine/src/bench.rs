@@ -1,5 +1,5 @@
-//! The engine's kernels one at a time, for `benches/kernels.rs`: products with matrices that no
-//! cache holds, and attention over a filled cache.
+//! Runs the engine's kernels one at a time, for `benches/kernels.rs`: products with matrices too
+//! large for any cache, and attention over a filled cache.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use crate::linear::{Arithmetic, Multiplier};
 use crate::pool::Pool;
 use crate::weights::{Encoding, Matrix};
 
-/// A set of kernels that this machine can run.
+/// A set of kernels that this machine supports.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels(Isa);
 
 impl Kernels {
-    /// The set of this name; none: the best one. An error says which there are.
+    /// The set of this name, or the best one without a name. The error lists the available sets.
     pub fn named(name: Option<&str>) -> Result<Self, String> {
         name.map_or_else(|| Ok(Isa::detect()), Isa::named).map(Self)
     }
@@ -27,13 +27,13 @@ impl Kernels {
         Isa::all().into_iter().map(Isa::name).collect()
     }
 
-    /// As `llm-bench` names it.
+    /// Its name in `llm-bench`.
     pub fn name(self) -> &'static str {
         self.0.name()
     }
 }
 
-/// Products of `tokens` activations with several equal matrices, one after the other.
+/// Products of `tokens` activations with several matrices of one shape, one after the other.
 pub struct Products {
     pool: Pool,
     multiplier: Multiplier,
@@ -59,11 +59,12 @@ impl Products {
         let encoding = Encoding::ALL[at.expect("a known encoding")];
         let bytes = rows * encoding.row_bytes(columns);
         let mut map = MmapMut::map_anon(bytes * n).expect("memory for the matrices");
-        // Large pages, as the ceiling is read from.
+        // Uses large pages, like the measurement of the ceiling.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
-        // Bytes of any block read as numbers. Bytes below 0x38 keep f16 scales finite; those from
-        // 0x30 on keep floats out of the subnormal range, which some processors are slow in.
+        // Any bytes of a block can be read as numbers. Bytes below 0x38 keep f16 scales finite, and
+        // bytes from 0x30 on keep floats out of the subnormal range, in which some processors are
+        // slow.
         let mut rng = StdRng::seed_from_u64(1);
         let low = if encoding.name().ends_with("16") { 0x30 } else { 0 };
         map.iter_mut().for_each(|b| *b = rng.random_range(low..0x38));
@@ -80,7 +81,7 @@ impl Products {
         }
     }
 
-    /// All products once.
+    /// Computes all products once.
     pub fn run(&mut self) {
         for matrix in &self.matrices {
             self.multiplier.multiply(&mut self.pool, &[matrix], &self.x, &mut self.out, false);
@@ -116,7 +117,7 @@ const HEAD_DIM: usize = 64;
 const STRIDE: usize = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
 
 impl Attention {
-    /// `tokens` that follow `depth` others.
+    /// Attention of `tokens` that follow `depth` others.
     pub fn new(kernels: Kernels, depth: usize, tokens: usize, threads: usize) -> Self {
         let mut new = Self {
             kernels,
@@ -141,12 +142,12 @@ impl Attention {
         }
     }
 
-    /// Once through all layers.
+    /// Runs all layers once.
     pub fn run(&mut self) {
         self.pass(self.depth);
     }
 
-    /// Bytes of keys and values that one pass reads at least.
+    /// Bytes of keys and values that one pass must read.
     pub fn bytes(&self) -> usize {
         LAYERS * KV_HEADS * HEAD_DIM * 2 * size_of::<u16>() * self.depth
     }

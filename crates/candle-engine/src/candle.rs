@@ -1,5 +1,5 @@
-//! The engine `candle`: our own LLaMA on candle-core's GGUF reader and block types, with weights
-//! used from the mapped file, own kernels and one thread pool.
+//! The engine `candle`: our own LLaMA on candle-core's GGUF reader and block types. It uses the
+//! weights in the mapped file, its own kernels and one thread pool.
 
 use std::collections::BTreeMap;
 
@@ -24,21 +24,21 @@ const SCORE_ROWS: usize = 12;
 pub struct Candle {
     model: Option<Model>,
     options: Options,
-    /// The tokens in the cache; empty where no generation may build on them.
+    /// The tokens in the cache; empty if no generation may build on them.
     held: Vec<u32>,
-    /// The row of the last token in the last `Decoder::forward`.
+    /// The row of the last token in the latest `Decoder::forward`.
     last_row: usize,
 }
 
 /// The switches of `load.options`.
 #[derive(Debug, Clone, Copy)]
 struct Options {
-    /// `slow_down`: each token and each prefill takes this many times as long, spent busy. It checks
-    /// the instrument: does it find a slow-down of known size?
+    /// `slow_down`: makes each token and each prefill take this many times as long, spent busy. It
+    /// checks whether the instrument finds a slow-down of known size.
     slow_down: f64,
-    /// `kernels`: the kernels of this name instead of the best that the CPU has.
+    /// `kernels`: the kernels to use instead of the best ones that the CPU supports.
     kernels: Isa,
-    /// `float32`: widen the weights to float32 and round nothing. A slow reference.
+    /// `float32`: widens the weights to float32 and rounds nothing. A slow reference.
     float32: bool,
 }
 
@@ -71,8 +71,8 @@ impl Options {
     }
 }
 
-/// Everything that `load` does with a file before it allocates and computes, for bytes in memory: no
-/// bytes may break it. Errors call the file `name`.
+/// Does everything that `load` does with a file before it allocates and computes, on bytes in
+/// memory. No bytes may crash it. Errors call the file `name`.
 pub fn examine(name: &str, bytes: &[u8]) -> Result<(), EngineError> {
     let internal = |e: std::io::Error| internal(format!("cannot map {} bytes: {e}", bytes.len()));
     let mut map = memmap2::MmapMut::map_anon(bytes.len()).map_err(internal)?;
@@ -264,8 +264,8 @@ impl Decoder for Candle {
         stages.map(|(stage, bytes)| (stage.name().to_string(), bytes as u64)).collect()
     }
 
-    /// Keeps the processor busy until the step took `slow_down` times as long: a sleep would be as
-    /// coarse as the timer, and let the clock and the caches rest.
+    /// Keeps the processor busy until the step has taken `slow_down` times as long. A sleep would
+    /// be as coarse as the timer, and would let the clock and the caches rest.
     fn slow_down(&self, begin: MonoNs) {
         let factor = self.options.slow_down;
         if factor > 1.0 {

@@ -1,5 +1,5 @@
-//! The engine `candle-stock`: candle-transformers' `quantized_llama` as published, driven as
-//! candle's own examples drive it. The baseline that the engine `candle` is compared with.
+//! The engine `candle-stock`: candle-transformers' `quantized_llama` as published, driven like
+//! candle's own examples. It is the baseline of the engine `candle`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -30,13 +30,13 @@ struct Stock {
     n_vocab: usize,
     /// Bytes of keys and values that one position adds to the cache.
     kv_bytes_per_position: u64,
-    /// Bytes of all weights as candle holds them.
+    /// Bytes of all weights in candle's form.
     weight_bytes: u64,
     /// Positions in the cache after the last request.
     filled: usize,
-    /// The logits of the last `Decoder::forward`.
+    /// The logits of the latest `Decoder::forward`.
     logits: Vec<f32>,
-    /// Stays empty: candle's cache only grows, and it takes several tokens only at position 0.
+    /// Always empty: candle's cache only grows, and it accepts several tokens only at position 0.
     held: Vec<u32>,
 }
 
@@ -48,7 +48,7 @@ impl Engine for CandleStock {
     }
 
     fn isa(&self) -> &'static str {
-        // candle chooses its kernels when it is compiled.
+        // candle chooses its kernels at compile time.
         match () {
             _ if cfg!(target_feature = "avx2") => "avx2",
             _ if cfg!(target_feature = "neon") => "neon",
@@ -147,7 +147,8 @@ impl Engine for CandleStock {
     ) -> Result<(), EngineError> {
         let stock = self.stock()?;
         check_tokens(&request.tokens, 0, stock.n_ctx, stock.n_vocab)?;
-        // The model returns the last position's logits only: token by token, slow but right.
+        // The model returns the logits of the last position only, so this runs token by token: slow
+        // but right.
         for (position, &token) in request.tokens.iter().enumerate() {
             stock.forward(&[token], position)?;
             if position >= request.first as usize {
@@ -159,7 +160,7 @@ impl Engine for CandleStock {
     }
 
     fn memory(&self) -> MemoryBook {
-        // candle keeps no book: weights and cache follow from the shapes.
+        // candle keeps no account of its memory; weights and cache follow from the shapes.
         MemoryBook {
             weights_private_bytes: self.loaded.as_ref().map(|s| s.weight_bytes),
             kv_bytes: self.loaded.as_ref().map(|s| s.kv_bytes_per_position * s.filled as u64),
@@ -200,7 +201,7 @@ impl Decoder for Stock {
     }
 
     fn head(&mut self) {
-        // candle computes them in its forward pass.
+        // candle computes the logits in its forward pass.
     }
 
     fn logits(&self) -> &[f32] {
@@ -208,17 +209,18 @@ impl Decoder for Stock {
     }
 }
 
-/// What the header says about the model, read before candle consumes it.
+/// The facts in the header about the model, read before candle consumes it.
 struct Facts {
     n_vocab: usize,
     kv_bytes_per_position: u64,
-    /// As held: the embedding is always widened to f32 for lookups, and so are vectors and
-    /// matrices of floats; quantized matrices stay as they are. candle's repacked copies are not
-    /// in it.
+    /// In the form that candle holds: it always widens the embedding to f32 for lookups, and also
+    /// vectors and float matrices; quantized matrices stay as they are. candle's repacked copies
+    /// are not included.
     weight_bytes: u64,
     has_rope_factors: bool,
     float_weights: bool,
-    /// Of a file of 16-bit weights, which are read as f32; absent where they are read as stored.
+    /// For a file of 16-bit weights, which candle reads as f32; absent if it reads weights as
+    /// stored.
     weight_bytes_per_token: Option<u64>,
     precision: Precision,
 }
@@ -258,7 +260,7 @@ impl Facts {
         let mut compute: Vec<&str> =
             types.iter().map(|(dtype, _)| if is_float(dtype) { "f32" } else { "int8" }).collect();
         compute.dedup();
-        // As multiplied: candle widens 16-bit weights to f32 when it loads them.
+        // In the form used for products: candle widens 16-bit weights to f32 when it loads them.
         let mut weights: Vec<&str> =
             types.iter().map(|(t, _)| if is_float(t) { "f32" } else { t }).collect();
         weights.dedup();
@@ -281,9 +283,9 @@ impl Facts {
     }
 }
 
-/// Makes candle and rayon use `threads` threads. Both read RAYON_NUM_THREADS when they first
-/// need it: the harness sets it for this process. Where it did not, it can still be set as long
-/// as no other thread exists.
+/// Makes candle and rayon use `threads` threads. Both read RAYON_NUM_THREADS when they first need
+/// it, and the harness sets it for this process. If it did not, the variable can still be set while
+/// no other thread exists.
 fn claim_threads(threads: u32) -> Result<(), EngineError> {
     let wanted = threads.to_string();
     if alone() {

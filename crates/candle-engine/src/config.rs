@@ -1,5 +1,5 @@
-//! A LLaMA's hyper-parameters as the engine computes with them; `llm-bench-gguf` reads and checks the
-//! file's.
+//! A LLaMA's hyper-parameters in the form that the engine computes with. `llm-bench-gguf` reads and
+//! checks the file's.
 
 use llm_bench_gguf::LlamaConfig;
 

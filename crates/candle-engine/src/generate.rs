@@ -1,5 +1,6 @@
-//! The token loop of every engine in this crate: measured generations, and those that someone reads
-//! while they come: streamed, sampled, stopped, on top of what the cache holds.
+//! The token loop of every engine in this crate. It runs measured generations, and those that
+//! somebody reads while they are produced: streamed, sampled, stopped, on top of the cache's
+//! contents.
 
 use std::collections::BTreeMap;
 
@@ -11,53 +12,53 @@ use crate::sampling::Sampler;
 use crate::spans::{Spans, Stage};
 use crate::{check_tokens, internal};
 
-/// What the loop needs of an engine.
+/// The parts of an engine that the loop drives.
 pub trait Decoder {
     /// Positions of the cache, and entries of the vocabulary.
     fn shape(&self) -> (usize, usize);
 
-    /// The most tokens that `forward` takes at once.
+    /// The most tokens that `forward` accepts at once.
     fn batch(&self) -> usize;
 
-    /// The tokens whose keys and values the cache holds, from position 0. An engine that cannot
-    /// go back to a prefix of them leaves this empty.
+    /// The tokens whose keys and values the cache holds, from position 0. Stays empty in an engine
+    /// that cannot go back to a prefix of them.
     fn held(&mut self) -> &mut Vec<u32>;
 
-    /// Runs tokens at positions `first..`; what the cache held from there on is overwritten.
+    /// Runs tokens at positions `first..`, overwriting what the cache held from there on.
     fn forward(&mut self, tokens: &[u32], first: usize) -> Result<(), EngineError>;
 
-    /// Computes the logits of the last token of the last `forward`.
+    /// Computes the logits of the last token of the latest `forward`.
     fn head(&mut self);
 
-    /// What `head` computed: `[n_vocab]`.
+    /// The result of `head`: `[n_vocab]`.
     fn logits(&self) -> &[f32];
 
-    /// The clock of the model's stages; none where the engine cannot profile itself.
+    /// The clock of the model's stages; `None` if the engine cannot profile itself.
     fn spans(&mut self) -> Option<&mut Spans> {
         None
     }
 
-    /// Bytes of the weights that one decode step reads, by stage; empty where it is not known.
+    /// Bytes of weights that one decode step reads, by stage; empty if unknown.
     fn weight_bytes_by_stage(&self) -> BTreeMap<String, u64> {
         BTreeMap::new()
     }
 
-    /// Lets the step that began at `begin` take longer, where the engine was asked to.
+    /// Prolongs the step that began at `begin`, if the engine was asked to.
     fn slow_down(&self, begin: MonoNs) {
         let _ = begin;
     }
 }
 
-/// Whoever reads the generation.
+/// The reader of a generation.
 pub trait Reader {
-    /// A token is there.
+    /// Called for each token as soon as it exists.
     fn token(&mut self, token: u32, at: MonoNs) -> std::io::Result<()>;
 
-    /// Whether the rest is not wanted any more.
+    /// Whether the reader no longer wants the rest.
     fn cancelled(&self) -> bool;
 }
 
-/// Nobody reads before the end: a measured generation.
+/// A measured generation, which nobody reads before its end.
 pub struct Nobody;
 
 impl Reader for Nobody {
@@ -70,20 +71,20 @@ impl Reader for Nobody {
     }
 }
 
-/// The tokens of one generation and when each was on the host.
+/// The tokens of one generation, and when each was on the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generation {
     pub tokens: Vec<u32>,
     pub prefill_end: MonoNs,
     pub at: Vec<MonoNs>,
-    /// Positions of the prompt that were in the cache already.
+    /// Positions of the prompt that were already in the cache.
     pub reused: u32,
-    /// Where the time went, if it was asked for and the engine knows.
+    /// Where the time went, if requested and supported.
     pub profile: Option<Profile>,
 }
 
-/// Generates as the request says, behind the `request.depth` positions that the cache holds. A
-/// cancelled generation has the tokens up to there.
+/// Generates what the request asks for, after the `request.depth` positions that the cache holds. A
+/// cancelled generation has the tokens so far.
 pub fn generate(
     decoder: &mut dyn Decoder,
     request: &Generate,
@@ -156,14 +157,14 @@ pub fn generate(
         profile.decode_weight_bytes = decoder.weight_bytes_by_stage();
     }
     if request.is_greedy_only() {
-        // The next one builds on the same context, or on none.
+        // The next generation builds on the same context, or on none.
         decoder.held().truncate(depth);
     }
     Ok(Generation { tokens, prefill_end, at, reused: reused as u32, profile })
 }
 
-/// Runs `tokens` at positions `first..`, in batches; returns the position behind the last one that
-/// ran: a cancelled prompt ends early.
+/// Runs `tokens` at positions `first..` in batches. Returns the position after the last one that
+/// ran, because a cancelled prompt ends early.
 pub fn prefill(
     decoder: &mut dyn Decoder,
     tokens: &[u32],
@@ -182,7 +183,8 @@ pub fn prefill(
     Ok(position)
 }
 
-/// How much of `prompt` is held. The last token always runs again: its logits are needed.
+/// How much of `prompt` the cache holds. The last token always runs again, because its logits are
+/// needed.
 fn shared_prefix(held: &[u32], prompt: &[u32]) -> usize {
     let same = held.iter().zip(prompt).take_while(|(a, b)| a == b).count();
     same.min(prompt.len().saturating_sub(1))
@@ -193,7 +195,7 @@ mod tests {
     use super::*;
     use llm_bench_protocol::Sampling;
 
-    /// The next token is the sum of all before it; the prompt's rows are counted.
+    /// Predicts the sum of all previous tokens, and counts the rows that it runs.
     struct Sums {
         held: Vec<u32>,
         cache: Vec<u32>,
@@ -270,7 +272,7 @@ mod tests {
             prompt.extend(got.tokens);
             prompt.extend([7, 7]);
         }
-        // Another prompt goes back to where the two part; the same one runs its last token.
+        // Another prompt goes back to where the two diverge; the same one runs its last token.
         let other = Generate { reuse: true, ..Generate::greedy(1, vec![1, 2, 9], 2) };
         assert_eq!(ask(&mut warm, &other).reused, 2);
         let cold = ask(&mut Sums::new(), &Generate::greedy(1, vec![1, 2, 9], 2));

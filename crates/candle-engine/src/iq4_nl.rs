@@ -1,11 +1,11 @@
-//! IQ4_NL, which candle lacks: blocks of 32 weights, each a scale times one of 16 values that lie
-//! closer together around zero.
+//! IQ4_NL, which candle lacks: blocks of 32 weights, each a scale times one of 16 values that are
+//! denser around zero.
 
 use half::f16;
 
 /// Weights in a block.
 pub const BLOCK: usize = 32;
-/// A scale as f16, then the places in the table: weight `i` in the low half of byte `i`, weight
+/// A scale as f16, then the indices into the table: weight `i` in the low half of byte `i`, weight
 /// `16 + i` in the high half.
 pub const BYTES: usize = 2 + BLOCK / 2;
 

@@ -1,5 +1,5 @@
-//! Our side of the pipe: serves the engine protocol for the engines that are written in Rust
-//! (`candle`, `candle-stock`). A worker is a fresh process, and this crate knows no harness.
+//! Serves the engine protocol for the engines written in Rust (`candle`, `candle-stock`). A worker
+//! is a fresh process, and this crate does not know the harness.
 
 mod attention;
 #[doc(hidden)]
@@ -23,7 +23,7 @@ mod weights;
 
 use llm_bench_protocol::{EngineError, ErrorKind, Feature, Load, Loaded, MemoryBook, Score};
 
-/// What a Rust engine implements; `serve` turns it into a protocol speaker.
+/// A Rust engine; `serve` makes it speak the protocol.
 pub trait Engine {
     /// Library versions, for `ready`.
     fn versions(&self) -> Vec<(String, String)>;
@@ -31,31 +31,31 @@ pub trait Engine {
     /// The instruction set that the kernels use, for `ready`.
     fn isa(&self) -> &'static str;
 
-    /// Opens the file and makes every weight usable. Times the load itself.
+    /// Opens the file, makes every weight usable, and times the load.
     fn load(&mut self, request: &Load) -> Result<Loaded, EngineError>;
 
     /// What the engine can do beyond a measured generation.
     fn features(&self) -> Vec<Feature>;
 
-    /// What the token loop drives; see `generate`.
+    /// The part that the token loop drives; see `generate`.
     fn decoder(&mut self) -> Result<&mut dyn generate::Decoder, EngineError>;
 
-    /// Teacher-forced pass: hands the logits (`[n_vocab]`, f32) of positions `first`.. to `row`
-    /// in order.
+    /// Runs a teacher-forced pass and passes the logits (`[n_vocab]`, f32) of positions `first`..
+    /// to `row` in order.
     fn score(
         &mut self,
         request: &Score,
         row: &mut dyn FnMut(&[f32]) -> std::io::Result<()>,
     ) -> Result<(), EngineError>;
 
-    /// What the engine holds now, by its own account.
+    /// The memory that the engine holds now, by its own account.
     fn memory(&self) -> MemoryBook;
 }
 
-/// The candle crates' version; they are pinned together.
+/// The version of the candle crates, which are pinned together.
 const CANDLE_VERSION: &str = "0.11.1";
 
-/// Makes the engine of this name, or none.
+/// Makes the engine of this name; `None` if there is none.
 pub fn engine(name: &str) -> Option<Box<dyn Engine>> {
     match name {
         "candle" | "candle-f32" => Some(Box::<candle::Candle>::default()),
@@ -68,7 +68,7 @@ pub(crate) fn internal(message: impl Into<String>) -> EngineError {
     EngineError::new(ErrorKind::Internal, message)
 }
 
-/// Refuses tokens outside the vocabulary, an empty prompt, and what does not fit the context.
+/// Refuses tokens outside the vocabulary, an empty prompt, and a request that exceeds the context.
 pub(crate) fn check_tokens(
     tokens: &[u32],
     n_generate: usize,

@@ -1,5 +1,5 @@
-//! Matrix products with the file's own blocks: chooses the kernel for each encoding and number
-//! of tokens, brings the activations into its form, and spreads the rows over the threads.
+//! Matrix products with the file's own blocks. Chooses the kernel for each encoding and number of
+//! tokens, converts the activations for it, and spreads the rows over the threads.
 
 use candle_core::quantized::k_quants::{BlockQ8_0, BlockQ8_1, BlockQ8K, GgmlType};
 
@@ -21,24 +21,24 @@ mod gemv;
 use gemm::Segment;
 use gemv::{PIECE, Pieces};
 
-/// From this many tokens on, products are GEMM over packed panels; fewer are GEMV.
+/// Products with at least this many tokens are GEMM over packed panels; fewer are GEMV.
 const GEMM_TOKENS: usize = 8;
 
-/// How a model's products are computed.
+/// How a model computes its products.
 #[derive(Debug, Clone, Copy)]
 pub struct Arithmetic {
     pub isa: Isa,
-    /// Everything in float32: weights widened, nothing rounded.
+    /// Computes everything in float32, with weights widened and nothing rounded.
     plain_f32: bool,
 }
 
 impl Arithmetic {
-    /// The file's own weights, activations of quantized ones rounded to int8.
+    /// The file's own weights; activations for quantized weights are rounded to int8.
     pub fn new(isa: Isa) -> Self {
         Self { isa, plain_f32: false }
     }
 
-    /// Products of float32 with weights widened to it, and a float32 cache: for a reference.
+    /// Products in float32 with widened weights, and a float32 cache: for a reference.
     pub fn plain_f32(isa: Isa) -> Self {
         Self { isa, plain_f32: true }
     }
@@ -48,7 +48,7 @@ impl Arithmetic {
         if self.plain_f32 { KvType::F32 } else { KvType::F16 }
     }
 
-    /// As `llm-bench` names it.
+    /// The name in `llm-bench`.
     pub fn name(self) -> &'static str {
         if self.plain_f32 { "float32" } else { self.isa.name() }
     }
@@ -73,7 +73,7 @@ impl Arithmetic {
         }
     }
 
-    /// What a reader must know where prefill computes products in another type than decode.
+    /// A note for readers if prefill computes products in another type than decode.
     pub fn of_prompts(self) -> Option<String> {
         (self.isa.is_tiled() && !self.plain_f32).then(|| {
             format!(
@@ -153,10 +153,10 @@ use {with_float, with_format};
 pub struct Multiplier {
     arithmetic: Arithmetic,
     rounded: Rounded,
-    /// Between the gated products and `down`: rounded, or as floats where `down` takes those.
+    /// Input of `down`, from the gated products: rounded, or floats if `down` takes floats.
     inner_int8: Int8Rows,
     inner: Vec<f32>,
-    /// Activations in tiles, and those between the gated products and `down`.
+    /// Activations in tiles: the input, and the input of `down`.
     tiles: TileTokens,
     inner_tiles: TileTokens,
     q8_0: Vec<BlockQ8_0>,
@@ -164,19 +164,19 @@ pub struct Multiplier {
     q8k: Vec<BlockQ8K>,
 }
 
-/// Tokens' activations in the forms that kernels read.
+/// Tokens' activations in the forms that the kernels read.
 #[derive(Clone, Copy)]
 struct X<'a> {
-    /// `[m, columns]`; empty where no kernel asks for them.
+    /// `[m, columns]`; empty if no kernel needs them.
     floats: &'a [f32],
     /// The same for many tokens, rounded.
     int8: &'a Int8Rows,
-    /// Tokens.
+    /// Number of tokens.
     m: usize,
 }
 
 impl Multiplier {
-    /// Buffers grow with what is multiplied.
+    /// Buffers grow with the products.
     pub fn new(arithmetic: Arithmetic) -> Self {
         Self {
             arithmetic,
@@ -204,7 +204,7 @@ impl Multiplier {
             + size_of_val(&self.q8k[..])
     }
 
-    /// How much of that is in memory now.
+    /// How many of those bytes are in memory now.
     pub fn bytes_in_memory(&self) -> Option<u64> {
         Some(
             self.rounded.groups.bytes_in_memory()?
@@ -248,7 +248,7 @@ impl Multiplier {
         self.product(pool, parts, X { floats: x, int8: &self.rounded.rows, m }, out, add);
     }
 
-    /// `multiply` once the activations are rounded.
+    /// `multiply`, for rounded activations.
     fn product(&self, pool: &mut Pool, parts: &[&Matrix], x: X<'_>, out: &mut [f32], add: bool) {
         let rows: usize = parts.iter().map(|p| p.rows()).sum();
         let out = Output { values: Scatter::new(out), stride: rows, add };
@@ -340,7 +340,7 @@ impl Multiplier {
         }
     }
 
-    /// `out[t] = silu(gate · x[t]) · (up · x[t])`, once `x` is rounded.
+    /// `out[t] = silu(gate · x[t]) · (up · x[t])`, for rounded `x`.
     fn gated<C: Cpu>(
         &self,
         cpu: C,
@@ -380,7 +380,7 @@ impl Multiplier {
         });
     }
 
-    /// `gated` for many tokens, rounded as soon as a block is complete.
+    /// `gated` for many tokens; rounds each block as soon as it is complete.
     fn gated_rounded<C: Cpu>(
         &self,
         cpu: C,
@@ -432,7 +432,7 @@ impl Multiplier {
         });
     }
 
-    /// Brings `x` into the forms that the parts' methods read.
+    /// Converts `x` to the forms that the parts' methods read.
     fn round(&mut self, pool: &mut Pool, parts: &[&Matrix], x: &[f32], k: usize, m: usize) {
         let methods = |f: &dyn Fn(Method) -> bool| {
             parts.iter().any(|p| f(self.arithmetic.method(p.encoding(), m)))
@@ -460,7 +460,8 @@ impl Multiplier {
     }
 }
 
-/// Rounds `m` rows of `k` values to int8 in the form that the kernels for so many tokens read.
+/// Rounds `m` rows of `k` values to int8 in the form that the kernels for this number of tokens
+/// read.
 fn round_own<C: Cpu>(
     cpu: C,
     pool: &mut Pool,
@@ -488,7 +489,7 @@ fn round_own<C: Cpu>(
     }
 }
 
-/// Where products go: `values[t * stride + column]`.
+/// The destination of products: `values[t * stride + column]`.
 struct Output<'a> {
     values: Scatter<'a, f32>,
     stride: usize,
@@ -496,8 +497,8 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
-    /// Stores products of token `t`, from `column` on. Each column belongs to one piece of work
-    /// (see `multiply`).
+    /// Stores products of token `t` from `column` on. Each column belongs to one piece of work (see
+    /// `multiply`).
     #[inline(always)]
     fn put(&self, t: usize, column: usize, values: &[f32]) {
         let at = t * self.stride + column;

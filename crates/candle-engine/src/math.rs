@@ -1,5 +1,5 @@
-//! Elementwise parts of a transformer, written in lanes that the compiler vectorizes for the
-//! `Cpu` in whose `run` they are called.
+//! Elementwise parts of a transformer, written in lanes that the compiler vectorizes for the `Cpu`
+//! whose `run` calls them.
 
 use crate::kernels::Cpu;
 use crate::kernels::portable::madd;
@@ -31,8 +31,8 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 
 /// e^x for x <= 88, to about two units in the last place; 0 below −87; NaN stays NaN.
 ///
-/// The polynomial of Cephes' `expf` after reduction by powers of two, without a branch, so that
-/// loops over it vectorize.
+/// Uses the polynomial of Cephes' `expf` after reduction by powers of two, without a branch, so
+/// that loops over it vectorize.
 #[inline(always)]
 pub fn exp<C: Cpu>(_: C, x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23: adding it rounds to the nearest integer
@@ -65,7 +65,7 @@ pub fn silu_times<C: Cpu>(cpu: C, gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Turns scores, times `scale`, into weights that sum to one.
+/// Turns scores, multiplied by `scale`, into weights that sum to one.
 #[inline(always)]
 pub fn softmax<C: Cpu>(cpu: C, scores: &mut [f32], scale: f32) {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -86,7 +86,7 @@ pub fn softmax<C: Cpu>(cpu: C, scores: &mut [f32], scale: f32) {
     }
 }
 
-/// The index of the largest value; the lowest of equals; NaN never wins. 0 if all are NaN.
+/// The index of the largest value; the lowest index among equals. NaN never wins; 0 if all are NaN.
 pub fn argmax(x: &[f32]) -> usize {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();

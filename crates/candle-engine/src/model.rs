@@ -15,7 +15,7 @@ use crate::spans::{Spans, Stage};
 use crate::weights::{Gguf, Matrix};
 
 /// Tokens that pass through the layers together; a longer prompt takes several passes. Each pass
-/// unpacks all weights once more (4 % of the time of 256 tokens), and its buffers take 44 kB a
+/// unpacks all weights once more (4 % of the time of 256 tokens), and its buffers take 44 kB per
 /// token.
 pub const BATCH: usize = 256;
 
@@ -31,18 +31,18 @@ struct Layer {
     down: Matrix,
 }
 
-/// The weights: matrices where the file has them, vectors as f32.
+/// The weights: matrices inside the mapped file, vectors as f32.
 pub struct Weights {
     embedding: Matrix,
     layers: Vec<Layer>,
     output_norm: Vec<f32>,
-    /// The output head, where it is not the embedding.
+    /// The output head, unless it is the embedding.
     output: Option<Matrix>,
     rope_factors: Option<Vec<f32>>,
 }
 
 impl Weights {
-    /// Finds every tensor. Reads none of the matrices.
+    /// Finds every tensor and reads none of the matrices.
     pub fn find(gguf: &Gguf, config: &Config) -> Result<Self, EngineError> {
         let c = config;
         let matrix = |name: &str, rows, columns| gguf.matrix(name, rows, columns);
@@ -90,7 +90,7 @@ impl Weights {
             .chain(&self.output)
     }
 
-    /// Bytes of the file that the matrices take.
+    /// Bytes that the matrices take in the file.
     pub fn mapped_bytes(&self) -> usize {
         self.matrices().map(Matrix::bytes).sum()
     }
@@ -115,7 +115,7 @@ impl Weights {
         size_of::<f32>() * (norms + self.output_norm.len() + factors)
     }
 
-    /// Encodings of the matrices that a decode step reads, by bytes, the largest first.
+    /// Encodings of the matrices that a decode step reads, in order of bytes, the largest first.
     pub fn encodings(&self) -> Vec<crate::weights::Encoding> {
         let mut by_bytes: Vec<(crate::weights::Encoding, usize)> = Vec::new();
         let layers = self.layers.iter();
@@ -142,7 +142,7 @@ pub struct Model {
     buffers: Buffers,
     n_ctx: usize,
     isa: Isa,
-    /// Where the time goes, while a profile is asked for.
+    /// Where the time goes, while a profile is being taken.
     pub spans: Spans,
 }
 
@@ -219,7 +219,7 @@ impl Model {
         self.cache.bytes()
     }
 
-    /// How much of that is in memory now; absent where the kernel does not report it.
+    /// How many of those bytes are in memory now; `None` if the kernel does not report it.
     pub fn kv_bytes_in_memory(&self) -> Option<u64> {
         self.cache.bytes_in_memory()
     }
@@ -241,8 +241,8 @@ impl Model {
             + self.multiplier.bytes()
     }
 
-    /// Runs at most `BATCH` tokens at positions `first..` through all layers. Their final
-    /// residuals stay in row 0.. for `logits`.
+    /// Runs at most `BATCH` tokens at positions `first..` through all layers. Their final residuals
+    /// stay in row 0.. for `logits`.
     pub fn forward(&mut self, tokens: &[u32], first: usize) {
         let c = &self.config;
         let m = tokens.len();
@@ -287,7 +287,7 @@ impl Model {
         }
     }
 
-    /// Computes the logits of row `t` of the last `forward`; `last_logits` has them.
+    /// Computes the logits of row `t` of the last `forward`, for `last_logits`.
     pub fn logits(&mut self, t: usize) {
         let hidden = self.config.hidden;
         let b = &mut self.buffers;
@@ -301,12 +301,12 @@ impl Model {
         self.spans.end(Stage::Head);
     }
 
-    /// What `logits` computed last: `[n_vocab]`.
+    /// The latest result of `logits`: `[n_vocab]`.
     pub fn last_logits(&self) -> &[f32] {
         &self.buffers.logits
     }
 
-    /// Logits of rows `rows` of the last `forward`, `[rows, n_vocab]`, into `out`.
+    /// Writes the logits of rows `rows` of the last `forward`, `[rows, n_vocab]`, to `out`.
     pub fn logits_of(&mut self, rows: std::ops::Range<usize>, out: &mut [f32]) {
         let hidden = self.config.hidden;
         let b = &mut self.buffers;
@@ -317,7 +317,7 @@ impl Model {
     }
 }
 
-/// Norms rows of the length of `weight`.
+/// Normalizes rows of the length of `weight`.
 fn norm_rows(isa: Isa, pool: &mut Pool, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let n = weight.len();
     let (m, out) = (x.len() / n, Scatter::new(out));
@@ -330,7 +330,7 @@ fn norm_rows(isa: Isa, pool: &mut Pool, x: &[f32], weight: &[f32], eps: f32, out
     }));
 }
 
-/// Physical memory of the machine in bytes; no limit where it is unknown.
+/// Physical memory of the machine in bytes; unlimited if unknown.
 fn total_ram() -> u64 {
     #[cfg(target_os = "linux")]
     {

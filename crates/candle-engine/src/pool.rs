@@ -1,10 +1,10 @@
-//! A pool of exactly the threads that the harness granted, for jobs of a few microseconds: a decode
+//! A pool of exactly the threads that the harness granted, for jobs of a few microseconds. A decode
 //! step has about eighty of them, so workers spin a little before they sleep. candle's own
 //! `barrier_pool` takes its size from the environment and would exist beside rayon's.
 //!
-//! Each thread works through a part of its own, in order, and then helps the others: a contiguous
-//! part is what memory delivers fastest, and a thread whose core is taken holds up no more than
-//! the piece that it has begun.
+//! Each thread works through its own part in order and then helps the others. Memory delivers a
+//! contiguous part fastest, and a thread that loses its core delays the job by no more than its
+//! current piece.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +23,7 @@ struct Job<'a> {
     panicked: AtomicBool,
 }
 
-/// A thread's part of a job; on a cache line of its own.
+/// A thread's part of a job, on its own cache line.
 #[repr(align(64))]
 #[derive(Default)]
 struct Part {
@@ -32,12 +32,12 @@ struct Part {
 }
 
 impl Job<'_> {
-    /// Takes chunks until none is left: first those of part `own`, then those of the next parts.
+    /// Takes chunks until none is left: first from part `own`, then from the next parts.
     fn work(&self, parts: &[Part], own: usize) {
         for part in parts[own..].iter().chain(&parts[..own]) {
             let end = part.end.load(Ordering::Relaxed);
             loop {
-                // Read first, so that a finished part is not written to.
+                // Reads first, so that a finished part is not written to.
                 if part.next.load(Ordering::Relaxed) >= end {
                     break;
                 }
@@ -58,7 +58,7 @@ struct Shared {
     /// Counts jobs; a change is the signal to start.
     epoch: AtomicU64,
     job: AtomicPtr<Job<'static>>,
-    /// One for each thread, the caller's first.
+    /// One per thread, the caller's first.
     parts: Box<[Part]>,
     /// Workers that have not finished the current job.
     busy: AtomicUsize,
@@ -98,10 +98,10 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `body` with ranges of at most `chunk` items that together cover `0..n_items` once,
-    /// on all threads, and returns when the last is done. A panic in `body` comes out here.
+    /// Calls `body` on all threads with ranges of at most `chunk` items that together cover
+    /// `0..n_items` once; returns when the last is done. Propagates a panic in `body`.
     ///
-    /// Takes `&mut self`: one job at a time.
+    /// Takes `&mut self`, because only one job may run at a time.
     pub fn run(&mut self, n_items: usize, chunk: usize, body: impl Fn(Range<usize>) + Sync) {
         let chunk = chunk.max(1);
         if self.workers.is_empty() || n_items <= chunk {
@@ -119,9 +119,9 @@ impl Pool {
             part.end.store(n_items.min(n_chunks * (i + 1) / threads * chunk), Ordering::Relaxed);
         }
         shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        // The pointer claims a longer lifetime than the job has: workers use it only
-        // between the new epoch and their decrement of `busy`, and both are waited for below.
-        // Nothing between here and that wait can unwind: `Job::work` catches panics.
+        // The pointer claims a longer lifetime than the job has. Workers use it only between the
+        // new epoch and their decrement of `busy`, and the code below waits for both. Nothing
+        // between here and that wait can unwind: `Job::work` catches panics.
         shared.job.store((&raw mut job).cast(), Ordering::Relaxed);
         shared.epoch.fetch_add(1, Ordering::SeqCst);
         for (worker, asleep) in self.workers.iter().zip(&shared.asleep) {
@@ -139,7 +139,7 @@ impl Pool {
 }
 
 impl Shared {
-    /// A worker's life.
+    /// The loop of a worker.
     fn serve(&self, id: usize) {
         let mut seen = 0;
         loop {
@@ -163,7 +163,7 @@ impl Shared {
     }
 
     /// Parks until a new epoch. `asleep` is set before the epoch is read again, and `run` reads
-    /// `asleep` after it wrote the epoch, both SeqCst: one of the two sees the other.
+    /// `asleep` after writing the epoch, both SeqCst, so one of the two sees the other.
     fn sleep(&self, id: usize, seen: u64) {
         self.asleep[id].store(true, Ordering::SeqCst);
         while self.epoch.load(Ordering::SeqCst) == seen {
@@ -173,8 +173,8 @@ impl Shared {
     }
 }
 
-/// Waits a moment: a spin hint first, later a yield, so that a thread that was taken off its core
-/// can come back.
+/// Waits a moment: first with a spin hint, later with a yield, so that a thread that lost its core
+/// can return.
 fn pause(waited: &mut u32) {
     if *waited < SPINS {
         *waited += 1;
@@ -196,7 +196,7 @@ impl Drop for Pool {
     }
 }
 
-/// A slice that several threads write, each its own elements.
+/// A slice that several threads write, each in its own elements.
 pub struct Scatter<'a, T> {
     start: *mut T,
     len: usize,

@@ -1,8 +1,8 @@
-//! The memory that this process holds, as the kernel and the C allocator count it. Read between
-//! requests, never in a timed region.
+//! The memory that this process holds, by the counts of the kernel and the C allocator. Read
+//! between requests, never in a timed region.
 
-/// How many bytes of `values` are in memory; pages of a zeroed allocation that were never touched
-/// are not. Absent where the kernel does not report it.
+/// How many bytes of `values` are in memory. Untouched pages of a zeroed allocation are not. `None`
+/// if the kernel does not report it.
 pub fn bytes_in_memory<T>(values: &[T]) -> Option<u64> {
     let page = rustix::param::page_size();
     let (start, len) = (values.as_ptr() as usize, size_of_val(values));
@@ -23,8 +23,8 @@ pub fn bytes_in_memory<T>(values: &[T]) -> Option<u64> {
     (failed == 0).then(|| here.map(|(i, _)| within(i)).sum())
 }
 
-/// Bytes that the allocator keeps for reuse: freed by their user, not returned to the kernel.
-/// Absent without glibc.
+/// Bytes that the allocator keeps for reuse: freed by their user but not returned to the kernel.
+/// `None` without glibc.
 pub fn allocator_free() -> Option<u64> {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
@@ -37,7 +37,7 @@ pub fn allocator_free() -> Option<u64> {
     }
 }
 
-/// Returns memory that the allocator keeps for reuse to the kernel, where it can: a load frees some
+/// Returns memory that the allocator keeps for reuse to the kernel, if it can. A load frees some
 /// megabytes of header and vocabulary, which would otherwise count as the engine's for good.
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -59,7 +59,7 @@ mod tests {
         zeros[..half].fill(1);
         let after = bytes_in_memory(&zeros).unwrap();
         assert!(before < 1 << 20, "{before} of an untouched allocation");
-        // Huge pages may bring a neighbourhood along.
+        // Huge pages may bring neighbouring pages along.
         assert!((32 << 20..36 << 20).contains(&after), "{after} after touching 32 MiB");
         assert_eq!(bytes_in_memory::<u8>(&[]), Some(0));
         assert_eq!(bytes_in_memory(&zeros[..3]), Some(24));

@@ -2,12 +2,12 @@
 
 /// Frequencies of the pairs, with LLaMA 3's scaling applied.
 pub struct Rope {
-    /// Radians per position, one for each pair.
+    /// Radians per position for each pair.
     frequencies: Vec<f64>,
 }
 
 impl Rope {
-    /// `factors`: `rope_freqs.weight`, one divisor for each of the `dim / 2` pairs; none means 1.
+    /// `factors`: `rope_freqs.weight`, one divisor for each of the `dim / 2` pairs; `None` means 1.
     pub fn new(base: f32, dim: usize, factors: Option<&[f32]>) -> Self {
         let frequencies = (0..dim / 2)
             .map(|i| {

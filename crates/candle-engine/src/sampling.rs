@@ -1,6 +1,5 @@
-//! Draws a token from logits: temperature, top-p, and a uniform number that depends only on seed and
-//! step, so that equal logits give equal tokens in every engine (docs/PROTOCOL.md has the
-//! definition).
+//! Draws a token from logits: temperature, top-p, and a uniform number that depends only on seed
+//! and step, so that equal logits give equal tokens in every engine (defined in docs/PROTOCOL.md).
 
 use llm_bench_protocol::{EngineError, Sampling};
 
@@ -11,7 +10,7 @@ use crate::math::argmax;
 #[derive(Debug)]
 pub struct Sampler {
     settings: Sampling,
-    /// Sort keys: the order of the logit above, the id below.
+    /// Sort keys: the order of the logit in the high half, the id in the low half.
     keys: Vec<u64>,
     /// Weights in the order of `keys`.
     weights: Vec<f64>,
@@ -32,8 +31,8 @@ impl Sampler {
         Ok(Self { settings, keys: Vec::new(), weights: Vec::new() })
     }
 
-    /// The token of generation step `step`, from 0. A logit that is NaN is never drawn; where the
-    /// largest is not finite there is no distribution, and the first of the largest is returned.
+    /// The token of generation step `step`, from 0. Never draws a NaN. If the largest logit is not
+    /// finite there is no distribution, and the first of the largest is returned.
     pub fn draw(&mut self, logits: &[f32], step: u64) -> u32 {
         let top = argmax(logits);
         let largest = f64::from(logits[top]);
@@ -66,7 +65,7 @@ impl Sampler {
     }
 }
 
-/// Maps a number to bits that rise as it falls; both zeros give the same bits.
+/// Maps a number to bits that rise as the number falls; both zeros give the same bits.
 fn descending(x: f32) -> u32 {
     let bits = (x + 0.0).to_bits();
     let rising = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
@@ -121,7 +120,7 @@ mod tests {
             let n = 20_000;
             let got = frequencies(&logits, temperature, 1.0, n);
             for (got, p) in got.iter().zip(softmax(&logits, temperature)) {
-                // Five standard errors: one in a million.
+                // Five standard errors: a chance of one in a million.
                 let limit = 5.0 * (p * (1.0 - p) / n as f64).sqrt();
                 assert!((got - p).abs() <= limit, "{got} {p} at {temperature}");
             }

@@ -1,5 +1,5 @@
-//! The protocol loop of a worker: reads requests, calls the engine, writes replies. Descriptor 1
-//! is pointed at stderr first, so that no library's print can corrupt the stream.
+//! The protocol loop of a worker: reads requests, calls the engine, writes replies. It first points
+//! descriptor 1 at stderr, so that no library's print can corrupt the stream.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
@@ -91,7 +91,7 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
             }
             Request::Generate(g) => generate(engine.as_mut(), &g, begin, &mut requests, &mut out)
                 .map_or_else(Reply::Error, Reply::Generated),
-            // The generation to cancel is already finished.
+            // The generation to cancel has already finished.
             Request::Cancel { .. } => continue,
             Request::Score(s) => {
                 score(engine.as_mut(), &s, begin).map_or_else(Reply::Error, Reply::Scored)
@@ -102,8 +102,8 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
     Ok(())
 }
 
-/// Where requests come from. Until the first generation that can be cancelled there is no second
-/// thread: measured processes never have one.
+/// The source of requests. No second thread exists until the first generation that can be
+/// cancelled, so measured processes never have one.
 struct Requests {
     input: Arc<Mutex<BufReader<std::io::Stdin>>>,
     listening: Option<Listening>,
@@ -111,7 +111,7 @@ struct Requests {
 
 struct Listening {
     messages: Receiver<Result<Option<Request>, CodecError>>,
-    /// The id that was cancelled last. Ids are compared, so that a late `cancel` ends nothing else.
+    /// The id that was cancelled last. Ids are compared, so a late `cancel` ends nothing else.
     cancelled: Arc<Mutex<Option<u64>>>,
 }
 
@@ -119,7 +119,7 @@ impl Requests {
     fn next(&mut self) -> Result<Option<Request>, CodecError> {
         match &self.listening {
             None => read_message(&mut *self.input.lock().unwrap()),
-            // A reader that has exited has reported the end of the stream before.
+            // A reader that has exited has already reported the end of the stream.
             Some(listening) => listening.messages.recv().unwrap_or(Ok(None)),
         }
     }
@@ -149,7 +149,7 @@ impl Requests {
     }
 }
 
-/// Writes tokens as they come.
+/// Writes tokens as soon as they exist.
 struct Streamed<'a> {
     id: u64,
     out: &'a mut BufWriter<File>,
@@ -243,7 +243,7 @@ fn claim_stdout() -> Result<BufWriter<File>> {
     Ok(BufWriter::new(File::from(kept)))
 }
 
-/// Has the kernel end this process when the harness exits.
+/// Asks the kernel to end this process when the harness exits.
 fn die_with_parent() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));

@@ -1,11 +1,11 @@
-//! Where the time of a forward pass goes: one clock, read between stages. While it is off, each read
-//! costs a branch.
+//! Shows where the time of a forward pass goes, with one clock that is read between stages. While
+//! it is off, each read costs a branch.
 
 use std::collections::BTreeMap;
 
 use llm_bench_units::MonoNs;
 
-/// Stages in the order in which a token meets them.
+/// Stages in the order in which a token passes through them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     Embedding,
@@ -32,7 +32,7 @@ impl Stage {
         Stage::Sampling,
     ];
 
-    /// As the protocol names it.
+    /// The name in the protocol.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Embedding => "embedding",
@@ -46,7 +46,7 @@ impl Stage {
     }
 }
 
-/// Times by stage since `begin`; off until then.
+/// Times by stage since `begin`; off before that.
 #[derive(Debug, Default)]
 pub struct Spans {
     on: bool,
@@ -55,13 +55,13 @@ pub struct Spans {
 }
 
 impl Spans {
-    /// Switches the clock on or off, and starts from zero.
+    /// Switches the clock on or off and starts from zero.
     pub fn begin(&mut self, on: bool) {
         *self = Self { on, ..Self::default() };
         self.resume();
     }
 
-    /// Time since the last read belongs to no stage.
+    /// Assigns the time since the last read to no stage.
     #[inline]
     pub fn resume(&mut self) {
         if self.on {
@@ -69,7 +69,7 @@ impl Spans {
         }
     }
 
-    /// Time since the last read belongs to `stage`.
+    /// Assigns the time since the last read to `stage`.
     #[inline]
     pub fn end(&mut self, stage: Stage) {
         if self.on {
@@ -79,7 +79,7 @@ impl Spans {
         }
     }
 
-    /// Nanoseconds by stage so far; starts again from zero.
+    /// Nanoseconds by stage so far; restarts from zero.
     pub fn take(&mut self) -> BTreeMap<String, u64> {
         let taken = std::mem::take(&mut self.ns);
         let stages = Stage::ALL.into_iter().zip(taken).filter(|(_, ns)| *ns > 0);

@@ -1,5 +1,5 @@
-//! A GGUF file in memory: the mapping, its checked header, and matrices that are used where they
-//! lie. Nothing here touches the bytes of a matrix.
+//! A GGUF file in memory: the mapping, its checked header, and matrices that are used in place.
+//! Nothing here touches the bytes of a matrix.
 
 use std::fs::File;
 use std::ops::Range;
@@ -15,12 +15,12 @@ use memmap2::Mmap;
 use crate::config::Config;
 use crate::iq4_nl;
 
-/// An error about the file, with its name.
+/// An error about the file that names it.
 pub fn bad_model(path: &str, what: impl std::fmt::Display) -> EngineError {
     EngineError::new(ErrorKind::BadModel, format!("{path}: {what}"))
 }
 
-/// What is wrong with the file, as an engine says it.
+/// Turns an error in the file into an engine's error.
 pub fn refused(error: GgufError) -> EngineError {
     let kind = match error {
         GgufError::UnknownType { .. } | GgufError::NotCandles { .. } => ErrorKind::UnsupportedQuant,
@@ -39,7 +39,7 @@ pub struct Gguf {
 impl Gguf {
     /// Maps the file, reads and checks its header.
     ///
-    /// The header is read through a mapping of its own, which ends here: otherwise its vocabulary,
+    /// The header is read through a separate mapping, which ends here. Otherwise its vocabulary,
     /// some megabytes, would count as memory in use for as long as the weights do.
     pub fn open(path: &str) -> Result<Self, EngineError> {
         let named = |error| refused(GgufError::Io { path: path.into(), error });
@@ -65,7 +65,7 @@ impl Gguf {
         Ok(Self { path: path.to_string(), map: Arc::new(map), header })
     }
 
-    /// The hyper-parameters; every tensor that they imply is there.
+    /// The hyper-parameters; the file contains every tensor that they imply.
     pub fn config(&self) -> Result<Config, EngineError> {
         self.header.llama_config().map(Config::from).map_err(refused)
     }
@@ -74,7 +74,7 @@ impl Gguf {
         self.header.tensor(name).is_some()
     }
 
-    /// Where a tensor of this shape (rows first) lies: inside the file, of whole blocks.
+    /// The place of a tensor of this shape (rows first): inside the file, in whole blocks.
     fn locate(
         &self,
         name: &str,
@@ -104,8 +104,8 @@ impl Gguf {
             );
             EngineError::new(ErrorKind::UnsupportedQuant, message)
         })?;
-        // Blocks start with at most an f32, and mappings with a page: so this is all that
-        // viewing bytes as blocks needs.
+        // Blocks start with at most an f32, and mappings with a page, so viewing bytes as blocks
+        // needs nothing more.
         if !range.start.is_multiple_of(4) {
             return Err(bad_model(
                 &self.path,
@@ -119,8 +119,8 @@ impl Gguf {
     /// The vector `name` of `len` values, as f32.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
         let (dtype, range) = self.locate(name, &[len])?;
-        // Vectors are a few kilobytes: candle copies and widens them.
-        // The copy is aligned, because the system allocator aligns to 16.
+        // Vectors are a few kilobytes, so candle copies and widens them. The copy is aligned,
+        // because the system allocator aligns to 16.
         let values = match dtype {
             StoredType::Candle(dtype) => {
                 dtype.from_data(self.map[range].to_vec().into()).dequantize(len).ok()
@@ -137,7 +137,7 @@ impl Gguf {
     }
 }
 
-/// How a matrix is stored: the types that GGUF LLaMA files use.
+/// The encoding of a matrix: the types that GGUF LLaMA files use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     F32,
@@ -291,7 +291,7 @@ impl Matrix {
         self.some_rows(r..r + 1)
     }
 
-    /// The stored bytes of several rows, one behind the other.
+    /// The stored bytes of several consecutive rows.
     pub fn some_rows(&self, rows: Range<usize>) -> &[u8] {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         &self.map[self.range.start + rows.start * self.row_bytes..][..rows.len() * self.row_bytes]

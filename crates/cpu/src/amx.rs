@@ -1,8 +1,8 @@
-//! AMX, which the standard library does not detect: products of whole tiles.
+//! Detects AMX, which the standard library does not: products of whole tiles.
 
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 
-/// Tiles that this process may use.
+/// The tiles that this process may use.
 #[derive(Clone, Copy)]
 pub struct Amx {
     pub int8: bool,
@@ -15,7 +15,7 @@ pub fn is_amd() -> bool {
     [id.ebx, id.edx, id.ecx] == [*b"Auth", *b"enti", *b"cAMD"].map(u32::from_le_bytes)
 }
 
-/// Looks, and asks the system for the tile registers.
+/// Detects AMX and asks the system for the tile registers.
 pub fn detect() -> Amx {
     let has = reported();
     match has.int8 || has.bf16 {
@@ -24,7 +24,7 @@ pub fn detect() -> Amx {
     }
 }
 
-/// What CPUID reports, if the system saves tiles when it switches threads.
+/// CPUID's report, if the system saves tiles when it switches threads.
 fn reported() -> Amx {
     let none = Amx { int8: false, bf16: false };
     const OSXSAVE: u32 = 1 << 27;
@@ -47,7 +47,7 @@ fn reported() -> Amx {
     Amx { int8: tiles && has(25), bf16: tiles && has(22) }
 }
 
-/// Asks Linux for the tile registers, for all threads of the process.
+/// Asks Linux for permission to use the tile registers in all threads of the process.
 fn permitted() -> bool {
     #[cfg(target_os = "linux")]
     {
@@ -62,7 +62,7 @@ fn permitted() -> bool {
     }
 }
 
-/// What `ldtilecfg` reads.
+/// The operand of `ldtilecfg`.
 #[repr(C, align(64))]
 pub struct TileConfiguration([u8; 64]);
 

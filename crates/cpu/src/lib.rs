@@ -1,9 +1,9 @@
-//! The instruction sets of this processor, found once at run time, for kernels that choose by them,
-//! for records and for `doctor`. The one detector: nothing else asks the processor.
+//! The instruction sets of this processor, detected once at run time, for kernels that depend on
+//! them, for records and for `doctor`. This is the only detector: nothing else asks the processor.
 
 use std::sync::LazyLock;
 
-/// What this processor has, as far as kernels here use it or records name it.
+/// The features of this processor that kernels here use or records name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Features {
     pub avx2: bool,
@@ -23,13 +23,14 @@ pub struct Features {
     pub neon: bool,
     /// The dot product of bytes of 64-bit ARM.
     pub dotprod: bool,
-    /// The processor is AMD's: some choices follow the maker, not the instruction set.
+    /// Whether the processor is AMD's: some choices depend on the maker, not on the instruction
+    /// set.
     pub is_amd: bool,
 }
 
 impl Features {
-    /// The names that records carry, in a fixed order. Records are compared by them, so a set that
-    /// every processor with the others has is left out.
+    /// The names in records, in a fixed order. Records are compared by them, so sets that every
+    /// processor with the others has are left out.
     pub fn names(&self) -> Vec<&'static str> {
         let all = [
             (self.avx2, "avx2"),
@@ -49,7 +50,7 @@ impl Features {
     }
 }
 
-/// Looks once, and asks the system for the tile registers.
+/// Detects the features once and asks the system for the tile registers.
 pub fn features() -> &'static Features {
     static FOUND: LazyLock<Features> = LazyLock::new(detect);
     &FOUND

@@ -1,7 +1,7 @@
-//! Activations as the int8 kernels read them: blocks of 32 with one scale each, row by row, or,
-//! for decoding with 512-bit registers, four blocks to a group, interleaved by fours of bytes so
-//! that one register holds the first halves of four blocks, and vector lane `4j + i` belongs to
-//! block `i`.
+//! Activations in the form that the int8 kernels read: blocks of 32 with one scale each, row by
+//! row. For decoding with 512-bit registers, four blocks form a group and are interleaved by fours
+//! of bytes, so that one register holds the first halves of four blocks and vector lane `4j + i`
+//! belongs to block `i`.
 
 pub use super::format::BLOCK;
 use super::format::{BlockFormat, Unpacked};
@@ -28,13 +28,13 @@ pub struct Int8Batch {
     counts: Vec<Counts>,
 }
 
-/// Sums of a group's integers with the sign turned, one for each block: where weights are stored
-/// with an offset, a kernel starts its sum from the offset times these.
+/// Negated sums of a group's integers, one per block. If weights are stored with an offset, a
+/// kernel starts its sum from the offset times these.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(16))]
 pub struct Counts {
     pub blocks: [i32; 4],
-    /// Of the first and the second 16 values of each block.
+    /// Sums of the first and of the second 16 values of each block.
     pub halves: [[i32; 4]; 2],
 }
 
@@ -64,7 +64,7 @@ impl Int8Batch {
         self.groups.len() * (GROUP + 2 * size_of::<[f32; 4]>() + size_of::<Counts>())
     }
 
-    /// How much of that is in memory now.
+    /// How many of those bytes are in memory now.
     pub fn bytes_in_memory(&self) -> Option<u64> {
         Some(
             bytes_in_memory(&self.groups)?
@@ -74,7 +74,7 @@ impl Int8Batch {
         )
     }
 
-    /// The row of token `t` where rows have `k` values.
+    /// The row of token `t` if rows have `k` values.
     pub fn row(&self, t: usize, k: usize) -> Int8Row<'_> {
         let n = k.div_ceil(GROUP);
         let range = t * n..(t + 1) * n;
@@ -86,7 +86,7 @@ impl Int8Batch {
         }
     }
 
-    /// Arranges the first `n_tokens` of `rows`, which have `k` values.
+    /// Arranges the first `n_tokens` of `rows`, each of `k` values.
     #[inline(always)]
     pub fn arrange(&mut self, rows: &Int8Rows, n_tokens: usize, k: usize) {
         let n = k.div_ceil(GROUP);
@@ -95,7 +95,7 @@ impl Int8Batch {
             let blocks = token.bytes.as_chunks::<BLOCK>().0.iter();
             let blocks = blocks.zip(token.scales.iter().zip(token.sums));
             if !k.is_multiple_of(GROUP) {
-                // The last group is not full: the others count for nothing.
+                // The last group is not full, and its other values must not count.
                 let last = (t + 1) * n - 1;
                 (self.scales[last], self.sums[last]) = ([0.0; 4], [0.0; 4]);
             }
@@ -150,7 +150,7 @@ mod tests {
         batch
     }
 
-    /// The values that a row stands for, in natural order.
+    /// The values that a row represents, in natural order.
     fn values(row: Int8Row<'_>, k: usize) -> Vec<f32> {
         (0..k)
             .map(|at| {

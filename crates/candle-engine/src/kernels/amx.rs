@@ -1,6 +1,6 @@
-//! GEMM where the processor multiplies whole tiles of bfloat16: weights and activations are rounded
-//! to it, and sums are f32. Weights and activations that would lose too much are split in two: the
-//! high part, and what it leaves. The functions here are the scalar reference for `x86`.
+//! GEMM for processors that multiply whole tiles of bfloat16. Weights and activations are rounded
+//! to bfloat16, and sums are f32. Where rounding would lose too much, numbers are split into a high
+//! part and the remainder. The functions here are the scalar reference for `x86`.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -11,11 +11,11 @@ use crate::resident::bytes_in_memory;
 
 /// Rows of weights, or tokens, of a tile.
 pub const SIDE: usize = 16;
-/// Columns of a tile: as many as a block has.
+/// Columns of a tile, equal to the weights of a block.
 pub const DEPTH: usize = BLOCK;
 /// Rows of a panel.
 pub const ROWS: usize = 2 * SIDE;
-/// Most tiles of a panel's row: its 32 KiB of one part stay in a first-level cache.
+/// The most tiles in a panel's row: one part's 32 KiB stay in a first-level cache.
 pub const STEPS: usize = 16;
 
 /// 16 × 32 numbers. Of weights: `[row][column]`. Of tokens: `[column / 2][2 · token + column % 2]`.
@@ -55,11 +55,11 @@ impl TilePanel {
 /// Which parts of weights and of activations are multiplied.
 pub type PartPairs = &'static [(usize, usize)];
 
-/// Weights of less precision than bfloat16's, with activations rounded to it.
+/// Weights less precise than bfloat16, with activations rounded to it.
 pub const ROUNDED: PartPairs = &[(0, 0)];
-/// Weights that are bfloat16, with activations in two parts.
+/// bfloat16 weights, with activations in two parts.
 pub const SPLIT_TOKENS: PartPairs = &[(0, 0), (0, 1)];
-/// Both in two parts; the product of the two low ones is below what an f16 resolves.
+/// Both in two parts. The product of the two low parts is below the resolution of an f16.
 pub const SPLIT_BOTH: PartPairs = &[(0, 0), (1, 0), (0, 1)];
 
 /// Activations of some tokens in tiles: `[part][token / 16][step]`.
@@ -72,7 +72,7 @@ pub struct TileTokens {
 }
 
 impl TileTokens {
-    /// From now on these are `n_tokens` rows of `k` values, in the parts of `pairs`.
+    /// Prepares for `n_tokens` rows of `k` values, in the parts of `pairs`.
     pub fn reserve(&mut self, n_tokens: usize, k: usize, pairs: PartPairs) {
         *self = Self {
             n_tokens,
@@ -86,7 +86,7 @@ impl TileTokens {
                 tiles.resize(n, Tile::ZERO);
             }
             if !k.is_multiple_of(DEPTH) {
-                // What is beyond a row counts for nothing.
+                // Values beyond a row must not count.
                 tiles.fill(Tile::ZERO);
             }
         }
@@ -126,7 +126,7 @@ impl TileTokens {
         &self.parts[part][block * self.steps..][..self.steps]
     }
 
-    /// Both parts, to be written by several threads; empty is one that nothing is multiplied with.
+    /// Both parts, for several threads to write; a part that no product uses is empty.
     pub fn parts(&mut self) -> [&mut [Tile]; 2] {
         let [high, low] = self.used();
         let [a, b] = &mut self.parts;
@@ -138,15 +138,15 @@ impl TileTokens {
         self.parts.iter().map(|tiles| size_of_val(&tiles[..])).sum()
     }
 
-    /// How much of that is in memory now.
+    /// How many of those bytes are in memory now.
     pub fn bytes_in_memory(&self) -> Option<u64> {
         Some(bytes_in_memory(&self.parts[0])? + bytes_in_memory(&self.parts[1])?)
     }
 }
 
-/// What multiplies tiles. The provided methods are the scalar reference.
+/// Multiplies tiles. The provided methods are the scalar reference.
 pub trait TileCpu: Cpu {
-    /// Whether it does so faster than without.
+    /// Whether tiles are faster than the other kernels.
     const TILED: bool = false;
 
     /// Unpacks blocks `first..first + n` of `rows` into rows `lane..` of a tile panel, rounded to
@@ -179,8 +179,8 @@ pub trait TileCpu: Cpu {
         self.run(|| tile_tokens(x, k, parts));
     }
 
-    /// 16 rows of products as activations, for a matrix whose columns those rows are: eight rows
-    /// of a tile for 16 tokens; in two parts if there is a second one.
+    /// Turns 16 rows of products into activations for a matrix that has those rows as columns:
+    /// eight rows of a tile for 16 tokens; in two parts if there is a second one.
     fn tile_rows(self, sums: &Sums, parts: [&mut [[u16; DEPTH]]; 2]) {
         self.run(|| tile_rows(sums, parts));
     }
@@ -220,7 +220,7 @@ fn widen(x: u16) -> f32 {
     f32::from_bits((x as u32) << 16)
 }
 
-/// The high part, cut off, and the rest, rounded.
+/// The high part, truncated, and the remainder, rounded.
 #[inline(always)]
 fn split(x: f32) -> [u16; 2] {
     let high = (x.to_bits() >> 16) as u16;

@@ -56,8 +56,9 @@ macro_rules! weigh_part {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use weigh_part;
 
-/// See `Cpu::weigh`: calls `part(sums, start, wide)` for stretches of `wide` lanes (`true`), then of
-/// `lanes` (`false`), that begin with `start`; adds what is left in plain code. Checks the lengths.
+/// See `Cpu::weigh`: calls `part(sums, start, wide)` for stretches of `wide` lanes (`true`), then
+/// of `lanes` (`false`), that begin at `start`; adds the remainder in plain code. Checks the
+/// lengths.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
 fn weigh<const Q: usize>(

@@ -1,15 +1,15 @@
-//! AVX2 with FMA and F16C, and AVX-VNNI where a CPU has that too: float weights with FMA,
-//! block-quantized weights times int8 activations in their natural order.
+//! AVX2 with FMA and F16C, and AVX-VNNI if the CPU has it: float weights with FMA, block-quantized
+//! weights times int8 activations in their natural order.
 //!
 //! The int8 kernels take 128 weights per step as four registers of unsigned bytes. AVX-VNNI
-//! multiplies them with signed bytes and adds up in 32 bits. Without it `vpmaddubsw` adds pairs of
-//! products in 16 bits, with saturation: exact where two of the format's largest codes times 127
-//! fit (`fits`). Where they do not (Q8_0), bytes become magnitudes and the signs change sides, so
-//! that the largest pair is 2 · 128 · 127 = 32512.
+//! multiplies them with signed bytes and adds up in 32 bits. Without it, `vpmaddubsw` adds pairs of
+//! products in 16 bits, with saturation. That is exact if two of the format's largest codes times
+//! 127 fit (`fits`). If they do not (Q8_0), bytes become magnitudes and the signs move to the other
+//! factor, so that the largest pair is 2 · 128 · 127 = 32512.
 //!
 //! The helpers are `#[inline(always)]` without the features of their callers, because the two
-//! attributes exclude each other: each must be called from a function that has the features, and
-//! not through the standard library (`array::from_fn`), which has none and so inlines none.
+//! attributes exclude each other. Each must be called from a function that has the features, and
+//! not through the standard library (`array::from_fn`), which has none and therefore inlines none.
 
 use std::arch::x86_64::*;
 
@@ -19,12 +19,12 @@ use super::format::{BlockFormat, FloatFormat, FloatKind, Kind};
 use super::pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
 use super::{Cpu, SPAN, attention, gemm, gemv, pack};
 
-/// Proof that this CPU has what the kernels use; with `VNNI`, AVX-VNNI too.
+/// Proof that this CPU has the features that the kernels use; with `VNNI`, also AVX-VNNI.
 #[derive(Debug, Clone, Copy)]
 pub struct Avx2<const VNNI: bool>(());
 
 impl<const VNNI: bool> Avx2<VNNI> {
-    /// `Some` where the CPU has AVX2, F16C and FMA (and AVX-VNNI).
+    /// `Some` if the CPU has AVX2, F16C and FMA (and AVX-VNNI).
     pub fn detect() -> Option<Self> {
         let cpu = llm_bench_cpu::features();
         let has = cpu.avx2 && cpu.f16c && cpu.fma && (!VNNI || cpu.avxvnni);
@@ -160,7 +160,7 @@ pub unsafe fn load<F: FloatFormat>(p: *const u8) -> __m256 {
     }
 }
 
-/// Sums of two products of a code and an activation that fit together into 16 bits.
+/// How many sums of two products of a code and an activation fit together into 16 bits.
 pub const fn fits(kind: Kind) -> usize {
     let largest = match kind {
         Kind::Q4_0 | Kind::Q4K => 15,
@@ -171,13 +171,13 @@ pub const fn fits(kind: Kind) -> usize {
     i16::MAX as usize / (2 * largest * 127)
 }
 
-/// Whether a kernel subtracts the offset of weights from its sum of products.
+/// Whether a kernel must subtract the weights' offset from its sum of products.
 pub const fn has_start<F: BlockFormat, const VNNI: bool>() -> bool {
     F::SHIFT.is_some() && (VNNI || fits(F::KIND) > 0)
 }
 
-/// Sums of pairs of products in 16 bits, none of which saturates: weights times activations, or,
-/// where that would be too large, weights less their offset of 128 times activations.
+/// Sums of pairs of products in 16 bits, none of which saturates: weights times activations or, if
+/// that would be too large, weights less their offset of 128 times activations.
 ///
 /// # Safety
 /// The CPU has AVX2.

@@ -1,11 +1,11 @@
-//! AVX-512 with VNNI, and AMX where a CPU has that too.
+//! AVX-512 with VNNI, and AMX if the CPU has it.
 //!
 //! The int8 GEMV takes 128 weights per step as two registers of unsigned bytes in the order of
-//! `activations::Group`: `vpdpbusd` multiplies unsigned with signed. Where a format's weights are
-//! the stored bytes less an offset, the integer sum starts from −offset · Σ activations.
+//! `activations::Group`: `vpdpbusd` multiplies unsigned with signed bytes. If a format's weights
+//! are the stored bytes less an offset, the integer sum starts from −offset · Σ activations.
 //!
 //! The helpers are `#[inline(always)]` without the features of their callers, because the two
-//! attributes exclude each other: each must be called from a function that has the features.
+//! attributes exclude each other. Each must be called from a function that has the features.
 
 use std::arch::x86_64::*;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +15,14 @@ use super::format::{BlockFormat, FloatFormat, FloatKind, Kind};
 use super::pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
 use super::{Cpu, SPAN, STREAMS, attention, gemm, gemv, pack};
 
-/// Proof that this CPU has what the kernels use; with `TILES`, AMX's tiles of bfloat16 too.
+/// Proof that this CPU has the features that the kernels use; with `TILES`, also AMX's tiles of
+/// bfloat16.
 #[derive(Debug, Clone, Copy)]
 pub struct Avx512<const TILES: bool>(());
 
 impl<const TILES: bool> Avx512<TILES> {
-    /// `Some` where the CPU has AVX-512 F, BW, DQ, VL and VNNI, F16C and FMA (and for `TILES`
-    /// bfloat16 in AVX-512 and AMX).
+    /// `Some` if the CPU has AVX-512 F, BW, DQ, VL and VNNI, F16C and FMA (and for `TILES` bfloat16
+    /// in AVX-512 and AMX).
     pub fn detect() -> Option<Self> {
         let cpu = llm_bench_cpu::features();
         let has = cpu.avx512f
@@ -181,13 +182,13 @@ impl<const TILES: bool> Cpu for Avx512<TILES> {
     }
 }
 
-/// Whether weights are best prefetched past the other caches (`NTA`), since each is used once. That
-/// holds on Zen 5. On Intel's processors it costs half of the bandwidth: such a fetch has only the
-/// few line buffers of the first cache, while others go through the second one's.
+/// Whether weights are best prefetched past the other caches (`NTA`), because each is used once.
+/// That holds on Zen 5. On Intel's processors it costs half of the bandwidth: such a prefetch has
+/// only the few line buffers of the first cache, while others go through those of the second.
 static PAST_CACHES: AtomicBool = AtomicBool::new(false);
 
-/// Asks for the `BYTES` at `p`, which need not be valid. Calls with every `BYTES` of a stretch
-/// leave out none of its cache lines.
+/// Prefetches the `BYTES` at `p`, which need not be valid. Calls for every `BYTES` of a stretch
+/// cover all of its cache lines.
 ///
 /// # Safety
 /// The CPU has SSE.

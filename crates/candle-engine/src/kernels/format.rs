@@ -1,10 +1,10 @@
-//! The encodings of weights that have kernels here, decoded by plain code: the reference for
-//! every instruction set, and what panels are made from where there is nothing faster.
+//! The weight encodings that have kernels here, decoded by plain code. This code is the reference
+//! for every instruction set, and fills panels that no faster code fills.
 
 /// Values that share a scale (or two) in every block format.
 pub const BLOCK: usize = 32;
 
-/// The formats, for kernels that choose by them.
+/// The formats, for kernels that depend on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Q4_0,
@@ -20,9 +20,9 @@ pub trait BlockFormat: Copy + Send + Sync + 'static {
     const SIZE: usize;
     /// Values of a stored block.
     const VALUES: usize;
-    /// The offset is 2 to this power; none for no offset.
+    /// The offset is 2 to this power; `None` for no offset.
     const SHIFT: Option<u32>;
-    /// Whether each half of a `BLOCK` has a scale of its own.
+    /// Whether each half of a `BLOCK` has its own scale.
     const HALVES: bool;
     /// Whether there are minima.
     const MINIMA: bool;
@@ -34,12 +34,12 @@ pub trait BlockFormat: Copy + Send + Sync + 'static {
 /// 32 weights.
 pub struct Unpacked {
     pub bytes: [u8; BLOCK],
-    /// Of the first and the second half.
+    /// Scales of the first and of the second half.
     pub scales: [f32; 2],
     pub minimum: f32,
 }
 
-/// An encoding in which each weight stands for itself.
+/// An encoding that stores each weight as a number of its own.
 pub trait FloatFormat: Copy + Send + Sync + 'static {
     /// Bytes of a weight.
     const SIZE: usize;
@@ -49,7 +49,7 @@ pub trait FloatFormat: Copy + Send + Sync + 'static {
     fn get(bytes: &[u8]) -> f32;
 }
 
-/// The float encodings, for kernels that choose by them.
+/// The float encodings, for kernels that depend on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FloatKind {
     F32,
@@ -60,7 +60,8 @@ pub enum FloatKind {
 /// f16 bits as f32, without a branch.
 #[inline(always)]
 pub fn widen(bits: u16) -> f32 {
-    // Exponent and fraction in f32's places are 2^112 too small, subnormal numbers included.
+    // In f32's places, exponent and fraction are 2^112 too small; that holds for subnormal numbers
+    // too.
     let magnitude = f32::from_bits(((bits & 0x7FFF) as u32) << 13) * f32::from_bits(0x7780_0000);
     let special = 0x7F80_0000 | ((bits & 0x3FF) as u32) << 13;
     let is_special = bits & 0x7C00 == 0x7C00;
@@ -163,8 +164,8 @@ impl BlockFormat for Q8_0 {
     }
 }
 
-/// `{ f16 d, dmin; u8 scales[12]; u8 qs[128] }`, weight = d·sc·nibble − dmin·m, with 6-bit sc and
-/// m for each 32 weights.
+/// `{ f16 d, dmin; u8 scales[12]; u8 qs[128] }`, weight = d·sc·nibble − dmin·m, with 6-bit sc and m
+/// for every 32 weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Q4K;
 
@@ -199,8 +200,8 @@ impl BlockFormat for Q4K {
     }
 }
 
-/// `{ u8 ql[128]; u8 qh[64]; i8 scales[16]; f16 d }`, weight = d·sc·(q − 32), with a scale for each
-/// 16 weights.
+/// `{ u8 ql[128]; u8 qh[64]; i8 scales[16]; f16 d }`, weight = d·sc·(q − 32), with one scale for
+/// every 16 weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Q6K;
 
@@ -216,7 +217,7 @@ impl BlockFormat for Q6K {
     fn unpack(row: &[u8], b: usize) -> Unpacked {
         let block = &row[Self::SIZE * (b / 8)..][..Self::SIZE];
         let (half, i) = (b % 8 / 4, b % 4);
-        // Of each four blocks, 0 and 1 have the low nibbles; block i has bits 2i of `qh`.
+        // In each four blocks, 0 and 1 have the low nibbles; block i has bits 2i of `qh`.
         let low = &block[64 * half + BLOCK * (i % 2)..][..BLOCK];
         let high = &block[128 + BLOCK * half..][..BLOCK];
         let (low_shift, high_shift) = (4 * (i / 2), 2 * i);

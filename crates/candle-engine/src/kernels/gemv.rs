@@ -1,5 +1,5 @@
-//! GEMV: rows of a matrix times one token, or a few. Decoding waits for memory, so these kernels
-//! read the stored blocks as they come.
+//! GEMV: rows of a matrix times one token, or a few. Decoding is limited by memory, so these
+//! kernels read the stored blocks directly.
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use std::ops::Range;
@@ -19,7 +19,8 @@ pub mod avx512;
 pub mod neon;
 pub mod portable;
 
-/// `out[i] +=` blocks `blocks` of `row` · token `i`, in plain code: those that fill no register.
+/// `out[i] +=` blocks `blocks` of `row` · token `i`, in plain code, for blocks that do not fill a
+/// register.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
 fn add_blocks<F: BlockFormat, const T: usize>(

@@ -1,12 +1,12 @@
-//! The arithmetic of the engine: products of weight rows, as the file stores them, with
-//! activations, and what attention computes over its cache. Each operation has a folder (`gemv`,
-//! `gemm`, `attention`, `pack`) with one file per instruction set; the types named after instruction
-//! sets prove that the CPU has them, and implement the trait `Cpu`. Which one runs is decided at run
-//! time, so a portable binary is as fast as one built for its machine. `unsafe` stays in here.
+//! The arithmetic of the engine: products of weight rows, as stored in the file, with activations,
+//! and attention over the cache. Each operation has a folder (`gemv`, `gemm`, `attention`, `pack`)
+//! with one file per instruction set. The types named after instruction sets prove that the CPU has
+//! them, and implement the trait `Cpu`. The choice is made at run time, so a portable binary is as
+//! fast as one built for its machine. `unsafe` stays inside this module.
 //!
-//! Decoding waits for memory: GEMV reads the stored blocks as they come. A prompt waits for
-//! arithmetic: GEMM multiplies panels of 64 packed rows with all tokens. Where the processor
-//! multiplies whole tiles of bfloat16, `amx` takes GEMM's place.
+//! Decoding is limited by memory: GEMV reads the stored blocks directly. A prompt is limited by
+//! arithmetic: GEMM multiplies panels of 64 packed rows with all tokens. On processors that
+//! multiply whole tiles of bfloat16, `amx` replaces GEMM.
 
 pub mod activations;
 pub mod amx;
@@ -34,10 +34,10 @@ use pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
 pub const SPAN: usize = 16;
 
 /// Places of a matrix that a decode step reads at once. One stream leaves a hardware prefetcher
-/// waiting at each page border; plain reading is fastest with four or eight as well.
+/// waiting at each page border; plain reading, too, is fastest with four or eight.
 pub const STREAMS: usize = 4;
 
-/// An instruction set whose presence was checked. The provided methods are the scalar reference.
+/// An instruction set that is known to be present. The provided methods are the scalar reference.
 pub trait Cpu: Copy + Send + Sync + 'static {
     /// Whether a fused multiply-add is one instruction.
     const FMA: bool;
@@ -45,16 +45,16 @@ pub trait Cpu: Copy + Send + Sync + 'static {
     /// Whether `int8_dot` reads the activations' interleaved form.
     const GROUPED: bool = false;
 
-    /// As `llm-bench` names it.
+    /// The name in `llm-bench`.
     fn name(self) -> &'static str;
 
-    /// Runs `work`, compiled for this instruction set as far as it is inlined.
+    /// Runs `work`; whatever is inlined into it is compiled for this instruction set.
     fn run<R>(self, work: impl FnOnce() -> R) -> R {
         work()
     }
 
-    /// Rounds `x`, whole blocks, to int8 with `scale = max |x| / 127`. `bytes` has the length of `x`;
-    /// `scales` and `sums` (of each half's bytes) have an entry for each block.
+    /// Rounds `x`, whole blocks, to int8 with `scale = max |x| / 127`. `bytes` has the length of
+    /// `x`; `scales` and `sums` (of each half's bytes) have one entry per block.
     fn round(self, x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) {
         self.run(|| pack::portable::round(x, bytes, scales, sums));
     }
@@ -69,13 +69,14 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         self.run(|| gemv::portable::int8_dot::<F, T>(row, &x.rows, t))
     }
 
-    /// `out[t]` = `row` · token `t`, in f32: `x` are `T` rows of as many values.
+    /// `out[t]` = `row` · token `t`, in f32: `x` holds `T` rows of equal length.
     fn float_dot<F: FloatFormat, const T: usize>(self, row: &[u8], x: [&[f32]; T]) -> [f32; T] {
         self.run(|| gemv::portable::float_dot::<F, T>(row, x))
     }
 
     /// GEMV: one token's products with rows in several places: `out[r][s]` = row `r` of `rows[s]` ·
-    /// token 0. Each of `rows` holds as many rows as `out`, one behind the other.
+    /// token
+    /// 0. Each of `rows` holds as many consecutive rows as `out` has.
     fn int8_gemv<F: BlockFormat>(
         self,
         rows: [&[u8]; STREAMS],
@@ -117,7 +118,7 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         self.run(|| panel.pack_at::<F>(rows, 0..rows.len(), first..first + n, 0));
     }
 
-    /// GEMM: `out[t][r] +=` (the panel's row `r`, `n` blocks that begin with block `first` of a row) ·
+    /// GEMM: `out[t][r] +=` (the panel's row `r`, `n` blocks from block `first` of a row on) ·
     /// token `t`, for the tokens of `x` that `out` has room for.
     fn int8_gemm<F: BlockFormat>(
         self,
@@ -130,8 +131,8 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         self.run(|| gemm::portable::int8_gemm::<F>(panel, first, n, x, out));
     }
 
-    /// GEMM: `out[t][r] +=` (the panel's row `r`, `n` columns that begin with `first`) · token `t`: `x`
-    /// is `[tokens, k]`.
+    /// GEMM: `out[t][r] +=` (the panel's row `r`, `n` columns from column `first` on) · token `t`:
+    /// `x` is `[tokens, k]`.
     fn float_gemm(
         self,
         panel: &FloatPanel,
@@ -180,7 +181,7 @@ fn each_row(
     }
 }
 
-/// What this CPU has, as found at run time.
+/// The instruction set to use, found at run time.
 #[derive(Debug, Clone, Copy)]
 pub enum Isa {
     Portable(portable::Portable),
@@ -222,7 +223,7 @@ macro_rules! with_cpu {
 pub(crate) use with_cpu;
 
 impl Isa {
-    /// The best that this CPU has.
+    /// The best one that this CPU has.
     pub fn detect() -> Self {
         Self::all()[0]
     }
@@ -247,7 +248,7 @@ impl Isa {
         found.into_iter().flatten().collect()
     }
 
-    /// The one of this name, or what this CPU has instead.
+    /// The one of this name; the error lists what this CPU has.
     pub fn named(name: &str) -> Result<Self, String> {
         let all = Self::all();
         let names = || all.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ");
@@ -255,7 +256,7 @@ impl Isa {
         found.ok_or_else(|| format!("kernels {name}: this CPU has {}", names()))
     }
 
-    /// As `llm-bench` names it.
+    /// The name in `llm-bench`.
     pub fn name(self) -> &'static str {
         with_cpu!(self, cpu => cpu.name())
     }

@@ -1,7 +1,7 @@
-//! NEON for 64-bit ARM, and its dot product of bytes (`sdot`) where a CPU has that. Bytes are signed
-//! on this side: GEMV takes the weights' offset off while it unpacks. GEMM uses a panel's bytes as
-//! they are where they fit, and takes the offset times the sum of activations off the result;
-//! Q8_0's, which do not fit, have their sign bit turned, which takes 128 off.
+//! NEON for 64-bit ARM, and its dot product of bytes (`sdot`) if the CPU has it. Bytes are signed
+//! here. GEMV subtracts the weights' offset while it unpacks. GEMM uses a panel's bytes unchanged
+//! if they fit, and subtracts the offset times the sum of activations from the result. Q8_0's bytes
+//! do not fit, so their sign bit is flipped, which subtracts 128.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -17,7 +17,7 @@ use super::{Cpu, SPAN, attention, gemm, gemv};
 pub struct Neon<const DOT: bool>(());
 
 impl<const DOT: bool> Neon<DOT> {
-    /// `Some` where the CPU has it.
+    /// `Some` if the CPU has it.
     pub fn detect() -> Option<Self> {
         let cpu = llm_bench_cpu::features();
         (cpu.neon && (!DOT || cpu.dotprod)).then_some(Self(()))
@@ -137,7 +137,7 @@ pub unsafe fn add_dots<const DOT: bool>(
                  options(pure, nomem, nostack, preserves_flags));
             return sums;
         }
-        // Products of bytes fit 16 bits, and sums of two of those are made in 32.
+        // Products of bytes fit into 16 bits; their pairwise sums are computed in 32.
         let first = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
         let second = vpaddlq_s16(vmull_high_s8(w, x));
         vaddq_s32(sums, vpaddq_s32(first, second))

@@ -1,4 +1,4 @@
-//! What GEMM multiplies: 64 rows of a matrix, some hundred columns at a time, packed side by side
+//! The operands of GEMM: 64 rows of a matrix, some hundred columns at a time, packed side by side
 //! so that a vector register holds the same columns of 16 rows; and the tokens' activations,
 //! rounded to int8 row by row.
 
@@ -23,17 +23,17 @@ pub const ROWS: usize = 64;
 /// Blocks of an int8 panel: its 32 KiB of weights stay in a first-level cache.
 pub const BLOCKS: usize = 16;
 
-/// Columns of a float panel: the same size.
+/// Columns of a float panel, which has the same size.
 pub const COLUMNS: usize = 128;
 
-/// Block-quantized weights as bytes with f32 scales: see `format` for what they stand for.
+/// Block-quantized weights as bytes with f32 scales; `format` defines the values they represent.
 #[repr(C, align(64))]
 pub struct Int8Panel {
     /// `[block][column / 4][row][column % 4]`.
     pub weights: [[[u8; 4 * ROWS]; BLOCK / 4]; BLOCKS],
-    /// `[block][half][row]`; the second half only where the format has one.
+    /// `[block][half][row]`; the second half only if the format has one.
     pub scales: [[[f32; ROWS]; 2]; BLOCKS],
-    /// `[block][row]`, where the format has them.
+    /// `[block][row]`, if the format has minima.
     pub minima: [[f32; ROWS]; BLOCKS],
 }
 
@@ -47,7 +47,7 @@ impl Int8Panel {
         })
     }
 
-    /// Makes lanes count for nothing.
+    /// Zeroes the scales of these lanes, so that they do not count.
     pub fn silence(&mut self, before: Range<usize>, after: Range<usize>) {
         for lanes in [before, after] {
             for slot in 0..BLOCKS {
@@ -68,7 +68,7 @@ impl FloatPanel {
         Box::new(Self([[0.0; ROWS]; COLUMNS]))
     }
 
-    /// Makes lanes count for nothing.
+    /// Zeroes these lanes, so that they do not count.
     pub fn silence(&mut self, before: Range<usize>, after: Range<usize>) {
         for lanes in [before, after] {
             self.0.iter_mut().for_each(|column| column[lanes.clone()].fill(0.0));
@@ -76,8 +76,8 @@ impl FloatPanel {
     }
 }
 
-/// Groups of four blocks in what an instruction set's `unpack` reads from: four small blocks, or
-/// one of 256 values.
+/// Groups of four blocks in one input of an instruction set's `unpack`: four small blocks, or one
+/// of 256 values.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub const fn parts<F: BlockFormat>() -> usize {
     F::VALUES.div_ceil(4 * BLOCK)
@@ -93,8 +93,8 @@ unsafe fn q4k_bytes(p: *const u8, part: usize) -> (u32, u32) {
     // SAFETY: the caller's promise.
     let word = |at: usize| unsafe { p.add(at).cast::<u32>().read_unaligned() };
     let (low_sc, low_m, high) = (word(4), word(8), word(12));
-    // Blocks 0–3 have their six bits in one byte; 4–7 have four bits in the last word and two at the
-    // top of the others'.
+    // Blocks 0–3 have their six bits in one byte; 4–7 have four bits in the last word and two at
+    // the top of the others'.
     match part {
         0 => (low_sc & 0x3F3F3F3F, low_m & 0x3F3F3F3F),
         _ => (
@@ -117,10 +117,10 @@ fn pack_int8<F: BlockFormat, const LANES: usize>(
     mut group: impl FnMut(&mut Int8Panel, &[&[u8]; LANES], usize, usize, usize),
 ) {
     assert!(n <= BLOCKS && rows.len() <= ROWS);
-    // A block that is begun is read whole.
+    // A block is read whole, even if only its beginning is needed.
     let bytes = ((first + n) * BLOCK).div_ceil(F::VALUES) * F::SIZE;
     assert!(rows.iter().all(|row| row.len() >= bytes));
-    // Groups are counted from a row's beginning.
+    // Groups count from the beginning of a row.
     let grouped = if first.is_multiple_of(4) { n / 4 * 4 } else { 0 };
     let (lanes, few) = rows.as_chunks::<LANES>();
     for (v, rows) in lanes.iter().enumerate() {
@@ -165,7 +165,7 @@ pub struct Int8Rows {
     k: usize,
     bytes: Vec<i8>,
     scales: Vec<f32>,
-    /// Of each half of a block: the sum of its bytes.
+    /// The sum of the bytes in each half of a block.
     sums: Vec<[i32; 2]>,
 }
 
@@ -178,7 +178,7 @@ pub struct Int8Token<'a> {
 }
 
 impl Int8Rows {
-    /// From now on rows have `k` values, a multiple of 32, and there is room for `n_tokens`.
+    /// Prepares for `n_tokens` rows of `k` values, a multiple of 32.
     pub fn reserve(&mut self, n_tokens: usize, k: usize) {
         self.k = k;
         let (n, blocks) = (n_tokens * k, n_tokens * k / BLOCK);
@@ -194,7 +194,7 @@ impl Int8Rows {
         self.bytes.len() + self.scales.len() * (size_of::<f32>() + size_of::<[i32; 2]>())
     }
 
-    /// How much of that is in memory now.
+    /// How many of those bytes are in memory now.
     pub fn bytes_in_memory(&self) -> Option<u64> {
         Some(
             bytes_in_memory(&self.bytes)?
@@ -225,7 +225,7 @@ impl Int8Rows {
         tokens
     }
 
-    /// The rows' parts, to be written by several threads.
+    /// The parts of the rows, for several threads to write.
     pub fn parts(&mut self) -> (&mut [i8], &mut [f32], &mut [[i32; 2]]) {
         (&mut self.bytes, &mut self.scales, &mut self.sums)
     }

@@ -1,10 +1,10 @@
-//! Kernels for any CPU: plain loops in lanes that the compiler turns into the target's vectors.
+//! Kernels for any CPU: plain loops over lanes, which the compiler turns into the target's vectors.
 //! They are the provided methods of `Cpu`.
 
 use super::Cpu;
 use super::amx::TileCpu;
 
-/// No instruction set in particular: what the binary was compiled for.
+/// No particular instruction set: the one that the binary was compiled for.
 #[derive(Debug, Clone, Copy)]
 pub struct Portable;
 
@@ -18,7 +18,7 @@ impl Cpu for Portable {
 
 impl TileCpu for Portable {}
 
-/// `a · b + c`: fused where that is one instruction; in software it would be slow.
+/// `a · b + c`, fused if that is one instruction; a fused operation in software would be slow.
 #[inline(always)]
 pub fn madd<C: Cpu>(a: f32, b: f32, c: f32) -> f32 {
     if C::FMA { a.mul_add(b, c) } else { a * b + c }

@@ -1,5 +1,5 @@
-//! Every kernel of every instruction set against a plain f64 sum over candle's own
-//! dequantization: rows as they occur and awkward ones, all remainders, every code of a block.
+//! Tests every kernel of every instruction set against a plain f64 sum over candle's own
+//! dequantization: realistic rows and awkward ones, all remainders, every code of a block.
 
 // Tiles are small constant loops over several arrays at once.
 #![allow(clippy::needless_range_loop)]
@@ -17,12 +17,12 @@ use crate::weights::blocks;
 
 mod amx;
 
-/// Whether a product of so many multiplications is too long for Miri, which interprets each.
+/// Whether a product of this many multiplications is too long for Miri, which interprets each.
 fn too_long(n: usize) -> bool {
     cfg!(miri) && n > 100_000
 }
 
-/// A stored row and the values that it stands for. The bytes are aligned as blocks are.
+/// A stored row and the values that it represents. The bytes are aligned like blocks.
 struct Stored {
     buffer: Vec<u64>,
     len: usize,
@@ -59,7 +59,7 @@ impl Stored {
         Self::of_bytes::<T>(unsafe { std::slice::from_raw_parts(start, len) })
     }
 
-    /// Random bytes reach every code of a format, also those that no quantizer emits. `scales`
+    /// Random bytes reach every code of a format, including those that no quantizer emits. `scales`
     /// are the places of f16 numbers, which are finite and sometimes subnormal, zero or large.
     fn random<T: GgmlType>(rng: &mut StdRng, k: usize, scales: &[usize]) -> Self {
         let size = size_of::<T>();
@@ -80,7 +80,7 @@ impl Stored {
     }
 }
 
-/// Rows as they occur, and the awkward ones: zeros, one spike, huge, tiny, constant.
+/// Realistic rows and awkward ones: zeros, one spike, huge, tiny, constant.
 fn row(rng: &mut StdRng, k: usize, kind: usize) -> Vec<f32> {
     let mut x: Vec<f32> = (0..k).map(|_| rng.random_range(-1.0..1.0)).collect();
     match kind % 8 {
@@ -109,7 +109,7 @@ fn rounded<C: Cpu>(cpu: C, x: &[f32], n: usize, k: usize) -> Rounded {
     rounded
 }
 
-/// The values that token `t` of rounded activations stands for, by the interleaved form.
+/// The values that token `t` of rounded activations represents, from the interleaved form.
 fn activations(row: Int8Row<'_>, k: usize) -> Vec<f32> {
     (0..k)
         .map(|at| {
@@ -120,7 +120,8 @@ fn activations(row: Int8Row<'_>, k: usize) -> Vec<f32> {
         .collect()
 }
 
-/// `room` is added to the size of the products: what cancels inside a format (Q4_K subtracts).
+/// `room` is added to the size of the products for values that cancel inside a format (Q4_K
+/// subtracts).
 fn assert_close(got: f32, w: &[f32], x: &[f32], room: f64, what: &str) {
     let products = || w.iter().zip(x).map(|(&w, &x)| w as f64 * x as f64);
     let (want, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
@@ -281,7 +282,7 @@ fn products_of_quantized_weights_agree_with_a_plain_sum() {
 
 #[test]
 fn extreme_activations_keep_their_sign_and_nothing_overflows() {
-    // ±127 everywhere against the largest codes: the largest integer sums that can occur.
+    // ±127 everywhere times the largest codes gives the largest possible integer sums.
     for isa in Isa::all() {
         with_cpu!(isa, cpu => {
             for (sign, code) in [(1.0, 0xFFu8), (-1.0, 0xFF), (1.0, 0x00), (-1.0, 0x80)] {
@@ -383,7 +384,7 @@ fn every_half_goes_into_the_cache_and_back() {
             for (&bits, &wide) in halves.iter().zip(&wide) {
                 assert_eq!(half::f16::from_bits(bits).to_f32().to_bits(), wide.to_bits());
             }
-            // Between two halves: to the nearest one, ties to even.
+            // Between two halves: rounds to the nearest one, ties to even.
             for offset in [0.0, 1e-4, -1e-4, 4.8e-4] {
                 let values: Vec<f32> = wide.iter().map(|x| x + x * offset).collect();
                 cpu.narrow(&values, &mut back);
@@ -397,8 +398,7 @@ fn every_half_goes_into_the_cache_and_back() {
 
 // ---- reads and writes at the edges of memory ----
 
-/// Numbers directly next to memory that must not be touched: a kernel that reads or writes
-/// beyond a slice crashes.
+/// Numbers directly next to forbidden memory: a kernel that reads or writes beyond a slice crashes.
 struct Guarded<T> {
     map: *mut u8,
     map_len: usize,
@@ -406,7 +406,7 @@ struct Guarded<T> {
     len: usize,
 }
 
-/// On which side of the numbers the forbidden page lies.
+/// The side of the numbers on which the forbidden page lies.
 #[derive(Debug, Clone, Copy)]
 enum Edge {
     Before,
@@ -421,8 +421,8 @@ impl<T: Copy> Guarded<T> {
         let inside = bytes.next_multiple_of(page).max(page);
         let map_len = inside + 2 * page;
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping that nothing else knows; the numbers lie between its first and
-        // its last page, which become forbidden, and both ends of those are aligned for them.
+        // SAFETY: a new mapping that nothing else knows. The numbers lie between its first and its
+        // last page, which become forbidden, and both ends of the numbers are aligned.
         unsafe {
             let map = mmap_anonymous(std::ptr::null_mut(), map_len, prot, MapFlags::PRIVATE);
             let map: *mut u8 = map.unwrap().cast();
@@ -457,12 +457,12 @@ impl<T> std::ops::DerefMut for Guarded<T> {
 
 impl<T> Drop for Guarded<T> {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this one's, and no slice outlives it.
+        // SAFETY: this value owns the mapping, and no slice outlives it.
         unsafe { rustix::mm::munmap(self.map.cast(), self.map_len).unwrap() };
     }
 }
 
-/// Every kernel that reads `row`, stored as `F`; the row may be anywhere.
+/// The results of every kernel that reads `row`, stored as `F`; the row may be anywhere.
 fn int8_results<C: TileCpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> Vec<f32> {
     let mut results = cpu.int8_dot::<F, 1>(row, x, 0).to_vec();
     results.extend(cpu.int8_dot::<F, 1>(row, x, 1));
@@ -484,7 +484,7 @@ fn int8_results<C: TileCpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> 
     results
 }
 
-/// A token's products with rows in several places: both rows of a stream are the same one.
+/// A token's products with rows in several places; both rows of a stream are the same.
 fn int8_gemv_results<C: Cpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> Vec<f32> {
     let mut out = [[0.0; STREAMS]; 1];
     cpu.int8_gemv::<F>([row; STREAMS], x, &mut out);
@@ -513,7 +513,7 @@ fn float_results<C: TileCpu, F: FloatFormat>(cpu: C, row: &[u8], x: &[f32]) -> V
     results
 }
 
-/// Small bytes: whatever they stand for is finite.
+/// Small bytes, which represent finite numbers in any format.
 fn finite_bytes(n: usize) -> Vec<u8> {
     (0..n).map(|i| (i * 37 % 0x38) as u8).collect()
 }

@@ -1,4 +1,4 @@
-//! GEMM in tiles of bfloat16: 32 rows at a time are unpacked into a panel.
+//! GEMM in tiles of bfloat16. Unpacks 32 rows at a time into a panel.
 
 use std::array::from_fn;
 use std::cell::RefCell;
@@ -33,17 +33,17 @@ thread_local! {
 }
 
 impl Multiplier {
-    /// How `matrices` times `m` tokens is multiplied in tiles; `None` where it is not.
+    /// How to multiply `matrices` with `m` tokens in tiles; `None` if tiles are not used.
     pub(super) fn tiled(&self, matrices: &[&Matrix], m: usize) -> Option<PartPairs> {
         if m < GEMM_TOKENS || self.arithmetic.plain_f32 || !self.arithmetic.isa.is_tiled() {
             return None;
         }
-        // Where decode quantizes activations to int8, prefill may round to bfloat16 instead.
+        // Decode quantizes activations to int8; prefill may use bf16 instead.
         let pairs = |matrix: &Matrix| match self.arithmetic.method(matrix.encoding(), 1) {
             Method::Block(_) | Method::Candle(_) => Some(ROUNDED),
             Method::Float(FloatKind::Bf16) => Some(SPLIT_TOKENS),
             Method::Float(FloatKind::F16) => Some(SPLIT_BOTH),
-            // Two parts would lose some of its bits.
+            // Even two parts would lose some of its bits.
             Method::Float(FloatKind::F32) | Method::Widen => None,
         };
         let first = pairs(matrices[0])?;
@@ -76,8 +76,8 @@ impl Multiplier {
         });
     }
 
-    /// `Multiplier::multiply` of tokens in tiles, with the matrices' columns from `first` on, where
-    /// a stored block of any format begins.
+    /// `Multiplier::multiply` for tokens in tiles, with the matrices' columns from `first` on,
+    /// where a stored block of any format begins.
     pub(super) fn tiled_product<C: TileCpu>(
         &self,
         cpu: C,
@@ -131,7 +131,7 @@ impl Multiplier {
         let (steps, widths) = (inner.steps(), inner.widths());
         let parts = inner.parts().map(Scatter::new);
         let strip = strip_rows(gate.columns(), 2 * n, pool.threads()) / 2;
-        // A piece of work fills whole tiles: for each, two panels of 16 rows of both matrices.
+        // A piece of work fills whole tiles. Each takes two panels with 16 rows of both matrices.
         let tiles_each = strip.div_ceil(DEPTH);
         pool.run(steps.div_ceil(tiles_each), 1, |range| {
             for i in range {
@@ -165,8 +165,8 @@ impl Multiplier {
         });
     }
 
-    /// `Multiplier::mlp` of tokens in tiles; `inner` is room for what is between the matrices, and
-    /// `pairs` its parts.
+    /// `Multiplier::mlp` for tokens in tiles. `inner` has room for the values between the matrices,
+    /// and `pairs` names their parts.
     pub(super) fn tiled_mlp<C: TileCpu>(
         &self,
         cpu: C,
@@ -187,8 +187,8 @@ impl Multiplier {
     }
 
     /// Calls `done(panel, products)` with the products of all tokens with each panel's rows, whose
-    /// columns count from tile `first_step` on. Goes through all panels with some columns, then
-    /// with the next, so that the tokens' part stays in the second cache.
+    /// columns count from tile `first_step` on. Goes through all panels with some columns before it
+    /// takes the next columns, so that the tokens' part stays in the second-level cache.
     fn tiled_strip<C: TileCpu>(
         &self,
         cpu: C,
@@ -198,7 +198,7 @@ impl Multiplier {
         mut done: impl FnMut(&Panel<'_>, &[[Sums; 2]]),
     ) {
         let n_blocks = x.len().div_ceil(SIDE);
-        // Of two parts, half as many columns stay in the first cache.
+        // With two parts, half as many columns stay in the first-level cache.
         let most = if x.pairs().iter().any(|&(w, _)| w == 1) { STEPS / 2 } else { STEPS };
         SCRATCH.with_borrow_mut(|Scratch { panel: unpacked, sums, wide }| {
             if sums.len() < panels.len() * n_blocks {
@@ -264,19 +264,20 @@ impl Multiplier {
     }
 }
 
-/// How many rows of `gate` and `up` are multiplied before `down` takes their products: with half of
-/// them the products between take half the memory. A multiple of what any format stores together.
+/// How many rows of `gate` and `up` are multiplied before `down` takes their products. With half of
+/// them, the products in between take half the memory. A multiple of the weights that any format
+/// stores together.
 fn part_of_inner(rows: usize) -> usize {
     const STORED: usize = 256;
     (rows / 2).next_multiple_of(STORED)
 }
 
-/// Rows of one or two matrices that share a panel; those of the second begin with its 16th row.
+/// Rows of one or two matrices that share a panel; those of the second begin at its 16th row.
 type Panel<'a> = [Option<Segment<'a>>; 2];
 
-/// Rows of a piece of work, of `rows` in all: each brings the tokens' activations from the third
-/// cache once, so the more columns there are, the more rows share that; and the threads need some
-/// pieces each.
+/// Rows in a piece of work, out of `rows`. Each piece loads the tokens' activations from the
+/// third-level cache once, so with more columns, more rows share one load. Each thread also needs
+/// several pieces.
 fn strip_rows(columns: usize, rows: usize, threads: usize) -> usize {
     let shared = (columns / 16).clamp(ROWS, 256);
     shared.min((rows / (4 * threads)).max(ROWS)).next_multiple_of(ROWS)

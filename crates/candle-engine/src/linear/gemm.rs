@@ -12,7 +12,7 @@ use crate::weights::{Matrix, f32_bytes};
 /// Columns widened to f32 at once; every block format divides it.
 const WIDEN_COLUMNS: usize = 256;
 
-/// Rows of a matrix, side by side with others in a panel.
+/// Rows of a matrix that share a panel with others.
 pub(super) struct Segment<'a> {
     pub matrix: &'a Matrix,
     pub rows: Range<usize>,
@@ -88,7 +88,7 @@ impl Multiplier {
         let k = matrix.columns();
         let lanes = || segments.iter().flat_map(|s| s.rows.clone().map(|r| (s.matrix, r)));
         let n = lane + lanes().count();
-        // Lanes before the first one repeat a row, and are silenced.
+        // Lanes before the first one repeat a row and are silenced.
         let before = || std::iter::repeat_n((matrix, segments[0].rows.start), lane);
         let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
         for (slot, (matrix, r)) in rows.iter_mut().zip(before().chain(lanes())) {

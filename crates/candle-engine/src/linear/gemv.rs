@@ -1,4 +1,4 @@
-//! GEMV: products with one token or a few, row by row, as memory delivers them.
+//! GEMV: products with one token or a few, row by row, at the speed of memory.
 
 use std::array::from_fn;
 use std::cell::RefCell;
@@ -9,12 +9,12 @@ use crate::kernels::format::{self, FloatKind, Kind};
 use crate::kernels::{Cpu, STREAMS};
 use crate::weights::{Matrix, blocks, f32_bytes, with_block};
 
-/// Most rows of each stream in a piece of work, and the bytes of a stream above which it has fewer: a
-/// thread that finishes first waits for at most the piece that another has just begun.
+/// The most rows of each stream in a piece of work, and the bytes of a stream above which a piece
+/// has fewer. A thread that finishes first waits for at most one piece of another thread.
 pub(super) const PIECE: usize = 8;
 const PIECE_BYTES: usize = 5 << 10;
 
-/// Rows of a matrix that are multiplied together, of each stream some: stream `s` goes through
+/// Rows of a matrix that are multiplied together, some from each stream: stream `s` goes through
 /// the matrix's `s`-th quarter.
 pub(super) type Piece = [Range<usize>; STREAMS];
 
@@ -37,7 +37,7 @@ impl Pieces {
         self.rows.div_ceil(STREAMS).div_ceil(self.step)
     }
 
-    /// Number `i`.
+    /// Piece number `i`.
     pub fn piece(self, i: usize) -> Piece {
         let quarter = self.rows.div_ceil(STREAMS);
         from_fn(|s| {
@@ -65,7 +65,7 @@ impl Multiplier {
         mut put: impl FnMut(usize, usize, usize, f32),
     ) {
         let method = self.arithmetic.method(matrix.encoding(), x.m);
-        // Rows that all streams have are multiplied side by side.
+        // Multiplies rows that all streams have side by side.
         let mut together = 0;
         if x.m == 1 && matches!(method, Method::Block(_) | Method::Float(_)) {
             together = piece.iter().map(Range::len).min().unwrap_or(0);
@@ -170,7 +170,7 @@ fn for_tokens<const T: usize>(m: usize, mut each: impl FnMut(usize, usize)) {
     }
 }
 
-/// The same slice under the name of its own type; used where generic code has just matched it.
+/// The slice under its concrete type, for generic code that has just matched that type.
 fn same_type<A: 'static, B: 'static>(slice: &[A]) -> &[B] {
     assert_eq!(std::any::TypeId::of::<A>(), std::any::TypeId::of::<B>());
     // SAFETY: A and B are one type.

@@ -1,6 +1,6 @@
-//! Tiles of bfloat16 for AMX: see `kernels::amx` for what they hold. The tile instructions are
-//! written out, since Rust's stable compiler has no functions for them; it does not use tile
-//! registers for anything else.
+//! Tiles of bfloat16 for AMX; `kernels::amx` describes their contents. The tile instructions are
+//! written in assembly, because stable Rust has no functions for them; it uses tile registers for
+//! nothing else.
 
 // Tiles are small constant loops over several arrays at once.
 #![allow(clippy::needless_range_loop)]
@@ -85,8 +85,8 @@ unsafe fn multiply(
     assert!(0 < n && n <= STEPS && first + n <= x.steps());
     let (twos, one) = sums.as_chunks_mut::<2>();
     // SAFETY: the caller's promise; each pointer is followed by `n` tiles (checked above, and by
-    // `block`), or is that of a whole `Sums`. The tile registers that one statement leaves for the
-    // next are nobody else's.
+    // `block`) or points to a whole `Sums`. Nobody else uses the tile registers that one statement
+    // leaves for the next.
     unsafe {
         asm!("ldtilecfg [{0}]", in(reg) &raw const WHOLE_TILES, options(nostack));
         for (i, two) in twos.iter_mut().enumerate() {
@@ -153,15 +153,15 @@ unsafe fn multiply(
                 options(nostack),
             );
         }
-        // A thread without tiles in use is cheaper to switch.
+        // A thread that uses no tiles is cheaper to switch.
         asm!("tilerelease", options(nostack));
     }
 }
 
 // ---- weights ----
 
-/// Asks for the part of a row that will be unpacked next: at the same place, as many rows on as
-/// are unpacked together. Such pieces are too short for the hardware's prefetchers.
+/// Prefetches the part of a row that will be unpacked next: the same columns, as many rows further
+/// on as are unpacked together. Such pieces are too short for the hardware's prefetchers.
 ///
 /// # Safety
 /// The CPU has SSE.
@@ -289,7 +289,7 @@ fn pack<F: BlockFormat>(
     }
 }
 
-/// 32 values as a high part, cut off, and the rest, rounded.
+/// Splits 32 values into a high part, truncated, and the remainder, rounded.
 ///
 /// # Safety
 /// The CPU has AVX-512 BF16.
@@ -305,7 +305,7 @@ unsafe fn split([a, b]: [__m512; 2]) -> [__m512i; 2] {
     }
 }
 
-/// 32 values rounded.
+/// Rounds 32 values.
 ///
 /// # Safety
 /// The CPU has AVX-512 BF16.

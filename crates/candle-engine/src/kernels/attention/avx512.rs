@@ -11,8 +11,8 @@ use crate::kernels::avx512::prefetch_at;
 
 const LANES: usize = 16;
 
-/// How far ahead of what is widened the cache is prefetched, in numbers: what follows a span is
-/// asked for while this one is multiplied.
+/// How far ahead of the widening the cache is prefetched, in numbers. The data after a span is
+/// requested while the span is multiplied.
 const AHEAD: usize = 2048;
 
 /// See `Cpu::scores`.

@@ -1,4 +1,4 @@
-//! Attention in plain code: the reference for the kernels that are written by hand.
+//! Attention in plain code: the reference for the hand-written kernels.
 
 use crate::kernels::format;
 use crate::kernels::portable::madd;

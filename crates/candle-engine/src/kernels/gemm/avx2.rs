@@ -1,5 +1,5 @@
-//! GEMM for AVX2: 32 of a panel's 64 rows are four registers at a time, whose bytes are multiplied
-//! with four of a token, repeated over the lanes. See `kernels::avx2`.
+//! GEMM for AVX2. 32 of a panel's 64 rows fill four registers at a time, whose bytes are multiplied
+//! with four bytes of a token, repeated over the lanes. See `kernels::avx2`.
 
 // Tiles are small constant loops over several arrays at once.
 #![allow(clippy::needless_range_loop)]
@@ -15,7 +15,7 @@ use crate::kernels::pack::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROW
 const LANES: usize = 8;
 const WIDTH: usize = 4;
 
-/// The int8 kernel, compiled for a set of features.
+/// Compiles the int8 kernel for a set of features.
 macro_rules! int8_kernel {
     ($features:literal, $vnni:literal, $tokens:literal, $gemm:ident) => {
         #[target_feature(enable = $features)]
@@ -156,7 +156,7 @@ unsafe fn vnni_products<const T: usize>(
     }
 }
 
-/// The same without VNNI: as many sums as fit are added up in 16 bits.
+/// The same without VNNI: adds up as many sums as fit in 16 bits.
 ///
 /// # Safety
 /// The CPU has AVX2; a block's 32 rows lie at `weights` and its activations at each of `x`.

@@ -1,5 +1,5 @@
-//! GEMM for AVX-512 with VNNI: a panel's 64 rows are four registers, and `vpdpbusd` multiplies their
-//! unsigned bytes with four signed ones of a token, repeated over the lanes.
+//! GEMM for AVX-512 with VNNI. A panel's 64 rows fill four registers, and `vpdpbusd` multiplies
+//! their unsigned bytes with four signed bytes of a token, repeated over the lanes.
 
 // Tiles are small constant loops over several arrays at once.
 #![allow(clippy::needless_range_loop)]

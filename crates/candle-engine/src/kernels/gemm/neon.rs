@@ -1,4 +1,4 @@
-//! GEMM for NEON: 16 of a panel's 64 rows are four registers at a time. See `kernels::neon`.
+//! GEMM for NEON. 16 of a panel's 64 rows fill four registers at a time. See `kernels::neon`.
 
 // Tiles are small constant loops over several arrays at once.
 #![allow(clippy::needless_range_loop)]

@@ -1,4 +1,4 @@
-//! GEMM in plain code: the reference for the kernels that are written by hand.
+//! GEMM in plain code: the reference for the hand-written kernels.
 
 use crate::kernels::format::{BLOCK, BlockFormat};
 use crate::kernels::pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};

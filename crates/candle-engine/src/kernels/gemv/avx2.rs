@@ -15,7 +15,7 @@ use crate::kernels::pack::{Int8Rows, parts};
 /// prefetcher stops at each 4 KiB page of a mapped file.
 const AHEAD: usize = 8192;
 
-/// Asks for the 128 bytes that lie `AHEAD` of `p`. Rows follow each other in the file, so the end
+/// Prefetches the 128 bytes that lie `AHEAD` of `p`. Rows follow each other in the file, so the end
 /// of one row fetches the next; the address need not be valid.
 ///
 /// # Safety
@@ -37,7 +37,8 @@ pub fn float_dot<F: FloatFormat, const T: usize>(row: &[u8], x: [&[f32]; T]) -> 
     const LANES: usize = 8;
     let k = row.len() / F::SIZE;
     assert!(row.len() == k * F::SIZE && x.iter().all(|x| x.len() == k));
-    // Additions that wait for each other: enough chains of them to keep the units busy.
+    // Each addition waits for the previous one in its chain, so this uses enough chains to keep the
+    // units busy.
     let chains = if T == 1 { 4 } else { 2 };
     let mut sums = [[_mm256_setzero_ps(); 4]; T];
     let whole = k / (LANES * chains) * (LANES * chains);
@@ -84,7 +85,7 @@ unsafe fn reduce(sum: __m256) -> f32 {
     }
 }
 
-/// The int8 kernel, compiled for a set of features.
+/// Compiles the int8 kernel for a set of features.
 macro_rules! int8_kernel {
     ($features:literal, $vnni:literal, $dot:ident) => {
         #[target_feature(enable = $features)]
@@ -156,14 +157,14 @@ unsafe fn int8_dot<F: BlockFormat, const VNNI: bool, const T: usize>(
             out[i] = reduce(sums[i]);
         }
     }
-    // One to three blocks may be left.
+    // One to three blocks may remain.
     let grouped = steps * stride / F::SIZE * F::VALUES / BLOCK;
     add_blocks::<F, T>(row, grouped..k / BLOCK, &x, &mut out);
     out
 }
 
 /// Sums of weights times 128 activations: of the first halves of the four blocks, then of the
-/// second. Weights count as they are stored, with their offset, if `has_start`.
+/// second. If `has_start`, weights count as stored, with their offset.
 ///
 /// # Safety
 /// The CPU has AVX2 (and AVX-VNNI for `VNNI`), and 128 bytes are readable at `x`.

@@ -1,5 +1,4 @@
-//! GEMV for AVX-512 with VNNI: each kernel reads the file's blocks as they are. See
-//! `kernels::avx512`.
+//! GEMV for AVX-512 with VNNI. Each kernel reads the file's blocks directly. See `kernels::avx512`.
 
 // Tiles are small constant loops over several arrays at once.
 #![allow(clippy::needless_range_loop)]
@@ -14,13 +13,13 @@ use crate::kernels::pack::avx512::{
     unpack_q8_0,
 };
 
-/// How far ahead of a decode step its weights are prefetched in each of the `STREAMS`, in bytes:
-/// the hardware's own prefetchers stop at each page. 1 to 2 KiB reached what plain reading does on
-/// Granite Rapids; half as much lost a tenth of it.
+/// How far ahead of a decode step its weights are prefetched in each of the `STREAMS`, in bytes;
+/// the hardware's own prefetchers stop at each page. 1 to 2 KiB reached the speed of plain reading
+/// on Granite Rapids; half as much lost a tenth of it.
 const AHEAD: usize = 1536;
 
-/// Asks for the `BYTES` that lie `AHEAD` of `p`. Rows follow each other in the file, so the end of
-/// one row fetches the next; the address need not be valid.
+/// Prefetches the `BYTES` that lie `AHEAD` of `p`. Rows follow each other in the file, so the end
+/// of one row fetches the next; the address need not be valid.
 ///
 /// # Safety
 /// The CPU has SSE.
@@ -105,7 +104,7 @@ unsafe fn reduce<const R: usize, const T: usize>(sums: &[[__m512; T]; R]) -> [[f
     // SAFETY: the caller's promise; four floats are as long as a register.
     unsafe {
         for ([a, b, c, d], out) in fours.iter().zip(out_fours) {
-            // Twice pairs of neighbours; then each 128 bits hold a sum of each vector.
+            // Pairs of neighbours, twice; then each 128 bits hold one sum of each vector.
             let ab = _mm512_add_ps(_mm512_unpacklo_ps(*a, *b), _mm512_unpackhi_ps(*a, *b));
             let cd = _mm512_add_ps(_mm512_unpacklo_ps(*c, *d), _mm512_unpackhi_ps(*c, *d));
             let low = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
@@ -154,8 +153,8 @@ unsafe fn load_group(x: &Int8Row<'_>, g: usize) -> ([__m512i; 2], __m512) {
     }
 }
 
-/// Checks that `rows` are whole blocks of `size` bytes and equally many, and that `x` covers
-/// them; returns how many.
+/// Checks that `rows` have whole blocks of `size` bytes, equally many, and that `x` covers them;
+/// returns how many.
 fn check<const R: usize, const T: usize>(
     rows: &[&[u8]; R],
     x: &[Int8Row<'_>; T],
@@ -172,8 +171,8 @@ fn check<const R: usize, const T: usize>(
     n
 }
 
-/// Generates two functions around `$sums`, which adds up `n` blocks of rows that were checked:
-/// products of some rows with some tokens, and of many rows in several places with one.
+/// Generates two functions around `$sums`, which adds up `n` blocks of checked rows: products of
+/// some rows with some tokens, and of many rows in several places with one token.
 macro_rules! products {
     ($dot:ident, $gemv:ident, $sums:ident, $size:expr, $block:expr) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
@@ -216,7 +215,7 @@ macro_rules! block32_kernel {
             unsafe {
                 let mut sums = [[_mm512_setzero_ps(); T]; R];
                 let mut step = |g: usize, blocks: [*const u8; R]| {
-                    // Not `map`: its closure may stay a function of its own, at a third of the speed.
+                    // Not `map`: its closure may not get inlined, at a third of the speed.
                     let mut weights = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
                     for r in 0..R {
                         if T == 1 {
@@ -238,7 +237,7 @@ macro_rules! block32_kernel {
                     step(g, rows.map(|row| row.add(g * 4 * $size)));
                 }
                 if n % 4 != 0 {
-                    // The last one to three blocks, beside empty ones with a scale of zero.
+                    // The last one to three blocks, padded with empty blocks of scale zero.
                     let mut last = [[0u8; 4 * $size]; R];
                     for r in 0..R {
                         let rest = rows[r].add(n / 4 * 4 * $size);
@@ -337,7 +336,7 @@ unsafe fn q4k_sums<const R: usize, const T: usize>(
 
 products!(q4k_dot, q4k_gemv, q4k_sums, Q4K_SIZE, 256);
 
-/// What the scales of `in_place_q4k` are multiplied by: 1 and 1/16 in turn.
+/// The factors for the scales of `in_place_q4k`: 1 and 1/16 in turn.
 ///
 /// # Safety
 /// The CPU has AVX-512 F.

@@ -60,7 +60,7 @@ pub unsafe fn int8_dot<F: BlockFormat, const DOT: bool, const T: usize>(
             out[i] += vaddvq_f32(sums[i]);
         }
     }
-    // One to three blocks may be left.
+    // One to three blocks may remain.
     let grouped = steps * stride / F::SIZE * F::VALUES / BLOCK;
     add_blocks::<F, T>(row, grouped..k / BLOCK, &x, &mut out);
     out
@@ -69,7 +69,8 @@ pub unsafe fn int8_dot<F: BlockFormat, const DOT: bool, const T: usize>(
 /// See `Cpu::float_dot`.
 #[inline]
 pub fn float_dot<F: FloatFormat, const T: usize>(row: &[u8], x: [&[f32]; T]) -> [f32; T] {
-    // Additions that wait for each other: enough chains of them to keep the units busy.
+    // Each addition waits for the previous one in its chain, so this uses enough chains to keep the
+    // units busy.
     const CHAINS: usize = 4;
     let k = row.len() / F::SIZE;
     assert!(row.len() == k * F::SIZE && x.iter().all(|x| x.len() == k));

@@ -1,4 +1,4 @@
-//! GEMV in plain code: the reference for the kernels that are written by hand.
+//! GEMV in plain code: the reference for the hand-written kernels.
 
 use crate::kernels::activations::int8_value;
 use crate::kernels::format::{BLOCK, BlockFormat, FloatFormat};

@@ -16,11 +16,11 @@ const LANES: usize = 8;
 /// Four blocks of weights.
 #[derive(Clone, Copy)]
 pub struct Four {
-    /// Unsigned bytes in their natural order, a register for each block.
+    /// Unsigned bytes in their natural order, one register per block.
     pub weights: [__m256i; 4],
-    /// Of the first halves of the four blocks, then of the second.
+    /// Scales of the first halves of the four blocks, then of the second.
     pub scales: __m256,
-    /// The same twice, where the format has them.
+    /// Minima, twice, if the format has them.
     pub minima: __m256,
 }
 
@@ -64,7 +64,7 @@ pub unsafe fn unpack<F: BlockFormat>(p: *const u8, part: usize) -> Four {
         let mut minima = _mm256_setzero_ps();
         match F::KIND {
             Kind::Q4_0 => {
-                // The second half of a block are the high nibbles of the same bytes.
+                // The second half of a block is in the high nibbles of the same bytes.
                 let shift = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
                 for i in 0..4 {
                     let packed = _mm_loadu_si128(p.add(18 * i + 2).cast());
@@ -156,7 +156,7 @@ pub fn round(x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 
             let x: [__m256; 4] = from_fn(|i| _mm256_loadu_ps(x.as_ptr().add(LANES * i)));
             let sign = _mm256_set1_epi32(i32::MAX);
             let [a, b, c, d] = x.map(|x| _mm256_and_si256(_mm256_castps_si256(x), sign));
-            // Bits without their sign are ordered as integers, NaN last.
+            // Without their sign, the bits of floats order like integers, NaN last.
             let most = _mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d));
             let (low, high) = (_mm256_castsi256_si128(most), _mm256_extracti128_si256::<1>(most));
             let most = _mm_max_epu32(low, high);
@@ -167,7 +167,8 @@ pub fn round(x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 
             *scale = largest / 127.0 + largest * 0.0;
             let inverse = _mm256_set1_ps(inverse);
             let [a, b, c, d] = x.map(|x| _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse)));
-            // Packing works in each 128 bits: fours of bytes are in the order 0, 2, 4, 6, 1, 3, …
+            // Packing works within each 128 bits: fours of bytes are in the order 0, 2, 4, 6, 1, 3,
+            // …
             let packed = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
             let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
             let packed = _mm256_permutevar8x32_epi32(packed, order);

@@ -1,5 +1,5 @@
-//! Unpacking and packing for AVX-512: four blocks at a time into two registers of bytes, and those of
-//! 16 rows into a panel.
+//! Unpacking and packing for AVX-512: unpacks four blocks at a time into two registers of bytes,
+//! and packs those of 16 rows into a panel.
 
 // Tiles are small constant loops over several arrays at once.
 #![allow(clippy::needless_range_loop)]
@@ -102,7 +102,7 @@ pub unsafe fn unpack_q8_0(p: *const u8) -> (Step, __m512) {
         let first = _mm512_permutex2var_epi16(a0, table16(&FIRST), a1);
         let second = _mm512_permutex2var_epi16(b0, table16(&SECOND), b1);
         let d = _mm512_permutex2var_epi16(a0, table16(&SCALES), a1);
-        // q + 128 is q with its sign bit turned.
+        // q + 128 is q with its sign bit flipped.
         let sign = _mm512_set1_epi8(-128);
         let step = [_mm512_xor_si512(first, sign), _mm512_xor_si512(second, sign)];
         (step, _mm512_cvtph_ps(_mm512_castsi512_si256(d)))
@@ -152,8 +152,8 @@ pub unsafe fn unpack_q4k(p: *const u8) -> Step {
     unsafe { in_place_q4k(p).map(|w| _mm512_srlv_epi32(w, table32(&SHIFT))) }
 }
 
-/// `unpack_q4k` without the shift: the weights of blocks 1 and 3 are 16 times what they should be,
-/// which `nibble_places` puts right in their scales.
+/// `unpack_q4k` without the shift: the weights of blocks 1 and 3 are 16 times too large, which
+/// `nibble_places` corrects in their scales.
 ///
 /// # Safety
 /// The CPU has AVX-512 VNNI, and 64 bytes are readable at `p`.
@@ -200,7 +200,7 @@ pub unsafe fn unpack_q6k(p: *const u8, half: usize) -> Step {
             let l = _mm512_srlv_epi32(l, table32(&LOW_SHIFT));
             let h = _mm512_permutexvar_epi32(table32(&HIGH[part]), high);
             let h = _mm512_rolv_epi32(h, table32(&HIGH_TURN));
-            // Low four bits from `l`, the others from `h`; of those two count.
+            // Low four bits from `l`, the others from `h`, of which two count.
             const SELECT: i32 = 0xCA;
             let q = _mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi8(0x0F), l, h);
             halves[part] = _mm512_and_si512(q, _mm512_set1_epi8(0x3F));
@@ -221,7 +221,7 @@ pub fn round(x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 
             let (a, b) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(LANES)));
             let sign = _mm512_set1_epi32(i32::MAX);
             let magnitude = |x| _mm512_and_si512(_mm512_castps_si512(x), sign);
-            // Bits without their sign are ordered as integers, NaN last.
+            // Without their sign, the bits of floats order like integers, NaN last.
             let largest = _mm512_reduce_max_epu32(_mm512_max_epu32(magnitude(a), magnitude(b)));
             let largest = f32::from_bits(largest);
             let inverse = if largest > 1e-36 { 127.0 / largest } else { 0.0 };
@@ -261,7 +261,7 @@ fn pack_group<F: BlockFormat>(
     // rows and slots `slot..slot + 4` inside the panel.
     unsafe {
         let mut halves = [[_mm512_setzero_si512(); LANES]; 2];
-        // Of four blocks, in the lowest lanes.
+        // Scales of four blocks, in the lowest lanes.
         let mut scales = [[_mm_setzero_ps(); LANES]; 2];
         let mut minima = [_mm_setzero_ps(); LANES];
         for (r, row) in rows.iter().enumerate() {
@@ -343,7 +343,7 @@ fn pack_square<F: FloatFormat>(
 ) {
     // SAFETY: this function has the features; `super::pack_float` checked rows and panel.
     unsafe {
-        // Not `map`: the standard library has no AVX-512, and may not be inlined.
+        // Not `map`: the standard library is compiled without AVX-512 and may not be inlined.
         let mut values = [_mm512_setzero_si512(); LANES];
         for (values, row) in values.iter_mut().zip(rows) {
             let p = row.as_ptr().add(at);

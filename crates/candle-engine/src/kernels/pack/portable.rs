@@ -1,5 +1,5 @@
-//! Packing in plain code: the reference for the kernels that are written by hand, and what they
-//! leave: rows and blocks that fill no register.
+//! Packing in plain code: the reference for the hand-written kernels. It also packs what they
+//! leave: rows and blocks that do not fill a register.
 
 use std::ops::Range;
 
@@ -65,14 +65,14 @@ pub fn round(x: &[f32], bytes: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 
 }
 
 /// Rounds one block to int8 with `scale = max |x| / 127`; returns the scale and the sums of its
-/// halves. A NaN or an infinity gives a NaN scale: it is not hidden.
+/// halves. A NaN or an infinity gives a NaN scale, so that it is not hidden.
 #[inline(always)]
 fn round_block(x: &[f32; BLOCK], bytes: &mut [i8; BLOCK]) -> (f32, [i32; 2]) {
-    // Without their sign, the bits of floats are ordered as integers, NaN last, and a maximum of
-    // integers may be taken in any order: it vectorizes.
+    // Without their sign, the bits of floats order like integers, NaN last. A maximum of integers
+    // may be taken in any order, so it vectorizes.
     let largest = x.iter().fold(0, |a: u32, x| a.max(x.to_bits() & 0x7FFF_FFFF));
     let largest = f32::from_bits(largest);
-    // Below this the inverse would overflow; such a block is zero for every purpose.
+    // Below this the inverse would overflow; such a block is zero for all practical purposes.
     let inverse = if largest > 1e-36 { 127.0 / largest } else { 0.0 };
     // Adding 1.5·2²³ rounds to the nearest integer and leaves it in the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;

@@ -1,5 +1,5 @@
-//! Products in tiles of bfloat16 against a plain f64 sum: the weights and activations that they
-//! are rounded from, within what that rounding allows, and of split ones much closer.
+//! Tests products in tiles of bfloat16 against a plain f64 sum over the unrounded weights and
+//! activations: within the error of that rounding, and much closer for split ones.
 
 use candle_core::quantized::k_quants::*;
 use rand::{SeedableRng, rngs::StdRng};
@@ -12,13 +12,13 @@ use super::super::format::{self, BLOCK, BlockFormat, FloatFormat};
 use super::super::{Isa, with_cpu};
 use super::{Stored, row, too_long};
 
-/// Two roundings to eight bits; with both in two parts, to sixteen.
+/// Two roundings to eight bits, or to sixteen with both in two parts.
 const ONCE: f64 = 1.0 / 128.0;
 const TWICE: f64 = 1.0 / 16384.0;
 
 fn tokens<C: TileCpu>(cpu: C, x: &[f32], k: usize, pairs: PartPairs) -> TileTokens {
     let mut tokens = TileTokens::default();
-    // What a longer row left must not count.
+    // The remains of a longer row must not count.
     tokens.reserve(x.len() / k + 20, k + 100, pairs);
     for tiles in tokens.parts() {
         tiles.fill(Tile([[0x7FC0; DEPTH]; SIDE]));
@@ -33,7 +33,7 @@ fn tokens<C: TileCpu>(cpu: C, x: &[f32], k: usize, pairs: PartPairs) -> TileToke
     tokens
 }
 
-/// Checks products that `pack` makes possible: it is called with a panel, a first tile and how many.
+/// Checks products. Calls `pack` with a panel, a first tile and the number of tiles.
 #[allow(clippy::too_many_arguments)]
 fn check<C: TileCpu>(
     cpu: C,
@@ -64,7 +64,7 @@ fn check<C: TileCpu>(
             let (want, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
             let size = size + room * x.iter().map(|x| x.abs() as f64).sum::<f64>();
             let error = (got as f64 - want).abs();
-            // Subnormal numbers count as zero, as operands and as products.
+            // Subnormal numbers count as zero, both as operands and as products.
             let sum = |values: &[f32]| values.iter().map(|v| v.abs() as f64).sum::<f64>();
             let least = f32::MIN_POSITIVE as f64 * (sum(&w.values) + sum(x) + k as f64);
             assert!(error <= size * relative + least, "{what} {r},{t}: {got}, expected {want}");
@@ -140,7 +140,7 @@ fn every_instruction_set_unpacks_into_the_same_tiles() {
             .flat_map(|(r, step)| *panel.row(0, r, step))
             .collect()
     }
-    /// Bit by bit but for the last one, where a product was rounded before the difference.
+    /// Compares bit by bit, except for the last bit if a product was rounded before the difference.
     fn same<F: BlockFormat, T: GgmlType>(isa: Isa, scales: &[usize]) {
         let mut rng = StdRng::seed_from_u64(9);
         for lane in [0, 15, 29] {
@@ -150,7 +150,7 @@ fn every_instruction_set_unpacks_into_the_same_tiles() {
             let widen = |bits: u16| half::bf16::from_bits(bits).to_f32();
             let largest = portable.iter().fold(0.0f32, |a, &b| a.max(widen(b).abs()));
             for (a, b) in got.into_iter().zip(portable) {
-                // What is left of nearly equal numbers keeps few of their bits.
+                // The remainder of nearly equal numbers keeps only a few of their bits.
                 let near = a.abs_diff(b) <= 1 || (widen(a) - widen(b)).abs() <= 1e-6 * largest;
                 assert!(near, "{} {:?}: {a:#x}, {b:#x}", isa.name(), F::KIND);
             }
@@ -167,7 +167,7 @@ fn every_instruction_set_unpacks_into_the_same_tiles() {
 #[test]
 fn rows_of_products_become_the_tiles_of_the_next_matrix() {
     let mut rng = StdRng::seed_from_u64(10);
-    // 16 tokens' values of 32 rows, in two halves, and the same as rows of tokens.
+    // 16 tokens' values of 32 rows in two halves, and the same values as rows of tokens.
     let x: Vec<f32> = (0..SIDE).flat_map(|t| row(&mut rng, DEPTH, t)).collect();
     let half = |h: usize| {
         let mut sums = Sums::ZERO;
