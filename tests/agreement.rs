@@ -1,6 +1,6 @@
-//! The engines against PyTorch in float32, over the real protocol: on the tiny model with its
+//! Compares the engines with PyTorch in float32 over the real protocol: on the tiny model with its
 //! golden logits, and on LLaMA 3.2 1B's shapes beyond position 512. Needs the PyTorch environment
-//! (`llm-bench engines install pytorch`) and 3.5 GB of disk, so these run in the second stage of
+//! (`llm-bench engines install pytorch`) and 3.5 GB of disk, so it runs in the second stage of
 //! `scripts/test`.
 
 mod support;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use support::engine::{logits, question};
 use support::{PROGRAM, repository, text};
 
-/// `verify`'s exit code and its verdicts by engine, with the user's cache: PyTorch is in it.
+/// `verify`'s exit code and its verdicts by engine, with the user's cache, which holds PyTorch.
 fn verdicts(args: &[&str]) -> (Option<i32>, Value) {
     let verify = ["verify", "--json", "--no-install"];
     let out = Command::new(PROGRAM).args(verify).args(args).output().unwrap();
@@ -68,7 +68,7 @@ fn candle_and_pytorch_agree_with_pytorch_f32_on_llama3_1b_q4_0_beyond_position_5
 fn candle_and_pytorch_f32_give_the_golden_logits_on_tiny() {
     let golden = golden::scored().unwrap();
     let question = question(&repository("models/tiny.gguf"), 512, golden.ids);
-    // candle's KV cache is f16: 11 bits of keys and values that are a few units large.
+    // candle's KV cache is f16: 11 bits for keys and values that are a few units large.
     for (engine, limit) in [("candle", 2e-2), ("candle-f32", 1e-3), ("pytorch-f32", 1e-3)] {
         let rows = logits(engine, &question);
         for at in &golden.positions {

@@ -1,6 +1,6 @@
-//! What the compiler does not hold inside the root crate: its modules form no circle, and every
-//! file says what it is for and stays short. Who may know whom between crates is in their
-//! Cargo.toml.
+//! Rules that the compiler does not enforce inside the root crate: its modules form no circle, and
+//! every file states its purpose and stays short. The crates' Cargo.toml files say which crate may
+//! use which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ fn is_test(attributes: &[syn::Attribute]) -> bool {
 /// Collects the top-level modules that the code of one module names.
 struct Names<'a> {
     modules: &'a BTreeSet<String>,
-    /// How deep the visited code lies: `super` leads to the crate's root from depth 1.
+    /// The depth of the visited code: `super` leads to the crate's root from depth 1.
     depth: usize,
     found: BTreeSet<String>,
 }
@@ -61,7 +61,7 @@ impl Names<'_> {
         }
     }
 
-    /// Macros are tokens: every `crate::name` in them counts.
+    /// A macro's contents are tokens, and every `crate::name` in them counts.
     fn tokens(&mut self, tokens: proc_macro2::TokenStream) {
         let mut last = Vec::new();
         for token in tokens {

@@ -1,4 +1,5 @@
-//! The candle engines against a LLaMA in plain f64 loops, on tiny random GGUF files made here.
+//! Compares the candle engines with a LLaMA in plain f64 loops, on tiny random GGUF files made
+//! here.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,7 +27,7 @@ struct Shape {
     rope_factors: bool,
 }
 
-/// Rows of 256 for the K-quants; four query heads to a key/value head.
+/// Rows of 256 for the K-quants; four query heads per key/value head.
 const SHAPE: Shape = Shape {
     layers: 2,
     hidden: 256,
@@ -41,7 +42,7 @@ const SHAPE: Shape = Shape {
 /// The tensors of a file as f32, after a round trip through the file's encoding.
 type Tensors = HashMap<String, Vec<f32>>;
 
-/// Writes a random model whose matrices are stored as `dtype`; returns what they stand for.
+/// Writes a random model whose matrices are stored as `dtype`; returns the values they represent.
 fn write_model(path: &Path, shape: Shape, dtype: GgmlDType) -> Tensors {
     let Shape { hidden, ffn, heads, kv_heads, vocab, .. } = shape;
     let head_dim = hidden / heads;
@@ -327,7 +328,7 @@ fn every_set_of_kernels_agrees_with_the_reference() {
                 assert_eq!(loaded.settings["kernels"], kernels);
                 let error = nmse(&score(engine.as_mut(), &tokens, 0), &want);
                 assert!(error <= limit, "{kernels}, {dtype:?}: NMSE {error:.2e}");
-                // Few tokens are multiplied by other kernels.
+                // Few tokens use other kernels.
                 for n in [1, 5] {
                     let last = score(engine.as_mut(), &tokens[..n], n as u32 - 1);
                     let error = nmse(&last, &want[n - 1..n]);
@@ -343,7 +344,7 @@ fn shapes_vary_untied_heads_no_rope_factors_odd_blocks() {
     let shapes = [
         Shape { tied: false, ..SHAPE },
         Shape { rope_factors: false, heads: 4, kv_heads: 4, ..SHAPE },
-        // 96 and 160 are not whole groups of 128; one key/value head for all.
+        // 96 and 160 are not whole groups of 128; all heads share one key/value head.
         Shape { hidden: 96, ffn: 160, heads: 3, kv_heads: 1, vocab: 333, ..SHAPE },
     ];
     for shape in shapes {
@@ -390,7 +391,8 @@ fn generation_continues_as_teacher_forcing_would() {
             let rows = score(engine.as_mut(), &all, 0);
             for (i, &token) in generated.iter().enumerate() {
                 let row = &rows[prompt.len() - 1 + i];
-                // The teacher-forced pass may round differently where two logits are close.
+                // The teacher-forced pass may round differently, which matters if two logits are
+                // close.
                 let best = row.iter().fold(f32::MIN, |a, &b| a.max(b));
                 assert!(best - row[token as usize] <= 0.05 * best.abs(), "{dtype:?}, token {i}");
             }

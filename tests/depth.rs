@@ -1,5 +1,5 @@
-//! `run -d`: prefill and decode behind a context that was filled before, unmeasured; through the
-//! real command, and engine by engine over the real protocol.
+//! `run -d`: prefill and decode after a context that was filled unmeasured; through the real
+//! command, and engine by engine over the real protocol.
 
 mod support;
 
@@ -40,7 +40,8 @@ fn each_shape_of_a_sweep_can_be_read_for_each_engine_in_every_format() {
         }
         for metric in [Metric::PrefillTps, Metric::Ttft, Metric::E2eTps] {
             assert_eq!(candle[id][&metric].n, 2, "{id} {metric}");
-            // The stock engine runs the context with the prompt: no number rather than a wrong one.
+            // The stock engine runs the context with the prompt, so it reports no number rather
+            // than a wrong one.
             assert_eq!(stock[id].contains_key(&metric), depth == 0, "{id} {metric}");
         }
         for title in ["Decode", "Prefill", "TTFT, warm"] {
@@ -171,7 +172,7 @@ fn a_context_apart_gives_the_golden_tokens(engine: &str) {
         for depth in [1, case.prompt.len() / 2, case.prompt.len() - 1] {
             let (context, rest) = case.prompt.split_at(depth);
             loaded.fill(context).unwrap();
-            // The context stays for the generations behind it.
+            // The context stays for later generations.
             for _ in 0..2 {
                 let apart = loaded.generate(rest, depth as u32).unwrap();
                 assert_eq!(apart, golden, "{engine}, {}, context {depth}", case.id);

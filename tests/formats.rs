@@ -1,5 +1,6 @@
-//! Every block format that a GGUF file may store its matrices in: the engine `candle` passes
-//! `verify` on a file of it, and float32 on that file is float32 on the values it stands for.
+//! Tests every block format in which a GGUF file may store its matrices: the engine `candle` passes
+//! `verify` on a file of that format, and float32 on that file equals float32 on the values it
+//! represents.
 
 mod support;
 
@@ -31,7 +32,7 @@ enum Format {
     Iq4Nl,
 }
 
-/// Each with the name that `inspect` knows it by.
+/// Each format with its name in `inspect`.
 const FORMATS: [(Format, &str); 14] = [
     (Format::Candle(GgmlDType::F32), "F32"),
     (Format::Candle(GgmlDType::F16), "F16"),
@@ -49,8 +50,8 @@ const FORMATS: [(Format, &str); 14] = [
     (Format::Iq4Nl, "IQ4_NL"),
 ];
 
-/// Name and shape (rows first) of each tensor, and the spread of its values around their mean: a
-/// wider one amplifies what int8 activations are rounded by beyond anything that is trained.
+/// Name and shape (rows first) of each tensor, and mean and spread of its values. A wider spread
+/// would amplify the rounding of int8 activations beyond that of any trained model.
 fn plan() -> Vec<(String, Vec<usize>, f32, f32)> {
     let kv = HIDDEN / HEADS * KV_HEADS;
     let mut plan = vec![
@@ -77,8 +78,8 @@ fn plan() -> Vec<(String, Vec<usize>, f32, f32)> {
     plan
 }
 
-/// Writes a random LLaMA in a format to `stored`, and the values that it stands for, as float32,
-/// to `plain`.
+/// Writes a random LLaMA in a format to `stored`, and the values that it represents, as float32, to
+/// `plain`.
 fn write(format: Format, stored: &Path, plain: &Path) {
     let mut rng = StdRng::seed_from_u64(11);
     let quantize = |values: Vec<f32>, shape: &[usize], dtype| {
@@ -98,7 +99,7 @@ fn write(format: Format, stored: &Path, plain: &Path) {
                 (tensor, back.to_vec1().unwrap())
             }
             Format::Iq4Nl => {
-                // Its place is held by blocks of the same size.
+                // Blocks of the same size hold its place.
                 let (bytes, back) = iq4_nl(&values);
                 blocks.push((name.clone(), shape.clone(), bytes));
                 (quantize(values, &shape, GgmlDType::Q4_0), back)
@@ -150,7 +151,7 @@ fn metadata() -> Vec<(String, Value)> {
     metadata
 }
 
-/// Blocks of 32 nearest to the values, by the definition, and the values that they stand for.
+/// The blocks of 32 nearest to the values, by definition, and the values that they represent.
 fn iq4_nl(values: &[f32]) -> (Vec<u8>, Vec<f32>) {
     let table = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
         .map(|v| v as f32);
@@ -225,7 +226,7 @@ fn candle_stock_refuses_iq4_nl_with_the_tensor() {
     let (path, options) = (stored.to_str().unwrap().into(), Default::default());
     let load = Load { path, device: "cpu".into(), threads: 1, n_ctx: 64, options };
     let mut engine = llm_bench::worker::engine("candle-stock").unwrap();
-    // Which is read as the thread count of the process.
+    // The load must ask for the thread count that candle uses in this process.
     let threads = candle_core::utils::get_num_threads() as u32;
     let error = engine.load(&Load { threads, ..load }).unwrap_err();
     assert_eq!(error.kind, ErrorKind::UnsupportedQuant, "{error:?}");

@@ -1,5 +1,5 @@
-//! Replays the fuzzing corpus (fuzz/README.md) through the functions that were fuzzed, and damages
-//! a small valid file in every simple way: nothing may panic.
+//! Replays the fuzzing corpus (fuzz/README.md) through the fuzzed functions, and damages a small
+//! valid file in every simple way: nothing may panic.
 
 mod support;
 
@@ -52,7 +52,7 @@ fn the_corpus_of_protocol_lines_is_read_or_refused() {
     replay("protocol", entry::protocol);
 }
 
-/// `scripts/fuzz` in a copy of its repository that holds the packs alone.
+/// Runs `scripts/fuzz` in a copy of its repository that holds only the packs.
 #[test]
 fn a_corpus_that_is_unpacked_and_packed_again_is_the_same_file() {
     let dir = tempfile::tempdir().unwrap();

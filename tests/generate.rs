@@ -1,6 +1,6 @@
-//! `llm-bench generate` as a user runs it, on the tiny model, which is really trained: what comes
-//! on stdout, what is refused, and that streaming, sampling, stopping and a kept cache change no
-//! token that they should not.
+//! `llm-bench generate` as a user runs it, on the tiny model, which really is trained: what stdout
+//! holds, what is refused, and that streaming, sampling, stopping and a kept cache change no token
+//! that they should not.
 
 mod support;
 
@@ -86,13 +86,13 @@ fn an_end_of_turn_stops_unless_it_is_to_be_ignored() {
     let on = said(chat(&["--ignore-eos", "-n", &n]));
     assert!(on.starts_with(answer.trim_end()) && on.contains("What is a boat for?"), "{on:?}");
     assert!(!on.contains("<|"), "control tokens have no text: {on:?}");
-    // An engine that knows no stop ids is cut there, and that is said.
+    // The harness cuts the text of an engine that knows no stop ids, and says so.
     let old = generate(&["--prompt", STORY, "-n", "20", "--engine", "fake-honest", "--timing"]);
     said(&old);
     assert!(text(&old.stderr).contains("does not stream"), "{}", text(&old.stderr));
 }
 
-/// The engine that streams, asked for `n` tokens, with its output in pipes.
+/// Starts the streaming engine on `n` tokens, with its output in pipes.
 fn streaming(dir: &Path, n: &str) -> Child {
     let args = ["--model", "tiny", "--prompt", "x", "-n", n, "--engine", "fake-streams"];
     command(dir, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -232,7 +232,7 @@ fn a_chat_from_a_pipe_goes_turn_by_turn_on_the_kept_cache() {
     assert!(stderr.contains("(18 tokens + 50 cached)"), "{stderr}");
     assert!(stderr.contains("no command is called /dance"), "{stderr}");
 
-    // The same conversation where nothing is kept.
+    // The same conversation without a kept cache.
     let stock = with_stdin(&["--interactive", "--timing", "--engine", "candle-stock"], input);
     let stderr = text(&stock.stderr);
     assert!(!stderr.contains(" cached)"), "{stderr}");
@@ -262,7 +262,7 @@ fn a_system_message_changes_the_answer_and_survives_a_reset() {
     let stderr = text(&out.stderr);
     let prompts: Vec<&str> = stderr.lines().filter(|l| l.contains("prefill")).collect();
     assert_eq!(prompts.len(), 3, "{stderr}");
-    // All but the last token of the same prompt is in the cache; without the message it is short.
+    // The cache holds all but the last token of the same prompt; without the message it is short.
     assert!(prompts[1].contains("(1 token + "), "{stderr}");
     assert!(said(&out).ends_with("the people who live there.\n"), "{}", text(&out.stdout));
 }
@@ -309,7 +309,7 @@ fn no_options() -> serde_json::Value {
     serde_json::json!({})
 }
 
-/// Greedy tokens with and without everything that may not change them.
+/// Compares greedy tokens with and without everything that may not change them.
 fn reuse_and_streaming_change_no_token(engine: &str) {
     let mut engine = Engine::start(engine, no_options());
     let reuses = engine.process.has(Feature::Reuse);
@@ -324,7 +324,8 @@ fn reuse_and_streaming_change_no_token(engine: &str) {
         let (warm, kept) = engine.all(streamed.clone());
         assert_eq!(warm, measured, "{}", case.id);
         assert_eq!(kept > 0, reuses);
-        // A longer prompt on top of what is held, and the same from an empty context.
+        // A longer prompt on top of the cache's contents, and the same prompt from an empty
+        // context.
         let mut longer = case.prompt.clone();
         longer.extend(&warm[..20]);
         longer.push(13);
@@ -333,7 +334,7 @@ fn reuse_and_streaming_change_no_token(engine: &str) {
         assert_eq!(kept as usize, if reuses { case.prompt.len() + 20 } else { 0 });
         let (afresh, _) = engine.all(Generate { reuse: false, ..longer });
         assert_eq!(on_top, afresh, "{}", case.id);
-        // A stop id ends it, and the last token is that id.
+        // A stop id ends the generation and is its last token.
         let stop = vec![measured[10]];
         let at = measured.iter().position(|t| *t == stop[0]).unwrap();
         let (stopped, _) = engine.all(Generate { stop, stream: true, ..plain });
@@ -358,7 +359,7 @@ fn reuse_and_streaming_change_no_token_of_pytorch() {
     reuse_and_streaming_change_no_token("pytorch");
 }
 
-/// Sampled tokens of one engine, from the beginnings of the golden prompts.
+/// Sampled tokens of one engine, continuing the beginnings of the golden prompts.
 fn sampled(
     engine: &mut Engine,
     temperature: f64,
@@ -388,7 +389,7 @@ fn candle_and_pytorch_draw_the_same_tokens() {
     let different: std::collections::BTreeSet<&Vec<u32>> = ours.iter().map(|(.., t)| t).collect();
     assert!(different.len() > ours.len() / 2, "{} of {}", different.len(), ours.len());
 
-    // Far out in the tail the engines' rounding decides; there each draw is checked against the
+    // Far out in the tail the engines' rounding decides, so each draw there is checked against the
     // definition over PyTorch's own logits.
     for (sampling, prompt, tokens) in sampled(&mut pytorch, 3.0, 0.98) {
         let path = folder.path().join("logits.f32");
@@ -414,7 +415,7 @@ fn a_cancelled_answer_leaves_a_working_engine(engine: &str, options: serde_json:
         Generate { stream: true, reuse: true, ..Generate::greedy(0, prompt.clone(), 480) };
     let mut asked_to_stop = false;
     let (cut, _) = engine.ask(request.clone(), &mut |seen| {
-        // Once: a second time would kill it.
+        // Only once: a second request to stop would kill it.
         let go_on = seen < 3 || asked_to_stop;
         asked_to_stop |= seen >= 3;
         go_on

@@ -1,5 +1,5 @@
-//! Synthetic files as other programs see them: read back with candle, run through a plain
-//! float forward pass, written twice.
+//! Synthetic files as other programs see them: read back with candle, run through a plain float
+//! forward pass, written twice.
 
 use std::path::{Path, PathBuf};
 

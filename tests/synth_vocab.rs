@@ -1,5 +1,5 @@
-//! The vocabulary of synthetic files, used as an engine uses it: a tokenizer built from nothing
-//! but the file's metadata.
+//! The vocabulary of synthetic files, used like an engine would: a tokenizer built from the file's
+//! metadata alone.
 
 use candle_core::quantized::gguf_file::{Content, Value};
 use llm_bench::model::arch::ArchSpec;
@@ -48,7 +48,7 @@ fn tokenizer(content: &Content, ignore_merges: bool) -> Tokenizer {
         .iter()
         .map(|m| m.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap())
         .collect();
-    // The builder looks both halves of each merge up and refuses what is not in the vocabulary.
+    // The builder looks up both halves of each merge and refuses those outside the vocabulary.
     let bpe = BPE::builder()
         .vocab_and_merges(tokens.into_iter().zip(0..).collect::<Vocab>(), merges)
         .ignore_merges(ignore_merges)

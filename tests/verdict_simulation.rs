@@ -1,5 +1,5 @@
-//! What the verdict promises, by simulation: how often it is wrong, and how often it sees a change
-//! that is there. Seeded; only the pure functions run.
+//! Checks the verdict's promises by simulation: how often it is wrong, and how often it detects a
+//! real change. Seeded; runs only the pure functions.
 
 use llm_bench::analysis::verdict::{
     Decision, Judgement, Look, Pair, Rule, Rules, judge, precision_reached,
@@ -40,7 +40,7 @@ impl Machine {
     }
 }
 
-/// Only the one metric is primary, so that Holm leaves its p alone.
+/// Only one metric is primary, so that Holm does not change its p.
 fn rules() -> Rules {
     Rules { margin: MARGIN, primary: vec!["tpot_s".into()], ..Rules::default() }
 }
@@ -53,7 +53,7 @@ fn verdict(launches: &[Vec<f64>; 2], rules: &Rules) -> Judgement {
     judge(&[pair("tpot_s", launches)], rules).unwrap()
 }
 
-/// How many of `runs` are decided so.
+/// How many of `runs` get this decision.
 fn count(
     runs: u32,
     seed: u64,
@@ -64,7 +64,7 @@ fn count(
     (0..runs).filter(|_| one(&mut machine) == decided).count() as u32
 }
 
-/// The share is at most `limit`, as far as so many runs can tell: its interval reaches below.
+/// The share is at most `limit`, as far as this many runs can tell: its interval reaches below.
 fn at_most(hits: u32, runs: u32, limit: f64) {
     let interval = clopper_pearson(hits, runs, 0.99).unwrap();
     assert!(interval.low <= limit, "{hits} of {runs}: at least {}, not {limit}", interval.low);
@@ -79,7 +79,7 @@ fn simple(n: usize, worse: f64, cv: f64) -> impl FnMut(&mut Machine) -> Decision
 fn without_a_change_regressed_is_said_in_less_than_one_run_of_a_thousand() {
     for (n, cv) in [(3, 0.02), (5, 0.02), (10, 0.02), (10, 0.05)] {
         let wrong = count(2000, 11, Decision::Regressed, simple(n, 1.0, cv));
-        // Counted, not merely not excluded.
+        // The counted share, and not merely the end of its interval.
         assert!(wrong <= 2, "n {n}, CV {cv}: {wrong} of 2000");
     }
 }
@@ -89,7 +89,7 @@ fn at_a_change_of_exactly_the_margin_regressed_is_said_at_most_as_often_as_alpha
     for n in [2, 3, 5, 10, 30] {
         let said = count(3000, 13, Decision::Regressed, simple(n, 1.0 + MARGIN, CV));
         at_most(said, 3000, 0.05);
-        // The test is exact, not merely safe, once there are a few launches.
+        // With enough launches the test is exact, not merely safe.
         if n >= 10 {
             assert!(clopper_pearson(said, 3000, 0.99).unwrap().contains(0.05), "n {n}: {said}");
         }
@@ -144,7 +144,7 @@ fn over_six_primary_metrics_any_wrong_regressed_is_as_rare_as_over_one() {
     at_most(said, 1500, 0.05);
 }
 
-/// One look at six launches a side; without a decision, six more and a second look.
+/// One look at six launches a side; without a decision, six more launches and a second look.
 fn extended(worse: f64, cv: f64) -> impl FnMut(&mut Machine) -> Decision {
     let [at_first, at_second] =
         [Look::First, Look::Second].map(|look| Rules { alpha: look.alpha(0.05), ..rules() });
@@ -190,8 +190,8 @@ fn two_looks_at_all_of_alpha_would_not_keep_it() {
     assert!(clopper_pearson(said, 4000, 0.99).unwrap().low > 0.05, "{said} of 4000");
 }
 
-/// From five launches a side, one more on each until the estimate is precise or there are thirty;
-/// then one decision at the level of `look`.
+/// Starts with five launches a side and adds one to each until the estimate is precise or there are
+/// thirty; then makes one decision at the level of `look`.
 fn until_precise(worse: f64, cv: f64, look: Look) -> impl FnMut(&mut Machine) -> Decision {
     let theta = MARGIN.ln_1p();
     let rules = Rules { alpha: look.alpha(0.05), ..rules() };
@@ -223,7 +223,7 @@ fn stopping_once_precise_keeps_alpha_at_the_margin_and_sees_ten_percent() {
         assert!(wrong == 0, "CV {cv}: {wrong} of 500");
         let one = until_precise(1.10, cv, Look::Precise);
         let seen = count(500, 59, Decision::Regressed, one);
-        // The less often the closer the half-width is to θ/2 where it stops.
+        // Detection becomes rarer the closer the half-width is to θ/2 at the stop.
         assert!(clopper_pearson(seen, 500, 0.99).unwrap().low >= 0.8, "CV {cv}: {seen}");
     }
 }

@@ -1,7 +1,7 @@
-//! `verify` on the tiny model: the engines pass, and every mistake that an engine is likely to
-//! make fails. The mistakes are made in the file: an engine that reads the changed file computes
-//! what a wrong engine would compute from the right one. No Python here; tests/agreement.rs has
-//! the comparison with PyTorch.
+//! `verify` on the tiny model: the engines pass, and every likely mistake of an engine fails. The
+//! tests make the mistakes in the file: an engine that reads the changed file computes what a wrong
+//! engine would compute from the right one. No Python here; tests/agreement.rs compares with
+//! PyTorch.
 
 mod support;
 
@@ -24,7 +24,7 @@ const KV_HEADS: usize = 2;
 const HEAD_DIM: usize = 32;
 const LAYERS: usize = 3;
 
-/// The tiny model's bytes, to be changed.
+/// The tiny model's bytes, for changing.
 struct Edited {
     bytes: Vec<u8>,
     original: GgufFile,
@@ -36,7 +36,7 @@ impl Edited {
         Self { bytes: std::fs::read(&path).unwrap(), original: GgufFile::open(&path).unwrap() }
     }
 
-    /// Where a tensor lies.
+    /// The place of a tensor.
     fn range(&self, name: &str) -> std::ops::Range<usize> {
         let (_, _, range) = self.original.tensor(name).unwrap();
         range.start as usize..range.end as usize
@@ -87,7 +87,7 @@ fn answer(engine: &str, model: &Path, logits: &Path) -> Answer {
     engine::answer(engine, &question, logits)
 }
 
-/// An engine on the changed file against float32 on the right one.
+/// The verdict on an engine that reads the changed file, against float32 on the right one.
 fn verdict_on(engine: &str, change: impl FnOnce(&mut Edited)) -> (Divergence, Verdict, String) {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -119,7 +119,7 @@ fn fails_in(engine: &str, change: impl FnOnce(&mut Edited), word: &str) {
     assert!(reason.contains(word), "expected {word:?} in {reason:?}");
 }
 
-/// Every layer's query matrix, and the key matrix where `keys`.
+/// Every layer's query matrix, and with `keys` the key matrix.
 fn each_projection(keys: bool, mut change: impl FnMut(&str, usize)) {
     for layer in 0..LAYERS {
         change(&format!("blk.{layer}.attn_q.weight"), HEADS);
@@ -143,7 +143,7 @@ fn ignoring_rope_freqs_fails() {
 
 #[test]
 fn query_and_key_rows_in_the_order_of_another_format_fail() {
-    // The other format keeps first and second halves of a head apart, GGUF interleaves them.
+    // The other format separates the first and second halves of a head; GGUF interleaves them.
     fails(
         |file| {
             each_projection(true, |name, heads| {
@@ -176,7 +176,7 @@ fn two_layers_in_the_wrong_order_fail() {
     );
 }
 
-/// Writes another epsilon of the norms into the header; the file has 1e-5.
+/// Writes another epsilon for the norms into the header; the file has 1e-5.
 fn set_epsilon(file: &mut Edited, epsilon: f32) {
     let key = b"llama.attention.layer_norm_rms_epsilon";
     let at = file.bytes.windows(key.len()).position(|w| w == key).unwrap();
@@ -188,14 +188,14 @@ fn set_epsilon(file: &mut Edited, epsilon: f32) {
 #[test]
 fn an_epsilon_of_another_size_fails() {
     fails(|file| set_epsilon(file, 1e-3), "epsilon");
-    // Ten times too small changes the logits by less than an f16 cache does (NMSE 4e-7 with it,
-    // 3e-7 without): only float32 shows it.
+    // An epsilon ten times too small changes the logits by less than an f16 cache does (NMSE 4e-7
+    // with it, 3e-7 without), so only float32 shows it.
     fails_in("candle-f32", |file| set_epsilon(file, 1e-6), "epsilon");
 }
 
 #[test]
 fn queries_that_stand_one_position_too_far_fail() {
-    // Rope is linear: turning the query matrix by one position's angle is the off-by-one.
+    // Rope is linear, so rotating the query matrix by one position's angle makes the off-by-one.
     fails(
         |file| {
             let freqs = file.rope_freqs();
@@ -239,7 +239,7 @@ fn without_python_candle_f32_is_the_reference() {
 fn logits_that_a_killed_process_left_behind_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let scratch = dir.path().join("cache/scratch");
-    // No process has this number: the kernel's limit is 2^22.
+    // No process has this number, because the kernel's limit is 2^22.
     let (left, own) = (scratch.join("4194305-abc"), scratch.join("notes"));
     std::fs::create_dir_all(&left).unwrap();
     std::fs::create_dir_all(&own).unwrap();
@@ -256,7 +256,7 @@ fn an_engine_that_was_named_and_fails_gives_exit_code_4_and_the_reason() {
     assert_eq!(out.status.code(), Some(4), "{}", text(&out.stderr));
     let shown = text(&out.stdout);
     assert!(shown.contains("FAIL") && shown.contains("rope_freqs.weight"), "{shown}");
-    // Among all engines its known difference is shown and does not fail the command.
+    // Among all engines its known difference is shown but does not fail the command.
     done(verify(dir.path(), &[]));
 }
 

@@ -1,4 +1,4 @@
-//! docs/ADDING_AN_ENGINE.md works when it is pasted: its example, in a folder of the user's,
+//! Checks that docs/ADDING_AN_ENGINE.md works when pasted. Its example, in a folder of the user's,
 //! imports the Python code that llm-bench carries, and nothing from the folder where it runs.
 
 use std::path::Path;
@@ -15,7 +15,7 @@ fn block(language: &str) -> &'static str {
     rest.split_once("```").unwrap().0
 }
 
-/// As a user would who has a relative cache folder and the current folder on Python's path.
+/// Runs like a user who has a relative cache folder and the current folder on Python's path.
 fn run(dir: &Path, args: &[&str]) -> Output {
     let mut command = llm_bench(dir, args);
     command.env("LLM_BENCH_ENGINES", "repeat").env("LLM_BENCH_CACHE", "cache");
@@ -29,7 +29,7 @@ fn the_example_of_the_documentation_runs_as_it_is() {
     std::fs::create_dir(at("repeat")).unwrap();
     std::fs::write(at("repeat/engine.toml"), block("toml")).unwrap();
     std::fs::write(at("repeat/worker.py"), block("python")).unwrap();
-    // Modules that must not be the ones that are imported.
+    // Modules that must not be imported.
     for name in ["_shared.py", "json.py"] {
         std::fs::write(at(name), "open('was-here', 'w')\n").unwrap();
     }
@@ -44,7 +44,7 @@ fn the_example_of_the_documentation_runs_as_it_is() {
     assert!(arm.version.contains_key("python"));
     assert_eq!(arm.settings["first"], false);
 
-    // What the toml may set is known to the script, and nothing else is.
+    // The script knows the options that the toml sets and rejects all others.
     let typo = block("toml").replace("first = false", "frist = true");
     std::fs::write(at("repeat/engine.toml"), typo).unwrap();
     let stdout = text(&run(dir.path(), &["engines", "check", "repeat"]).stdout);

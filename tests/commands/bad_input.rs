@@ -1,5 +1,5 @@
-//! What a user, a disk or another program can give that is wrong, through the real command and
-//! under a limit of memory: one clear error, exit code 2, no panic, nothing half-written.
+//! Wrong input from a user, a disk or another program, through the real command and under a memory
+//! limit: one clear error, exit code 2, no panic, nothing half-written.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -36,7 +36,7 @@ fn with_value(key: &str, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The small model with a name of the same length in the place of another.
+/// The small model with one name replaced by another of the same length.
 fn renamed(from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut bytes = small_model();
@@ -45,7 +45,7 @@ fn renamed(from: &str, to: &str) -> Vec<u8> {
     bytes
 }
 
-/// `run` and `inspect` must refuse the file, or `run` alone where the header is whole.
+/// `run` and `inspect` must refuse the file, or only `run` if the header is whole.
 fn refused_model(bytes: &[u8], whole_header: bool, words: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("bad.gguf");
@@ -89,7 +89,7 @@ fn absurd_counts_lengths_and_offsets_are_refused_without_the_memory_that_they_as
     }
     let nested = with_value("tokenizer.ggml.tokens", &9u32.to_le_bytes());
     refused_model(&nested, false, &["nested arrays"]);
-    // A tensor's shape follows its rank, its offset follows shape and type.
+    // A tensor's shape follows its rank; its offset follows shape and type.
     let name = place_of(&small_model(), "blk.0.ffn_down.weight");
     refused_model(&number(name + 4, u64::MAX / 2), false, &["ffn_down", "shape"]);
     refused_model(&number(name + 4, 1 << 40), false, &["ffn_down", "truncated"]);
@@ -158,7 +158,8 @@ fn a_file_without_permission_is_refused() {
     mode(dir.path(), 0o777);
     let mut command = llm_bench(dir.path(), &["models", "inspect", "./secret.gguf"]);
     if std::fs::File::open(&file).is_ok() {
-        // Root may read everything: go on as nobody, with a copy that nobody may start.
+        // Root may read everything, so the test continues as nobody, with a copy that nobody may
+        // start.
         let program = dir.path().join("llm-bench");
         std::fs::copy(PROGRAM, &program).unwrap();
         let mut version = Command::new(&program);

@@ -1,5 +1,5 @@
-//! `generate --interactive` under a real pseudo-terminal: keys go in, the screen that a user
-//! would see comes out.
+//! `generate --interactive` under a real pseudo-terminal: the test types keys and reads the screen
+//! that a user would see.
 
 use std::io::{Read, Write};
 use std::num::NonZero;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::support::{PROGRAM, repository};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 
-/// Silence after which a chat is taken to be stuck: the test then fails with its screen, instead
-/// of standing still for ever. No speed is judged by it.
+/// After this much silence a chat counts as stuck, and the test fails with its screen instead of
+/// hanging forever. It judges no speed.
 const STUCK: Duration = Duration::from_secs(300);
 
 const ROWS: u16 = 40;
@@ -77,7 +77,7 @@ impl Terminal {
         self.screen.screen().contents()
     }
 
-    /// Waits until the screen is as wanted; the end of the program is the end of waiting.
+    /// Waits until the screen is as wanted, or fails when the program ends.
     fn until(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
         while !wanted(&self.text()) {
             if !self.more(what) {
@@ -86,7 +86,7 @@ impl Terminal {
         }
     }
 
-    /// Takes the next output to the screen; false at the end of the program.
+    /// Adds the next output to the screen; false at the end of the program.
     fn more(&mut self, what: &str) -> bool {
         match self.output.recv_timeout(STUCK) {
             Ok(bytes) => self.screen.process(&bytes),
@@ -96,13 +96,13 @@ impl Terminal {
         true
     }
 
-    /// Waits for something on the screen and the prompt after it: before the prompt stands, keys
-    /// are the terminal's, and a Ctrl-C throws away what was typed.
+    /// Waits for something on the screen and the prompt after it. Before the prompt appears the
+    /// terminal handles the keys, and a Ctrl-C discards what was typed.
     fn until_prompt(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
         self.until(what, |screen| wanted(screen) && screen.trim_end().ends_with("\n>"));
     }
 
-    /// An answer is there when its figures are, and the prompt after them.
+    /// An answer is complete when its figures and the prompt after them have appeared.
     fn until_answers(&mut self, n: usize) {
         self.until_prompt(&format!("{n} answers"), |screen| {
             screen.matches(" tokens · ").count() >= n
@@ -120,7 +120,7 @@ impl Terminal {
         cells.any(|cell| cell.dim())
     }
 
-    /// The exit status, and what was on the screen last.
+    /// The exit status, and the last contents of the screen.
     fn end(mut self) -> (bool, String, tempfile::TempDir) {
         while self.more("its end") {}
         let status = self.child.wait().unwrap();
@@ -136,7 +136,7 @@ fn a_chat_is_typed_edited_recalled_reset_and_ended() {
     t.until_prompt("the first key", |_| true);
     assert!(t.text().contains("tiny F16 on candle, context 512"), "{}", t.text());
 
-    // A letter is missing; the arrow keys go back and put it in.
+    // A letter is missing; the arrow keys go back and insert it.
     t.keys(&["Wo are you?", &LEFT.repeat(10), "h", ENTER]);
     t.until_answers(1);
     assert_eq!((t.lines("> Who are you?"), t.lines(I_AM)), (1, 1), "{}", t.text());
@@ -165,7 +165,7 @@ fn a_chat_is_typed_edited_recalled_reset_and_ended() {
     assert!(success, "{screen}");
     println!("{screen}");
 
-    // The input is remembered by the next chat.
+    // The next chat remembers the input.
     let mut t = Terminal::open_in(folder, &[], &[("NO_COLOR", "1")]);
     t.until_prompt("the first key", |_| true);
     t.keys(&[UP]);
@@ -207,7 +207,7 @@ fn an_engine_that_does_not_listen_is_killed_by_the_second_ctrl_c_and_started_aga
     t.until("some text", |screen| screen.contains("IJKLM"));
     t.keys(&[CTRL_C]);
     t.until("the echo", |screen| screen.contains("^C"));
-    // The first one is taken when no more text comes.
+    // The first signal takes effect when no more text comes.
     std::thread::sleep(std::time::Duration::from_secs(1));
     t.keys(&[CTRL_C]);
     t.until_answers(1);

@@ -1,5 +1,5 @@
-//! scripts/ci/*.sh as a job runs them: the gate with its exit code, and the comment that is updated
-//! in place, against a server that stands for GitHub's.
+//! Runs scripts/ci/*.sh like a job: the gate with its exit code, and the comment that is updated in
+//! place, against a server that imitates GitHub's.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -84,7 +84,7 @@ fn the_gate_script_without_arguments_asks_for_the_base() {
     assert!(printed(&output).contains("fetch the whole history"), "{}", printed(&output));
 }
 
-/// The comments of a pull request, and every request that was made for them.
+/// The comments of a pull request, and every request about them.
 #[derive(Default)]
 struct Hub {
     comments: Vec<Value>,
@@ -93,7 +93,7 @@ struct Hub {
     token_seen_in_a_command_line: bool,
 }
 
-/// Serves the comments of o/r#7 until the test ends; its address.
+/// Serves the comments of o/r#7 until the test ends; returns its address.
 fn serve(hub: Arc<Mutex<Hub>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -254,7 +254,8 @@ fn the_workflows_pin_what_they_use_and_give_no_job_more_than_it_needs() {
             let pinned = digits.len() == 40 && digits.chars().all(|c| c.is_ascii_hexdigit());
             assert!(pinned && line.contains(" # v"), "{name}: {line}");
         }
-        // A job on our own machine runs a pull request's code: no fork's, and no right to write.
+        // A job on our own machine runs a pull request's code, so it must not run for forks or have
+        // write access.
         for job in text.split("\n  ").filter(|job| job.contains("self-hosted")) {
             assert!(!job.contains(": write"), "{name}");
         }

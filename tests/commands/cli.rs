@@ -1,12 +1,12 @@
-//! The commands as a user types them, on the tiny model: what they print, which files they
-//! write, and how they refuse.
+//! The commands as a user types them, on the tiny model: what they print, which files they write,
+//! and how they refuse.
 
 use std::process::Output;
 
 use crate::support::{self, done, files, only_record, output, text};
 use serde_json::Value;
 
-/// Refused with an error that names all of `words`.
+/// The command is refused with an error that names all of `words`.
 fn refused(args: &[&str], words: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     support::refused(output(dir.path(), args), words);

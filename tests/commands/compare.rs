@@ -1,5 +1,5 @@
-//! `compare` as a user types it: result files of three tools, real ones and ones made from them,
-//! what it says of each, its exit codes, and how it refuses.
+//! `compare` as a user types it, on result files of three tools, both real and derived: its output,
+//! its exit codes, and how it refuses.
 
 mod bench;
 mod refusals;
@@ -250,11 +250,11 @@ fn arms_are_paired_by_label_or_as_asked_and_the_rest_is_listed() {
     });
     let missing = bench.prints(&["base.json", "one.json"], 0);
     assert!(missing.contains("only in the baseline: candle-stock"), "{missing}");
-    // The only ones are a pair, and reported as two engines.
+    // The only arms form a pair and are reported as two engines.
     let only = bench.prints(&["one.json", "stock.json"], 0);
     assert!(only.contains("each file has one arm") && only.contains("engine differs"), "{only}");
     bench.prints(&["one.json", "stock.json", "--exit-code"], 4);
-    // Asked for, it is a comparison like any other.
+    // If requested, the pair is compared like any other.
     let asked = ["one.json", "stock.json", "--pair", "candle=candle-stock", "--exit-code"];
     assert_eq!(bench.json(&asked, 1)["decision"], "regressed");
     assert!(bench.prints(&asked, 1).contains("! engine differs: candle → candle-stock"));
@@ -326,7 +326,7 @@ fn the_settings_of_llama_bench_that_differ_are_reported() {
     }
     bench.write("c.json", tests.to_string());
     bench.prints(&["a.json", "c.json", "--exit-code"], 4);
-    // Both settings in one file: a label tells them apart, and the equal one is the partner.
+    // Both settings are in one file: a label distinguishes them, and the equal one is the partner.
     let both = [bench.read("a.json"), bench.read("c.json")].map(|t| t.as_array().unwrap().clone());
     bench.write("both.json", Value::from(both.concat()).to_string());
     let found = bench.json(&["a.json", "both.json"], 0);

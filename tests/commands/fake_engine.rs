@@ -1,5 +1,5 @@
-//! Engines that are killed, hang, are missing or lie, over the real protocol and through the
-//! real command: each becomes a failed launch with its reason, and the other engines go on.
+//! Engines that are killed, hang, are missing or lie, over the real protocol and through the real
+//! command: each becomes a failed launch with its reason, and the other engines continue.
 
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
@@ -11,11 +11,11 @@ use llm_bench::metric::Metric;
 use llm_bench::record::{FailureKind, Record, Role, Status, Verdict};
 use rustix::process::Signal;
 
-/// Runs engines on the tiny model and returns the record that was written.
+/// Runs engines on the tiny model and returns the written record.
 fn run(engines: &str, extra: &[&str]) -> (Record, Output) {
     let dir = tempfile::tempdir().unwrap();
     let (record, output) = run_in(dir.path(), engines, extra);
-    // A kill takes its time on a busy machine; what was never killed stays for an hour.
+    // A kill takes time on a busy machine; a process that was never killed stays for an hour.
     wait_until("the end of every process of the engine", || running(dir.path()) == 0);
     (record, output)
 }
@@ -27,7 +27,7 @@ fn run_in(dir: &Path, engines: &str, extra: &[&str]) -> (Record, Output) {
     (Record::read(&only_record(dir)).unwrap(), output)
 }
 
-/// The broken engine fails for this reason and in this phase; candle beside it is measured.
+/// The broken engine fails for this reason in this phase, and candle beside it is measured.
 fn fails(engine: &str, kind: FailureKind, phase: &str, word: &str) {
     fails_with(&[], engine, kind, phase, word);
 }

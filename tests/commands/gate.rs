@@ -10,7 +10,7 @@ use crate::support::{
 use llm_bench::record::{Record, Status};
 use rustix::process::Signal;
 
-/// Exit code, stdout, stderr of `gate`.
+/// Exit code, stdout and stderr of `gate`.
 fn gate(dir: &Path, args: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } =
         with_fakes(dir, &[&["gate"], args].concat()).output().unwrap();
@@ -19,8 +19,8 @@ fn gate(dir: &Path, args: &[&str]) -> (Option<i32>, String, String) {
     (status.code(), stdout, stderr)
 }
 
-/// A workload of a second, on the tiny model. Debug builds and shared machines are noisy: only
-/// what a test is about decides.
+/// A workload of a second on the tiny model. Debug builds and shared machines are noisy, so only
+/// the metrics under test decide.
 const TINY: [&str; 10] =
     ["--model", "tiny", "-p", "64", "-n", "64", "-t", "1", "--primary", "decode_tps"];
 
@@ -61,7 +61,7 @@ fn a_program_against_itself_does_not_regress_and_the_record_is_an_ordinary_one()
     for block in order.chunks(4) {
         assert!(block == [0, 1, 1, 0] || block == [1, 0, 0, 1], "{order:?}");
     }
-    // Every other command reads it.
+    // Every other command can read it.
     let path = files(dir.path(), "gate_")[0].display().to_string();
     let report = with_fakes(dir.path(), &["report", &path]).output().unwrap();
     assert!(done(report).contains("candidate"));
@@ -94,7 +94,8 @@ fn a_candidate_that_crashes_is_regressed_and_a_baseline_that_crashes_is_an_error
     let dir = tempfile::tempdir().unwrap();
     let broken = dir.path().join("broken");
     let script = "#!/bin/sh\n[ \"$1\" = --version ] && echo llm-bench 0.0.1 && exit\nexit 7\n";
-    // By another process: what this one has open for writing cannot be started meanwhile.
+    // Another process writes the file: a file that this process has open for writing cannot be
+    // started.
     let write = "printf %s \"$1\" > \"$0\" && chmod +x \"$0\"";
     let made = Command::new("sh").args(["-c", write]).arg(&broken).arg(script).status().unwrap();
     assert!(made.success());
@@ -114,7 +115,7 @@ fn a_candidate_that_crashes_is_regressed_and_a_baseline_that_crashes_is_an_error
 #[test]
 fn an_inconclusive_gate_exits_with_three_or_as_it_was_set() {
     let dir = tempfile::tempdir().unwrap();
-    // No two launches could tell a change of a thousandth, and at this level not by chance either.
+    // Two launches cannot show a change of a thousandth, and at this level not even by chance.
     let few = ["-r", "2", "--max-launches", "2", "--margin", "0.1%", "--alpha", "0.000001"];
     let args = [&["--baseline-bin", PROGRAM][..], &few].concat();
     let with = |extra: &[&str]| gate(dir.path(), &[&args[..], &TINY, extra].concat());
@@ -124,7 +125,7 @@ fn an_inconclusive_gate_exits_with_three_or_as_it_was_set() {
     assert_eq!(with(&["--on-inconclusive", "pass"]).0, Some(0));
     let (code, stdout, _) = with(&["--on-inconclusive", "fail"]);
     assert_eq!(code, Some(1));
-    // The verdict is broken into lines by the width.
+    // The verdict is wrapped to the width.
     let words = stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains("counts as exit code 1 here"), "{stdout}");
 }
@@ -155,7 +156,7 @@ fn a_stored_baseline_is_gated_against_with_its_own_settings() {
         gate(dir.path(), &[&args[..], &["--slow-candidate", "400%"]].concat());
     assert_eq!(code, Some(1), "{stdout} {stderr}");
 
-    // Against itself: nothing has changed, and nothing is measured.
+    // Against itself: nothing has changed, so nothing is measured.
     let before = files(dir.path(), "gate_").len();
     let same = ["--baseline", file, "--candidate", file, "--primary", "peak_host_bytes"];
     let (code, stdout, _) = gate(dir.path(), &[&same[..], &["--margin", "60%"]].concat());
@@ -273,7 +274,7 @@ fn a_gate_that_was_killed_is_resumed() {
     let before = Record::read(&path).unwrap();
     assert!(!before.run.complete);
 
-    // Only the command that wrote it resumes it.
+    // Only the command that wrote the file resumes it.
     let run = with_fakes(dir.path(), &["run", "--resume", file]).output().unwrap();
     support::refused(run, &["gate --resume"]);
 
@@ -285,7 +286,7 @@ fn a_gate_that_was_killed_is_resumed() {
         assert_eq!(old.launches, new.launches[..old.launches.len()], "what was there stays");
         assert_eq!(new.launches.len(), 10);
     }
-    // The rules of the file hold, not the defaults.
+    // The rules in the file apply, not the defaults.
     let margin = json(&stdout)["judgement"]["metrics"][0]["margin"].as_f64();
     assert_eq!(margin, Some(0.6));
     let (code, _, stderr) = gate(dir.path(), &["--resume", file]);
@@ -296,7 +297,7 @@ fn a_gate_that_was_killed_is_resumed() {
 #[test]
 fn a_folder_that_cannot_be_written_is_reported_before_anything_is_measured() {
     let dir = tempfile::tempdir().unwrap();
-    // A file in the folder's place: also root cannot write there.
+    // A file where the folder should be: not even root can write there.
     std::fs::write(dir.path().join("taken"), "").unwrap();
     let args = ["--baseline-bin", PROGRAM, "--output-dir", "taken/results"];
     let (code, stdout, stderr) = gate(dir.path(), &[&args[..], &TINY].concat());

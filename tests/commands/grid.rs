@@ -1,5 +1,5 @@
-//! Several quantizations and thread counts in one session: interleaved, in one record, and
-//! resumed like any other.
+//! Several quantizations and thread counts in one session: interleaved, in one record, and resumed
+//! like any other.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -53,7 +53,8 @@ fn quantizations_and_thread_counts_are_interleaved_in_one_record_that_can_be_res
         assert!(arm.launches.iter().all(|l| l.status == Status::Ok), "{}", arm.label);
         assert_eq!(arm.metrics[&Metric::DecodeTps].n, 2);
     }
-    // Mirrored blocks: each of the first four launches is another arm, the next four go back.
+    // Mirrored blocks: the first four launches are all different arms, and the next four run
+    // backwards.
     let mut order: Vec<(u32, &str)> = after
         .arms
         .iter()
@@ -79,7 +80,7 @@ fn each_arm_says_where_in_the_grid_it_stands_and_the_record_what_all_share() {
     assert_eq!((&point["engine"], &point["device"]), (&"candle".into(), &"cpu".into()));
     assert_ne!(point["model_file"]["sha256"], json["arms"][0]["point"]["model_file"]["sha256"]);
 
-    // A record over several files has no one line in a history: each arm has its own.
+    // A record over several files has no single line in a history; each arm has its own.
     let file = path.to_str().unwrap();
     done(with_fakes(dir.path(), &["history", "add", file]).output().unwrap());
     let listed = done(with_fakes(dir.path(), &["history", "list"]).output().unwrap());

@@ -1,5 +1,5 @@
 //! `history` as a user types it: what goes in comes out, lines of different machines stay apart,
-//! and nothing that happens to the process, the disk or the file destroys what was there.
+//! and no accident to the process, the disk or the file destroys what was there.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -16,7 +16,7 @@ fn commit(i: usize) -> String {
     format!("{:08x}{:032x}", (i as u32 + 1).wrapping_mul(0x1234_5671), i)
 }
 
-/// A result file of one engine: the day says when, the level how fast.
+/// A result file of one engine; `day` sets its date and `level` its speed.
 fn record(day: usize, engine: &str, level: f64, launches: usize) -> Value {
     let luck = [1.0, 1.006, 0.995, 1.003, 0.996];
     let level = level * (1.0 + 0.002 * ((day * 7 % 5) as f64 - 2.0));
@@ -55,7 +55,7 @@ fn write(dir: &Path, name: &str, value: &Value) -> String {
     path.to_str().unwrap().to_string()
 }
 
-/// Twelve days of two engines; candle is 8 % faster from the seventh on.
+/// Twelve days of two engines; candle is 8 % faster from the seventh day on.
 fn twelve_days(dir: &Path) -> Vec<String> {
     let mut files = Vec::new();
     for day in 0..12 {
@@ -238,7 +238,7 @@ fn an_interrupted_run_is_refused_or_marked_and_its_whole_takes_its_place() {
 #[test]
 fn numbers_that_are_none_are_refused_with_the_file() {
     let dir = tempfile::tempdir().unwrap();
-    // At a level that the fixture leaves as it is.
+    // At a level that leaves the fixture unchanged.
     let good = serde_json::to_string(&record(1, "candle", 38.0, 5)).unwrap();
     let good = good.replacen("\"decode_tps\":", "\"decode_tps\":38.0,\"tpot_s\":", 1);
     for bad in ["NaN", "1e999", "null", "\"fast\""] {
@@ -315,7 +315,7 @@ fn what_is_exported_is_imported_value_by_value_in_every_form() {
         for (form, before) in ["jsonl", "csv"].iter().zip(&before) {
             assert_eq!(&export(dir.path(), &db, form), before, "through {file}");
         }
-        // Once more: nothing new.
+        // Importing again adds nothing.
         let again = llm_bench(dir.path(), &["history", "--db", &db, "import", &file]).output();
         assert!(text(&again.unwrap().stderr).contains("25 were there already"));
     }
@@ -471,7 +471,7 @@ fn a_damaged_or_foreign_database_is_refused_and_left_as_it_is() {
 #[test]
 fn two_writers_at_once_both_get_all_their_rows_in() {
     let dir = tempfile::tempdir().unwrap();
-    // Neither finds a file: both make it.
+    // Neither finds a file, so both make it.
     let writer = |name: &str| {
         let adds = |day: usize| {
             let record = record(day, name, 38.0, 5);
@@ -508,7 +508,7 @@ fn a_kill_at_any_moment_loses_nothing_that_was_added_and_tears_nothing() {
         std::thread::sleep(std::time::Duration::from_millis(10 + 25 * round));
         child.kill().unwrap();
         child.wait().unwrap();
-        // The next one finds a whole file, whether it reads or writes; `add` looks at every page.
+        // The next command finds a whole file, whether it reads or writes; `add` checks every page.
         if round % 2 == 0 {
             sessions(dir.path());
         }
@@ -534,7 +534,7 @@ fn a_full_disk_adds_nothing_keeps_all_and_says_so() {
     let many: String =
         (0..2000).map(|i| line.replacen("run-0", &format!("bulk-{i}"), 1) + "\n").collect();
     std::fs::write(dir.path().join("many.jsonl"), many).unwrap();
-    // Files of this process can grow to 300 KiB; a longer write fails, as on a full disk.
+    // This process may write files of up to 300 KiB; a longer write fails, as on a full disk.
     let args = ["history", "--db", "h.sqlite", "import", "many.jsonl"];
     let mut import = limited(dir.path(), "trap '' XFSZ; ulimit -f 300", &args);
     refused(
@@ -549,7 +549,7 @@ fn a_full_disk_adds_nothing_keeps_all_and_says_so() {
 #[test]
 fn a_read_only_folder_can_be_read_and_a_write_there_is_refused() {
     let dir = twelve_days_added();
-    // Also for root: a file system mounted for reading, in a namespace of this command.
+    // A read-only mount in a namespace of this command, which stops even root.
     let inside = |command: &str| {
         let script = format!(
             "mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\" && cd \"$1\" && {command}"
@@ -562,7 +562,7 @@ fn a_read_only_folder_can_be_read_and_a_write_there_is_refused() {
             .unwrap()
     };
     if !inside("true").status.success() {
-        // No namespaces here: the permissions of the folder have to do, where they count.
+        // Without namespaces the folder's permissions have to do, where they count.
         if rustix::process::geteuid().is_root() {
             eprintln!("not tested: root without namespaces writes everywhere");
             return;

@@ -1,5 +1,6 @@
 //! The commands as a user types them: what they print, which files they write, what they leave
-//! behind when they are stopped, and how they refuse. One binary for all of them: each links candle.
+//! behind when stopped, and how they refuse. One binary holds them all, because each would link
+//! candle.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,7 +1,7 @@
 //! Engines that are built on this machine, through the real command: built once, built again when
-//! the folder changes, one clear error where the compiler is missing, and nothing left behind by a
-//! build that failed or was stopped. The engine here is a shell script around the fake one, and
-//! its build a shell script too; scripts/test builds the real one.
+//! the folder changes, one clear error if the compiler is missing, and nothing left behind by a
+//! build that failed or was stopped. The engine here is a shell script around the fake one, and so
+//! is its build; scripts/test builds the real one.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -63,12 +63,12 @@ impl Folder {
         self.llm_bench(&["engines", "install", "fake-honest"])
     }
 
-    /// How often it was built.
+    /// How often the engine was built.
     fn builds(&self) -> usize {
         std::fs::read_to_string(self.path("built")).map_or(0, |text| text.lines().count())
     }
 
-    /// Files and folders of the installations, but for the lock.
+    /// Files and folders of the installations, without the lock.
     fn installed(&self) -> Vec<PathBuf> {
         files(&self.path("cache/engines")).iter().flat_map(|home| files(home)).collect()
     }

@@ -1,5 +1,5 @@
-//! Files that the previous version wrote are still read: a record, a history in each of its forms,
-//! a configuration file. tests/data/previous holds them.
+//! Files that the previous version wrote can still be read: a record, a history in each of its
+//! forms, a configuration file. tests/data/previous holds them.
 
 use std::path::Path;
 

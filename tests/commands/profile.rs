@@ -1,5 +1,5 @@
-//! `--profile` and `--timing` on real launches of the tiny model: parts of memory and of time add
-//! up, measured generations are left alone, and `report` shows the same again.
+//! `--profile` and `--timing` on real launches of the tiny model: the parts of memory and of time
+//! add up, measured generations stay unaffected, and `report` shows the same again.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use llm_bench::record::{Part, Record, Role};
 const RUN: [&str; 10] =
     ["run", "--model", "tiny", "--engine", "candle,candle-stock", "-r", "1", "-p", "40", "-n"];
 
-/// Runs both built-in engines; the record, its file, and what was on stdout.
+/// Runs both built-in engines; returns the record, its file, and stdout.
 fn run(dir: &Path, extra: &[&str]) -> (Record, PathBuf, String) {
     let arguments = [&RUN[..], &["24", "--iterations", "2"], extra].concat();
     let stdout = done(output(dir, &arguments));
@@ -38,7 +38,7 @@ fn the_parts_of_a_real_peak_add_up_to_it() {
     assert!(part(Part::WeightsMapped) <= file + 4096, "{memory:?}");
     assert!(part(Part::WeightsMapped) > file / 2, "most of the file was read: {memory:?}");
     assert!(part(Part::KvCache) > 0 && part(Part::Activations) > 0, "{memory:?}");
-    // The kernel counts pages in batches of threads, which weighs in a process of 12 MB.
+    // The kernel counts pages in batches per thread, which matters in a process of 12 MB.
     let peak = memory.peak_host_bytes.unwrap() as i64;
     assert!(part(Part::Unaccounted).abs() < peak / 10, "{memory:?}");
 }
@@ -88,7 +88,7 @@ fn nothing_is_profiled_that_was_not_asked_for() {
     let (record, path, stdout) = run(dir.path(), &[]);
     assert!(first_launch(&record, "candle").prompts.iter().all(|run| run.role != Role::Profiled));
     assert!(!stdout.contains("by stage") && !stdout.contains("= peak"), "{stdout}");
-    // Memory and times are in every record: they can be asked for later.
+    // Every record holds memory and times, so they can be shown later.
     let report = ["report", path.to_str().unwrap(), "--profile", "--timing"];
     let later = done(output(dir.path(), &report));
     assert!(later.contains("= peak") && later.contains("cold generation"), "{later}");

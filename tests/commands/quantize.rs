@@ -1,4 +1,4 @@
-//! `models quantize` as a user types it: what it writes, how it refuses, what it leaves behind,
+//! `models quantize` as a user types it: what it writes, how it refuses, what it leaves behind, and
 //! how much memory it takes.
 
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use llm_bench::model::quant::Quant;
 use llm_bench::model::synth::synthesize;
 use rustix::process::Signal;
 
-/// Refused with an error that names all of `words`.
+/// The command is refused with an error that names all of `words`.
 fn refused(dir: &Path, args: &[&str], words: &[&str]) {
     support::refused(output(dir, args), words);
 }
@@ -25,7 +25,7 @@ fn tiny() -> String {
     repository("models/tiny.gguf").to_str().unwrap().to_string()
 }
 
-/// A synthetic F16 model of some 130 MB.
+/// A synthetic F16 model of about 130 MB.
 fn large(dir: &Path) -> PathBuf {
     let spec = ArchSpec {
         name: "Large".into(),
@@ -121,7 +121,7 @@ fn a_folder_that_cannot_be_made_or_written_is_named() {
 fn a_disk_that_cannot_hold_all_targets_is_refused_with_both_sizes() {
     let dir = tempfile::tempdir().unwrap();
     let source = large(dir.path());
-    // The last tensors lie in a hole of 8 TB: the vocabulary grows, the file stays as small.
+    // The last tensors lie in a hole of 8 TB: the vocabulary grows, and the file stays small.
     let bytes = std::fs::read(&source).unwrap();
     let huge = 1u64 << 31;
     let name = b"token_embd.weight";

@@ -1,5 +1,5 @@
-//! `run --resume` through the real command: an interrupted run is completed, and what would make
-//! the new launches differ from the old ones is refused.
+//! `run --resume` through the real command: it completes an interrupted run, and refuses what would
+//! make the new launches differ from the old ones.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
@@ -34,7 +34,7 @@ fn start(dir: &Path) -> Child {
     with_fakes(dir, &RUN).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// A run that was stopped by `signal` once `n` launches were in: its folder and its record.
+/// A run that `signal` stopped after `n` launches: its folder and its record.
 fn interrupted(signal: Signal, n: usize) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let child = start(dir.path());
@@ -55,14 +55,14 @@ fn resume(dir: &Path, file: &Path, extra: &[&str]) -> Output {
     with_fakes(dir, &[&["run", "--resume", file], extra].concat()).output().unwrap()
 }
 
-/// Refused with an error that names all of `words`; the file stays as it was.
+/// Refused with an error that names all of `words`; the file is unchanged.
 fn refused(dir: &Path, file: &Path, extra: &[&str], words: &[&str]) {
     let before = std::fs::read(file).unwrap();
     support::refused(resume(dir, file, extra), words);
     assert_eq!(std::fs::read(file).unwrap(), before, "a refused file is left alone");
 }
 
-/// Every launch of the plan is there once, in its place, and summed up.
+/// Every launch of the plan occurs once, in its place, and in the summaries.
 fn is_whole(record: &Record) {
     assert!(record.run.complete);
     let mut places: Vec<u32> =
@@ -91,7 +91,7 @@ fn resumes_after(signal: Signal) {
     assert_eq!(after.run.resumed.len(), 1);
     assert_eq!(after.run.resumed[0].launches_before as usize, had);
     assert!(after.warnings.iter().any(|w| w.code == "resumed"));
-    // What was there is there as it was.
+    // The existing launches are unchanged.
     for (old, new) in before.arms.iter().zip(&after.arms) {
         assert_eq!(old.launches, new.launches[..old.launches.len()]);
     }
@@ -197,7 +197,7 @@ fn what_would_be_another_measurement_is_refused() {
     for flag in [&["-r", "5"][..], &["--model", "tiny"], &["--seed", "7"], &["-n", "4"]] {
         refused(dir.path(), &path, flag, &["--resume", "cannot be used with"]);
     }
-    // And the file, as it was, is still good.
+    // The unchanged file can still be resumed.
     done(resume(dir.path(), &path, &[]));
     is_whole(&Record::read(&path).unwrap());
 }

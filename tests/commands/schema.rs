@@ -1,4 +1,4 @@
-//! docs/result.schema.json is the schema of the program's own types, and records keep to it.
+//! docs/result.schema.json is the schema of the program's own types, and records conform to it.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ fn committed() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/result.schema.json")
 }
 
-/// What of a value does not keep to the committed schema.
+/// The parts of a value that violate the committed schema.
 fn violations(value: &Value, strict: bool) -> Vec<String> {
     let root = read(&committed());
     let mut check = Check { root: &root, strict, found: Vec::new() };
@@ -90,15 +90,15 @@ fn what_is_no_record_does_not_keep_to_the_schema() {
     assert!(broken(|v| _ = v.as_object_mut().unwrap().remove("arms")));
 }
 
-/// The types read what the schema allows to be absent.
+/// The types can read what the schema allows to be absent.
 #[test]
 fn the_record_kept_for_tests_still_reads() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/compare/record.json");
     assert!(!Record::read(&path).unwrap().arms.is_empty());
 }
 
-/// The keywords of JSON Schema 2020-12 that schemars writes, and no others: a keyword that is not
-/// checked here fails the test.
+/// The keywords of JSON Schema 2020-12 that schemars writes, and no others: an unchecked keyword
+/// fails the test.
 struct Check<'a> {
     root: &'a Value,
     /// Whether a key that the schema does not name is a violation.

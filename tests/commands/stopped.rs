@@ -1,6 +1,6 @@
-//! Runs that are cut off: Ctrl-C and SIGTERM in every phase, a full disk, a model file that
-//! shrinks while it is used. What was measured stays, nothing half-written stays, and no process
-//! is left behind.
+//! Runs that are cut off: Ctrl-C and SIGTERM in every phase, a full disk, a model file that shrinks
+//! during use. Measured launches are kept, nothing half-written stays, and no process is left
+//! behind.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -33,7 +33,7 @@ fn a_stop_while_an_engine_hangs_in_load_or_generation_keeps_the_record() {
         let dir = tempfile::tempdir().unwrap();
         let args = ["run", "--model", "tiny", "--engine", engine, "-p", "8", "-n", "4"];
         let child = start(&mut with_fakes(dir.path(), &args));
-        // The harness, and the engine that it has started.
+        // The harness and the engine that it started.
         wait_until("the engine", || running(dir.path()) >= 2 && !records(dir.path()).is_empty());
         stop(child, signal);
         nothing_runs(dir.path());
@@ -57,8 +57,8 @@ fn a_stop_in_the_middle_of_synthesis_leaves_no_file() {
     }
 }
 
-/// A folder with an engine that needs an installation, and a Python that pretends to make one:
-/// its pip waits, in silence, until the file `go` is there.
+/// A folder with an engine that needs an installation, and a Python that pretends to install: its
+/// pip waits silently until the file `go` exists.
 fn slow_installation(dir: &Path) -> PathBuf {
     let python = dir.join("python");
     let script = "#!/bin/sh\n\
@@ -132,7 +132,7 @@ fn a_disk_that_fills_up_keeps_what_was_written_and_says_so() {
     unpack_the_shipped_model(dir.path());
     let args =
         ["run", "--model", "tiny", "--engine", "fake-honest", "-r", "40", "-p", "8", "-n", "4"];
-    // Files of this process can grow to 24 KiB; a longer write fails, as on a full disk.
+    // This process may write files of up to 24 KiB; a longer write fails, as on a full disk.
     let mut command = limited(dir.path(), "trap '' XFSZ; ulimit -f 24", &args);
     command.env("LLM_BENCH_ENGINES", repository("tests/engines/fake"));
     let output = command.output().unwrap();
@@ -141,21 +141,22 @@ fn a_disk_that_fills_up_keeps_what_was_written_and_says_so() {
     assert!(stderr.contains("cannot write") && stderr.contains("File too large"), "{stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
     assert!(text(&output.stdout).contains("fake-honest"), "the table is shown all the same");
-    // The record as it was when it still fitted.
+    // The record from when it still fitted.
     let path = only_record(dir.path());
     let record = Record::read(&path).unwrap();
     assert!(!record.run.complete);
     assert!((1..40).contains(&record.arms[0].launches.len()));
     assert_eq!(files(&dir.path().join("results")).len(), 1, "no temporary file is left");
 
-    // With room again, the run is resumed.
+    // With room again, the run resumes.
     done(with_fakes(dir.path(), &["run", "--resume", path.to_str().unwrap()]).output().unwrap());
     let record = Record::read(&path).unwrap();
     assert!(record.run.complete);
     assert_eq!(record.arms[0].launches.len(), 40);
 }
 
-/// Makes the shipped model's copy in the cache, which a process of small files could not.
+/// Puts the shipped model's copy into the cache, which a process limited to small files could not
+/// do.
 fn unpack_the_shipped_model(dir: &Path) {
     done(output(dir, &["models", "inspect", "tiny"]));
 }
@@ -178,7 +179,7 @@ fn an_engine_whose_model_is_cut_under_it_fails_with_both_lengths() {
     std::fs::copy(repository("models/tiny.gguf"), &model).unwrap();
     let length = model.metadata().unwrap().len();
     let args = ["run", "--model", "./copy.gguf", "--engine", "fake-cuts-its-model,candle"];
-    // One launch each; in whichever order, the harness lives on.
+    // One launch each; in either order, the harness survives.
     let args = [&args[..], &["-r", "1", "-p", "8"]].concat();
     let stderr = text(&with_fakes(dir.path(), &args).output().unwrap().stderr);
     assert!(!stderr.contains("panicked"), "{stderr}");

@@ -1,4 +1,4 @@
-//! Pulls from a hub on this machine: a small HTTP server that misbehaves as real ones do.
+//! Pulls from a hub on this machine: a small HTTP server that misbehaves like real ones.
 
 mod server;
 
@@ -23,7 +23,7 @@ fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// What the hub says of a large file, as headers of its redirect or of the file itself.
+/// The hub's statement of a large file, as headers of its redirect or of the file itself.
 fn stated(bytes: &[u8], sha: &str) -> Vec<(&'static str, String)> {
     vec![
         ("X-Repo-Commit", COMMIT.into()),
@@ -48,7 +48,7 @@ fn good(request: &Seen, bytes: &[u8]) -> Reply {
     }
 }
 
-/// Short patience, so that no test waits for seconds.
+/// Short timeouts, so that no test waits for seconds.
 fn config(endpoint: &str, cache: &Path) -> HubConfig {
     let mut config = HubConfig::new(endpoint, cache.to_owned());
     config.stall_limit = Duration::from_millis(150);
@@ -99,7 +99,7 @@ fn a_pull_checks_size_and_checksum_and_tells_its_progress() {
     assert_eq!((steps[0], *steps.last().unwrap()), ((0, total), (total, total)));
     assert!(steps.is_sorted() && steps.len() > 2, "{steps:?}");
     assert_eq!(hub.cached(&what()), Some(pulled.path.clone()));
-    // The layout that other tools of the hub read.
+    // The layout that the hub's other tools read.
     let snapshot = format!("models--owner--model-GGUF/snapshots/{COMMIT}/{FILE}");
     assert_eq!(pulled.path, cache.path().join(snapshot));
     assert_eq!(files_named(cache.path(), ".part"), 0);
@@ -344,7 +344,7 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
         let bytes = bytes.clone();
         move |request, _| {
             let mut headers = stated(&bytes, &sha256(&bytes));
-            // First a rename inside the hub, then off to the storage host.
+            // The first redirect is a rename inside the hub, the second leads to the storage host.
             let renamed = request.path.starts_with("/new-owner/");
             let target = format!("/new-owner/model-GGUF/resolve/main/{FILE}");
             headers.push(("Location", if renamed { location.clone() } else { target }));
@@ -414,7 +414,7 @@ fn no_error_carries_the_token_or_a_signed_address() {
         let mut config = config(&server.url(), cache.path());
         config.token = Token::new(SECRET);
         let hub = Hub::new(config).unwrap();
-        // The cut of mode 3 would go on and on with progress; ask once.
+        // In mode 3 the cut would repeat forever with progress, so this asks once.
         let error = match hub.pull(&what(), &mut |_| {}) {
             Err(error) => format!("{error} {error:?} {hub:?}"),
             Ok(_) => format!("{hub:?}"),

@@ -1,4 +1,4 @@
-//! An HTTP server on its own thread that answers as a test tells it to, wrongly if need be.
+//! An HTTP server on its own thread that answers as a test specifies, wrongly if need be.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -25,9 +25,9 @@ pub struct Reply {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
-    /// Send only so much of the body, then close the connection.
+    /// Send only this much of the body, then close the connection.
     pub cut_at: Option<usize>,
-    /// Send only so much of the body, then stay silent.
+    /// Send only this much of the body, then stay silent.
     pub silent_at: Option<usize>,
 }
 
@@ -46,7 +46,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// `answer` gets each request and how many came before it.
+    /// `answer` receives each request and the number of requests before it.
     pub fn start(mut answer: impl FnMut(&Seen, usize) -> Reply + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! Engines without the harness around them: started on a model, or asked for their logits.
+//! Engines without the harness: started on a model, or asked for their logits.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use llm_bench::model::cache::CacheDir;
 use llm_bench::protocol::Load;
 use llm_bench::task::score::{Answer, Question, ask};
 
-/// An engine that is built in, or that the user's cache holds.
+/// An engine that is built in or installed in the user's cache.
 fn installed(name: &str) -> (EngineSpec, Installed) {
     let spec = Registry::load().unwrap().find(name).unwrap().clone();
     let mut provisioner = Provisioner::new(CacheDir::from_env().path().into(), false).unwrap();

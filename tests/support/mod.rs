@@ -1,4 +1,4 @@
-//! What the integration tests share: the program in a folder of one test, what it printed, the
+//! Helpers of the integration tests: the program in a test's own folder, what it printed, the
 //! records it left, and processes to wait for and to stop. `engine` drives engines directly.
 
 // Each test binary uses a part of it.
@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_llm-bench");
 
-/// How long a test waits for something that must happen before it fails; it judges no speed.
+/// How long a test waits for an event that must happen; it judges no speed.
 const STUCK: Duration = Duration::from_secs(300);
 
 /// A file of this repository.
@@ -27,7 +27,7 @@ pub fn repository(path: &str) -> PathBuf {
 
 // ---- the program ----
 
-/// The program in the folder of one test: its cache is there too, and it gets no input.
+/// The program in a test's own folder, with its cache there and no input.
 pub fn llm_bench(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     isolate(&mut command, dir).args(args);
@@ -41,7 +41,7 @@ pub fn with_fakes(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// The program under limits of a shell, such as `ulimit -v 3000000`.
+/// The program under limits set by a shell, such as `ulimit -v 3000000`.
 pub fn limited(dir: &Path, limits: &str, args: &[&str]) -> Command {
     let mut command = Command::new("bash");
     command.args(["-c", &format!("{limits}; exec \"$0\" \"$@\""), PROGRAM]);
@@ -93,7 +93,7 @@ pub fn refused(output: impl Borrow<Output>, words: &[&str]) {
 
 // ---- what it left ----
 
-/// What is in a folder, sorted; nothing where there is no folder.
+/// The sorted contents of a folder; empty if the folder does not exist.
 pub fn files(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
@@ -125,7 +125,7 @@ pub fn first_launch<'a>(record: &'a Record, label: &str) -> &'a Launch {
     &record.arms.iter().find(|a| a.label == label).unwrap().launches[0]
 }
 
-/// Changes a JSON file in its place.
+/// Changes a JSON file in place.
 pub fn edit_json(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
     let mut value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     change(&mut value);
@@ -134,7 +134,7 @@ pub fn edit_json(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
 
 // ---- processes ----
 
-/// Waits until `seen`; `what` names it where it never comes.
+/// Waits until `seen` returns true; `what` names the event if it never comes.
 pub fn wait_until(what: &str, mut seen: impl FnMut() -> bool) {
     let give_up = Instant::now() + STUCK;
     while !seen() {
@@ -158,7 +158,7 @@ pub fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
 }
 
-/// Stops a running command: it ends with exit code 2 and says that it was stopped.
+/// Stops a running command, which must end with exit code 2 and report that it was stopped.
 pub fn stop(child: Child, signal: Signal) -> Output {
     send(&child, signal);
     let output = child.wait_with_output().unwrap();
@@ -168,7 +168,7 @@ pub fn stop(child: Child, signal: Signal) -> Output {
     output
 }
 
-/// How many processes of this test run, which have the cache of its folder in their environment.
+/// How many processes belong to this test: those with its folder's cache in their environment.
 pub fn running(dir: &Path) -> usize {
     let mark = format!("LLM_BENCH_CACHE={}", dir.join("cache").display());
     let has_mark = |e: &std::fs::DirEntry| {

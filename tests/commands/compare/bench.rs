@@ -1,4 +1,4 @@
-//! A folder with real result files, those that a test makes from them, and the command in it.
+//! A folder with real result files and those that a test derives, and the command run in it.
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -44,7 +44,7 @@ impl Bench {
         output
     }
 
-    /// What it prints, where it ends with this status.
+    /// The output of a command that ends with this status.
     pub fn prints(&self, args: &[&str], status: i32) -> String {
         let output = self.compare(args);
         let printed = text(&output.stdout);
@@ -58,12 +58,12 @@ impl Bench {
         serde_json::from_str(&self.prints(&args, status)).unwrap()
     }
 
-    /// Refused with an error that contains all of `words`.
+    /// The command is refused with an error that contains all of `words`.
     pub fn refuses(&self, args: &[&str], words: &[&str]) {
         support::refused(self.compare(args), words);
     }
 
-    /// A record made from the real one: `change` gets it, with its arms' metrics quiet.
+    /// Derives a record from the real one. `change` receives it, with quiet metrics in its arms.
     pub fn record(&self, name: &str, luck: &[f64], change: impl FnOnce(&mut Value)) {
         let mut record = self.read("record.json");
         record["run"]["id"] = name.into();
@@ -107,7 +107,7 @@ impl Bench {
     }
 }
 
-/// What no other order of a sum can change.
+/// The digits that no other order of summation can change.
 pub fn six_digits(x: f64) -> f64 {
     format!("{x:.5e}").parse().unwrap()
 }
@@ -125,7 +125,7 @@ pub fn scaled(values: &[f64], factor: f64) -> Vec<f64> {
     values.iter().map(|x| x * factor).collect()
 }
 
-/// Every launch of an arm, one of its metrics multiplied.
+/// Multiplies one metric in every launch of an arm.
 pub fn scale(record: &mut Value, arm: usize, metric: &str, factor: f64) {
     for launch in record["arms"][arm]["launches"].as_array_mut().unwrap() {
         let value = &mut launch["metrics"][metric];
@@ -138,7 +138,7 @@ pub fn metric<'a>(pair: &'a Value, name: &str) -> &'a Value {
     metrics.iter().find(|m| m["metric"] == name).unwrap_or_else(|| panic!("{name} in {pair:#}"))
 }
 
-/// Two records: candle's decode is 12 % slower, its load 9 % faster; candle-stock is as it was.
+/// Two records: candle decodes 12 % slower and loads 9 % faster; candle-stock is unchanged.
 pub fn two_records() -> Bench {
     let bench = Bench::new();
     bench.record("base.json", &QUIET, |_| {});
