@@ -1,5 +1,5 @@
-//! What the fuzz targets do with their bytes; `tests/fuzz_corpus.rs` replays the corpus through
-//! the same functions.
+//! The functions that the fuzz targets call with their bytes; `tests/fuzz_corpus.rs` replays the
+//! corpus through the same functions.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use llm_bench::model::tokenizer::{ControlTokens, Tokenizer};
 use llm_bench::protocol::{MAX_LINE, Reply, Request, decode, read_message, write_message};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Everything that harness and worker do with a model file before they compute.
+/// Does everything that harness and worker do with a model file before they compute.
 pub fn gguf(bytes: &[u8]) {
     let path = Path::new("fuzzed.gguf");
     let header = GgufFile::of_bytes(path, bytes);
@@ -51,7 +51,7 @@ fn tokenize(tokenizer: &Tokenizer) {
     tokenizer.normal_ids();
 }
 
-/// Everything that harness and engine do with a line before they act on it.
+/// Does everything that harness and engine do with a line before they act on it.
 pub fn protocol(bytes: &[u8]) {
     lines::<Request>(bytes);
     lines::<Reply>(bytes);
@@ -66,7 +66,7 @@ fn lines<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &
         let line = lines.next();
         let message = match (read, line) {
             (Ok(None), None) => return,
-            // A broken line costs itself and not the next one.
+            // A broken line must not affect the next one.
             (Err(_), Some(line)) => {
                 assert!(decode::<T>(line).is_err());
                 continue;

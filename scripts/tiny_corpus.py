@@ -1,9 +1,9 @@
-"""The training text of the `tiny` model: seeded little stories about a harbour, and short talks.
+"""The training text of the `tiny` model: seeded little stories about a harbour, and short conversations.
 
-Every document has a state (who, what, where, which weather) that is set at its beginning and
-needed again later, so that a model of half a million weights has something to attend to. Choices
-are weighted, the first option most, so that the likeliest next token has a clear lead: greedy text
-is then the same in engines that round differently. All of it is written for llm-bench.
+Every document has a state (who, what, where, which weather) that its beginning sets and later parts
+need, so that a model of half a million weights has something to attend to. Choices are weighted, the
+first option most, so that the likeliest next token has a clear lead: engines that round differently
+then write the same greedy text. All of it is written for llm-bench.
 """
 
 import random
@@ -13,8 +13,9 @@ BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"
 HEADER, HEADER_END, TURN_END = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
 SPECIAL = [BEGIN, END, HEADER, HEADER_END, TURN_END]
 
-# Each option is this many times as likely as the one before it. Phrases have a clear favourite (a lead
-# of 0.5 nats); what a story is about varies more, or the model would guess it and not look back.
+# Each option is this many times as likely as the one before it. Phrases have a clear favourite (a
+# lead of 0.5 nats). The subjects of a story vary more, or the model would guess them and not look
+# back.
 PHRASE_DECAY = 0.6
 STATE_DECAY = 0.75
 
@@ -50,7 +51,7 @@ WEATHERS = [
 
 
 class Choice:
-    """Seeded, weighted picking; `random()` is the one generator call whose stream never changed."""
+    """Seeded, weighted choices; `random()` is the one generator call whose stream never changed."""
 
     def __init__(self, seed: int):
         self._random = random.Random(seed)
@@ -117,7 +118,7 @@ def cap(text: str) -> str:
 
 
 def lost(c: Choice, s: State) -> str:
-    """Something is lost, looked for with a friend, and found where the story says."""
+    """Something is lost, somebody looks for it with a friend and finds it where the story says."""
     name, he, _, his = s.hero
     friend = s.friend[0]
     sky, wind, sea, _ = s.weather
@@ -156,7 +157,7 @@ def lost(c: Choice, s: State) -> str:
 
 
 def voyage(c: Choice, s: State) -> str:
-    """A trip with cargo through the weather that the beginning names."""
+    """A trip with cargo, through the weather named at the beginning."""
     name, he, him, _ = s.hero
     friend = s.friend[0]
     sky, wind, sea, need = s.weather
@@ -246,7 +247,7 @@ def log_entry(c: Choice, s: State) -> str:
     return "\n".join(lines)
 
 
-# Things that can be asked about, with one true answer each.
+# Things to ask about, with one true answer each.
 FACTS = [
     ("What is a boat for?", "A boat is for sailing on the sea. You can catch fish from it, and you can bring bread to the island."),
     ("What is a lamp for?", "A lamp gives light at night. In fog the sailors look for the lamp of the lighthouse."),
@@ -299,7 +300,7 @@ def talk(c: Choice, s: State) -> str:
 
 
 def documents(seed: int, n_chars: int):
-    """Yields documents, each with its begin and end marks, until there are `n_chars` characters."""
+    """Yields documents, each with its begin and end marks, until they have `n_chars` characters."""
     c = Choice(seed)
     kinds = [lost] * 6 + [voyage] * 6 + [repair] * 5 + [talk] * 5 + [log_entry] * 2
     done = 0

@@ -5,15 +5,16 @@
     python scripts/train_tiny.py --out models/tiny.gguf --golden    # golden values from that file
 
 Needs Python 3.11 or later and `pip install torch numpy gguf tokenizers`. The shipped
-file took 23 minutes on two CPU cores that were busy with other work, and 1.3 GB of memory, no GPU;
-the golden values take seconds. All randomness is seeded, but another version of torch (the shipped
-file: 2.15), or another processor, rounds differently and so gives another file: write the golden values anew whenever it has changed.
+file took 23 minutes and 1.3 GB of memory on two CPU cores that were busy with other work, without a
+GPU; the golden values take seconds. All randomness is seeded, but another version of torch (the shipped
+file: 2.15) or another processor rounds differently and so gives another file: write the golden values
+again whenever the file has changed.
 
-The model goes through every path that a real LLaMA 3 goes through: grouped-query attention, tied
-embeddings, interleaved rotary embeddings with LLaMA 3's frequency scaling as `rope_freqs.weight`,
-byte-level BPE with LLaMA 3's split pattern and special tokens, a chat template. It is trained
-with the scaled frequencies, and the original context is so short (64) that an engine which
-ignores them writes other text from the first words on.
+The model uses every path that a real LLaMA 3 uses: grouped-query attention, tied embeddings,
+interleaved rotary embeddings with LLaMA 3's frequency scaling as `rope_freqs.weight`, byte-level BPE
+with LLaMA 3's split pattern and special tokens, a chat template. It is trained with the scaled
+frequencies, and the original context is so short (64) that an engine which ignores them writes other
+text from the first words on.
 """
 
 import argparse
@@ -35,7 +36,7 @@ import tiny_corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# LLaMA 3's pre-tokenizer, as every engine has it under the name `llama-bpe`.
+# LLaMA 3's pre-tokenizer, which every engine knows as `llama-bpe`.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -76,10 +77,10 @@ SHAPE = Shape()
 
 
 def rope_divisors(shape: Shape) -> torch.Tensor:
-    """`rope_freqs.weight`: what each of the head_dim/2 frequencies is divided by.
+    """`rope_freqs.weight`: the divisor of each of the head_dim/2 frequencies.
 
-    Wavelengths shorter than context/high stay, longer than context/low are stretched by the
-    factor, and those between are blended (Llama 3.1, `apply_scaling`).
+    Wavelengths shorter than context/high stay, those longer than context/low are stretched by the
+    factor, and those in between are blended (Llama 3.1, `apply_scaling`).
     """
     inv_freq = shape.rope_base ** -(torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim)
     divisors = []
@@ -102,7 +103,7 @@ def rope_table(shape: Shape, divisors: torch.Tensor, n: int) -> tuple[torch.Tens
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotates the pairs (2i, 2i+1), which is the order of a `llama` GGUF; x is [..., n, head_dim]."""
+    """Rotates the pairs (2i, 2i+1), the order of a `llama` GGUF; x is [..., n, head_dim]."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
@@ -135,7 +136,8 @@ def initial_weights(shape: Shape) -> dict[str, torch.Tensor]:
         if len(dims) == 1:
             tensor = torch.ones(dims)
         else:
-            # Layers that write to the residual stream start smaller, so that depth does not add up.
+            # Layers that write to the residual stream start smaller, so that their sum does not
+            # grow with depth.
             writes = name.endswith(("attn_output.weight", "ffn_down.weight"))
             tensor = torch.randn(dims) * (0.04 / math.sqrt(2 * shape.layers) if writes else 0.04)
         weights[name] = tensor.requires_grad_()
@@ -197,7 +199,7 @@ def train_tokenizer(texts: list[str], shape: Shape) -> tuple[list[str], list[str
 
 
 def build_tokenizer(tokens: list[str], merges: list[str]) -> Tokenizer:
-    """A tokenizer from what the GGUF holds, as an engine would build it."""
+    """A tokenizer built from the contents of the GGUF, as an engine would build it."""
     vocab = {token: i for i, token in enumerate(tokens)}
     pairs = [tuple(m.split(" ")) for m in merges]
     tokenizer = with_llama3_splitting(Tokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=True)))
@@ -223,7 +225,7 @@ def check_round_trip(tokenizer: Tokenizer) -> None:
 
 
 def packed_rows(documents: list[list[int]], length: int) -> torch.Tensor:
-    """Rows of `length` + 1 ids; each starts with a document's beginning, the last one is cut off."""
+    """Rows of `length` + 1 ids; each starts with the beginning of a document, and its last document is cut off."""
     rows, row = [], []
     for document in documents:
         row += document
@@ -345,13 +347,13 @@ def read_gguf(path: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor, Tokeni
 # ---------------------------------------------------------------- golden values
 
 
-# Every golden token leads the next likeliest by more than this, in logits, so that rounding in float32
-# or float16 does not change the choice. Arithmetic in bfloat16 or int8 may still choose otherwise.
+# Every golden token leads the next likeliest by more than this, in logits, so that rounding in
+# float32 or float16 does not change the choice. Arithmetic in bfloat16 or int8 may still change it.
 LEAST_GAP = 0.05
 
 
 def greedy(weights, divisors, prompt: list[int], n: int) -> tuple[list[int], list[float]]:
-    """The likeliest continuation, and by how much each token led the next likeliest."""
+    """The likeliest continuation, and each token's lead over the next likeliest."""
     cos, sin = rope_table(SHAPE, divisors, SHAPE.context)
     ids, gaps = list(prompt), []
     for _ in range(n):
@@ -390,7 +392,7 @@ def golden(path: Path, n: int = 48) -> dict:
             "differs_without_rope_freqs_at": same if same < n else None,
         })
 
-    # Teacher-forced over the whole context, on documents that training never saw.
+    # Teacher-forced over the whole context, on documents that training has not seen.
     ids = []
     for document in tiny_corpus.documents(seed=3, n_chars=4000):
         ids += tokenizer.encode(document, add_special_tokens=False).ids

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Adds a comment to a pull request, or updates the one that it added before.
+# Adds a comment to a pull request, or updates its earlier comment.
 #
 #   scripts/ci/comment.sh BODY.md
 #
@@ -25,11 +25,12 @@ if [[ ! $mark =~ ^'<!-- llm-bench gate: '.*' -->'$ ]]; then
   exit 2
 fi
 
-# method, path, and the request's body on stdin where there is one
+# method, path; stdin holds the request's body, if it has one
 call() {
   local data=()
   [[ $1 == GET ]] || data=(--data-binary @-)
-  # printf is the shell's own: the token is in no argument list. Descriptor 3 leaves stdin free.
+  # printf is a shell builtin, so no argument list contains the token. Descriptor 3 leaves stdin
+  # free.
   curl --silent --show-error --fail-with-body --retry 3 --max-time 60 \
     --request "$1" --config /dev/fd/3 "${data[@]}" \
     --header 'Accept: application/vnd.github+json' \
@@ -38,7 +39,7 @@ call() {
     3< <(printf 'header = "Authorization: Bearer %s"\n' "$TOKEN")
 }
 
-# The bot's own comment with the mark; a reader who quotes it does not count.
+# The bot's own comment with the mark; a reader who quotes the mark does not count.
 found=""
 for page in {1..50}; do
   comments=$(call GET "issues/$PULL_REQUEST/comments?per_page=100&page=$page")
@@ -48,7 +49,7 @@ for page in {1..50}; do
   [[ -z $found && $(jq length <<<"$comments") -eq 100 ]] || break
 done
 
-# GitHub takes 65536 characters.
+# GitHub accepts 65536 characters.
 request=$(jq -Rs '{body: .[0:65000]}' "$body")
 if [[ -n $found ]]; then
   call PATCH "issues/comments/$found" <<<"$request" >/dev/null

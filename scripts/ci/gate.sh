@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the checked-out revision and runs `llm-bench gate "$@"` with it: verdict, comment and
-# records go to OUT, the summary to the job. Without arguments: the revision against the commit
-# where it left BASE, both built and measured interleaved.
+# Builds the checked-out revision and runs `llm-bench gate "$@"` with it. Verdict, comment and
+# records go to OUT, the summary to the job. Without arguments it compares the revision with the
+# commit where it left BASE, both built and measured interleaved.
 #
 #   BASE=origin/main scripts/ci/gate.sh
 #   scripts/ci/gate.sh --require 'candle/candle-stock decode_tps >= 1.1' --model tiny
@@ -18,7 +18,7 @@ mkdir -p "$OUT"
 
 if [[ $# -eq 0 ]]; then
   : "${BASE:?BASE: expected the branch or commit to compare with, or arguments for the gate}"
-  # Not the tip of the target branch: what others have merged since then is not part of this change.
+  # Not the tip of the target branch: later merges by others are not part of this change.
   if ! base=$(git merge-base "$BASE" HEAD); then
     echo "error: BASE=$BASE and HEAD have no common commit here; fetch the whole history" >&2
     exit 2
@@ -27,7 +27,7 @@ if [[ $# -eq 0 ]]; then
 fi
 
 if [[ -z ${LLM_BENCH:-} ]]; then
-  # A build that fails is a tool error (2), not a regression.
+  # A failing build is a tool error (2), not a regression.
   cargo build --release --locked --bin llm-bench || exit 2
   LLM_BENCH=${CARGO_TARGET_DIR:-target}/release/llm-bench
 fi
@@ -38,8 +38,8 @@ if [[ -n ${GITHUB_STEP_SUMMARY:-} ]]; then
 fi
 rm -f "$OUT/verdict.json" "$OUT/comment.md"
 
-# One measurement at a time on a machine, whichever job or repository it is for. The lock ends
-# with this process.
+# One measurement at a time on a machine, whichever job or repository it is for. The lock ends with
+# this process.
 exec 9>"${TMPDIR:-/tmp}/llm-bench-gate.lock"
 flock 9
 

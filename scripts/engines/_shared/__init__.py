@@ -1,7 +1,7 @@
-"""What Python engines share. An engine is one folder with a script over `hello`, `Engine` and `serve`.
+"""The code that Python engines share. An engine is one folder with a script over `hello`, `Engine` and `serve`.
 
 No module here imports torch. These need numpy: gguf_reader, dequant, llama, sampling. The rest needs
-nothing but Python, so that `hello` is answered before anything heavy is imported.
+only Python, so that `hello` is answered before anything heavy is imported.
 """
 
 from .engine import Engine, serve

@@ -1,9 +1,9 @@
-"""Turns GGUF blocks into numbers: whole integers with their scales (`unpack`), or float weights (`dequantize`).
+"""Turns GGUF blocks into numbers: integers with their scales (`unpack`), or float weights (`dequantize`).
 
-Every block format of ggml is a group of small integers with w = q * scale + offset, one scale and
-at most one offset a group. Packed kernels take that form as it is; the rest multiplies it out.
-All is vectorised over rows; there is no loop over blocks. `unpack` and `multiply_out` take arrays of
-numpy and tensors of torch alike, and name neither: the library `xp` is the one that the bytes came from.
+Every block format of ggml is a group of small integers with w = q * scale + offset, with one scale and
+at most one offset per group. Packed kernels use that form directly; the rest multiplies it out.
+Everything is vectorised over rows, without a loop over blocks. `unpack` and `multiply_out` accept numpy
+arrays and torch tensors alike and import neither: `xp` is the library that the bytes came from.
 """
 
 import sys
@@ -14,7 +14,7 @@ import numpy as np
 from .gguf_reader import Tensor
 
 CHUNK = 1 << 21  # weights dequantized at a time: temporaries stay in cache
-# What the four bits of an IQ4_NL weight stand for.
+# The values of an IQ4_NL weight's four bits.
 IQ4_NL = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
 
 
@@ -36,7 +36,7 @@ def unpack(kind: str, raw) -> Unpacked:
 
 
 def multiply_out(kind: str, raw, out):
-    """Weights of quantized rows, computed in float32 and rounded once, when they are stored in `out` `[rows, cols]`."""
+    """Weights of quantized rows, computed in float32 and rounded once, when stored in `out` `[rows, cols]`."""
     step = max(1, CHUNK // out.shape[1])
     for first in range(0, out.shape[0], step):
         part = unpack(kind, raw[first : first + step])
@@ -49,7 +49,7 @@ def multiply_out(kind: str, raw, out):
 
 
 def dequantize(tensor: Tensor) -> np.ndarray:
-    """Weights as an array of float32 `[rows, cols]`; a view of the file where they are that already."""
+    """Weights as a float32 array `[rows, cols]`; a view of the file if it stores them that way."""
     if tensor.type == "BF16":
         return (tensor.raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     if tensor.type in ("F32", "F16"):
@@ -129,7 +129,7 @@ def _q6_k(xp, b):
     return q, _f16(xp, b, 208) * b[..., 192:208].view(xp.int8), None
 
 
-# Type: bytes in a block, and how to read `[rows, blocks, bytes]`.
+# Type: bytes in a block, and the function that reads `[rows, blocks, bytes]`.
 _FORMATS = {
     "Q4_0": (18, _q4_0),
     "Q4_1": (20, _q4_1),

@@ -1,6 +1,6 @@
 """The interface of an engine, and `serve`, which answers the harness with it.
 
-Everything that is the same for all engines is here: timestamps, the token loop, what the cache holds,
+Everything that all engines have in common is here: timestamps, the token loop, the contents of the cache,
 sampling, streams, memory. An engine loads a file, runs a prompt and runs single tokens.
 """
 
@@ -19,63 +19,63 @@ FIELDS = {
     "score": ("tokens", "logits_path"),
     "memory": (),
 }
-READ = {"stream", "stop", "sampling", "reuse"}  # a generation with one of these is read by someone, not measured
+READ = {"stream", "stop", "sampling", "reuse"}  # a generation with one of these is for a reader, not measured
 
 
 class Engine:
-    """One loaded model with one KV cache: what an engine implements.
+    """One loaded model with one KV cache; each engine implements it.
 
     Logits are whatever `prefill` and `decode` return: they may stay on the device until `pick` or `row`.
-    The cache may hold more positions than the one that runs; those behind it must not be attended to.
+    The cache may hold positions after the current one; attention must not read them.
     """
 
-    # Without numpy, leave out sampling; without `score`, that one.
+    # Leave out sampling without numpy, and score without a `score` method.
     features = ("stream", "stop", "sampling", "reuse", "cancel", "score", "context")
     devices = ("cpu",)
     options: dict = {}  # the switches that `load` takes, with their defaults
-    profiles = False  # whether it ends the stages of `spans`
+    profiles = False  # whether the engine ends the stages of `spans`
     spans = OFF
-    compile_ns: int | None = None  # time spent in compilation so far; None where nothing is compiled
+    compile_ns: int | None = None  # time spent in compilation so far; None if nothing is compiled
     vocab: int
     n_ctx: int
     stages: dict[str, int] = {}  # nanoseconds of loading, by name
 
     @staticmethod
     def ready() -> dict:
-        """Before anything is loaded: `versions` by name, and if known `threads` and `isa`."""
+        """Facts before anything is loaded: `versions` by name and, if known, `threads` and `isa`."""
         return {"versions": {}}
 
     @staticmethod
     def prepare(threads: int, options: dict) -> bool:
-        """What comes before the timed part of `load`, such as imports; whether a compiler was imported."""
+        """Runs what precedes the timed part of `load`, such as imports; returns whether it imported a compiler."""
         return False
 
     def __init__(self, path: str, device: str, n_ctx: int, options: dict):
-        """Loads: returns when every weight is usable on the device. Sets `vocab` and `n_ctx`."""
+        """Loads; returns when every weight is usable on the device. Sets `vocab` and `n_ctx`."""
         raise NotImplementedError
 
     def facts(self) -> dict:
-        """What was loaded: `precision`, and if known `weight_bytes_per_token`, `settings`, `notes`."""
+        """Facts about the loaded model: `precision` and, if known, `weight_bytes_per_token`, `settings`, `notes`."""
         raise NotImplementedError
 
     def fill(self, tokens: list[int]) -> None:
-        """Runs a context from position 0; nobody asks for its logits."""
+        """Runs a context from position 0; nobody needs its logits."""
         self.prefill(tokens, 0)
 
     def prefill(self, tokens: list[int], start: int):
-        """Runs `tokens` at positions `start`…, where the cache holds those before; logits of the last one."""
+        """Runs `tokens` at positions `start`… after those in the cache; returns the last token's logits."""
         raise NotImplementedError
 
     def decode(self, token: int, position: int):
-        """Runs one token; its logits."""
+        """Runs one token; returns its logits."""
         raise NotImplementedError
 
     def pick(self, logits) -> int:
-        """The id of the largest logit, the first of equals."""
+        """The id of the largest logit, the first among equals."""
         return int(logits.argmax())
 
     def row(self, logits):
-        """The logits on the host: float32 `[vocab]`, an array of numpy where `sampling` is offered."""
+        """The logits on the host: float32 `[vocab]`, a numpy array if the engine offers `sampling`."""
         return logits
 
     def score(self, tokens: list[int], first: int):
@@ -83,7 +83,7 @@ class Engine:
         raise NotImplementedError
 
     def greedy(self, logits, position: int):
-        """Yields ids without end, each when it is on the host. `position` is that of the first one."""
+        """Yields ids without end, each as soon as it is on the host. `position` belongs to the first one."""
         for position in count(position):
             token = self.pick(logits)
             yield token
@@ -93,12 +93,12 @@ class Engine:
         """Waits for the device."""
 
     def memory(self) -> dict[str, int | None]:
-        """Bytes by the engine's own book: `weights_mapped_bytes`, `weights_private_bytes`, `kv_bytes`,
-        `kv_resident_bytes`, `activation_bytes`; None where it does not know."""
+        """Bytes by the engine's own account: `weights_mapped_bytes`, `weights_private_bytes`, `kv_bytes`,
+        `kv_resident_bytes`, `activation_bytes`; None if unknown."""
         return {}
 
     def watch(self, spans) -> None:
-        """From now on `spans` gets the time of each stage."""
+        """Gives `spans` the time of each stage from now on."""
         self.spans = spans
 
     def weight_bytes(self) -> dict[str, int]:
@@ -113,17 +113,17 @@ def serve(harness: Harness, engine: type[Engine]) -> None:
     ready["versions"] = {**ready["versions"], "python": sys.version.split()[0]}
     harness.send({"type": "ready", **ready, "features": list(engine.features), "t_ns": time.monotonic_ns()})
     for request in harness:
-        if request["type"] != "cancel":  # the generation that it was meant for is over
+        if request["type"] != "cancel":  # the generation to cancel has already ended
             harness.send(server.answer(request))
 
 
 class Server:
-    """Answers requests with an engine. Nothing is printed and nothing sent between two timestamps."""
+    """Answers requests with an engine. Prints and sends nothing between two timestamps."""
 
     def __init__(self, harness: Harness, kind: type[Engine]):
         self.harness, self.kind, self.book = harness, kind, Book()
         self.engine: Engine | None = None
-        self.held: list[int] = []  # the tokens in the cache; empty where nobody may build on them
+        self.held: list[int] = []  # the tokens in the cache; empty if no generation may build on them
 
     def answer(self, request: dict) -> dict:
         """The answer to one request."""
@@ -156,7 +156,7 @@ class Server:
         return {"type": "loaded", **times, "memory": self._known(), **facts}
 
     def context(self, request: dict) -> dict:
-        """Fills the cache with a context, for generations at that depth."""
+        """Fills the cache with a context for generations at that depth."""
         tokens, before, compiled = request["tokens"], self._private(), self.engine.compile_ns
         begin = time.monotonic_ns()
         self._check(tokens, 0)
@@ -169,8 +169,8 @@ class Server:
         return {"type": "context", "id": request["id"], "positions": len(tokens), "t_begin_ns": begin, "t_end_ns": end}
 
     def generate(self, request: dict) -> dict:
-        """Measured: greedy, exactly `n` ids, from an empty cache or behind the context that it holds. Or read by
-        someone: sampled, streamed, stopped, cancelled, and built on what the cache holds of the prompt."""
+        """A measured generation: greedy, exactly `n` ids, from an empty cache or after the context in it. Or one for
+        a reader: sampled, streamed, stopped, cancelled, and built on the part of the prompt in the cache."""
         engine, before, compiled = self.engine, self._private(), self.engine.compile_ns
         begin = time.monotonic_ns()
         prompt, n, stop = request["prompt"], request["n"], frozenset(request.get("stop", ()))
@@ -209,7 +209,7 @@ class Server:
             if tokens[-1] in stop:
                 break
 
-        self.held = prompt + tokens[:-1] if read else held  # the last token was not run
+        self.held = prompt + tokens[:-1] if read else held  # the last token did not run
         answer = {"type": "generated", "id": request["id"], "tokens": tokens, "t_begin_ns": begin}
         answer |= {"t_prefill_end_ns": prefill_end, "t_tokens_ns": times}
         answer |= {"reused": reused} if read else {"depth": depth} if depth else {}
@@ -221,7 +221,7 @@ class Server:
         return answer
 
     def _draw(self, settings: dict):
-        """`Engine.greedy`, but drawn."""
+        """`Engine.greedy` with sampling."""
         from .sampling import Sampling
 
         try:
@@ -238,7 +238,7 @@ class Server:
         return drawn
 
     def score(self, request: dict) -> dict:
-        """Teacher-forced logits, float32 row by row, into the file that the harness names."""
+        """Writes teacher-forced logits, float32 row by row, to the file that the harness names."""
         engine, tokens, begin = self.engine, request["tokens"], time.monotonic_ns()
         first, together = request.get("first", 0), request.get("decode_from")
         together = len(tokens) if together is None else min(together, len(tokens))
@@ -257,7 +257,7 @@ class Server:
         return answer | {"decoded": len(tokens) - max(together, first), "t_begin_ns": begin, "t_end_ns": end}
 
     def memory(self, _request: dict) -> dict:
-        """Bytes by the engine's own book, and what grew since `ready`."""
+        """Bytes by the engine's own account, and the growth since `ready`."""
         return {"type": "memory", **self._known(resident_bytes=status("VmRSS"), **self.book.grown())}
 
     def _known(self, **more: int | None) -> dict[str, int]:
@@ -271,14 +271,14 @@ class Server:
             raise Failure(f"expected ids from 0 to {engine.vocab - 1}, found {min(tokens)} to {max(tokens)}")
 
     def _private(self) -> int | None:
-        """Private memory in use, without the KV cache, which grows when it is first written."""
+        """Private memory in use, without the KV cache, which grows when first written."""
         if self.engine.compile_ns is None:
             return None
         in_use, kv = private_in_use(), self.engine.memory().get("kv_resident_bytes")
         return None if in_use is None or kv is None else in_use - kv
 
     def _compiled(self, before: int | None, compiled: int | None) -> int | None:
-        """Nanoseconds of compilation since it stood at `compiled`; what they left in memory goes into the book."""
+        """Nanoseconds of compilation since `compiled`; also records the memory that compilation left."""
         if compiled is None:
             return None
         if self.engine.compile_ns != compiled:

@@ -1,7 +1,7 @@
-"""Reads GGUF version 2 and 3 over a memory map: metadata and tensor bytes. Dequantizing is left to dequant.py.
+"""Reads GGUF version 2 and 3 over a memory map: metadata and tensor bytes. dequant.py dequantizes them.
 
-Every count and offset in the file is checked against the bytes that are there before it is used.
-Arrays of strings (the vocabulary) are stepped over, not built: nothing here needs them.
+Every count and offset in the file is checked against the available bytes before it is used.
+Arrays of strings (the vocabulary) are skipped: nothing here needs them.
 """
 
 import mmap
@@ -13,7 +13,7 @@ import numpy as np
 
 from .protocol import BadModel, UnsupportedQuant
 
-MAX_STRING = 1 << 20  # bytes: longer keys, names and values are taken for damage
+MAX_STRING = 1 << 20  # bytes: longer keys, names and values count as damage
 MAX_ENTRIES = 1 << 20  # metadata pairs, or tensors
 MAX_DIMS = 4
 
@@ -39,17 +39,17 @@ TYPES = {
 
 @dataclass
 class Tensor:
-    """One tensor as it lies in the file: `raw` is uint8 `[rows, bytes of a row]`, a view of the map."""
+    """One tensor of the file: `raw` is uint8 `[rows, bytes of a row]`, a view of the map."""
 
     name: str
     type: str
     rows: int
     cols: int
     raw: np.ndarray
-    source: tuple[mmap.mmap, int] | None = None  # the map, and where in it `raw` begins
+    source: tuple[mmap.mmap, int] | None = None  # the map, and where `raw` begins in it
 
     def release(self) -> None:
-        """Takes these pages out of the process's memory, once they were copied. Reading `raw` again stays right."""
+        """Drops these pages from the process's memory once they are copied. `raw` stays readable."""
         if self.source is None or not hasattr(mmap, "MADV_DONTNEED"):
             return
         file_map, start = self.source
@@ -69,7 +69,7 @@ class Gguf:
                 self._size = os.fstat(file.fileno()).st_size
                 if self._size < 24:
                     raise BadModel(f"{path}: expected a GGUF header of 24 bytes, found a file of {self._size}")
-                # ACCESS_COPY: torch wants writable memory; nothing is written.
+                # ACCESS_COPY, because torch wants writable memory; nothing is written.
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:
             raise BadModel(f"cannot open {path}: {error.strerror}; check the path") from error
@@ -90,14 +90,14 @@ class Gguf:
         self.tensors = self._tensor_table(n_tensors)
 
     def require(self, key: str, kind: type | tuple[type, ...] = int):
-        """The metadata value of `key`, or BadModel when it is absent or of another type."""
+        """The metadata value of `key`; BadModel if it is absent or of another type."""
         value = self.metadata.get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise BadModel(f"{self.path}: expected metadata '{key}', found {value!r}")
         return value
 
     def tensor(self, name: str, shape: tuple[int, int] | None = None) -> Tensor:
-        """The tensor `name`; `shape` is (rows, cols), where a vector is one row."""
+        """The tensor `name`; `shape` is (rows, cols), and a vector is one row."""
         found = self.tensors.get(name)
         if found is None:
             raise BadModel(f"{self.path}: expected tensor '{name}', found none of that name")

@@ -1,4 +1,4 @@
-"""What a GGUF's metadata says of a LLaMA: its sizes and the angles of its rotary embedding."""
+"""The sizes of a LLaMA and the angles of its rotary embedding, from the metadata of a GGUF."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from .protocol import BadModel
 
 @dataclass
 class Config:
-    """All counts are in elements."""
+    """All counts are numbers of elements."""
 
     layers: int
     dim: int
@@ -20,13 +20,13 @@ class Config:
     head_dim: int
     ffn: int
     vocab: int
-    tied: bool  # the output head is the embedding
+    tied: bool  # the embedding is also the output head
     eps: float
-    inv_freq: np.ndarray  # float64 [head_dim / 2], divided by `rope_freqs.weight` where the file has it
+    inv_freq: np.ndarray  # float64 [head_dim / 2], divided by `rope_freqs.weight` if the file has it
 
     @classmethod
     def from_gguf(cls, file: Gguf) -> "Config":
-        """Reads the `llama.*` keys; BadModel when one is missing or they contradict each other."""
+        """Reads the `llama.*` keys; BadModel if one is missing or they contradict each other."""
         if (found := file.metadata.get("general.architecture")) != "llama":
             raise BadModel(f"{file.path}: expected general.architecture 'llama', found {found!r}")
         dim, heads = file.require("llama.embedding_length"), file.require("llama.attention.head_count")
@@ -53,7 +53,7 @@ class Config:
         return cls(layers, dim, heads, kv_heads, head_dim, ffn, embedding.rows, tied, eps, inv_freq)
 
     def block(self, file: Gguf, i: int) -> dict[str, Tensor]:
-        """The tensors of block `i` by name, without `blk.` and `.weight`; BadModel where a shape is wrong."""
+        """The tensors of block `i` by name, without `blk.` and `.weight`; BadModel if a shape is wrong."""
         dim, q, kv = self.dim, self.heads * self.head_dim, self.kv_heads * self.head_dim
         shapes = {"attn_norm": (1, dim), "attn_q": (q, dim), "attn_k": (kv, dim), "attn_v": (kv, dim), "attn_output": (dim, q)}
         shapes |= {"ffn_norm": (1, dim), "ffn_gate": (self.ffn, dim), "ffn_up": (self.ffn, dim), "ffn_down": (dim, self.ffn)}

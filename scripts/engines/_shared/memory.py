@@ -1,4 +1,4 @@
-"""What this process holds, as the kernel and the C allocator count it. Read between requests, never in a timed region."""
+"""The memory of this process, by the kernel and the C allocator. Read between requests, never in a timed region."""
 
 import ctypes
 import mmap
@@ -29,7 +29,7 @@ _LIBC = _libc()
 
 
 def status(field: str) -> int | None:
-    """A field of /proc/self/status in bytes: `RssAnon`, `VmRSS`; None where there is none."""
+    """A field of /proc/self/status in bytes, such as `RssAnon` or `VmRSS`; None if it does not exist."""
     if not LINUX:
         return None
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
@@ -40,18 +40,18 @@ def status(field: str) -> int | None:
 
 
 def allocator_free() -> int | None:
-    """Bytes that malloc holds for reuse: freed by their user, not given back to the kernel."""
+    """Bytes that malloc keeps for reuse: freed by their user but not returned to the kernel."""
     return _LIBC.mallinfo2().fordblks if _LIBC and hasattr(_LIBC, "mallinfo2") else None
 
 
 def private_in_use() -> int | None:
-    """Bytes of private memory in use: resident, and not kept free by malloc."""
+    """Bytes of private memory in use: resident, and not free in malloc."""
     private, free = status("RssAnon"), allocator_free()
     return None if private is None or free is None else private - free
 
 
 def in_memory(address: int, size: int) -> int | None:
-    """How many of the `size` bytes at `address` lie in pages that are in memory: untouched zero pages do not."""
+    """How many of the `size` bytes at `address` are in resident pages; untouched zero pages are not."""
     if not _LIBC or size == 0:
         return 0 if size == 0 else None
     first, last = address // PAGE * PAGE, -(-(address + size) // PAGE) * PAGE
@@ -60,7 +60,7 @@ def in_memory(address: int, size: int) -> int | None:
     if _LIBC.mincore(first, last - first, buffer) != 0:
         return None
     del buffer
-    # Whole pages; the edges that belong to a neighbour do not count.
+    # Counts whole pages, less the parts at the edges that belong to neighbours.
     pages = flags.translate(bytes(b & 1 for b in range(256)))
     bytes_in = pages.count(1) * PAGE
     if pages[0]:
@@ -71,17 +71,17 @@ def in_memory(address: int, size: int) -> int | None:
 
 
 class Book:
-    """What grew since it was opened, at `ready`: memory that compilers hold, and what malloc keeps for reuse."""
+    """Growth since it was created, at `ready`: memory that compilers hold, and memory that malloc keeps for reuse."""
 
     def __init__(self):
         self._free, self._compiler = allocator_free(), 0
 
     def compiled(self, before: int | None, after: int | None) -> None:
-        """A compiler was imported or has run: private memory before and after."""
+        """Records private memory before and after a compiler was imported or ran."""
         known = None not in (before, after, self._compiler)
         self._compiler = self._compiler + max(after - before, 0) if known else None
 
     def grown(self) -> dict[str, int | None]:
-        """Bytes by the names of the protocol; None where they are not known."""
+        """Bytes by the protocol's names; None if unknown."""
         free = allocator_free()
         return {"compiler_bytes": self._compiler, "allocator_free_bytes": None if free is None else max(free - self._free, 0)}

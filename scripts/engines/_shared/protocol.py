@@ -1,4 +1,4 @@
-"""The wire: JSON lines in and out, errors and their kinds, and `hello`. docs/PROTOCOL.md is the definition."""
+"""The wire: JSON lines in and out, errors and their kinds, and `hello`. docs/PROTOCOL.md defines it."""
 
 import time
 
@@ -13,25 +13,25 @@ PROTOCOL = 1
 
 
 class Failure(Exception):
-    """An error that the harness shows. The message says what was expected, what was found, what to do."""
+    """An error that the harness shows. The message states what was expected, what was found and what to do."""
 
     kind = "internal"
 
 
 class BadModel(Failure):
-    """The file is not a GGUF that can be used."""
+    """The file is not a usable GGUF."""
 
     kind = "bad_model"
 
 
 class UnsupportedQuant(Failure):
-    """A tensor is stored in a type that this engine does not read."""
+    """A tensor is stored in a type that this engine cannot read."""
 
     kind = "unsupported_quant"
 
 
 class MissingDependency(Failure):
-    """Something outside of the engine is not there: a package, a device."""
+    """Something outside the engine is missing: a package, a device."""
 
     kind = "missing_dependency"
 
@@ -45,8 +45,8 @@ class CompileFailed(Failure):
 def hello(engine: str) -> "Harness":
     """Answers `hello`. Call it first, before any import that takes time.
 
-    From then on stdout is the harness's alone: whatever a library prints goes to stderr. An exception
-    that nobody catches, of an import for example, is sent as an `error` and ends the process.
+    From then on stdout belongs to the harness: whatever a library prints goes to stderr. An uncaught
+    exception, for example from an import, is sent as an `error` and ends the process.
     """
     harness = Harness(engine)
     sys.excepthook = harness.fail
@@ -99,7 +99,7 @@ class Harness:
         return True
 
     def cancelled(self, generation: int) -> bool:
-        """Whether a `cancel` of this generation has arrived, or stdin has ended. Never waits."""
+        """Whether a `cancel` for this generation has arrived or stdin has ended. Never waits."""
         while select.select([0], [], [], 0)[0]:
             if not self._read():
                 return True
@@ -107,7 +107,7 @@ class Harness:
         return any(ours(parse(line)) for line in self._lines)
 
     def fail(self, _type, error, trace) -> None:
-        """`sys.excepthook`: states the error; a traceback on stderr where the kind explains nothing."""
+        """`sys.excepthook`: sends the error; writes a traceback to stderr if the kind explains nothing."""
         kind, message = "internal", f"{type(error).__name__}: {error}"
         if isinstance(error, Failure):
             kind, message = error.kind, str(error)
@@ -122,7 +122,7 @@ class Harness:
 
 
 def parse(line: str) -> dict:
-    """One message; a Failure when it is not a JSON object with a type."""
+    """One message; Failure if it is not a JSON object with a type."""
     try:
         message = json.loads(line)
     except ValueError as error:
@@ -133,7 +133,7 @@ def parse(line: str) -> dict:
 
 
 def die_with_parent() -> None:
-    """Linux: the kernel kills this process when the harness ends, for whatever reason."""
+    """On Linux the kernel kills this process when the harness ends, for whatever reason."""
     if sys.platform == "linux":
         import ctypes
         import signal

@@ -1,4 +1,4 @@
-"""Draws token ids from logits, as docs/PROTOCOL.md defines it, so that equal logits give equal text in every engine."""
+"""Draws token ids from logits as docs/PROTOCOL.md defines, so that equal logits give equal text in every engine."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sampling:
-    """The settings of a generation; ValueError for values outside their range."""
+    """The settings of a generation; ValueError if a value is outside its range."""
 
     temperature: float
     top_p: float
@@ -20,7 +20,7 @@ class Sampling:
             raise ValueError(f"top_p {self.top_p}: expected above 0 and at most 1")
 
     def draw(self, logits: np.ndarray, step: int) -> int:
-        """The id at generation step `step`, from 0, of float32 logits `[vocab]`."""
+        """The id for generation step `step`, from 0, from float32 logits `[vocab]`."""
         top = int(np.where(np.isnan(logits), -np.inf, logits).argmax())
         if not np.isfinite(logits[top]):
             return top

@@ -1,34 +1,34 @@
-"""Where the time of a generation goes: one clock, read where one stage of the model ends and the next begins."""
+"""Shows where the time of a generation goes: one clock, read between the stages of the model."""
 
 import time
 
 
 class Spans:
-    """Nanoseconds by stage. `sync` waits for the device, so that a stage gets the time of its own work."""
+    """Nanoseconds by stage. `sync` waits for the device, so that each stage gets its own time."""
 
     def __init__(self, sync):
         self._sync, self._ns = sync, {}
         self._last = time.monotonic_ns()
 
     def end(self, stage: str) -> None:
-        """What passed since the last end belongs to `stage`."""
+        """Assigns the time since the last end to `stage`."""
         self._sync()
         now = time.monotonic_ns()
         self._ns[stage] = self._ns.get(stage, 0) + now - self._last
         self._last = now
 
     def resume(self) -> None:
-        """What passed since the last end belongs to no stage."""
+        """Assigns the time since the last end to no stage."""
         self._last = time.monotonic_ns()
 
     def take(self) -> dict[str, int]:
-        """The times so far; starts again from zero."""
+        """The times so far; restarts from zero."""
         taken, self._ns = self._ns, {}
         return taken
 
 
 class _Off:
-    """Takes no time."""
+    """Measures nothing."""
 
     def end(self, stage: str) -> None:
         pass

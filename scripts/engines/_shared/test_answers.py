@@ -54,7 +54,7 @@ def test_broken_logits_and_settings():
 
 
 class Recall(Engine):
-    """Its cache is a list of tokens."""
+    """An engine whose cache is a list of tokens."""
 
     def __init__(self, *_):
         self.vocab, self.n_ctx, self.cache = 97, 64, []
@@ -72,7 +72,7 @@ class Recall(Engine):
 
 
 class Listener:
-    """A harness that keeps what is sent and cancels a generation after so many tokens."""
+    """A harness that keeps the sent messages and cancels a generation after a number of tokens."""
 
     def __init__(self):
         self.sent, self.patience = [], 99

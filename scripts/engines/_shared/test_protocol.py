@@ -1,4 +1,4 @@
-"""Python engines as the harness sees them: a process, its descriptors, its answers and its typed errors."""
+"""Tests Python engines from the harness's side: a process, its descriptors, its answers and its typed errors."""
 
 import sys
 import time
@@ -60,7 +60,7 @@ def test_a_context_that_came_apart_gives_the_tokens_of_the_whole_prompt(tmp_path
             filled = worker.ask(type="context", id=1, tokens=TOKENS[:depth])
             assert (filled["type"], filled["id"], filled["positions"]) == ("context", 1, depth)
             assert filled["t_begin_ns"] < filled["t_end_ns"] < time.monotonic_ns()
-            for _ in range(2):  # it stays for the generations behind it
+            for _ in range(2):  # the context stays for later generations
                 apart = ask(worker, prompt=TOKENS[depth:12], depth=depth)
                 assert (apart["tokens"], apart["depth"]) == (whole["tokens"], depth)
         assert ask(worker, prompt=TOKENS[:12])["tokens"] == whole["tokens"]
@@ -77,7 +77,8 @@ def test_a_worker_streams_and_is_cancelled(tmp_path):
             streamed.append((reply["token"], reply["t_ns"]))
             reply = worker.answer()
         assert streamed == list(zip(reply["tokens"], reply["t_tokens_ns"])) and len(streamed) == 20
-        # A late cancel does no harm; one that arrives before the generation begins ends it at once.
+        # A late cancel has no effect; one that arrives before the generation begins ends it at
+        # once.
         late, early = {"type": "cancel", "id": 7}, {"type": "cancel", "id": 8}
         worker.send(late, {"type": "generate", "id": 8, "prompt": [1, 2], "n": 20, "stream": True}, early)
         replies = [worker.answer()]

@@ -1,4 +1,4 @@
-"""Block formats and file reader against the `gguf` package; damaged files."""
+"""Tests block formats and file reader against the `gguf` package, and damaged files."""
 
 import struct
 
@@ -60,7 +60,7 @@ def test_every_truncation_is_refused(tmp_path):
     write(tmp_path / "m.gguf")
     whole = (tmp_path / "m.gguf").read_bytes()
     cut = tmp_path / "cut.gguf"
-    payload = len(whole) - 128  # the writer pads behind the last tensor
+    payload = len(whole) - 128  # the writer pads after the last tensor
     for size in [0, 3, 23, *range(24, payload, 997), payload - 1]:
         cut.write_bytes(whole[:size])
         with pytest.raises(BadModel):

@@ -1,4 +1,4 @@
-"""What the tests of engines share: a tiny random model, the same function written again, a worker process."""
+"""Helpers for the tests of engines: a tiny random model, an independent reference, a worker process."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def write_tiny(path, kind="F32", skip=(), seed=0, vocab=VOCAB):
         if name in skip:
             return
         k = mixed if kind == "mix" else kind
-        if k in ("Q4_K", "Q6_K"):  # gguf-py cannot quantize these: random blocks, scaled to fit
+        if k in ("Q4_K", "Q6_K"):  # gguf-py cannot quantize these, so they get random blocks, scaled to fit
             raw = random_blocks(k, rows, cols, rng.integers(1 << 30))
             blocks = raw.reshape(rows, -1, 144 if k == "Q4_K" else 210)
             d = np.full(blocks.shape[:2] + (1,), std / (190 if k == "Q4_K" else 1370), np.float16)
@@ -90,7 +90,7 @@ def write_tiny(path, kind="F32", skip=(), seed=0, vocab=VOCAB):
 
 
 def naive_logits(path, tokens):
-    """The same function, written again: float64 numpy, one position and one head at a time."""
+    """An independent reference: float64 numpy, one position and one head at a time."""
     reader = gguf.GGUFReader(path)
     weight = {t.name: gguf.quants.dequantize(t.data, t.tensor_type).astype(np.float64) for t in reader.tensors}
     norm = lambda x, w: x / np.sqrt(np.mean(x * x) + EPS) * w
@@ -133,7 +133,7 @@ def nmse(a, b):
 
 
 class Worker:
-    """A worker process that has said hello and ready."""
+    """A worker process that has sent hello and ready."""
 
     def __init__(self, engine="numpy", env=None):
         command = [sys.executable, str(ENGINES / engine / "worker.py"), engine]

@@ -1,4 +1,4 @@
-// What llama.cpp was built with and loaded, in the protocol's words.
+// llama.cpp's build and loaded model in the protocol's words.
 
 #pragma once
 
@@ -21,7 +21,7 @@ inline std::string isa(const std::set<std::string> & features) {
     return "generic";
 }
 
-// What the CPU backend was compiled with and found at run time, such as AVX512_VNNI.
+// The CPU backend's features, compiled in and found at run time, such as AVX512_VNNI.
 inline std::set<std::string> cpu_features() {
     std::set<std::string> found;
     ggml_backend_reg_t cpu = ggml_backend_cpu_reg();
@@ -34,7 +34,7 @@ inline std::set<std::string> cpu_features() {
     return found;
 }
 
-// llama.cpp's name of a file type as the protocol writes it: "Q4_K - Medium" is q4_k_m.
+// llama.cpp's name of a file type in the protocol's form: "Q4_K - Medium" becomes q4_k_m.
 inline std::string type_name(llama_ftype type) {
     std::string name = llama_ftype_name(type);
     if (name.rfind("all ", 0) == 0) {

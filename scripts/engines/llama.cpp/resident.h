@@ -1,5 +1,5 @@
-// What this process really holds, as the kernel and the C allocator count it. Read between requests, never in a timed
-// region.
+// The memory that this process really holds, by the kernel and the C allocator. Read between
+// requests, never in a timed region.
 
 #pragma once
 
@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-// Bytes of [base, base + size) in pages that are in memory; false where the kernel does not tell.
+// Bytes of [base, base + size) in resident pages; false if the kernel does not report them.
 inline bool in_memory(const void * base, size_t size, uint64_t & bytes) {
     const uintptr_t page = sysconf(_SC_PAGESIZE), begin = uintptr_t(base), end = begin + size;
     const uintptr_t first = begin / page * page;
@@ -27,7 +27,7 @@ inline bool in_memory(const void * base, size_t size, uint64_t & bytes) {
     return true;
 }
 
-// Bytes that malloc holds for reuse: freed by their user, not given back to the kernel.
+// Bytes that malloc keeps for reuse: freed by their user but not returned to the kernel.
 inline uint64_t allocator_free() {
 #if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
     return mallinfo2().fordblks;

@@ -1,4 +1,4 @@
-// Which token comes next: the likeliest, or one that is drawn as docs/PROTOCOL.md defines.
+// Chooses the next token: the likeliest one, or one drawn as docs/PROTOCOL.md defines.
 
 #pragma once
 
@@ -9,7 +9,8 @@
 #include <cstdint>
 #include <vector>
 
-// The first of the largest logits; NaN is never one. Sixteen maxima side by side, so that the compiler takes vectors.
+// The first of the largest logits, never a NaN. Keeps sixteen maxima so that the compiler can use
+// vectors.
 inline int32_t argmax(const float * logits, int n) {
     constexpr int LANES = 16;
     float best[LANES];

@@ -1,4 +1,4 @@
-// Messages of the llm-bench engine protocol: one JSON object a line.
+// Messages of the llm-bench engine protocol: one JSON object per line.
 
 #pragma once
 
@@ -13,7 +13,7 @@
 
 using json = nlohmann::json;
 
-// An error with the kind that the protocol knows it by.
+// An error with its kind in the protocol.
 struct Failure {
     std::string kind, message;
 };
@@ -34,7 +34,7 @@ private:
     FILE * out;
 };
 
-// Lines of stdin, and whether the generation that runs has been cancelled meanwhile.
+// Lines of stdin, and whether the running generation has been cancelled.
 class Requests {
 public:
     // False at the end of stdin.
@@ -52,7 +52,7 @@ public:
         return true;
     }
 
-    // Whether `cancel` for this generation has come, or stdin has ended. Never waits.
+    // Whether `cancel` for this generation has arrived or stdin has ended. Never waits.
     bool cancelled(uint64_t generation) {
         pollfd in = { 0, POLLIN, 0 };
         while (poll(&in, 1, 0) > 0) {

@@ -1,5 +1,6 @@
-// The llama.cpp engine's side of the llm-bench engine protocol (docs/PROTOCOL.md): JSON lines on stdin and on what was
-// stdout. The model runs in llama.cpp as it is; this file asks it, takes the times, and says how it was set up.
+// The llama.cpp engine's side of the llm-bench engine protocol (docs/PROTOCOL.md): JSON lines on
+// stdin and on the original stdout. The model runs in unmodified llama.cpp; this file calls it,
+// takes the times, and reports its settings.
 
 #include "names.h"
 #include "resident.h"
@@ -33,9 +34,9 @@ uint64_t now_ns() {
 
 const uint64_t T_ENTRY_NS = now_ns();
 
-// ---- llama.cpp's own words ----
+// ---- errors from llama.cpp ----
 
-std::string g_errors; // what it said at level ERROR since the last call that failed
+std::string g_errors; // messages at level ERROR since the last failed call
 
 void on_log(ggml_log_level level, const char * text, void *) {
     if (level == GGML_LOG_LEVEL_ERROR) {
@@ -46,7 +47,7 @@ void on_log(ggml_log_level level, const char * text, void *) {
     }
 }
 
-// The protocol's kind for what llama.cpp said when it gave up.
+// Maps llama.cpp's messages on failure to the protocol's kind.
 Failure refused(const std::string & what) {
     std::string said = std::exchange(g_errors, "");
     said.erase(said.find_last_not_of(" \n") + 1);
@@ -72,11 +73,11 @@ struct Free {
 };
 
 struct Options {
-    bool mmap = true;               // weights straight from the mapped file
+    bool mmap = true;               // weights directly from the mapped file
     bool repack = true;             // weights reordered for this processor's kernels
-    std::string flash_attn = "auto"; // on, off, or what llama.cpp takes
+    std::string flash_attn = "auto"; // on, off, or llama.cpp's choice
     uint32_t poll = 50;             // how hard a waiting thread polls: 0 sleeps at once, 100 never
-    uint32_t ubatch = 512;          // prompt tokens of one graph
+    uint32_t ubatch = 512;          // prompt tokens per graph
 };
 
 class Engine {
@@ -136,12 +137,12 @@ private:
     Options options;
     uint32_t threads = 1, n_ctx = 0;
     int n_vocab = 0;
-    // Freed in the reverse order.
+    // Freed in reverse order.
     std::unique_ptr<llama_model, Free> model;
     std::unique_ptr<ggml_threadpool, Free> pool;
     std::unique_ptr<llama_context, Free> ctx;
-    std::vector<llama_token> held; // whose keys and values the cache holds, if a reader's generation left them
-    size_t depth = 0; // positions of the context that `context` filled and nothing has ended
+    std::vector<llama_token> held; // tokens in the cache, if a reader's generation left them
+    size_t depth = 0; // positions that `context` filled and that are still valid
 
     static Options parse(const json & given) {
         Options o;
@@ -211,7 +212,8 @@ private:
         llama_model_params p = llama_model_default_params();
         p.load_mode = options.mmap ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
         p.use_extra_bufts = options.repack;
-        // Called before each tensor's data is read: the first call ends the parsing of the header.
+        // Called before each tensor's data is read, so the first call ends the parsing of the
+        // header.
         p.progress_callback = [](float, void * at) {
             auto & t = *static_cast<uint64_t *>(at);
             t = t ? t : now_ns();
@@ -246,7 +248,8 @@ private:
             { "argmax", "over the logits, in the worker" },
             { "kernels", isa(features) },
         };
-        // ggml built with OpenMP takes its threads from there, and nothing of the pool but their number.
+        // If ggml was built with OpenMP, threads come from OpenMP, and only the pool's size
+        // matters.
         if (features.count("OPENMP")) {
             settings["thread_pool"] = "OpenMP";
         } else {
@@ -265,7 +268,8 @@ private:
         };
     }
 
-    // What llama.cpp's CPU backend computes in: activations take the type that the weights' dot product wants.
+    // The types that llama.cpp's CPU backend computes in: activations take the type that the
+    // weights' dot product requires.
     json precision() const {
         const std::string weights = type_name(llama_model_ftype(model.get()));
         const std::string compute = weights == "f32" || weights == "f16" || weights == "bf16" ? weights : "int8";
@@ -289,7 +293,8 @@ private:
         return tokens;
     }
 
-    // Runs tokens behind what the cache holds, and computes the logits of all of them, or of the last, or of none.
+    // Runs tokens after those in the cache; computes the logits of all of them, of the last, or of
+    // none.
     enum class Logits { NONE, LAST, ALL };
     static void run(llama_context * c, llama_token * tokens, int32_t n, Logits logits) {
         std::vector<int8_t> wanted(n, logits == Logits::ALL);
@@ -303,7 +308,8 @@ private:
         }
     }
 
-    // The prompt, in batches; logits of its last token only. False if it was cancelled before its end.
+    // Runs the prompt in batches; computes logits of its last token only. False if it was
+    // cancelled.
     template <typename Cancelled> bool prefill(std::vector<llama_token> & prompt, size_t from, Cancelled cancelled) {
         const size_t most = llama_n_batch(ctx.get());
         while (from < prompt.size()) {
@@ -320,13 +326,13 @@ private:
 
     const float * logits() const { return llama_get_logits_ith(ctx.get(), -1); }
 
-    // From now on nothing is built on what the cache holds.
+    // From now on no generation may build on the cache.
     void forget() {
         held.clear();
         depth = 0;
     }
 
-    // Fills the empty cache with a context, for generations at that depth.
+    // Fills the empty cache with a context for generations at that depth.
     json fill(const json & request) {
         const uint64_t begin = now_ns();
         std::vector<llama_token> tokens = ids(request.at("tokens"), 0);
@@ -365,7 +371,7 @@ private:
             forget();
             llama_memory_clear(llama_get_memory(ctx.get()), false);
         } else {
-            // What the last generation wrote behind the context.
+            // Removes what the last generation wrote after the context.
             llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, llama_pos(behind), -1);
         }
         prefill(prompt, 0, [] { return false; });
@@ -391,7 +397,7 @@ private:
                  { "t_begin_ns", begin }, { "t_prefill_end_ns", prefill_end }, { "t_tokens_ns", times } };
     }
 
-    // A generation that someone reads: streamed, sampled, stopped, or on top of what the cache holds.
+    // A generation for a reader: streamed, sampled, stopped, or on top of the cache's contents.
     json watched(const json & request, uint64_t begin, std::vector<llama_token> & prompt, size_t n) {
         const uint64_t id = request.at("id");
         const std::vector<llama_token> stop = request.value("stop", std::vector<llama_token>());
@@ -427,7 +433,7 @@ private:
                 break;
             }
         }
-        held = kept; // a prompt that was cancelled half-way leaves nothing to build on
+        held = kept; // a prompt cancelled half-way leaves nothing to build on
         if (!whole) {
             llama_memory_clear(llama_get_memory(ctx.get()), false);
         }
@@ -436,8 +442,8 @@ private:
         return answer;
     }
 
-    // Teacher-forced logits, float32 row by row, into the file that the harness names. In a context of its own: a
-    // measured one holds a single row of logits.
+    // Writes teacher-forced logits, float32 row by row, to the file that the harness names. Uses a
+    // context of its own, because the measured one holds a single row of logits.
     json score(const json & request) {
         const uint64_t begin = now_ns();
         std::vector<llama_token> tokens = ids(request.at("tokens"), 0);
@@ -476,7 +482,7 @@ private:
                  { "t_begin_ns", begin }, { "t_end_ns", now_ns() } };
     }
 
-    // Bytes by llama.cpp's own book, and what of its buffers lies in memory.
+    // Bytes by llama.cpp's own account, and how much of its buffers is resident.
     json memory() {
         uint64_t mapped = 0, priv = 0, repacked = 0, kv = 0, compute = 0;
         for (const auto & [type, size] : llama_get_memory_breakdown(ctx.get())) {
@@ -500,7 +506,8 @@ private:
         return book;
     }
 
-    // The graph of a decode step names the buffers of weights and cache. Those of activations are not in it yet.
+    // The graph of a decode step names the buffers of weights and cache, but not yet those of
+    // activations.
     void residents(json & book) {
         ggml_cgraph * graph = llama_graph_reserve(ctx.get(), 1, 1, 1);
         std::set<ggml_backend_buffer_t> buffers;
@@ -525,7 +532,7 @@ private:
             const ggml_backend_buffer_usage usage = ggml_backend_buffer_get_usage(b);
             const bool is_weights = usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
             if (usage == GGML_BACKEND_BUFFER_USAGE_COMPUTE || (is_weights && name.find("Mapped") != std::string::npos)) {
-                continue; // the harness counts the file's pages itself
+                continue; // the harness itself counts the file's pages
             }
             uint64_t & part = is_weights ? weights : kv;
             told = told && in_memory(ggml_backend_buffer_get_base(b), ggml_backend_buffer_get_size(b), part);
@@ -537,7 +544,7 @@ private:
     }
 };
 
-// One message; `internal` when it is not a JSON object with a type.
+// One message; `internal` if it is not a JSON object with a type.
 json parse(const std::string & line) {
     json message = json::parse(line, nullptr, false);
     if (!message.is_object() || !message.contains("type") || !message.at("type").is_string()) {
@@ -565,7 +572,7 @@ int serve(Wire & wire) {
         if (request.at("type") == "bye") {
             return 0;
         }
-        if (request.at("type") != "cancel") { // what was to be cancelled is done
+        if (request.at("type") != "cancel") { // the generation to cancel has already ended
             wire.send(engine.answer(request));
         }
     }
@@ -575,7 +582,7 @@ int serve(Wire & wire) {
 } // namespace
 
 int main() {
-    // Whatever a library prints goes to stderr: the protocol keeps its own descriptor.
+    // Whatever a library prints goes to stderr; the protocol keeps its own descriptor.
     Wire wire(fcntl(1, F_DUPFD_CLOEXEC, 3));
     dup2(2, 1);
     Failure failure;

@@ -1,4 +1,4 @@
-"""LLaMA in plain numpy and float32: correct before fast, and short enough to be checked by reading."""
+"""LLaMA in plain numpy and float32: correctness before speed, and short enough to check by reading."""
 
 from _shared import Engine, hello, serve
 
@@ -14,9 +14,9 @@ from _shared.llama import Config
 from _shared.memory import in_memory
 from _shared.spans import Spans
 
-CHUNK = 256  # positions of a prompt that run together: bounds the memory for scores and logits
+CHUNK = 256  # positions of a prompt that run together: limits the memory for scores and logits
 
-np.seterr(over="ignore")  # exp of a very negative gate: its limit, infinity, is right
+np.seterr(over="ignore")  # exp of a very negative gate overflows to infinity, its correct limit
 
 
 class Numpy(Engine):
@@ -24,7 +24,7 @@ class Numpy(Engine):
 
     @staticmethod
     def ready() -> dict:
-        """OpenBLAS has taken the number of threads from the harness's environment."""
+        """OpenBLAS has read the number of threads from the harness's environment."""
         return {"versions": {"numpy": np.__version__}, "threads": int(os.environ.get("OPENBLAS_NUM_THREADS", os.cpu_count()))}
 
     def __init__(self, path: str, device: str, n_ctx: int, options: dict):
@@ -52,7 +52,7 @@ class Numpy(Engine):
         return weight
 
     def facts(self) -> dict:
-        """Everything is float32; a decode step reads every weight but an embedding that is only looked up."""
+        """Everything is float32; a decode step reads every weight except an embedding that is only looked up."""
         looked_up = 0 if self.config.tied else self.embedding.nbytes
         return {
             "precision": {"weights": "f32", "compute": "f32", "kv": "f32"},
@@ -75,11 +75,11 @@ class Numpy(Engine):
         return self._logits(last)[0]
 
     def decode(self, token: int, position: int) -> np.ndarray:
-        """A prompt of one token."""
+        """Runs a prompt of one token."""
         return self.prefill([token], position)
 
     def score(self, tokens: list[int], first: int):
-        """Logits of the positions `first`…, some rows at a time."""
+        """Logits of positions `first`…, some rows at a time."""
         for i, hidden in enumerate(self._forward(tokens, 0)):
             if len(wanted := hidden[max(first - i * CHUNK, 0) :]):
                 yield self._logits(wanted)
@@ -91,7 +91,7 @@ class Numpy(Engine):
         return x / np.sqrt(np.square(x).mean(-1, keepdims=True) + self.config.eps) * weight
 
     def _forward(self, tokens: list[int], start: int):
-        """Yields hidden states `[positions, dim]` of one chunk after another."""
+        """Yields hidden states `[positions, dim]`, chunk by chunk."""
         for first in range(0, len(tokens), CHUNK):
             chunk = tokens[first : first + CHUNK]
             yield self._chunk(chunk, start + first, start + first + len(chunk))
@@ -105,7 +105,8 @@ class Numpy(Engine):
             q = self._rotate(heads(h @ w["attn_q"].T), start)
             keys[:, start:end] = self._rotate(heads(h @ w["attn_k"].T), start)
             values[:, start:end] = heads(h @ w["attn_v"].T)
-            # Neighbouring heads share a key and value head: [kv_heads, heads of one, positions, head_dim].
+            # Neighbouring heads share a key and value head: [kv_heads, heads per kv_head,
+            # positions, head_dim].
             q = q.reshape(len(keys), -1, *q.shape[1:]) * self.config.head_dim**-0.5
             scores = q @ keys[:, None, :end].swapaxes(-1, -2)
             scores[..., future] = -np.inf
@@ -119,7 +120,7 @@ class Numpy(Engine):
         return x
 
     def _rotate(self, x: np.ndarray, start: int) -> np.ndarray:
-        """Rotates the pairs (2i, 2i + 1) of each head: the row order of a GGUF."""
+        """Rotates the pairs (2i, 2i + 1) of each head, the row order of a GGUF."""
         cos, sin = self.rope[start : start + x.shape[1]].swapaxes(0, 1)
         out = np.empty_like(x)
         out[..., 0::2] = x[..., 0::2] * cos - x[..., 1::2] * sin

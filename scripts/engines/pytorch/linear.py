@@ -2,8 +2,8 @@
 
 Each has `gemv` (one position: decode), `gemm` (many: prefill), `lookup` (rows, for the embedding).
 
-What is used on the CPU and why. One 8192x2048 product, two threads of a Zen 5 that were not quite alone,
-medians, weights out of cache:
+Which kernels are used on the CPU, and why. One 8192x2048 product, two threads of a Zen 5 that was not quite
+idle, medians, weights out of cache:
 
     decode (1 position)                        ms        prefill (128 positions)                  ms
     dense bf16, oneDNN                        1.05       dense bf16, oneDNN                      9.8
@@ -12,13 +12,13 @@ medians, weights out of cache:
     _weight_int4pack_mm_for_cpu, bf16 scales  0.45
     int4 tiles, exact, Inductor               0.45
 
-In a whole model (LLaMA 3.2 1B at Q4_0, an idle Zen 5) int4pack in the compiled step decodes 32.2 tok/s
-and prefills 16 tokens at 140, eager 27.3 and 138, int4 tiles 25.2 and 30.
+In a whole model (LLaMA 3.2 1B at Q4_0, an idle Zen 5), int4pack in the compiled step decodes 32.2 tok/s
+and prefills 16 tokens at 140 tok/s; eager reaches 27.3 and 138, int4 tiles 25.2 and 30.
 
-So 4-bit layers go to ATen's kernel in every arm. The other quantized types are tiles in compiled arms,
-which keep the file's integers, and in prefill become bf16 some rows at a time; without a compiler
-tiles are useless, and these types become dense bf16, exact but for one rounding. bf16 and not f16 is
-the 16-bit type.
+So 4-bit layers use ATen's kernel in every arm. In compiled arms, the other quantized types are tiles,
+which keep the file's integers and become bf16 some rows at a time in prefill. Without a compiler tiles
+are useless, and these types become dense bf16, exact except for one rounding. The 16-bit type is bf16,
+not f16.
 """
 
 import copy
@@ -36,13 +36,13 @@ PREFILL_ROWS = 1024  # rows made dense at a time in prefill: 4 MB at 2048 column
 
 
 def as_torch(tensor: Tensor) -> torch.Tensor:
-    """The bytes in the file, without a copy: `[rows, cols]` for float types, else uint8 `[rows, bytes]`."""
+    """The bytes in the file, without a copy: `[rows, cols]` for float types, otherwise uint8 `[rows, bytes]`."""
     raw = torch.from_numpy(tensor.raw)
     return raw.view(PLAIN[tensor.type]) if tensor.type in PLAIN else raw
 
 
 def dense(tensor: Tensor, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Weights as `dtype` `[rows, cols]`; a view of the file where they are that already and `out` is not given."""
+    """Weights as `dtype` `[rows, cols]`; a view of the file if it has that type and `out` is not given."""
     data = as_torch(tensor)
     if tensor.type in PLAIN:
         return data.to(dtype) if out is None else out.copy_(data)
@@ -50,7 +50,7 @@ def dense(tensor: Tensor, dtype: torch.dtype, out: torch.Tensor | None = None) -
 
 
 class Dense:
-    """Float weights `[rows, cols]`, in the file's map where it has the right type already."""
+    """Float weights `[rows, cols]`, in the file's map if they have the right type there."""
 
     def __init__(self, tensors: list[Tensor], dtype: torch.dtype, device: str):
         if len(tensors) == 1:
@@ -79,7 +79,7 @@ class Dense:
 class Int4Pack:
     """4-bit weights for `_weight_int4pack_mm_for_cpu`: groups of 32, scale and zero rounded to bf16.
 
-    The kernel computes w = (q - 8) * scale + zero, so q stays what the file says.
+    The kernel computes w = (q - 8) * scale + zero, so q is the file's own.
     """
 
     def __init__(self, tensors: list[Tensor]):
@@ -92,7 +92,7 @@ class Int4Pack:
     @staticmethod
     def _pack(tensor: Tensor):
         part = unpack(tensor.type, as_torch(tensor))
-        # Q4_0 comes as q - 8; the others as q with w = q * scale + offset.
+        # Q4_0 arrives as q - 8, the others as q with w = q * scale + offset.
         symmetric = part.offset is None
         q = (part.q + 8 if symmetric else part.q).view(torch.uint8)
         zero = torch.zeros_like(part.scale) if symmetric else part.offset + 8 * part.scale
@@ -112,7 +112,7 @@ def int4pack(q: torch.Tensor) -> torch.Tensor:
     """uint8 `[rows, cols]` of 0…15 to the layout of `_weight_int4pack_mm_for_cpu`.
 
     ATen's own packing wants int32 and takes seconds for a model. Its layout depends on the vector
-    width, so the quick way is taken only where a probe shows that it gives the same bytes.
+    width, so this faster way is used only if a probe shows that it gives the same bytes.
     """
     if _quick_int4pack_agrees() and q.shape[0] % 64 == 0:
         return _quick_int4pack(q)
@@ -137,7 +137,7 @@ def _quick_int4pack_agrees() -> bool:
 
 
 class Tiles:
-    """Integers as in the file, 16 rows interleaved so that 16 lanes multiply 16 rows. For `torch.compile`.
+    """The file's integers, with 16 rows interleaved so that 16 lanes multiply 16 rows. For `torch.compile`.
 
     weight: int8 `[tiles, groups, group, 16]`, or uint8 `[tiles, groups, 16, 16]` with weight j of a
     group of 32 in the low and weight j + 16 in the high half of a byte. scale, offset: float16
@@ -154,7 +154,8 @@ class Tiles:
         self.weight = torch.empty(shape, dtype=torch.uint8 if self.four_bit else torch.int8)
         self.scale = torch.empty(tiles, groups, LANES, dtype=torch.float16)
         self.offset = None
-        # Four bits are stored as 0…15: Q4_0's q - 8 is an offset that follows from the scale.
+        # Four bits are stored as 0…15, so Q4_0's q - 8 becomes an offset that follows from the
+        # scale.
         self.bias = 8.0 if tensors[0].type == "Q4_0" else 0.0
         first = 0
         for tensor in tensors:
@@ -162,7 +163,7 @@ class Tiles:
         self.private_bytes = sum(t.nbytes for t in (self.weight, self.scale, self.offset) if t is not None)
         self.mapped_bytes = 0
         self.label = tensors[0].type.lower()
-        self.to_dense = dense_tiles  # compiled arms put the compiled form here
+        self.to_dense = dense_tiles  # compiled arms replace it with the compiled form
 
     def _fill(self, tensor: Tensor, where: slice):
         raw = as_torch(tensor)
@@ -171,7 +172,7 @@ class Tiles:
             rows = raw[first : first + step]
             tiles = slice(where.start + first // LANES, where.start + first // LANES + rows.shape[0] // LANES)
             interleave = lambda t: t.view(-1, LANES, *t.shape[1:]).movedim(1, -1)
-            if tensor.type == "Q4_0":  # its blocks hold the very bytes that a tile wants
+            if tensor.type == "Q4_0":  # its blocks already hold the bytes of a tile
                 blocks = rows.view(rows.shape[0], -1, 18)
                 self.weight[tiles] = interleave(blocks[..., 2:])
                 self.scale[tiles] = interleave(blocks[..., :2].contiguous().view(torch.float16).squeeze(-1))
@@ -186,9 +187,9 @@ class Tiles:
                 self.offset[tiles] = interleave(part.offset.to(torch.float16))
 
     def gemv(self, x):
-        """float32 `[1, cols]` to float32 `[1, rows]`; slow unless Inductor has fused it."""
+        """float32 `[1, cols]` to float32 `[1, rows]`; slow unless Inductor fuses it."""
         groups = materialize(x).view(-1, self.group)
-        # Sums by groups first, then scales: twice as fast as scaling every product.
+        # Sums by groups first and applies the scales then: twice as fast as scaling every product.
         if self.four_bit:
             q = self.weight.to(torch.int32)
             low, high = (q & 15).to(torch.float32), (q >> 4).to(torch.float32)
@@ -204,7 +205,7 @@ class Tiles:
         return y.sum(1).view(1, -1)
 
     def pieces(self, tiles: int) -> list["Tiles"]:
-        """The same weights as layers of equally many tiles, at most `tiles`: no copy, one compiled function for all."""
+        """The same weights as equal layers of at most `tiles` tiles: no copy, one compiled function for all."""
         step, out = _step(self.weight.shape[0], tiles), []
         for first in range(0, self.weight.shape[0], step):
             piece, part = copy.copy(self), slice(first, first + step)
@@ -225,7 +226,7 @@ class Tiles:
         return w.flatten(1)
 
     def gemm(self, x):
-        """bf16 `[T, cols]` to bf16 `[T, rows]`: some rows at a time become dense bf16, then oneDNN."""
+        """bf16 `[T, cols]` to bf16 `[T, rows]`: makes some rows at a time dense bf16, then uses oneDNN."""
         out = []
         for piece in self.pieces(PREFILL_ROWS // LANES):
             scale, offset = piece.scale.to(torch.float32), None
@@ -244,7 +245,7 @@ def _step(n: int, most: int) -> int:
 
 
 def materialize(x):
-    """x itself, contiguous. Inductor would otherwise compute x again wherever it is read, here once for
+    """x itself, contiguous. Otherwise Inductor would compute x again wherever it is read, here once for
     every row of a matrix; a strided view makes it store x first."""
     x = x.contiguous()
     return x.as_strided(x.shape, x.stride())
@@ -264,7 +265,7 @@ def dense_tiles(weight, scale, offset):
 
 
 class Stacked:
-    """Layers that read the same input and could not be fused, because their types differ."""
+    """Layers that read the same input but cannot be fused, because their types differ."""
 
     def __init__(self, parts):
         self.parts = parts
@@ -282,7 +283,7 @@ class Stacked:
 
 
 def make_linear(tensors: list[Tensor], dtype: torch.dtype, device: str, tiles: bool, int4: bool):
-    """The best layer for `tensors`, stacked by rows. Neighbours of one type are fused where that costs no copy."""
+    """The best layer for `tensors`, stacked by rows. Fuses neighbours of one type if that costs no copy."""
     groups: list[list[Tensor]] = []
     for tensor in tensors:
         quantized = tensor.type not in PLAIN

@@ -1,8 +1,8 @@
 """LLaMA 3 from a GGUF file in PyTorch: load, prefill, decode, score.
 
-The KV cache is allocated once for n_ctx positions. Prefill is always eager (its length changes from
-prompt to prompt); the decode step, with the argmax in it, is what `torch.compile` gets: one graph,
-the position is a tensor, so it is compiled once.
+The KV cache is allocated once for n_ctx positions. Prefill is always eager, because its length changes
+from prompt to prompt. `torch.compile` gets the decode step, including the argmax: one graph, in which the
+position is a tensor, so it is compiled once.
 """
 
 import time
@@ -55,7 +55,7 @@ class Model(Engine):
 
     @staticmethod
     def prepare(threads: int, options: dict) -> bool:
-        """Settings of the library, and the compiler, whose import is not a part of loading weights."""
+        """Applies the library's settings and imports the compiler, which is not part of loading weights."""
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision("highest")
         if options["compile"]:
@@ -74,21 +74,24 @@ class Model(Engine):
         self.vocab = c.vocab
         stages.end("parse")
         on_cpu = device == "cpu"
-        # bf16 on the CPU: it has instructions for it, f16 products there are 17 times slower. f16 on CUDA.
+        # bf16 on the CPU, which has instructions for it; f16 products there are 17 times slower.
+        # f16 on CUDA.
         self.dtype = (torch.bfloat16 if on_cpu else torch.float16) if half else torch.float32
         make = lambda *t: make_linear(list(t), self.dtype, device, tiles=half and on_cpu and compiled, int4=half and on_cpu)
-        # ATen's int4 kernel cannot look rows up, so the embedding is dense where tiles are not used.
+        # ATen's int4 kernel cannot look up rows, so the embedding is dense if tiles are not used.
         embedding = file.tensor("token_embd.weight")
         self.embedding = make_linear([embedding], self.dtype, device, tiles=half and on_cpu and compiled, int4=False)
         self.head = self.embedding if c.tied else make(file.tensor("output.weight", (c.vocab, c.dim)))
         self.output_norm = self._vector(file.tensor("output_norm.weight", (1, c.dim)))
         tiled = isinstance(self.head, Tiles)
-        # Tiles have f16 scales. Inductor does not vectorise a kernel with both f16 and bf16 in it, so
-        # decoding over tiles computes in f32 with a cache of f16; over dense weights all is of their type.
+        # Tiles have f16 scales. Inductor does not vectorise a kernel with both f16 and bf16 in it,
+        # so decoding over tiles computes in f32 with an f16 cache; dense weights use their own type
+        # throughout.
         self.decode_dtype = torch.float32 if tiled else self.dtype
         packed = file.tensor("blk.0.attn_q.weight").type in FOUR_BIT  # Int4Pack: bf16 in and out
         self.kv_dtype = torch.float16 if tiled and not packed else self.dtype
-        # In pieces, because sums by groups of a whole vocabulary (65 MB) would leave the cache and be slow.
+        # In pieces, because sums by groups of a whole vocabulary (65 MB) would not fit the cache
+        # and be slow.
         self.head_pieces = self.head.pieces(HEAD_TILES) if tiled else [self.head]
         cache = lambda: torch.zeros(c.kv_heads, n_ctx, c.head_dim, dtype=self.kv_dtype, device=device)
         self.layers = []
@@ -111,7 +114,8 @@ class Model(Engine):
         self._decode, self._layer = self._decode_step, self._decode_layer
         self._logits = self._decode_logits
         self.compile_ns, self.graphs, self._wrapped = 0 if compiled else None, 0, False
-        # A compiled function must see the same one for ever, so the spans in a layer and in a step are not `spans`.
+        # A compiled function must always see the same object, so a layer and a step have their own
+        # spans.
         self.layer_spans = self.step_spans = OFF
         stages.end("weights")
         self.stages = stages.take()
@@ -120,10 +124,10 @@ class Model(Engine):
         return torch.from_numpy(dequantize(tensor)[0]).to(self.device)
 
     def _compile_once(self):
-        """Wraps the functions that are compiled when they are first called. Not part of loading: compile_ns has it.
+        """Wraps the functions that are compiled on their first call. `compile_ns` counts that, not the load.
 
         On the CPU one layer is compiled and used for all: a graph of 16 layers took 111 s to build where this
-        took 33, on the same busy machine. On CUDA it is the whole step, for the sake of CUDA graphs.
+        took 33 s, on the same busy machine. On CUDA the whole step is compiled, to allow CUDA graphs.
         """
         if not self.compiled or self._wrapped:
             return
@@ -133,7 +137,7 @@ class Model(Engine):
 
         torch._dynamo.config.suppress_errors = False
         torch._dynamo.config.recompile_limit = 64
-        # Multiply-add in one instruction: int8 tiles go from 0.73 to 0.40 ms (see linear.py).
+        # Multiply-add in one instruction takes int8 tiles from 0.73 to 0.40 ms (see linear.py).
         inductor.cpp.enable_floating_point_contract_flag = "fast"
         wrap = lambda f, mode=None: self._timed(torch.compile(f, fullgraph=True, dynamic=False, mode=mode))
         if self.device != "cpu":
@@ -179,7 +183,7 @@ class Model(Engine):
 
     @staticmethod
     def _rotate(x, rope):
-        """Rotates pairs (2i, 2i + 1) of `[T, heads, head_dim]` in float32: the row order of a GGUF."""
+        """Rotates pairs (2i, 2i + 1) of `[T, heads, head_dim]` in float32, the row order of a GGUF."""
         pairs = x.float().unflatten(-1, (-1, 2))
         cos, sin = rope[:, None, 0], rope[:, None, 1]
         a, b = pairs[..., 0], pairs[..., 1]
@@ -193,11 +197,11 @@ class Model(Engine):
         return q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
 
     def _forward(self, tokens, start=0):
-        """Positions `start`… of a prompt, the cache holds those before: `[T]` to hidden states `[T, dim]`."""
+        """Runs positions `start`… of a prompt after those in the cache: `[T]` to hidden states `[T, dim]`."""
         n, dtype = tokens.shape[0], self.dtype
         end = start + n
         seen = self.positions[:end] <= self.positions[start:end, None] if start else None
-        x = self.embedding.lookup(tokens).float()  # the residual stream is float32: it costs nothing
+        x = self.embedding.lookup(tokens).float()  # a float32 residual stream costs nothing
         rope, spans = self.rope[start:end], self.spans
         spans.end("embedding")
         for layer in self.layers:
@@ -244,14 +248,14 @@ class Model(Engine):
         return (weights.unsqueeze(-1) * layer.v_cache[:, None].float()).sum(2).view(1, -1)
 
     def _attend_sdpa(self, q, layer, position):
-        """The same through the library's attention, which is quicker when nothing fuses."""
+        """The same through the library's attention, which is faster if nothing fuses."""
         mask = (self.positions <= position)[None, None, None]
         k, v = layer.k_cache[None], layer.v_cache[None]
         y = F.scaled_dot_product_attention(q.to(k.dtype)[None], k, v, attn_mask=mask, enable_gqa=True)
         return y[0].transpose(0, 1).reshape(1, -1)
 
     def _decode_layer(self, layer, x, rope, position):
-        """One block over one position: hidden state `[1, dim]` to the next."""
+        """One block over one position: takes hidden state `[1, dim]` to the next."""
         dtype, spans = self.decode_dtype, self.layer_spans
         h = self._norm(x, layer.attn_norm, dtype)
         spans.end("norm")
@@ -291,13 +295,13 @@ class Model(Engine):
 
     @torch.inference_mode()
     def prefill(self, tokens: list[int], start: int) -> torch.Tensor:
-        """Ids behind a context of `start`; the logits `[vocab]`, float32, of the last position."""
+        """Runs ids after a context of `start`; returns the logits `[vocab]`, float32, of the last position."""
         self._compile_once()
         return self._last_logits(self._forward(self._ids(tokens), start)[-1:], self.spans)
 
     @torch.inference_mode()
     def fill(self, tokens: list[int]) -> None:
-        """The cache alone."""
+        """Fills the cache and computes no logits."""
         self._compile_once()
         self._forward(self._ids(tokens))
 
@@ -308,7 +312,7 @@ class Model(Engine):
 
     @torch.inference_mode()
     def greedy(self, logits: torch.Tensor, position: int):
-        """As in `Engine`, but the argmax is in the decode step and the token stays on the device."""
+        """Like `Engine.greedy`, but the decode step contains the argmax and the token stays on the device."""
         token, position = logits.argmax(-1, keepdim=True), self._ids([position])
         while True:
             yield token.item()
@@ -316,19 +320,19 @@ class Model(Engine):
             position += 1
 
     def row(self, logits: torch.Tensor):
-        """The logits as an array of numpy."""
+        """The logits as a numpy array."""
         return logits.cpu().numpy()
 
     @torch.inference_mode()
     def score(self, tokens: list[int], first: int):
-        """Logits of the positions `first`… of a prompt, some rows at a time."""
+        """Logits of positions `first`… of a prompt, some rows at a time."""
         self._compile_once()
         for part in self._forward(self._ids(tokens))[first:].split(SCORE_ROWS):
             if part.shape[0]:
                 yield self.row(self.head.gemm(self._norm(part, self.output_norm, self.dtype)).float())
 
     def watch(self, spans) -> None:
-        """Takes the time of stages, or no more. What one compiled graph holds cannot be told apart."""
+        """Starts or stops timing the stages. The stages within one compiled graph cannot be separated."""
         self._compile_once()
         spans.resume()
         self.spans = spans
@@ -353,7 +357,7 @@ class Model(Engine):
             yield self.head
 
     def memory(self) -> dict[str, int | None]:
-        """Bytes held, by this engine's own book."""
+        """Bytes held, by this engine's own account."""
         caches = [cache for layer in self.layers for cache in (layer.k_cache, layer.v_cache)]
         resident = [in_memory(c.data_ptr(), c.nbytes) for c in caches] if self.device == "cpu" else [None]
         return {
@@ -364,13 +368,13 @@ class Model(Engine):
         }
 
     def facts(self) -> dict:
-        """Types of weights as multiplied, of the products, and of the cache; bytes of a decode step; kernels."""
+        """Types of the weights in products, of the products and of the cache; bytes of a decode step; kernels."""
         short = lambda dtype: {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[str(dtype).split(".")[1]]
         labels = dict.fromkeys(part for w in self.weights() for part in w.label.split("+"))
-        # Everything but an embedding that is only looked up.
+        # All weights except an embedding that is only looked up.
         read = [w for w in self.weights() if w is not self.embedding or w is self.head]
         return {
-            # The label says f32 only where everything is f32: prefill multiplies bf16 even over tiles.
+            # The label says f32 only if everything is f32: prefill multiplies bf16 even over tiles.
             "precision": {"weights": "+".join(labels), "compute": short(self.dtype), "kv": short(self.kv_dtype)},
             "weight_bytes_per_token": sum(w.mapped_bytes + w.private_bytes for w in read),
             "settings": {"kernels": self.kernels()},
@@ -383,7 +387,7 @@ class Model(Engine):
         return "+".join(dict.fromkeys(type(part).__name__ for part in parts))
 
     def notes(self) -> list[str]:
-        """What a reader of a table must know about this configuration."""
+        """What readers of a table must know about this configuration."""
         notes, kernels = [], self.kernels()
         if self.dtype == torch.bfloat16:
             notes.append("16-bit means bf16: this CPU has no fast f16 products.")

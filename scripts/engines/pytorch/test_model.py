@@ -1,4 +1,4 @@
-"""The PyTorch model against a naive float64 LLaMA: prefill, decode, packed weights, stages, compile."""
+"""Tests the PyTorch model against a naive float64 LLaMA: prefill, decode, packed weights, stages, compile."""
 
 import numpy as np
 import pytest
