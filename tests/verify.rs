@@ -180,7 +180,7 @@ fn two_layers_in_the_wrong_order_fail() {
 fn set_epsilon(file: &mut Edited, epsilon: f32) {
     let key = b"llama.attention.layer_norm_rms_epsilon";
     let at = file.bytes.windows(key.len()).position(|w| w == key).unwrap();
-    let value = at + key.len() + 4; // behind the value's type
+    let value = at + key.len() + 4; // after the value's type
     assert_eq!(file.bytes[value..value + 4], 1e-5f32.to_le_bytes());
     file.bytes[value..value + 4].copy_from_slice(&epsilon.to_le_bytes());
 }

@@ -162,7 +162,7 @@ const EXPECTED: &str =
 /// Describes serde_json's error, and names a number that JSON does not have.
 fn not_json(bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
     let line = bytes.split(|b| *b == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-    // The column may point at the word's first letter or one behind it.
+    // The column may point at the word's first letter or one after it.
     let start = error.column().saturating_sub(2).min(line.len());
     let near = String::from_utf8_lossy(&line[start..line.len().min(start + 12)]).to_lowercase();
     let near = near.trim_start_matches([' ', ':', ',', '[', '-', '+']);

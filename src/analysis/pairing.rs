@@ -284,7 +284,7 @@ fn pair<'a>(
     Ok(ArmPair { baseline, candidate, how, differences, rows, judgement, one_sided, comparable })
 }
 
-/// A test of llama-bench is a metric of its own; a prompt of a set is not.
+/// A test of llama-bench is a separate metric; a prompt of a set is not.
 fn name(series: &Series) -> String {
     match &series.test {
         None => series.metric.name().to_string(),

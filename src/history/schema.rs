@@ -225,7 +225,7 @@ pub(super) fn in_words(path: &Path, error: rusqlite::Error) -> anyhow::Error {
 fn damaged(path: &Path, why: &str) -> anyhow::Error {
     let shown = path.display();
     anyhow!(
-        "{shown} is damaged or no history: {why}; it was left as it is. Make a new one from the \
+        "{shown} is damaged or no history: {why}; it is unchanged. Make a new one from the \
          result files (`llm-bench history --db NEW.sqlite add --skip results/*.json`), or save what can be \
          read with `sqlite3 {shown} .recover`"
     )

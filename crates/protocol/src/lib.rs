@@ -84,7 +84,7 @@ pub enum Feature {
     Cancel,
     /// Teacher-forced logits: the message `score`.
     Score,
-    /// A context that is filled separately from the generation behind it: the message `context`.
+    /// A context that is filled before the generation, separately: the message `context`.
     Context,
     /// Several sequences at once: the field `batch` of `generate`.
     Batch,

@@ -31,13 +31,13 @@ pub enum HubError {
     Server { repo: String, file: String, status: u16, attempts: u32 },
 
     #[error(
-        "{repo}/{file}: not one byte for {} {}. Run the same command again: it goes on from \
+        "{repo}/{file}: not one byte for {} {}. Run the same command again: it resumes from \
          there", Seconds::from(*.limit), place(*.done, *.total)
     )]
     Stalled { repo: String, file: String, limit: Duration, done: u64, total: u64 },
 
     #[error(
-        "{repo}/{file}: the connection broke {} ({reason}). Run the same command again: it goes on \
+        "{repo}/{file}: the connection broke {} ({reason}). Run the same command again: it resumes \
          from there", place(*.done, *.total)
     )]
     Interrupted { repo: String, file: String, done: u64, total: u64, reason: String },

@@ -263,7 +263,7 @@ fn state(state: State) -> (&'static str, Tone) {
 fn differences(gate: &Gate, medium: Medium) -> Remarks {
     let item = |d: &Difference| {
         let refuses = d.severity == Severity::Refuse;
-        let side = |value: &Option<String>| value.clone().unwrap_or_else(|| "not told".into());
+        let side = |value: &Option<String>| value.clone().unwrap_or_else(|| "not stated".into());
         let what = if refuses { " (may not be compared)" } else { "" };
         let text = format!("{}{what}: {} → {}", d.title, side(&d.baseline), side(&d.candidate));
         let warns = refuses && medium == Medium::Terminal;
