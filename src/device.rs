@@ -19,7 +19,7 @@ pub enum Device {
     Metal,
 }
 
-/// What an engine declares: it runs on any device of a kind.
+/// A kind of device: an engine that declares it runs on any device of that kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {

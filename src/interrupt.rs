@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 static REQUESTS: AtomicU32 = AtomicU32::new(0);
-/// The process group of the engine that runs now; 0 for none. Engines run one at a time.
+/// The process group of the running engine; 0 for none. Engines run one at a time.
 static GROUP: AtomicU32 = AtomicU32::new(0);
 
 /// Installs the handler. Call once, from `main`.
@@ -27,7 +27,7 @@ pub fn requested() -> bool {
     REQUESTS.load(Ordering::SeqCst) > 0
 }
 
-/// Whether the user asked to stop; clears the request: a chat ends an answer and continues.
+/// Whether the user asked to stop. Clears the request, so that a chat ends an answer and continues.
 pub fn take() -> bool {
     REQUESTS.swap(0, Ordering::SeqCst) > 0
 }
@@ -37,7 +37,7 @@ pub fn guard_group(leader: u32) {
     GROUP.store(leader, Ordering::SeqCst);
 }
 
-/// The group has ended.
+/// Forgets the group, which has ended.
 pub fn release_group(leader: u32) {
     let _ = GROUP.compare_exchange(leader, 0, Ordering::SeqCst, Ordering::SeqCst);
 }

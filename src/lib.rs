@@ -14,7 +14,7 @@
 //! must not know the harness is a crate of its own under `crates/`: `units`, `cpu`, `stats`,
 //! `protocol`, `gguf` (which `model` shows) and the candle engines (`worker`).
 
-// `println!` panics when whoever reads our output has seen enough.
+// `println!` panics when the reader of our output closes the pipe.
 #![cfg_attr(not(test), deny(clippy::print_stdout))]
 
 pub mod analysis;

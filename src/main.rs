@@ -11,16 +11,16 @@ use llm_bench::report::visible;
 use llm_bench::{cmd, interrupt, units::MonoNs, worker};
 use tracing::Level;
 
-/// The exit code of a comparison that must not be made.
+/// Exit code for a comparison that must not be made.
 const NOT_COMPARABLE: u8 = 4;
 
 fn main() -> ExitCode {
     match run(MonoNs::now()) {
         Ok(code) => code,
-        // Whoever reads our output has seen enough (`llm-bench … | head`).
+        // The reader of our output has closed the pipe (`llm-bench … | head`).
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            // It may quote a file that means harm.
+            // The message may quote a hostile file.
             eprintln!("error: {}", visible(&format!("{e:#}")));
             ExitCode::from(2)
         }
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 
 fn run(entry: MonoNs) -> Result<ExitCode> {
     let args: Vec<_> = std::env::args_os().collect();
-    // A worker's start is measured, and no file has a say in it.
+    // A worker's start is measured, and no configuration file may affect it.
     let parsed = match args.get(1).is_some_and(|a| a == "worker") {
         true => Parsed::Run(Box::new(Cli::parse_from(&args))),
         false => config::parse(args)?,

@@ -77,7 +77,7 @@ fn fake(observes: Observes, requests: &Arc<Mutex<Vec<Request>>>) -> Result<Engin
     Ok(Engine::over(Box::new(connection), Deadlines::default(), Ready::default()))
 }
 
-/// Requests that generate nothing: the round trips of a question.
+/// A task that generates nothing: the round trips of a question.
 struct Asking(u32);
 
 impl Task for Asking {
@@ -100,7 +100,7 @@ impl Task for Asking {
     }
 }
 
-/// Writes down what it hears.
+/// Records the marks that it receives.
 struct Listening(Arc<Mutex<Vec<(Mark, MonoNs)>>>);
 
 impl Sensor for Listening {
@@ -153,7 +153,7 @@ impl Launched {
     }
 }
 
-/// One launch of `task` over a fake connection, on a model file that exists.
+/// Runs one launch of `task` over a fake connection, on a model file that exists.
 fn launched(task: &dyn Task<Answer = ()>, observes: Observes) -> Launched {
     let folder = tempfile::tempdir().unwrap();
     let model_path = folder.path().join("fake.gguf");
@@ -211,7 +211,7 @@ fn generation<'a>(model: &'a Model, workload: &'a Workload) -> Generation<'a> {
 fn a_connection_without_process_ids_and_clock_has_no_value_that_needs_them() {
     let (model, workload) = (model(), workload());
     let task = generation(&model, &workload);
-    // The ids of the fake exceed this vocabulary: with ids the launch fails.
+    // The fake's ids exceed this vocabulary, so a launch that sees them fails.
     let seen = launched(&task, everything());
     let error = seen.outcome.launch.error.unwrap();
     assert_eq!(error.kind, FailureKind::WrongTokens);

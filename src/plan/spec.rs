@@ -1,6 +1,6 @@
-//! The settings of a session: options of the command line, and `run.config` of the result file.
-//! One field here is one option of `run`, `gate` and `track`, one key of the configuration file
-//! and one key of the record.
+//! The settings of a session: options of the command line, and `run.config` of the result file. One
+//! field here is one option of `run`, `gate` and `track`, one key of the configuration file and one
+//! key of the record.
 
 use std::ops::RangeInclusive;
 
@@ -83,25 +83,25 @@ pub struct Workload {
 pub struct Spec {
     #[serde(flatten)]
     pub target: Target,
-    /// Names, in the order of the table.
+    /// Names, in the table's order.
     pub engine: Vec<String>,
     #[serde(flatten)]
     pub workload: Workload,
-    /// Launches of each point; the most of them, where a rule may end the session earlier.
+    /// Launches of each point, or the most of them if a rule may end the session earlier.
     pub launches: u32,
-    /// The longest that an engine may take for one answer, in seconds.
+    /// The longest time that an engine may take for one answer, in seconds.
     #[serde(rename = "timeout_s")]
     pub timeout: Option<f64>,
-    /// One more generation of each prompt, with the time of each stage taken.
+    /// One more generation of each prompt, with the stages timed.
     #[serde(default)]
     pub profile: bool,
 }
 
 impl Spec {
-    /// The settings of a record; `run.config` of any version that could be resumed.
+    /// The settings of a record, from `run.config` of any version that could be resumed.
     ///
     /// # Errors
-    /// They are not stated, or no command line could have stated them.
+    /// The record does not state them, or no command line could have stated them.
     pub fn of(record: &Record) -> Result<Self> {
         let mut spec: Self = serde_json::from_value(record.run.config.clone())
             .context("run.config does not state the settings")?;
@@ -110,7 +110,7 @@ impl Spec {
         Ok(spec)
     }
 
-    /// What clap cannot check, and what it checked for those who typed the settings.
+    /// Checks what clap cannot check, and again what clap checks on typed settings.
     pub fn check(&self) -> Result<()> {
         let within = |name: &str, found: u32, range: RangeInclusive<u32>| {
             let (least, most) = (range.start(), range.end());
@@ -137,7 +137,8 @@ impl Spec {
     }
 }
 
-/// One value stands for itself and several for a list: files of earlier versions have one.
+/// Writes one value as itself and several as a list, because files of earlier versions hold one
+/// value.
 mod one_or_many {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -165,7 +166,7 @@ mod one_or_many {
     }
 }
 
-/// Names the key: an error inside flattened fields does not.
+/// Names the key in the error, because errors inside flattened fields do not.
 fn page_cache<'de, D: serde::Deserializer<'de>>(d: D) -> Result<PageCache, D::Error> {
     PageCache::deserialize(d).map_err(|e| serde::de::Error::custom(format_args!("page_cache: {e}")))
 }

@@ -1,5 +1,5 @@
-//! Greedy generation of a stated length from each prompt of a workload, one request at a time: the
-//! task behind TTFT, prefill and decode.
+//! Generates greedily a stated length from each prompt of a workload, one request at a time. This
+//! task measures TTFT, prefill and decode.
 
 mod metrics;
 mod request;
@@ -90,8 +90,8 @@ impl Task for Generation<'_> {
 }
 
 impl Generation<'_> {
-    /// One generation, which the launch keeps. `filled` is the prompt whose context the engine
-    /// holds.
+    /// Runs one generation and keeps it in the launch. `filled` is the prompt whose context the
+    /// engine holds.
     fn generate(
         &self,
         launch: &mut Running<'_>,
@@ -103,7 +103,7 @@ impl Generation<'_> {
         let prompt = &self.workload.prompts[index];
         // A warm-up needs the prompt's shapes and one decode step, not the whole length.
         let n = if role == Role::Warmup { prompt.n_gen.min(2) } else { prompt.n_gen };
-        // The cold start is that of the prompt alone, whatever the depth.
+        // The cold start is measured on the prompt alone, whatever the depth.
         let context = if role == Role::Cold { &[][..] } else { &prompt.context };
         let depth = context.len() as u32;
         let apart = depth > 0 && launch.engine.has(Feature::Context);
@@ -151,7 +151,7 @@ impl Generation<'_> {
     }
 }
 
-/// Has the engine fill the context of a prompt. Not measured.
+/// Makes the engine fill the context of a prompt. Not measured.
 fn fill(engine: &mut Engine, prompt: &Prompt) -> Result<(), Failure> {
     let (id, tokens) = (engine.next_id(), prompt.context.clone());
     engine.context(Context { id, tokens }).map(drop)
