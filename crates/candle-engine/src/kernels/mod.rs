@@ -74,9 +74,8 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         self.run(|| gemv::portable::float_dot::<F, T>(row, x))
     }
 
-    /// GEMV: one token's products with rows in several places: `out[r][s]` = row `r` of `rows[s]` ·
-    /// token
-    /// 0. Each of `rows` holds as many consecutive rows as `out` has.
+    /// GEMV: one token's products with rows in several places. `out[r][s]` is row `r` of `rows[s]`
+    /// times token 0. Each of `rows` holds as many consecutive rows as `out` has.
     fn int8_gemv<F: BlockFormat>(
         self,
         rows: [&[u8]; STREAMS],
