@@ -1,5 +1,5 @@
-//! Tells the program what it was built from: commit, target processor, profile. Also rebuilds it
-//! when a folder that it embeds changes.
+//! Records in the program what it is built from: commit, target processor, profile. Also rebuilds
+//! it when an embedded folder changes.
 
 use std::process::Command;
 

@@ -1,6 +1,7 @@
-//! The candle engine's kernels against the machine's ceilings: GB/s of one token's products and
-//! share of the read bandwidth, GMAC/s of many tokens' and share of the peak arithmetic. Every
-//! figure is the median of rounds in which ceiling and kernels take turns.
+//! Measures the candle engine's kernels against the machine's ceilings: GB/s of one token's
+//! products with the share of the read bandwidth, and GMAC/s of many tokens' products with the
+//! share of the peak arithmetic. Every figure is the median of rounds in which ceiling and kernels
+//! take turns.
 //!
 //!     cargo bench --bench kernels                      everything, some minutes
 //!     cargo bench --bench kernels -- decode q4_0       what matches both words
@@ -16,11 +17,11 @@ use llm_bench::sensors::bandwidth::Reader;
 use llm_bench::units::Bytes;
 use llm_bench::worker::bench::{Attention, Kernels, Products};
 
-/// Larger than any last-level cache that this is meant for.
+/// Larger than the last-level caches of the machines that this is meant for.
 const WEIGHTS: usize = 256 << 20;
 const COLUMNS: usize = 2048;
 const ROWS: usize = 2048;
-/// What one timing of a decode product reads at least.
+/// The least that one timing of a decode product reads.
 const READ: usize = 3 * WEIGHTS;
 
 fn main() {
@@ -100,7 +101,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Prints GB/s and the share of what plain reading reaches in the same rounds.
+/// Prints GB/s and the share of the plain reading rate in the same rounds.
 fn memory(name: &str, threads: usize, rounds: usize, bytes: usize, mut work: impl FnMut()) {
     let reader = Reader::new(threads as u32, Bytes(WEIGHTS as u64)).expect("memory to read");
     let times = READ.div_ceil(bytes).max(3);

@@ -30,7 +30,7 @@ pub struct Position {
 }
 
 impl Position {
-    /// Compares one row. `None` where a logit is not finite or the rows differ in length.
+    /// Compares one row. `None` if a logit is not finite or the rows differ in length.
     pub fn of(reference: &[f32], subject: &[f32]) -> Option<Self> {
         if reference.len() != subject.len() || reference.len() < 2 {
             return None;

@@ -120,7 +120,7 @@ pub fn read(path: &Path) -> Result<Source> {
     }
 }
 
-/// The keys that tell formats apart.
+/// The keys that distinguish the formats.
 #[derive(Deserialize)]
 struct Head {
     schema: Option<IgnoredAny>,

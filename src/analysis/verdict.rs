@@ -146,7 +146,7 @@ pub struct Judged {
     /// Ratio of the geometric means, candidate / baseline, less one; has the sign of the metric's
     /// change.
     pub change: f64,
-    /// |ln(candidate / baseline)|, positive where the candidate is worse.
+    /// |ln(candidate / baseline)|, positive if the candidate is worse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worse_by: Option<f64>,
     /// Interval of `change`: two-sided, Welch on logarithms.

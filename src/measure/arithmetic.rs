@@ -35,7 +35,7 @@ impl Format {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Peak {
     pub format: Format,
-    /// The instruction, or `portable` for what the compiler made of plain code.
+    /// The instruction, or `portable` for plain code as compiled.
     pub instruction: &'static str,
     #[serde(rename = "macs_per_s")]
     pub rate: MacsPerSecond,

@@ -46,7 +46,6 @@ impl TensorType {
         }
     }
 
-    /// Bytes of one block.
     pub fn block_bytes(self) -> u64 {
         match self {
             TensorType::F32 => 4,

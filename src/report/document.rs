@@ -140,7 +140,8 @@ pub enum Content {
     Measured(Measured),
     /// Several contents in one cell, and the separator between them.
     Joined(Vec<Content>, &'static str),
-    /// Several contents in one cell; a terminal aligns each to the right in so many characters.
+    /// Several contents in one cell; a terminal right-aligns each in the given number of
+    /// characters.
     Aligned(Vec<(usize, Content)>),
 }
 

@@ -17,11 +17,11 @@ use crate::sensors::Mark;
 use crate::units::MonoNs;
 use crate::workload::{Prompt, Workload};
 
-/// Recorded of an engine without the feature `context`, where there is a depth.
+/// The record's note on an engine without the feature `context`, if there is a depth.
 const NO_CONTEXT: &str = "This engine takes a context only as a part of its prompt: at a depth \
                           TTFT, prefill and end-to-end rate are absent, decode is measured.";
 
-/// What is generated in a launch, and how often.
+/// What a launch generates, and how often.
 #[derive(Debug, Clone, Copy)]
 pub struct Generation<'a> {
     pub model: &'a Model,

@@ -1,5 +1,5 @@
-//! Prompt sets: `prompts/*.toml`, embedded in the binary; a path overrides. Texts only; ids need
-//! a model's tokenizer.
+//! Prompt sets: `prompts/*.toml`, embedded in the binary, or a file that the user names. Texts
+//! only; ids need a model's tokenizer.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -65,7 +65,7 @@ struct RawPrompt {
 }
 
 impl PromptSet {
-    /// The set that a name or the path of a `.toml` file means.
+    /// The set with this name, or in the `.toml` file at this path.
     pub fn find(spec: &str) -> Result<Self, PromptSetError> {
         if spec.contains('/') || spec.ends_with(".toml") {
             Self::open(Path::new(spec))

@@ -8,8 +8,8 @@ use super::Prompt;
 pub(super) const NO_TOKENS: &str =
     "-n 0: the first token belongs to every measurement; expected `-n 1` or more";
 
-/// `n_prompt` tokens behind a context of `depth`, and `n_gen` generated ones. Begin-of-text is
-/// the first token of the context, or of the prompt if there is no context.
+/// `n_prompt` tokens after a context of `depth`, and `n_gen` generated ones. Begin-of-text is the
+/// first token of the context, or of the prompt if there is no context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     pub n_prompt: u32,
@@ -18,7 +18,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Every depth with every length with every count, in the order of llama-bench.
+    /// Every combination of depth, length and count, in the order of llama-bench.
     pub fn grid(n_prompt: &[u32], n_gen: &[u32], depth: &[u32]) -> Vec<Self> {
         let mut shapes = Vec::new();
         for &depth in depth {
@@ -29,7 +29,7 @@ impl Shape {
         shapes
     }
 
-    /// `p512-n64`, or `p512-n64 @ d2048` behind a context.
+    /// `p512-n64`, or `p512-n64 @ d2048` with a context.
     pub fn id(self) -> String {
         let Self { n_prompt, n_gen, depth } = self;
         match depth {

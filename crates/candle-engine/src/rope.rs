@@ -26,7 +26,6 @@ impl Rope {
         }
     }
 
-    /// Number of pairs.
     pub fn pairs(&self) -> usize {
         self.frequencies.len()
     }

@@ -28,7 +28,6 @@ impl StoredType {
         }
     }
 
-    /// Bytes of one block.
     pub fn block_bytes(self) -> usize {
         match self {
             Self::Candle(dtype) => dtype.type_size(),

@@ -167,7 +167,6 @@ pub fn huge_pages(tree: &Tree) -> Finding {
     }
 }
 
-/// The clock source.
 pub fn clock(tree: &Tree, overhead_ns: Option<f64>) -> Finding {
     let source = tree.read("/sys/devices/system/clocksource/clocksource0/current_clocksource");
     let Some(overhead) = overhead_ns else {
@@ -185,7 +184,6 @@ pub fn clock(tree: &Tree, overhead_ns: Option<f64>) -> Finding {
     }
 }
 
-/// NUMA nodes.
 pub fn numa(tree: &Tree) -> Finding {
     let nodes = tree.list("/sys/devices/system/node", "node").len();
     match nodes {

@@ -36,7 +36,6 @@ pub enum Weights {
 }
 
 impl TensorPlan {
-    /// Number of weights.
     pub fn n_weights(&self) -> u64 {
         self.dims.iter().product()
     }

@@ -215,7 +215,7 @@ macro_rules! block32_kernel {
             unsafe {
                 let mut sums = [[_mm512_setzero_ps(); T]; R];
                 let mut step = |g: usize, blocks: [*const u8; R]| {
-                    // Not `map`: its closure may not get inlined, at a third of the speed.
+                    // Not `map`: its closure may not be inlined, which leaves a third of the speed.
                     let mut weights = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
                     for r in 0..R {
                         if T == 1 {

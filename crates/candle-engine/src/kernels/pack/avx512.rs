@@ -330,8 +330,8 @@ pub fn pack_float<F: FloatFormat>(panel: &mut FloatPanel, rows: &[&[u8]], first:
     });
 }
 
-/// Widens `LANES` columns of as many rows, which begin at byte `at`, into lanes `LANES * v..` of columns
-/// `slot..`.
+/// Widens `LANES` columns of `LANES` rows, which begin at byte `at`, into lanes `LANES * v..` of
+/// columns `slot..`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 #[inline]
 fn pack_square<F: FloatFormat>(
