@@ -1,25 +1,61 @@
-//! Ctrl-C and SIGTERM: the first asks the run to stop and keep what was measured, the second
-//! ends it at once. In both cases no engine is left running.
+//! Ctrl-C and SIGTERM: the first request asks the run to stop and keep what was measured; the
+//! second ends it at once. Neither leaves an engine running. A chat takes Ctrl-C for the end of an
+//! answer, and SIGTERM for its own.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 static REQUESTS: AtomicU32 = AtomicU32::new(0);
-/// The process group of the running engine; 0 for none. Engines run one at a time.
+static TERMINATED: AtomicBool = AtomicBool::new(false);
+/// The process group of the engine that is running; 0 for none. Engines run one at a time.
 static GROUP: AtomicU32 = AtomicU32::new(0);
+/// What SIGTERM does while somebody waits for keys.
+static WAITING: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
 
 /// Installs the handler. Call once, from `main`.
 pub fn install() {
-    let handler = || {
-        if REQUESTS.fetch_add(1, Ordering::SeqCst) > 0 {
-            kill_group(GROUP.load(Ordering::SeqCst));
-            std::process::exit(2);
-        }
+    let listen = || -> std::io::Result<()> {
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let listener = move || signals.forever().for_each(on_signal);
+        std::thread::Builder::new().name("signals".into()).spawn(listener)?;
+        Ok(())
     };
-    if let Err(e) = ctrlc::set_handler(handler) {
+    if let Err(e) = listen() {
         tracing::warn!("Ctrl-C will not keep what was measured: {e}");
     }
+}
+
+fn on_signal(signal: i32) {
+    let before = REQUESTS.fetch_add(1, Ordering::SeqCst);
+    if signal != SIGINT {
+        TERMINATED.store(true, Ordering::SeqCst);
+        let waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(end) = &*waiting {
+            end();
+            stop_now();
+        }
+    }
+    if before > 0 {
+        stop_now();
+    }
+}
+
+fn stop_now() -> ! {
+    kill_group(GROUP.load(Ordering::SeqCst));
+    std::process::exit(2);
+}
+
+/// Waits for keys, which no signal interrupts: SIGTERM runs `end` and ends the process.
+pub fn while_waiting<T>(end: impl Fn() + Send + 'static, wait: impl FnOnce() -> T) -> T {
+    let set = |hook| *WAITING.lock().unwrap_or_else(PoisonError::into_inner) = hook;
+    set(Some(Box::new(end)));
+    let result = wait();
+    set(None);
+    result
 }
 
 /// Whether the user asked to stop.
@@ -27,17 +63,22 @@ pub fn requested() -> bool {
     REQUESTS.load(Ordering::SeqCst) > 0
 }
 
-/// Whether the user asked to stop. Clears the request, so that a chat ends an answer and continues.
+/// Whether the request was SIGTERM or SIGHUP, which mean the whole program.
+pub fn terminated() -> bool {
+    TERMINATED.load(Ordering::SeqCst)
+}
+
+/// Whether the user asked to stop; clears the request: a chat ends an answer and continues.
 pub fn take() -> bool {
     REQUESTS.swap(0, Ordering::SeqCst) > 0
 }
 
-/// Remembers the group to kill with this process.
+/// Remembers the group, to kill it when this process is stopped.
 pub fn guard_group(leader: u32) {
     GROUP.store(leader, Ordering::SeqCst);
 }
 
-/// Forgets the group, which has ended.
+/// Forgets the group once it has ended.
 pub fn release_group(leader: u32) {
     let _ = GROUP.compare_exchange(leader, 0, Ordering::SeqCst, Ordering::SeqCst);
 }
