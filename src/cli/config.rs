@@ -1,9 +1,14 @@
 //! `llm-bench.toml`: defaults for the command line, one table for each command, keys named like
-//! the long options. What stands on the command line wins. `--print-config` writes every option
-//! of a command with the value in force, in the same form.
+//! the long options. The command line wins over the file of the current folder, and that one over
+//! the file in the user's configuration folder; `trust` says what each may set. `--print-config`
+//! writes every option of a command with the value in force, in the same form.
+
+mod trust;
 
 use std::ffi::OsString;
 use std::fmt::Write;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -12,10 +17,16 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use self::trust::Trust;
 use super::Cli;
+use crate::progress::say;
+use crate::user;
 
-/// Read from the current folder where `--config` names no other file.
+/// Read from the current folder and from the user's, where `--config` names no other file.
 pub const FILE: &str = "llm-bench.toml";
+
+/// Far above any file of settings.
+const MAX_FILE: u64 = 1 << 20;
 
 /// What a command line with its configuration file asks for.
 pub enum Parsed {
@@ -26,36 +37,41 @@ pub enum Parsed {
 
 type Key<'t> = Spanned<DeString<'t>>;
 
-/// Parses the command line over the configuration file. clap prints its own errors and exits.
+/// Parses the command line over the configuration files. clap prints its own errors and exits.
 pub fn parse(args: Vec<OsString>) -> Result<Parsed> {
     let command = Cli::command();
-    let first = command.clone().get_matches_from(&args);
-    let (path, matches) = innermost(&first);
+    let mut args = args;
+    let mut matches = command.clone().get_matches_from(&args);
     // An interrupted run goes on with its own settings.
-    let resumed = matches.try_contains_id("resume").is_ok_and(|given| given);
-    let Some(file) = file(&first)?.filter(|_| !resumed) else {
-        return finish(&command, &first);
-    };
-    let text = std::fs::read_to_string(&file)
-        .with_context(|| format!("--config: cannot read {}", file.display()))?;
-    let source = Source { file: &file, text: &text };
-    let leaf = path.iter().fold(&command, |c, name| c.find_subcommand(name).expect("it matched"));
-    let mut extra: Vec<OsString> = Vec::new();
-    let tables = source.tables()?;
-    for (key, value) in source.table(&tables, &command, &path)? {
-        let arg = source.argument(leaf, key)?;
-        if on_the_command_line(leaf, matches, arg) {
+    if innermost(&matches).1.try_contains_id("resume").is_ok_and(|given| given) {
+        return finish(&command, &matches);
+    }
+    // What one file sets counts as typed for the next one.
+    for (file, trust) in files(&matches)? {
+        let text = read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let source = Source { file: &file, text: &text, trust };
+        let (path, inner) = innermost(&matches);
+        let (keys, words) = source.apply(&command, &path, inner)?;
+        if keys.is_empty() {
             continue;
         }
-        let words = source.words(arg, key, value)?;
-        source.check(&command, &path, key, &words)?;
-        extra.extend(words);
+        say(&format!("settings from {}: {}", file.display(), keys.join(", ")));
+        // They go behind the last subcommand's name, so that they are its options.
+        let at = position_after(&args, &path);
+        args.splice(at..at, words);
+        matches = command.clone().get_matches_from(&args);
     }
-    // The file's words go behind the last subcommand's name, so that they are its options.
-    let at = position_after(&args, &path);
-    let mut all = args;
-    all.splice(at..at, extra);
-    finish(&command, &command.clone().get_matches_from(all))
+    finish(&command, &matches)
+}
+
+/// The text of a configuration file.
+fn read(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    File::open(file)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > MAX_FILE {
+        true => Err(std::io::Error::other(format!("expected at most {MAX_FILE} bytes"))),
+        false => Ok(text),
+    }
 }
 
 fn finish(command: &Command, matches: &ArgMatches) -> Result<Parsed> {
@@ -77,13 +93,22 @@ fn innermost(matches: &ArgMatches) -> (Vec<String>, &ArgMatches) {
     (path, at)
 }
 
-/// The file to read: the one named, or the usual one if it is there.
-fn file(matches: &ArgMatches) -> Result<Option<PathBuf>> {
+/// The files to read, the strongest first: the one named, or else those in the current folder and
+/// in the user's configuration folder, if they are there.
+fn files(matches: &ArgMatches) -> Result<Vec<(PathBuf, Trust)>> {
     match matches.get_one::<PathBuf>("config") {
-        Some(path) if path.as_os_str() == "none" => Ok(None),
-        Some(path) => Ok(Some(path.clone())),
-        None => Ok(Some(PathBuf::from(FILE)).filter(|path| path.is_file())),
+        Some(path) if path.as_os_str() == "none" => return Ok(Vec::new()),
+        Some(path) => return Ok(vec![(path.clone(), Trust::User)]),
+        None => {}
     }
+    let own = user::config_dir().map(|dir| dir.join(FILE)).filter(|path| path.is_file());
+    let here = Some(PathBuf::from(FILE)).filter(|path| path.is_file());
+    // In the user's own folder both are one file.
+    let real = |path: &PathBuf| path.canonicalize().ok();
+    let here =
+        here.filter(|here| own.as_ref().and_then(real).is_none_or(|o| real(here) != Some(o)));
+    let here = here.map(|path| (path, Trust::Folder));
+    Ok(here.into_iter().chain(own.map(|path| (path, Trust::User))).collect())
 }
 
 /// Behind the last of the subcommands' names.
@@ -122,9 +147,57 @@ fn options(leaf: &Command) -> impl Iterator<Item = &Arg> {
 struct Source<'a> {
     file: &'a Path,
     text: &'a str,
+    trust: Trust,
 }
 
 impl Source<'_> {
+    /// The keys that the command takes from this file, and its words.
+    fn apply(
+        &self,
+        command: &Command,
+        path: &[String],
+        matches: &ArgMatches,
+    ) -> Result<(Vec<String>, Vec<OsString>)> {
+        let leaf = path.iter().fold(command, |c, n| c.find_subcommand(n).expect("it matched"));
+        let (mut keys, mut all) = (Vec::new(), Vec::new());
+        let tables = self.tables()?;
+        for (key, value) in self.table(&tables, command, path)? {
+            let arg = self.argument(leaf, key)?;
+            if on_the_command_line(leaf, matches, arg) {
+                continue;
+            }
+            let words = self.words(arg, key, value)?;
+            self.check(command, path, key, &words)?;
+            self.permit(leaf, arg, key, &words)?;
+            if !words.is_empty() {
+                keys.push(arg.get_long().unwrap_or_default().to_string());
+                all.extend(words);
+            }
+        }
+        Ok((keys, all))
+    }
+
+    /// Refuses what a file that nobody named may not set.
+    fn permit(&self, leaf: &Command, arg: &Arg, key: &Key<'_>, words: &[OsString]) -> Result<()> {
+        if self.trust == Trust::User {
+            return Ok(());
+        }
+        for word in words {
+            let word = word.to_string_lossy();
+            let value = word.split_once('=').map_or("true", |(_, value)| value);
+            if let Some(why) = trust::refusal(leaf, arg, value, Path::new(".")) {
+                let long = arg.get_long().unwrap_or_default();
+                let what = format!(
+                    "{long}: {why}; a file that is found in the current folder sets only what is \
+                     measured. If you trust it, name it (--config {}); or give --{long} yourself",
+                    self.file.display()
+                );
+                return Err(self.error(key.span().start, what));
+            }
+        }
+        Ok(())
+    }
+
     fn error(&self, at: usize, what: impl std::fmt::Display) -> anyhow::Error {
         let line = self.text[..at.min(self.text.len())].matches('\n').count() + 1;
         anyhow::anyhow!("{}:{line}: {what}", self.file.display())

@@ -22,11 +22,11 @@ baseline missing. docs/GATE.md says which form to use when.")]
 pub struct GateArgs {
     /// The baseline is this llm-bench program; the candidate is the one that runs
     #[arg(long, value_name = "PROGRAM", help_heading = "Baseline",
-        conflicts_with_all = ["baseline_rev", "baseline", "self_check", "resume"])]
+        conflicts_with_all = ["baseline_rev", "baseline", "self_check"])]
     pub baseline_bin: Option<PathBuf>,
     /// The baseline is this revision of the repository here: built once, kept in the cache
     #[arg(long, value_name = "REV", help_heading = "Baseline",
-        conflicts_with_all = ["baseline", "self_check", "resume"])]
+        conflicts_with_all = ["baseline", "self_check"])]
     pub baseline_rev: Option<String>,
     /// The baseline is this result file: measured on this machine, with these settings
     #[arg(long, value_name = "FILE", help_heading = "Baseline",
@@ -40,11 +40,11 @@ pub struct GateArgs {
 
     /// The candidate is this llm-bench program [default: the one that runs]
     #[arg(long, value_name = "PROGRAM", help_heading = "Candidate",
-        conflicts_with_all = ["candidate_rev", "candidate", "self_check", "resume"])]
+        conflicts_with_all = ["candidate_rev", "candidate", "self_check"])]
     pub candidate_bin: Option<PathBuf>,
     /// The candidate is this revision of the repository here
     #[arg(long, value_name = "REV", help_heading = "Candidate",
-        conflicts_with_all = ["candidate", "self_check", "resume"])]
+        conflicts_with_all = ["candidate", "self_check"])]
     pub candidate_rev: Option<String>,
     /// The candidate is this result file: nothing is measured
     #[arg(long, value_name = "FILE", help_heading = "Candidate",
@@ -112,7 +112,8 @@ pub struct GateArgs {
     /// Folder of the result file
     #[arg(long, default_value = "results", value_name = "DIR", help_heading = "Output")]
     pub output_dir: PathBuf,
-    /// Resume an interrupted gate of two builds, with the settings that its file states
+    /// Resume an interrupted gate of two builds, with the settings that its file states. The file
+    /// starts no program: give the same ones again (--baseline-bin, --baseline-rev, …)
     #[arg(long, value_name = "FILE", help_heading = "Output",
         conflicts_with_all = ["target", "workload", "engine", "launches", "max_launches", "extend",
             "timeout", "output_dir", "margin", "alpha", "rule", "primary", "slow_candidate"])]
