@@ -1,6 +1,6 @@
 //! Parses the command line, runs the command, prints its error, sets the exit code.
 
-use std::io::{IsTerminal, Write, stdout};
+use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -8,7 +8,7 @@ use clap::Parser;
 use llm_bench::cli::config::{self, Parsed};
 use llm_bench::cli::{Cli, Command};
 use llm_bench::report::visible;
-use llm_bench::{cmd, interrupt, units::MonoNs, worker};
+use llm_bench::{cmd, interrupt, progress, units::MonoNs, worker};
 use tracing::Level;
 
 /// Exit code for a comparison that must not be made.
@@ -46,9 +46,9 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         1 => Level::INFO,
         _ => Level::TRACE,
     };
-    let ansi = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
-    log.with_ansi(ansi).without_time().init();
+    let log = tracing_subscriber::fmt().with_writer(|| progress::Log).with_max_level(level);
+    // Lines may quote anything, so no escape sequence passes.
+    log.with_ansi(false).without_time().init();
     if let Command::Worker { engine } = &cli.command {
         worker::serve::serve(engine, entry)?;
         return Ok(ExitCode::SUCCESS);

@@ -1,7 +1,7 @@
 //! Progress on stderr: a bar with the live figure and the time left on a terminal, one line per
 //! stage where there is none.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,6 +11,20 @@ use crate::units::{Bytes, Seconds};
 /// A line of progress outside a session: installing, hashing, reading.
 pub fn say(text: &str) {
     eprintln!("{}", crate::report::visible(text));
+}
+
+/// Where log lines go: stderr, as safe to read as what [`say`] writes.
+pub struct Log;
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        say(&String::from_utf8_lossy(line));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
 }
 
 /// Progress of something that is counted in bytes.
@@ -27,7 +41,7 @@ impl ByteProgress {
             let form = "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} \
                         {decimal_bytes_per_sec} {eta}";
             bar.set_style(ProgressStyle::with_template(form).expect("a constant template"));
-            bar.set_message(what.to_string());
+            bar.set_message(crate::report::visible(what));
             bar
         });
         if bar.is_none() {

@@ -29,7 +29,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     let threads = args
         .threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32));
-    let cache = CacheDir::from_env();
+    let cache = CacheDir::from_env()?;
     let question = Question {
         threads,
         models: &models()?,

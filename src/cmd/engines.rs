@@ -1,9 +1,8 @@
 //! `engines`: list, install, check.
 
-use std::io::{Write, stdout};
-
 use anyhow::{Result, bail};
 
+use super::print_line;
 use crate::cli::EnginesCommand;
 use crate::device::Device;
 use crate::engine::provision::Installed;
@@ -26,7 +25,7 @@ pub fn run(command: &EnginesCommand) -> Result<()> {
 }
 
 fn list(registry: &Registry) -> Result<()> {
-    let looking = Provisioner::new(CacheDir::from_env().path().into(), false)?;
+    let looking = Provisioner::new(CacheDir::from_env()?.path().into(), false)?;
     for engine in registry.all() {
         let (state, needs) = match looking.provide(engine, "tiny", &|_| {}) {
             Ok(_) => ("ready", String::new()),
@@ -35,24 +34,24 @@ fn list(registry: &Registry) -> Result<()> {
                 engine.needs().map_or_else(String::new, |n| format!("; needs {n}")),
             ),
         };
-        writeln!(stdout(), "{:<16} {state:<14} {}{needs}", engine.name, engine.summary)?;
+        print_line(&format!("{:<16} {state:<14} {}{needs}", engine.name, engine.summary))?;
     }
     Ok(())
 }
 
 fn install(registry: &Registry, names: &[String]) -> Result<()> {
     let engines = names.iter().map(|n| registry.find(n)).collect::<Result<Vec<_>>>()?;
-    let provisioner = Provisioner::new(CacheDir::from_env().path().into(), true)?;
+    let provisioner = Provisioner::new(CacheDir::from_env()?.path().into(), true)?;
     for engine in engines {
         let installed = provisioner.provide(engine, "", &say)?;
-        writeln!(stdout(), "{}: ready, {}", engine.name, installed.program.display())?;
+        print_line(&format!("{}: ready, {}", engine.name, installed.program.display()))?;
     }
     Ok(())
 }
 
 /// Greedy tokens of the shipped model, engine by engine, against the golden ones.
 fn check(registry: &Registry, names: &[String]) -> Result<()> {
-    let looking = Provisioner::new(CacheDir::from_env().path().into(), false)?;
+    let looking = Provisioner::new(CacheDir::from_env()?.path().into(), false)?;
     let engines: Vec<&EngineSpec> = match names.is_empty() {
         true => {
             registry.all().iter().filter(|e| looking.provide(e, "tiny", &|_| {}).is_ok()).collect()
@@ -67,12 +66,12 @@ fn check(registry: &Registry, names: &[String]) -> Result<()> {
             .provide(engine, "tiny", &|_| {})
             .and_then(|installed| converse(engine, &installed, &found.path, found.model.n_vocab));
         match (verdict, engine.known_difference(quant)) {
-            (Ok(told), _) => writeln!(stdout(), "{:<16} ok      {told}", engine.name)?,
+            (Ok(told), _) => print_line(&format!("{:<16} ok      {told}", engine.name))?,
             (Err(e), Some(known)) if known.nmse.is_none() => {
-                writeln!(stdout(), "{:<16} differs {e:#}: {}", engine.name, known.why)?;
+                print_line(&format!("{:<16} differs {e:#}: {}", engine.name, known.why))?;
             }
             (Err(e), _) => {
-                writeln!(stdout(), "{:<16} FAILED  {e:#}", engine.name)?;
+                print_line(&format!("{:<16} FAILED  {e:#}", engine.name))?;
                 failed.push(engine.name.as_str());
             }
         }

@@ -2,7 +2,6 @@
 
 use std::io::{BufWriter, Write, stdout};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
@@ -12,6 +11,7 @@ use crate::cli::history::{
     AddArgs, ChangesArgs, ExportArgs, HistoryArgs, HistoryCommand, HtmlArgs, ImportArgs, ListArgs,
     MarginArgs, PlotArgs, ShowArgs,
 };
+use crate::git;
 use crate::history::{self, Added, Course, Filter, Form, Session, Store};
 use crate::interrupt;
 use crate::metric::{Metric, Rank};
@@ -19,6 +19,7 @@ use crate::progress::say;
 use crate::record::{Record, write_atomically};
 use crate::report::Style;
 use crate::report::of::history as text;
+use crate::shell;
 
 /// The least change that counts, as of a verdict.
 const MARGIN: f64 = 0.05;
@@ -81,8 +82,9 @@ fn of_file(file: &Path, commit: Option<&str>, incomplete: bool) -> Result<Vec<Se
     if !record.run.complete && !incomplete {
         bail!(
             "{shown}: the run was cut off, and the mean of a part of its plan is not that of the \
-             whole; finish it with `llm-bench run --resume {shown}`, or add it as it is with \
-             --incomplete"
+             whole; finish it with `llm-bench run --resume {}`, or add it as it is with \
+             --incomplete",
+            shell::path(file)
         );
     }
     let mut sessions = history::sessions(&record).with_context(|| shown.to_string())?;
@@ -94,23 +96,9 @@ fn of_file(file: &Path, commit: Option<&str>, incomplete: bool) -> Result<Vec<Se
             (session.commit, session.dirty) = (Some(commit.to_string()), None);
         }
     }
-    let time = sessions[0].commit.as_deref().and_then(commit_time);
+    let time = sessions[0].commit.as_deref().and_then(|c| git::commit_time(Path::new("."), c));
     sessions.iter_mut().for_each(|s| s.committed_at = time.clone());
     Ok(sessions)
-}
-
-/// When a commit was made, if the repository of the current folder has it.
-fn commit_time(commit: &str) -> Option<String> {
-    if !commit.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    let out = Command::new("git")
-        .args(["show", "--no-patch", "--format=%cI", commit])
-        .stdin(Stdio::null())
-        .output()
-        .ok()?;
-    let time = String::from_utf8(out.stdout).ok()?.trim().to_string();
-    (out.status.success() && time.parse::<jiff::Timestamp>().is_ok()).then_some(time)
 }
 
 fn told(db: &Path, added: Added) {

@@ -12,3 +12,10 @@ pub mod report;
 pub mod run;
 pub mod track;
 pub mod verify;
+
+use std::io::{Write, stdout};
+
+/// A line on stdout with others' text in it: a path, a reason.
+fn print_line(text: &str) -> std::io::Result<()> {
+    writeln!(stdout(), "{}", crate::report::visible(text))
+}

@@ -4,6 +4,7 @@ use std::io::{Read, Write, stdout};
 
 use anyhow::{Context, Result, bail};
 
+use super::print_line;
 use crate::cli::{ModelArgs, ModelsCommand, QuantizeArgs, SynthArgs};
 use crate::model::cache::CacheDir;
 use crate::model::gguf::GgufFile;
@@ -15,6 +16,7 @@ use crate::model::registry::Registry;
 use crate::model::synth;
 use crate::model::tokenizer::Tokenizer;
 use crate::progress::{ByteProgress, say};
+use crate::report::{escaped, write::json};
 use crate::session::find::{DEFAULT_SEED, find_file, make};
 use crate::units::Bytes;
 
@@ -33,8 +35,8 @@ pub fn run(command: &ModelsCommand) -> Result<()> {
 
 fn list() -> Result<()> {
     let registry = Registry::embedded()?;
-    let cache = CacheDir::from_env();
-    let hub = Hub::new(HubConfig::from_env())?;
+    let cache = CacheDir::from_env()?;
+    let hub = Hub::new(HubConfig::from_env()?)?;
     for entry in registry.models() {
         writeln!(stdout(), "{:<12} {} ({})", entry.name, entry.title, entry.licence)?;
         if entry.shipped.is_some() {
@@ -60,15 +62,15 @@ fn list() -> Result<()> {
 }
 
 fn pull(args: &ModelArgs) -> Result<()> {
-    let cache = CacheDir::from_env();
+    let cache = CacheDir::from_env()?;
     let quant = args.quant.as_deref().map(str::parse).transpose()?;
     let located = find_file(&args.model, quant, WeightsPolicy::Hub, &cache, 0)?;
-    writeln!(stdout(), "{}", located.path.display())?;
+    print_line(&located.path.display().to_string())?;
     Ok(())
 }
 
 fn synth(args: &SynthArgs) -> Result<()> {
-    let cache = CacheDir::from_env();
+    let cache = CacheDir::from_env()?;
     let registry = Registry::embedded()?;
     let entry = registry.find(&args.model.model)?;
     let quant = match &args.model.quant {
@@ -90,7 +92,7 @@ fn synth(args: &SynthArgs) -> Result<()> {
             args.seed
         ),
     };
-    writeln!(stdout(), "{}", out.display())?;
+    print_line(&out.display().to_string())?;
     Ok(())
 }
 
@@ -107,7 +109,7 @@ fn quantize(args: &QuantizeArgs) -> Result<()> {
         bail!("--out names one file, and --to {} types; use --out-dir", quants.len());
     }
     let wanted = (!is_path(&args.model)).then_some(Quant::F16);
-    let cache = CacheDir::from_env();
+    let cache = CacheDir::from_env()?;
     let located = find_file(&args.model, wanted, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
     if let Some(notice) = &located.notice {
         say(&format!("note: {notice}"));
@@ -132,19 +134,19 @@ fn quantize(args: &QuantizeArgs) -> Result<()> {
         quantize::quantize(&source, &targets, threads, &mut |done, total| bar.set(done, total))?;
     bar.done(Bytes(sizes.iter().map(|b| b.0).sum()));
     for target in targets {
-        writeln!(stdout(), "{}", target.out.display())?;
+        print_line(&target.out.display().to_string())?;
     }
     Ok(())
 }
 
 fn inspect(spec: &str, quant: Option<&str>, json: bool) -> Result<()> {
     let quant = quant.map(str::parse).transpose()?;
-    let cache = CacheDir::from_env();
+    let cache = CacheDir::from_env()?;
     let located = find_file(spec, quant, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
     let inspection = GgufFile::open(&located.path)?.inspect();
     match json {
-        true => writeln!(stdout(), "{}", serde_json::to_string_pretty(&inspection)?)?,
-        false => write!(stdout(), "{inspection}")?,
+        true => write!(stdout(), "{}", json::whole(&inspection))?,
+        false => write!(stdout(), "{}", escaped(&inspection.to_string()))?,
     }
     Ok(())
 }
@@ -154,7 +156,7 @@ const MAX_TEXT: u64 = 64 << 20;
 
 fn tokenize(spec: &str, quant: Option<&str>, text: Option<&str>) -> Result<()> {
     let quant = quant.map(str::parse).transpose()?;
-    let cache = CacheDir::from_env();
+    let cache = CacheDir::from_env()?;
     let located = find_file(spec, quant, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
     let tokenizer = Tokenizer::from_gguf(&GgufFile::open(&located.path)?)?;
     let text = match text {

@@ -13,6 +13,7 @@ use crate::progress::say;
 use crate::record::{Record, write_atomically};
 use crate::report::{Format, Sections, Style, render_with};
 use crate::session::{self, Bench, Ended, Interrupted, Session, Side, Stop, verify};
+use crate::shell;
 
 const DEFAULT_ENGINES: [&str; 4] = ["candle", "candle-stock", "pytorch", "pytorch-f32"];
 
@@ -72,7 +73,8 @@ pub fn run(args: &RunArgs) -> Result<Option<PathBuf>> {
         let of = bench.order(launches).len();
         bail!(
             "stopped: {good} of {of} launches are kept in {json}; resume with `llm-bench run \
-             --resume {json}`"
+             --resume {}`",
+            shell::path(&measured.path)
         );
     }
     if good == 0 {
@@ -86,7 +88,8 @@ pub fn run(args: &RunArgs) -> Result<Option<PathBuf>> {
 fn opened(file: &Path) -> Result<Interrupted> {
     let (earlier, shown) = (Interrupted::open(file)?, file.display());
     if earlier.record().run.config.get(crate::gate::CONFIG).is_some() {
-        bail!("--resume {shown}: expected a run, found a gate; `llm-bench gate --resume {shown}`");
+        let command = shell::command(["llm-bench", "gate", "--resume", &file.to_string_lossy()]);
+        bail!("--resume {shown}: expected a run, found a gate; `{command}`");
     }
     Ok(earlier)
 }

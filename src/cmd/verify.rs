@@ -12,6 +12,7 @@ use crate::model::cache::CacheDir;
 use crate::plan::grid::Cell;
 use crate::progress::say;
 use crate::record::{Verdict, Verification};
+use crate::report::write::json;
 use crate::report::{Style, of::verify as report};
 use crate::session::find::{DEFAULT_SEED, Found, find_model};
 use crate::session::verify::{Check, Subject, explained};
@@ -39,7 +40,7 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
         }
     }
     if args.json {
-        writeln!(stdout(), "{}", serde_json::to_string_pretty(&all)?)?;
+        stdout().write_all(json::whole(&all).as_bytes())?;
     }
     Ok(passed)
 }
@@ -54,7 +55,7 @@ fn verified(
 ) -> Result<(Vec<(String, Verification)>, bool)> {
     let at = (cell.device, cell.threads);
     let check = Check::new(found, at, Deadlines::default(), (args.positions, args.decode))?;
-    let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
+    let provisioner = Provisioner::new(CacheDir::from_env()?.path().into(), !args.no_install)?;
     let mut subjects = Vec::new();
     for engine in engines {
         // Minutes of building are for those who ask for this engine.

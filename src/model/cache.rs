@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::digest::hex;
 use crate::record::write_atomically;
+use crate::user;
 
 /// The cache folder. llm-bench can recreate everything in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,17 +39,15 @@ impl CacheDir {
         Self(path.into())
     }
 
-    /// The first of `$LLM_BENCH_CACHE`, `$XDG_CACHE_HOME/llm-bench`, `~/.cache/llm-bench`.
-    pub fn from_env() -> Self {
-        Self::from_vars(&|name| std::env::var(name).ok())
-    }
-
-    fn from_vars(var: &dyn Fn(&str) -> Option<String>) -> Self {
-        let set = |name: &str| var(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        Self(set("LLM_BENCH_CACHE").unwrap_or_else(|| {
-            set("XDG_CACHE_HOME")
-                .unwrap_or_else(|| set("HOME").unwrap_or_default().join(".cache"))
-                .join("llm-bench")
+    /// `$LLM_BENCH_CACHE`, or `llm-bench` in the user's folder of caches; an absolute path.
+    ///
+    /// # Errors
+    /// Nothing names the user's home folder.
+    pub fn from_env() -> anyhow::Result<Self> {
+        let named = std::env::var_os("LLM_BENCH_CACHE").filter(|v| !v.is_empty());
+        Ok(Self(match named {
+            Some(named) => std::path::absolute(named)?,
+            None => user::cache_dir()?.join("llm-bench"),
         }))
     }
 
@@ -127,17 +126,5 @@ mod tests {
         assert_eq!(cache.sha256(&file).unwrap(), "planted", "the second time nothing is read");
         std::fs::write(&file, "abcd").unwrap();
         assert_ne!(cache.sha256(&file).unwrap(), "planted");
-    }
-
-    #[test]
-    fn the_cache_lies_where_the_environment_says() {
-        let at = |pairs: &'static [(&str, &str)]| {
-            CacheDir::from_vars(&|name| {
-                pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
-            })
-        };
-        assert_eq!(at(&[("LLM_BENCH_CACHE", "/a"), ("HOME", "/h")]).path(), Path::new("/a"));
-        assert_eq!(at(&[("XDG_CACHE_HOME", "/x")]).path(), Path::new("/x/llm-bench"));
-        assert_eq!(at(&[("HOME", "/h")]).path(), Path::new("/h/.cache/llm-bench"));
     }
 }

@@ -7,6 +7,7 @@
 //! all, appends a whole body to a partial file when a server ignores `Range`, and compares neither
 //! size nor checksum.
 
+mod config;
 pub mod error;
 mod http;
 
@@ -14,96 +15,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
 
 use hf_hub::{Cache, Repo, RepoType};
 use sha2::{Digest, Sha256};
 
+pub use config::{HubConfig, Token};
 pub use error::HubError;
-
-/// A secret whose debug form is dots.
-#[derive(Clone)]
-pub struct Token(String);
-
-impl Token {
-    /// The token, or `None` if the text is empty.
-    pub fn new(text: &str) -> Option<Self> {
-        let text = text.trim();
-        (!text.is_empty()).then(|| Self(text.to_owned()))
-    }
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Token(…)")
-    }
-}
-
-/// The hub's address, the credentials, and the timeouts.
-#[derive(Debug, Clone)]
-pub struct HubConfig {
-    /// Has no trailing slash.
-    pub endpoint: String,
-    pub token: Option<Token>,
-    /// The hub's own cache: holds `models--OWNER--NAME/{blobs,refs,snapshots}`.
-    pub cache_dir: PathBuf,
-    /// Never use the network.
-    pub offline: bool,
-    /// Limit for resolving the name, and again for connecting, before "cannot be reached".
-    pub connect_timeout: Duration,
-    /// How long a connection may stay silent.
-    pub stall_limit: Duration,
-    /// Retries after the first attempt; progress resets the count.
-    pub retries: u32,
-    /// Pause before the first retry; doubles each time.
-    pub backoff: Duration,
-}
-
-impl HubConfig {
-    /// The defaults for a cache folder, with no token.
-    pub fn new(endpoint: &str, cache_dir: PathBuf) -> Self {
-        Self {
-            endpoint: endpoint.trim_end_matches('/').to_owned(),
-            token: None,
-            cache_dir,
-            offline: false,
-            connect_timeout: Duration::from_secs(5),
-            stall_limit: Duration::from_secs(30),
-            retries: 4,
-            backoff: Duration::from_millis(500),
-        }
-    }
-
-    /// Reads the environment like the hub's own tools: HF_ENDPOINT, HF_HUB_OFFLINE, HF_HUB_CACHE,
-    /// HF_HOME, and the token from HF_TOKEN, HUGGING_FACE_HUB_TOKEN or the file `token` in HF_HOME.
-    pub fn from_env() -> Self {
-        Self::from_vars(&|name| std::env::var(name).ok())
-    }
-
-    /// `from_env` over any source of variables.
-    pub fn from_vars(var: &dyn Fn(&str) -> Option<String>) -> Self {
-        let set = |name: &str| var(name).filter(|v| !v.trim().is_empty());
-        let home = set("HF_HOME").map_or_else(
-            || {
-                let cache = set("XDG_CACHE_HOME").map(PathBuf::from).unwrap_or_else(|| {
-                    Path::new(&set("HOME").unwrap_or_else(|| ".".into())).join(".cache")
-                });
-                cache.join("huggingface")
-            },
-            PathBuf::from,
-        );
-        let cache_dir = set("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from);
-        let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
-        let mut config = Self::new(endpoint.trim(), cache_dir);
-        config.token = set("HF_TOKEN")
-            .or_else(|| set("HUGGING_FACE_HUB_TOKEN"))
-            .or_else(|| std::fs::read_to_string(home.join("token")).ok())
-            .and_then(|text| Token::new(&text));
-        config.offline = set("HF_HUB_OFFLINE")
-            .is_some_and(|v| ["1", "on", "yes", "true"].contains(&v.to_lowercase().as_str()));
-        config
-    }
-}
 
 /// One file of one repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,9 +122,9 @@ impl Hub {
         })
     }
 
-    /// The address in use.
-    pub fn endpoint(&self) -> &str {
-        &self.config.endpoint
+    /// The address in use, without a password.
+    pub fn endpoint(&self) -> String {
+        self.config.shown_endpoint()
     }
 
     /// The file, if an earlier pull left it in the cache. Does not use the network.
@@ -226,7 +143,7 @@ impl Hub {
         what.validate()?;
         let away = self.away.lock().unwrap_or_else(|e| e.into_inner()).clone();
         if let Some(reason) = away {
-            return Err(HubError::Unreachable { endpoint: self.config.endpoint.clone(), reason });
+            return Err(HubError::Unreachable { endpoint: self.endpoint(), reason });
         }
         let result = self.pull_now(what, progress);
         if let Err(HubError::Unreachable { reason, .. }) = &result {
@@ -509,42 +426,6 @@ fn io_at(path: &Path) -> impl Fn(std::io::Error) -> HubError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_environment_is_read_as_the_hubs_own_tools_read_it() {
-        let config = HubConfig::from_vars(&|name| match name {
-            "HF_HOME" => Some("/data/hf".into()),
-            "HF_ENDPOINT" => Some("https://mirror.example/".into()),
-            "HF_TOKEN" => Some(" hf_secret\n".into()),
-            "HF_HUB_OFFLINE" => Some("1".into()),
-            _ => None,
-        });
-        assert_eq!(config.endpoint, "https://mirror.example");
-        assert_eq!(config.cache_dir, Path::new("/data/hf/hub"));
-        assert_eq!(config.token.as_ref().unwrap().0, "hf_secret");
-        assert!(config.offline);
-        assert!(!format!("{config:?}").contains("secret"));
-
-        let config = HubConfig::from_vars(&|name| (name == "HOME").then(|| "/home/a".into()));
-        assert_eq!(config.endpoint, "https://huggingface.co");
-        assert_eq!(config.cache_dir, Path::new("/home/a/.cache/huggingface/hub"));
-        assert!(config.token.is_none());
-    }
-
-    #[test]
-    fn the_token_file_of_hf_home_is_the_last_resort() {
-        let home = tempfile::tempdir().unwrap();
-        std::fs::write(home.path().join("token"), "hf_from_file\n").unwrap();
-        let path = home.path().to_str().unwrap().to_owned();
-        let from_file = HubConfig::from_vars(&|n| (n == "HF_HOME").then(|| path.clone()));
-        assert_eq!(from_file.token.unwrap().0, "hf_from_file");
-        let old_name = HubConfig::from_vars(&|n| match n {
-            "HF_HOME" => Some(path.clone()),
-            "HUGGING_FACE_HUB_TOKEN" => Some("hf_old".into()),
-            _ => None,
-        });
-        assert_eq!(old_name.token.unwrap().0, "hf_old");
-    }
 
     #[test]
     fn names_that_would_leave_the_cache_are_refused() {

@@ -13,7 +13,7 @@ pub mod write;
 use std::io::IsTerminal;
 
 pub use of::run::{render, render_all, render_with};
-pub use text::{clean, visible};
+pub use text::{clean, escaped, escaped_json, visible};
 
 /// A format of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

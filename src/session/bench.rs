@@ -144,7 +144,7 @@ impl Bench {
     }
 
     fn plans(&self, may_install: bool) -> Result<Vec<ArmPlan>> {
-        let cache: PathBuf = CacheDir::from_env().path().into();
+        let cache: PathBuf = CacheDir::from_env()?.path().into();
         let plan = |seat: &Seat| {
             if interrupt::requested() {
                 bail!("stopped before anything was measured");

@@ -39,7 +39,7 @@ pub fn find_model(
     policy: WeightsPolicy,
     seed: u64,
 ) -> Result<Found> {
-    let cache = CacheDir::from_env();
+    let cache = CacheDir::from_env()?;
     let located = find_file(spec, quant, policy, &cache, seed)?;
     if let Some(notice) = &located.notice {
         say(&format!("note: {notice}"));
@@ -58,7 +58,7 @@ pub fn find_file(
     seed: u64,
 ) -> Result<Located> {
     let registry = Registry::embedded()?;
-    let hub = Hub::new(HubConfig::from_env())?;
+    let hub = Hub::new(HubConfig::from_env()?)?;
     let mut download: Option<ByteProgress> = None;
     let located = locate(
         spec,

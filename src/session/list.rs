@@ -9,6 +9,7 @@ use anyhow::Result;
 use super::bench::Bench;
 use crate::analysis::estimate::{Requests, launch_time};
 use crate::record::Record;
+use crate::report::clean;
 use crate::units::{Bytes, Seconds};
 
 /// Earlier records that are read for the estimate, the newest ones.
@@ -20,17 +21,19 @@ pub fn list(bench: &Bench, launches: u32, folder: &Path) -> Result<()> {
     let mut out = String::new();
     for file in &bench.files {
         let model = &file.model;
-        writeln!(out, "model     {} {} ({})", model.name, model.quant, Bytes(model.size_bytes))?;
+        let (name, quant) = (clean(&model.name), clean(&model.quant));
+        writeln!(out, "model     {name} {quant} ({})", Bytes(model.size_bytes))?;
     }
     let threads: Vec<String> = bench.spec.target.threads.iter().map(u32::to_string).collect();
     writeln!(out, "threads   {}", threads.join(", "))?;
-    writeln!(out, "prompts   {}", bench.workload.name)?;
+    writeln!(out, "prompts   {}", clean(&bench.workload.name))?;
     for p in &bench.workload.prompts {
         let depth = match p.depth() {
             0 => String::new(),
             depth => format!(", behind a context of {depth}"),
         };
-        writeln!(out, "          {}: {} tokens in, {} out{depth}", p.id, p.ids.len(), p.n_gen)?;
+        let (id, n) = (clean(&p.id), p.ids.len());
+        writeln!(out, "          {id}: {n} tokens in, {} out{depth}", p.n_gen)?;
     }
     let (arms, work) = (&bench.seats, &bench.spec.workload);
     let what =
@@ -45,7 +48,7 @@ pub fn list(bench: &Bench, launches: u32, folder: &Path) -> Result<()> {
     let requests = Requests { prompts: &prompts, warmup: work.warmup, iterations: work.iterations };
     let mut sum = 0.0;
     let mut unknown = Vec::new();
-    writeln!(out, "time      by earlier results in {}:", folder.display())?;
+    writeln!(out, "time      by earlier results in {}:", clean(&folder.display().to_string()))?;
     for seat in arms {
         let sha256 = &bench.file_of(seat).model.sha256;
         match launch_time(&records, sha256, &seat.point.engine, seat.threads, requests) {

@@ -32,6 +32,7 @@ use crate::metric::Metric;
 use crate::model::cache::CacheDir;
 use crate::progress::say;
 use crate::record::{Build, Environment, Record, Run, SCHEMA, Status, WeightsSource};
+use crate::secrets;
 use crate::sensors::{bandwidth, page_cache};
 use crate::task::Task;
 use crate::units::{Bytes, BytesPerSecond};
@@ -190,7 +191,7 @@ pub fn new_record(bench: &Bench, stop: Stop, config: Option<(&str, Value)>) -> R
                 std::process::id() & 0xffff
             ),
             started_at: launch::now(),
-            command: command.join(" "),
+            command: secrets::mask(&command.join(" ")).into_owned(),
             seed: spec.workload.seed,
             config: settings,
             complete: false,
@@ -208,9 +209,10 @@ pub fn new_record(bench: &Bench, stop: Stop, config: Option<(&str, Value)>) -> R
 
 /// This build, with what tells it from others of the same commit.
 pub fn build() -> Build {
-    let program = std::env::current_exe();
-    let sha256 = program.and_then(|program| CacheDir::from_env().sha256(&program));
-    Build { executable_sha256: sha256.ok(), ..host::build() }
+    let cache = CacheDir::from_env().ok();
+    let program = std::env::current_exe().ok();
+    let sha256 = cache.zip(program).and_then(|(cache, program)| cache.sha256(&program).ok());
+    Build { executable_sha256: sha256, ..host::build() }
 }
 
 /// An engine that compiles starts with a populated cache in every measured launch. Filling an

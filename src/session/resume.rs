@@ -21,6 +21,7 @@ use crate::plan::grid::each_once;
 use crate::plan::{Planned, Spec};
 use crate::progress::say;
 use crate::record::{Arm, Point, Record, Resumed, Workload};
+use crate::shell;
 
 /// A record whose plan is not done.
 pub struct Interrupted {
@@ -83,7 +84,8 @@ impl Interrupted {
         if record.run.complete {
             bail!(
                 "--resume {shown}: expected an interrupted run, found a complete one; `llm-bench report \
-             {shown}` shows it"
+                 {}` shows it",
+                shell::path(file)
             );
         }
         Ok(Self { path: file.into(), record, _claim: claim })

@@ -96,7 +96,7 @@ impl Check {
                 free_tokens: FREE_TOKENS.min(positions - free_prompt),
                 deadlines,
             },
-            cache: CacheDir::from_env(),
+            cache: CacheDir::from_env()?,
         })
     }
 
@@ -360,7 +360,7 @@ impl Check {
 /// # Errors
 /// The user stopped it.
 pub fn verify_arms(record: &mut Record, bench: &Bench, plans: &[ArmPlan]) -> Result<()> {
-    let provisioner = Provisioner::new(CacheDir::from_env().path().into(), false)?;
+    let provisioner = Provisioner::new(CacheDir::from_env()?.path().into(), false)?;
     let seats = || bench.seats.iter().zip(plans).enumerate();
     let groups = each_once(bench.seats.iter().map(|seat| (seat.file, seat.device)));
     for (file, device) in groups {

@@ -12,7 +12,8 @@ use llm_bench::task::score::{Answer, Question, ask};
 /// An engine that is built in or installed in the user's cache.
 fn installed(name: &str) -> (EngineSpec, Installed) {
     let spec = Registry::load().unwrap().find(name).unwrap().clone();
-    let mut provisioner = Provisioner::new(CacheDir::from_env().path().into(), false).unwrap();
+    let mut provisioner =
+        Provisioner::new(CacheDir::from_env().unwrap().path().into(), false).unwrap();
     provisioner.program = PathBuf::from(super::PROGRAM);
     let installed = provisioner.provide(&spec, "", &|_| {}).unwrap();
     (spec, installed)

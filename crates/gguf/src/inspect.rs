@@ -97,7 +97,7 @@ impl GgufFile {
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let note = if self.synthetic { " (synthetic weights: the text means nothing)" } else { "" };
-        writeln!(f, "{}{note}", self.file)?;
+        writeln!(f, "{}{note}", one_line(&self.file))?;
         writeln!(f, "name             {}", self.name.escape_debug())?;
         writeln!(f, "quantization     {}", self.quant)?;
         writeln!(f, "size             {}", Bytes(self.size_bytes))?;
@@ -125,7 +125,7 @@ impl fmt::Display for Inspection {
             )?;
         }
         if let Some(problem) = &self.problem {
-            writeln!(f, "not runnable     {problem}")?;
+            writeln!(f, "not runnable     {}", one_line(problem))?;
         }
         writeln!(f, "\n{:<8} {:>7} {:>16} {:>10}", "type", "tensors", "elements", "bytes")?;
         for row in &self.tensors {
@@ -139,6 +139,18 @@ impl fmt::Display for Inspection {
         }
         Ok(())
     }
+}
+
+/// Text of the file's or the disk's with its control characters escaped.
+fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 /// A value on one line.

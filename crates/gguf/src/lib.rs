@@ -43,7 +43,7 @@ pub enum GgufError {
     Malformed { path: PathBuf, what: String, expected: String, found: String },
     #[error(
         "{}: {what}: expected {expected}, found {found}. See `llm-bench models inspect {}`",
-        .path.display(), .path.display()
+        .path.display(), quoted(.path)
     )]
     Unsupported { path: PathBuf, what: String, expected: String, found: String },
     #[error(
@@ -57,6 +57,12 @@ pub enum GgufError {
          in another quantization, or another engine", .path.display()
     )]
     NotCandles { path: PathBuf, tensor: String, found: &'static str },
+}
+
+/// A path as one word of a shell's command line.
+fn quoted(path: &Path) -> String {
+    let path = path.to_string_lossy().replace('\0', "\u{fffd}");
+    shlex::try_quote(&path).map_or_else(|_| path.clone(), |quoted| quoted.into_owned())
 }
 
 /// A GGUF file whose header fits its length: every tensor lies inside the file.

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
@@ -14,6 +15,7 @@ use super::session::{Ask, End, Session};
 use super::terminal::{TextOut, say_dim};
 use crate::cli::GenerateArgs;
 use crate::engine::EngineSpec;
+use crate::interrupt;
 use crate::model::cache::CacheDir;
 use crate::model::chat::{ChatTemplate, Message, Origin, Role};
 use crate::model::tokenizer::Tokenizer;
@@ -75,11 +77,12 @@ pub fn run(
     loop {
         match input.line()? {
             Line::End => break,
+            Line::NoText => say("that line is not UTF-8 text; it was not sent"),
             Line::Interrupted => say_dim("Ctrl-D or /exit ends the chat"),
             Line::Text(text) => match command(&text) {
                 Command::Nothing => {}
                 Command::Exit => break,
-                Command::Help => say(HELP),
+                Command::Help => HELP.lines().for_each(say),
                 Command::Reset => {
                     let system = chat.system();
                     chat.begin(system);
@@ -95,9 +98,13 @@ pub fn run(
                 Command::Say(text) => chat.answer(text)?,
             },
         }
+        if interrupt::terminated() {
+            break;
+        }
     }
-    input.close();
-    chat.session.end()
+    chat.session.end()?;
+    anyhow::ensure!(!interrupt::terminated(), "stopped");
+    Ok(())
 }
 
 impl Chat<'_> {
@@ -223,10 +230,14 @@ struct Input {
     editor: Editor<Continued, FileHistory>,
     terminal: bool,
     history: PathBuf,
+    /// How the terminal was before a line is edited.
+    settings: Option<Termios>,
 }
 
 enum Line {
     Text(String),
+    /// What was typed or pasted is no text.
+    NoText,
     /// Ctrl-C at the prompt.
     Interrupted,
     /// Ctrl-D, or the end of the file.
@@ -241,38 +252,56 @@ impl Input {
             true => Behavior::PreferTerm,
             false => Behavior::Stdio,
         };
-        let config = Config::builder().auto_add_history(true).behavior(behavior).build();
+        let config = Config::builder().behavior(behavior).build();
         let mut editor = Editor::with_config(config).context("cannot read from this terminal")?;
         editor.set_helper(Some(Continued));
-        let history = CacheDir::from_env().path().join("chat-history");
+        let history = CacheDir::from_env()?.path().join("chat-history");
         if terminal {
             // There is none before the first chat.
             let _ = editor.load_history(&history);
         }
-        Ok(Self { editor, terminal, history })
+        let settings = tcgetattr(std::io::stdin()).ok().filter(|_| terminal);
+        Ok(Self { editor, terminal, history, settings })
     }
 
     fn line(&mut self) -> Result<Line> {
         // A Ctrl-C that came while nobody read keys was a signal: it means the same here.
-        if self.terminal && crate::interrupt::take() {
+        if self.terminal && !interrupt::terminated() && interrupt::take() {
             return Ok(Line::Interrupted);
         }
-        match self.editor.readline("> ") {
-            Ok(text) => Ok(Line::Text(text.replace("\\\n", "\n"))),
+        if interrupt::terminated() {
+            return Ok(Line::End);
+        }
+        let settings = self.settings.clone();
+        let end = move || {
+            if let Some(settings) = &settings {
+                let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, settings);
+            }
+            say("stopped");
+        };
+        match interrupt::while_waiting(end, || self.editor.readline("> ")) {
+            Ok(text) => {
+                self.remember(&text);
+                Ok(Line::Text(text.replace("\\\n", "\n")))
+            }
             Err(ReadlineError::Interrupted) => Ok(Line::Interrupted),
             Err(ReadlineError::Eof) => Ok(Line::End),
             Err(ReadlineError::Io(e)) if e.kind() == std::io::ErrorKind::InvalidData => {
+                if self.terminal {
+                    return Ok(Line::NoText);
+                }
                 Err(anyhow::anyhow!("stdin: expected UTF-8 text, found other bytes"))
             }
             Err(e) => Err(anyhow::Error::new(e).context("cannot read from stdin")),
         }
     }
 
-    /// Keeps the history of what was typed.
-    fn close(&mut self) {
-        if self.terminal
-            && let Err(e) = self.editor.save_history(&self.history)
-        {
+    /// Keeps what was typed, at once: a chat may end in any way.
+    fn remember(&mut self, text: &str) {
+        if !self.terminal || !self.editor.add_history_entry(text).unwrap_or(false) {
+            return;
+        }
+        if let Err(e) = self.editor.append_history(&self.history) {
             say(&format!(
                 "warning: {}: the input history is not kept: {e}",
                 self.history.display()

@@ -92,7 +92,7 @@ impl<'a> Session<'a> {
         let threads = args
             .threads
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32));
-        let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
+        let provisioner = Provisioner::new(CacheDir::from_env()?.path().into(), !args.no_install)?;
         let work = format!("{} n_ctx {n_ctx} threads {threads}", model.sha256);
         let installed = provisioner.provide(engine, &work, &say)?;
         if installed.compile_cache_populated() == Some(false) {
@@ -175,7 +175,7 @@ impl<'a> Session<'a> {
                     print_error.get_or_insert(e);
                 }
             }
-            match print_error.is_some() || interrupt::take() {
+            match print_error.is_some() || interrupt::take() || interrupt::terminated() {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }

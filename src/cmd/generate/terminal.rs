@@ -4,6 +4,7 @@
 use std::io::{IsTerminal, Write};
 
 use crate::model::tokenizer::{TextStream, Tokenizer};
+use crate::report::escaped;
 
 /// Writes tokens as text.
 pub struct TextOut<'t> {
@@ -47,18 +48,13 @@ impl<'t> TextOut<'t> {
         }
         let mut out = std::io::stdout().lock();
         match self.terminal {
-            true => out.write_all(harmless(text).as_bytes())?,
+            // A model may write anything.
+            true => out.write_all(escaped(text).as_bytes())?,
             false => out.write_all(text.as_bytes())?,
         }
         self.at_line_start = text.ends_with('\n');
         out.flush()
     }
-}
-
-/// The text with U+FFFD in place of control characters: a model may write anything.
-fn harmless(text: &str) -> String {
-    let safe = |c: char| !c.is_control() || c == '\n' || c == '\t';
-    text.chars().map(|c| if safe(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 /// A line on stderr that steps back behind the text: dim on a terminal that wants colour.
@@ -79,6 +75,6 @@ mod tests {
 
     #[test]
     fn a_model_cannot_steer_the_terminal() {
-        assert_eq!(harmless("a\x1b[2Jb\tc\nd\u{9b}e\r"), "a\u{fffd}[2Jb\tc\nd\u{fffd}e\u{fffd}");
+        assert_eq!(escaped("a\x1b[2Jb\tc\nd\u{9b}e\r"), "a\u{fffd}[2Jb\tc\nd\u{fffd}e\u{fffd}");
     }
 }

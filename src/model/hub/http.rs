@@ -7,6 +7,7 @@ use ureq::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, 
 use ureq::{Agent, Body, Timeout};
 
 use super::{HubConfig, HubError, HubFile, Stated};
+use crate::secrets;
 
 const MAX_REDIRECTS: usize = 8;
 
@@ -15,6 +16,8 @@ const MAX_REDIRECTS: usize = 8;
 pub(super) struct Client {
     agent: Agent,
     endpoint: String,
+    /// For messages: without a password.
+    shown: String,
     /// Marked sensitive, so that nothing prints it.
     authorization: Option<HeaderValue>,
     stall_limit: std::time::Duration,
@@ -56,6 +59,7 @@ impl Client {
         Ok(Self {
             agent: agent.build().into(),
             endpoint: config.endpoint.clone(),
+            shown: config.shown_endpoint(),
             authorization,
             stall_limit: config.stall_limit,
         })
@@ -154,14 +158,14 @@ impl Client {
         let bad_uri = |_| HubError::BadRequest {
             what: "HF_ENDPOINT is not an address",
             expected: "https://HOST",
-            found: self.endpoint.clone(),
+            found: self.shown.clone(),
         };
         let home: Uri = address.parse().map_err(bad_uri)?;
         if origin(&home).is_none() {
             return Err(HubError::BadRequest {
                 what: "HF_ENDPOINT is not an address",
                 expected: "https://HOST",
-                found: self.endpoint.clone(),
+                found: self.shown.clone(),
             });
         }
         let mut uri = home.clone();
@@ -195,7 +199,7 @@ impl Client {
 
     /// Explains a status other than success.
     fn refused(&self, what: &HubFile, status: StatusCode, elsewhere: bool) -> HubError {
-        let (repo, file, endpoint) = (what.repo.clone(), what.file.clone(), self.endpoint.clone());
+        let (repo, file, endpoint) = (what.repo.clone(), what.file.clone(), self.shown.clone());
         match status.as_u16() {
             // A storage host checks a signature that expires; the hub issues a new one.
             status @ (401 | 403) if elsewhere => {
@@ -248,7 +252,8 @@ impl Client {
     }
 
     fn unreachable(&self, reason: String) -> HubError {
-        HubError::Unreachable { endpoint: self.endpoint.clone(), reason }
+        let reason = secrets::mask(&reason).into_owned();
+        HubError::Unreachable { endpoint: self.shown.clone(), reason }
     }
 }
 

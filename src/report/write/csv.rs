@@ -1,12 +1,14 @@
-//! Rows as CSV by RFC 4180. A number that does not exist is an empty field.
+//! Rows as CSV by RFC 4180. A number that does not exist is an empty field. A spreadsheet takes a
+//! text that begins like a formula for one: such texts get an apostrophe in front.
 
 use super::plain;
 use crate::report::document::{Content, Table};
 use crate::report::number::{self, Form};
+use crate::spreadsheet::defused;
 
 pub fn render(table: &Table) -> String {
     let mut csv = csv::Writer::from_writer(Vec::new());
-    let header = table.columns.iter().map(|c| c.title.as_deref().unwrap_or_default());
+    let header = table.columns.iter().map(|c| defused(c.title.as_deref().unwrap_or_default()));
     csv.write_record(header).expect("memory does not fail");
     for row in &table.rows {
         let fields = row.iter().map(|cell| field(&cell.content));
@@ -23,7 +25,7 @@ fn field(content: &Content) -> String {
         Content::Number(x, form @ (Form::Count | Form::Exact)) => number::text(*x, *form),
         Content::Number(x, _) => number::text(*x, Form::Twelve),
         Content::Measured(m) => number::text(m.mean, Form::Twelve),
-        content => plain(content),
+        content => defused(&plain(content)),
     }
 }
 

@@ -6,12 +6,14 @@ use serde_json::{Map, Value, json};
 
 use super::plain;
 use crate::report::document::{Content, Table};
+use crate::report::escaped_json;
 use crate::report::number::Form;
 
 /// Writes one of our values; ends with a newline.
 pub fn whole(value: &impl Serialize) -> String {
     // String keys and plain values: JSON can hold them all.
-    serde_json::to_string_pretty(value).expect("a value of ours is valid JSON") + "\n"
+    let json = serde_json::to_string_pretty(value).expect("a value of ours is valid JSON");
+    escaped_json(&json) + "\n"
 }
 
 /// Rows, by the keys of their columns.
