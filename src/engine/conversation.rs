@@ -12,6 +12,7 @@ use crate::protocol::{
     ErrorKind, Feature, Load, Loaded, MemoryBook, PROTOCOL, Ready, Reply, Request,
 };
 use crate::record::{FailureKind, LaunchError};
+use crate::secrets;
 use crate::units::MonoNs;
 
 /// Time limits of the phases.
@@ -108,7 +109,7 @@ impl Engine {
         self.phase = "ready";
         let (arrived, reply) = self.wait(self.deadlines.ready)?;
         self.ready = match reply {
-            Reply::Ready(ready) => ready,
+            Reply::Ready(ready) => of_ready(ready),
             other => return Err(self.unexpected(other)),
         };
         self.check_times(entered, arrived, &[("t_ns", self.ready.t_ns)])?;
@@ -145,8 +146,11 @@ impl Engine {
     }
 
     pub fn load(&mut self, load: Load) -> Result<Stamped<Loaded>, Failure> {
+        // The engine's working folder is not ours.
+        let path = std::path::absolute(&load.path).map(|p| p.to_string_lossy().into_owned());
+        let load = Load { path: path.unwrap_or_else(|_| load.path.clone()), ..load };
         let loaded = self.ask("load", Request::Load(load), self.deadlines.load, |r| match r {
-            Reply::Loaded(l) => Ok(*l),
+            Reply::Loaded(l) => Ok(of_loaded(*l)),
             other => Err(Box::new(other)),
         })?;
         let l = &loaded.value;
@@ -265,7 +269,9 @@ impl Engine {
 
     /// Ends the engine. The failure names the phase and contains the end of the engine's log.
     pub(crate) fn fail(&mut self, kind: FailureKind, message: String) -> Failure {
-        let stderr_tail = self.connection.abort();
+        let mask = |text: &str| secrets::mask(text).into_owned();
+        let stderr_tail = self.connection.abort().map(|tail| mask(&tail));
+        let message = mask(&message);
         Failure::Engine(LaunchError { kind, phase: self.phase.into(), message, stderr_tail })
     }
 
@@ -274,6 +280,24 @@ impl Engine {
         self.connection.abort();
         Failure::Interrupted
     }
+}
+
+/// What an engine says of itself goes into records: it may say what it read elsewhere.
+fn of_ready(mut ready: Ready) -> Ready {
+    for text in ready.versions.values_mut().chain(&mut ready.isa) {
+        *text = secrets::mask(text).into_owned();
+    }
+    ready
+}
+
+fn of_loaded(mut loaded: Loaded) -> Loaded {
+    let precision = &mut loaded.precision;
+    let texts = [&mut precision.weights, &mut precision.compute, &mut precision.kv];
+    for text in texts.into_iter().chain(&mut loaded.notes) {
+        *text = secrets::mask(text).into_owned();
+    }
+    loaded.settings.values_mut().for_each(secrets::mask_value);
+    loaded
 }
 
 fn kind_of(kind: ErrorKind) -> FailureKind {

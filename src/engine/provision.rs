@@ -7,6 +7,7 @@ mod python;
 mod revision;
 mod step;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +19,18 @@ pub use self::python::{PYTHON, Python, find_python};
 pub use self::revision::Revision;
 use self::step::run_step;
 use super::registry::{self, Code, EngineFolder, EngineSpec, Files, Launcher};
+use crate::environment::{self, Purpose};
+
+/// What an isolated Python (`-I`) runs to become an engine: it imports from the engine's folder
+/// and from what Python engines share, and from no other folder of the user's.
+const START: &str = "\
+import sys
+sys.path[:0] = sys.argv[1:3]
+del sys.argv[:3]
+__file__ = sys.argv[0]
+with open(__file__, 'rb') as script:
+    script = compile(script.read(), __file__, 'exec')
+exec(script)";
 
 /// Where engines are installed, and whether they may be.
 #[derive(Debug, Clone)]
@@ -35,9 +48,9 @@ pub struct Provisioner {
 pub struct Installed {
     /// The program to start: a Python, a program built here, or this program itself.
     pub program: PathBuf,
-    args: Vec<String>,
+    args: Vec<OsString>,
     /// The folders of the scripts that the program runs, if any: the engine's own, and the one that
-    /// Python engines share.
+    /// Python engines share. With them, the program is a Python.
     scripts: Vec<PathBuf>,
     env: Vec<(String, String)>,
     /// The folder of the engine's compile cache, if it has one.
@@ -63,7 +76,7 @@ impl Provisioner {
         match &engine.launcher {
             Launcher::Builtin => Ok(Installed {
                 program: self.program.clone(),
-                args: vec!["worker".into(), engine.name.clone()],
+                args: vec!["worker".into(), engine.name.clone().into()],
                 scripts: Vec::new(),
                 env: Vec::new(),
                 compile_cache: None,
@@ -80,7 +93,7 @@ impl Provisioner {
         say: &dyn Fn(&str),
     ) -> Result<Installed> {
         let m = &folder.manifest;
-        let mut env: Vec<_> = m.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let env: Vec<_> = m.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let mut args = Vec::new();
         let (program, scripts) = match folder.code() {
             Code::Native(native) => (self.native(folder, native, say)?, Vec::new()),
@@ -90,13 +103,15 @@ impl Provisioner {
                     None => find_python(folder.python_bound())?.path,
                 };
                 let own = self.unpacked(folder)?;
-                args = vec!["-u".into(), own.join(script).to_string_lossy().into_owned()];
                 let shared = self.shared()?;
-                env.push(("PYTHONPATH".into(), python_path(&shared)?));
+                args = ["-u", "-c", START].map(OsString::from).to_vec();
+                for path in [&own, &shared, &own.join(script)] {
+                    args.push(std::path::absolute(path)?.into());
+                }
                 (python, vec![own, shared.join(registry::SHARED)])
             }
         };
-        args.push(engine.name.clone());
+        args.push(engine.name.clone().into());
         let mut installed = Installed { program, args, scripts, env, compile_cache: None };
         if !m.compile_cache_env.is_empty() && engine.compiles() {
             let key = short_hash(&[work.as_bytes(), installed.identity()?.as_bytes()]);
@@ -198,19 +213,6 @@ impl Provisioner {
     }
 }
 
-/// A `PYTHONPATH` of one absolute folder, so that Python never imports from the current folder.
-fn python_path(folder: &Path) -> Result<String> {
-    let folder = std::path::absolute(folder)?;
-    let path = std::env::join_paths([&folder]).ok().and_then(|p| p.into_string().ok());
-    path.with_context(|| {
-        format!(
-            "Python cannot import from {}: expected a path in UTF-8 without ':'; \
-             set LLM_BENCH_CACHE to another folder",
-            folder.display()
-        )
-    })
-}
-
 /// Makes the venv `home` and installs the folder's pinned requirements in it.
 fn make_venv(
     folder: &EngineFolder,
@@ -220,8 +222,9 @@ fn make_venv(
 ) -> Result<()> {
     let found = find_python(folder.python_bound())?;
     let pins = folder.read(requirements)?;
+    let home = std::path::absolute(home)?;
     run_step(
-        Command::new(&found.path).args(["-m", "venv"]).arg(home),
+        environment::python(&found.path, Purpose::Install).args(["-m", "venv"]).arg(&home),
         &format!("making a venv with Python {}.{}", found.version.0, found.version.1),
         "install Python's venv module (on Debian and Ubuntu: `apt install python3-venv`)",
         say,
@@ -230,11 +233,19 @@ fn make_venv(
     std::fs::write(&pin_file, &pins)
         .with_context(|| format!("cannot write {}", pin_file.display()))?;
     run_step(
-        Command::new(home.join("bin/python"))
+        environment::python(home.join("bin/python"), Purpose::Install)
             .args(["-m", "pip", "install", "--no-input", "--progress-bar", "off"])
-            .args(["--disable-pip-version-check", "-r"])
+            .args(["--disable-pip-version-check"])
+            .args(
+                folder
+                    .is_ours()
+                    .then_some(["--require-hashes", "--only-binary", ":all:"])
+                    .into_iter()
+                    .flatten(),
+            )
+            .arg("-r")
             .arg(&pin_file),
-        &format!("installing {}", one_line(&pins)),
+        &format!("installing {}", named(&pins)),
         "check the network and the disk, then run the same command again",
         say,
     )
@@ -243,14 +254,12 @@ fn make_venv(
 impl Installed {
     /// The command for one launch with `threads` threads.
     pub fn command(&self, threads: u32) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match self.scripts.is_empty() {
+            true => environment::command(&self.program, Purpose::Run),
+            false => environment::python(&self.program, Purpose::Run),
+        };
         let threads = threads.to_string();
         command.args(&self.args);
-        // The engine must use the packages installed for it, not those of the user's shell.
-        for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH"] {
-            command.env_remove(name);
-        }
-        command.env("PYTHONNOUSERSITE", "1");
         for name in [
             "OMP_NUM_THREADS",
             "MKL_NUM_THREADS",
@@ -311,10 +320,18 @@ fn short_hash(parts: &[&[u8]]) -> String {
     crate::digest::hex(&hash.finalize()[..6])
 }
 
-fn one_line(pins: &[u8]) -> String {
+/// The pins in one line: the first of many.
+fn named(pins: &[u8]) -> String {
+    const MOST: usize = 9;
     let text = String::from_utf8_lossy(pins);
-    let pins = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
-    pins.collect::<Vec<_>>().join(", ")
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with(['#', '-']));
+    let pins: Vec<&str> = lines.map(|l| l.split([' ', ';', '\\']).next().unwrap_or(l)).collect();
+    match pins.get(..MOST) {
+        Some(first) if pins.len() > MOST => {
+            format!("{} and {} more", first.join(", "), pins.len() - MOST)
+        }
+        _ => pins.join(", "),
+    }
 }
 
 #[cfg(test)]
@@ -361,10 +378,37 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_python_would_split_is_refused() {
-        assert!(python_path(Path::new("relative")).unwrap().starts_with('/'));
-        let error = python_path(Path::new("/a:b")).unwrap_err().to_string();
-        assert!(error.contains("/a:b") && error.contains("LLM_BENCH_CACHE"), "{error}");
+    fn every_package_of_our_engines_is_pinned_with_its_hashes() {
+        let mut pinned = 0;
+        for engine in Registry::load().unwrap().all() {
+            let Launcher::Folder(folder) = &engine.launcher else { continue };
+            let m = &folder.manifest;
+            let steps = m.native.as_ref().map(|n| format!("{:?}", n.steps)).unwrap_or_default();
+            for (name, bytes) in folder.sources().unwrap() {
+                let of_build = m.native.as_ref().and_then(|n| n.requirements.as_ref());
+                let of_step = name.ends_with(".txt") && steps.contains(&name);
+                if !of_step && ![m.requirements.as_ref(), of_build].contains(&Some(&name)) {
+                    continue;
+                }
+                // A pin and its hashes are one line that is continued.
+                let text = String::from_utf8(bytes).unwrap().replace("\\\n", " ");
+                for line in text.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#')) {
+                    let whole = line.contains("==") && line.contains("--hash=sha256:");
+                    assert!(whole, "{}: {name}: {line}", m.name);
+                    pinned += 1;
+                }
+            }
+            assert!(!steps.contains("\"pip\"") || steps.contains("--require-hashes"), "{}", m.name);
+        }
+        assert!(pinned > 30, "{pinned}");
+    }
+
+    #[test]
+    fn many_pins_are_shown_by_their_first() {
+        let pins = "# why\na==1 ; x < 'y' \\\n    --hash=sha256:00\nb==2\n";
+        assert_eq!(named(pins.as_bytes()), "a==1, b==2");
+        let many: String = (0..12).map(|i| format!("p{i}==1\n")).collect();
+        assert!(named(many.as_bytes()).ends_with("p8==1 and 3 more"));
     }
 
     #[test]

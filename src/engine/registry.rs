@@ -215,6 +215,11 @@ impl EngineFolder {
         self.manifest.python.as_deref().and_then(parse_python_bound).unwrap_or((3, 11))
     }
 
+    /// Whether it came with this program.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.files, Files::Embedded(_))
+    }
+
     /// The code that the folder runs.
     pub fn code(&self) -> Code<'_> {
         match (&self.manifest.script, &self.manifest.native) {
@@ -313,7 +318,9 @@ impl Registry {
         let path = folder.join(MANIFEST);
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("{ENGINE_PATH}: cannot read {}", path.display()))?;
-        EngineFolder::parse(&text, Files::OnDisk(folder.to_path_buf()), &path.display().to_string())
+        // Its programs do not run in the current folder.
+        let files = Files::OnDisk(std::path::absolute(folder)?);
+        EngineFolder::parse(&text, files, &path.display().to_string())
     }
 
     fn add(&mut self, folder: EngineFolder) {

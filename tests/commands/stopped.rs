@@ -61,12 +61,15 @@ fn a_stop_in_the_middle_of_synthesis_leaves_no_file() {
 /// pip waits silently until the file `go` exists.
 fn slow_installation(dir: &Path) -> PathBuf {
     let python = dir.join("python");
-    let script = "#!/bin/sh\n\
-        case \"$1 $2\" in\n\
-        '-c '*) echo 3.12 ;;\n\
-        '-m venv') mkdir -p \"$3/bin\" && cp \"$0\" \"$3/bin/python\" ;;\n\
-        '-m pip') touch pip-runs; while [ ! -e go ]; do sleep 0.05; done ;;\n\
-        esac\n";
+    let here = dir.display();
+    let script = format!(
+        "#!/bin/sh\n\
+         case \"$1 $2 $3\" in\n\
+         '-I -c '*) echo 3.12 ;;\n\
+         '-I -m venv') mkdir -p \"$4/bin\" && cp \"$0\" \"$4/bin/python\" ;;\n\
+         '-I -m pip') touch '{here}/pip-runs'; while [ ! -e '{here}/go' ]; do sleep 0.05; done ;;\n\
+         esac\n"
+    );
     std::fs::write(&python, script).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&python, mode).unwrap();

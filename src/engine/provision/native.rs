@@ -3,13 +3,13 @@
 //! only the program.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use super::step::run_step;
 use super::{Provisioner, make_venv, short_hash};
 use crate::engine::registry::{EngineFolder, MANIFEST, Native};
+use crate::environment::{self, Purpose};
 
 impl Provisioner {
     /// The program of a native engine. Builds it if it is missing.
@@ -56,7 +56,7 @@ fn build(
 ) -> Result<()> {
     let dir = home.join("build");
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    let mut path = environment::search_path();
     if let Some(requirements) = &native.requirements {
         let venv = home.join("build").join("venv");
         make_venv(folder, requirements, &venv, say)?;
@@ -69,7 +69,11 @@ fn build(
             word.replace("{build}", &dir.to_string_lossy())
         };
         let words: Vec<String> = step.run.iter().map(filled).collect();
-        let mut command = Command::new(&words[0]);
+        // The tools of the venv come first, also for the step's own program.
+        let tool = std::env::split_paths(&path).map(|folder| folder.join(&words[0]));
+        let tool = tool.filter(|_| !words[0].contains('/')).find(|tool| tool.is_file());
+        let program = tool.unwrap_or_else(|| dir.join(&words[0]));
+        let mut command = environment::command(program, Purpose::Install);
         command.args(&words[1..]).current_dir(&dir).env("PATH", &path);
         run_step(&mut command, &step.what, &step.advice, say)?;
     }
@@ -94,7 +98,8 @@ fn check_needs(name: &str, native: &Native) -> Result<()> {
                 programs.map(|p| (p.clone(), p.clone())).collect()
             }
         };
-        if !looked_for.iter().any(|(_, program)| is_on_path(program)) {
+        let there = |program: &str| environment::find(Path::new(program)).is_some();
+        if !looked_for.iter().any(|(_, program)| there(program)) {
             let names: Vec<&str> = looked_for.iter().map(|(name, _)| name.as_str()).collect();
             bail!(
                 "building {name} needs {what}: found none on PATH (looked for {}); {}",
@@ -104,18 +109,6 @@ fn check_needs(name: &str, native: &Native) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn is_on_path(program: &str) -> bool {
-    let runs = |path: &Path| {
-        use std::os::unix::fs::PermissionsExt;
-        path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
-    };
-    if program.contains('/') {
-        return runs(Path::new(program));
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| runs(&dir.join(program)))
 }
 
 /// The instruction sets of the first processor, as the kernel names them: the compiler may use them

@@ -3,11 +3,13 @@
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+
+use crate::environment::{self, Purpose};
 
 /// Names the Python that makes the venvs, instead of the first one on PATH.
 pub const PYTHON: &str = "LLM_BENCH_PYTHON";
@@ -56,7 +58,7 @@ pub fn find_python(bound: (u32, u32)) -> Result<Python> {
 /// The version that a Python prints; `None` if it is not a Python, hangs, or prints without end.
 fn python_version(path: &Path) -> Option<(u32, u32)> {
     let program = "import sys; print('%d.%d' % sys.version_info[:2])";
-    let mut child = Command::new(path)
+    let mut child = environment::python(path, Purpose::Run)
         .args(["-c", program])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -2,13 +2,14 @@
 //! processor. Uses a separate work tree, so that the caller's files stay untouched.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use super::native::processor;
 use super::step::run_step;
 use super::{Provisioner, short_hash};
+use crate::environment::{self, Purpose};
+use crate::git;
 
 /// The name of the package and of its program.
 const NAME: &str = env!("CARGO_PKG_NAME");
@@ -27,21 +28,23 @@ impl Revision {
     /// # Errors
     /// There is no repository, it belongs to another program, or the name resolves to no commit.
     pub fn find(folder: &Path, rev: &str) -> Result<Self> {
-        let top = git(folder, &["rev-parse", "--show-toplevel"]).with_context(|| {
+        let top = git::text(folder, &["rev-parse", "--show-toplevel"]).with_context(|| {
             format!("revision {rev:?}: expected to be in a git repository of {NAME}")
         })?;
         let repository = PathBuf::from(top);
         // A revision must not be mistaken for an option.
         let wanted = format!("{rev}^{{commit}}");
-        let found = git(&repository, &["rev-parse", "--verify", "--end-of-options", &wanted]);
+        let found = git::text(&repository, &["rev-parse", "--verify", "--end-of-options", &wanted]);
         let commit = found.with_context(|| {
             format!(
                 "revision {rev:?}: expected a branch, a tag or a commit of {}; in a shallow clone, \
-                 fetch it first (git fetch origin {rev})",
-                repository.display()
+                 fetch it first (git fetch origin {})",
+                repository.display(),
+                crate::shell::quoted(rev)
             )
         })?;
-        let manifest = git(&repository, &["show", &format!("{commit}:Cargo.toml")]);
+        let manifest =
+            git::text(&repository, &["cat-file", "blob", &format!("{commit}:Cargo.toml")]);
         let named = |text: String| {
             let table: toml::Table = text.parse().ok()?;
             Some(table.get("package")?.get("name")?.as_str()? == NAME)
@@ -82,7 +85,7 @@ impl Provisioner {
             let made = build(revision, &tree, &root.join("builds"), &home, say);
             // The repository forgets the work tree, whether the build succeeded or not.
             let _ = std::fs::remove_dir_all(&tree);
-            let _ = git(&revision.repository, &["worktree", "prune"]);
+            let _ = git::text(&revision.repository, &["worktree", "prune"]);
             made
         })?;
         Ok(home.join(NAME))
@@ -99,12 +102,12 @@ fn build(
     say: &dyn Fn(&str),
 ) -> Result<()> {
     let repository = &revision.repository;
-    git(repository, &["worktree", "prune"])?;
+    git::text(repository, &["worktree", "prune"])?;
     let place = tree.to_str().context("the cache folder's name is not UTF-8")?;
-    git(repository, &["worktree", "add", "--force", "--detach", place, &revision.commit])?;
+    git::text(repository, &["worktree", "add", "--force", "--detach", place, &revision.commit])?;
     run_step(
         // cargo prints its progress on stderr.
-        Command::new("sh")
+        environment::command("sh", Purpose::Install)
             .args(["-c", "exec cargo build --release --locked --bin \"$0\" 2>&1", NAME])
             .current_dir(tree)
             .env("CARGO_TARGET_DIR", target)
@@ -120,21 +123,6 @@ fn build(
     Ok(())
 }
 
-/// Git's output without the last newline; the error is git's first complaint.
-fn git(folder: &Path, args: &[&str]) -> Result<String> {
-    let out = Command::new("git")
-        .arg("-C")
-        .arg(folder)
-        .args(args)
-        .output()
-        .context("cannot start git; install it, or give built programs")?;
-    if !out.status.success() {
-        let complaint = String::from_utf8_lossy(&out.stderr);
-        bail!("git {}: {}", args[0], complaint.lines().next().unwrap_or("failed").trim());
-    }
-    Ok(String::from_utf8_lossy(&out.stdout).trim_end().to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,9 +134,9 @@ mod tests {
         std::fs::write(path.join("Cargo.toml"), format!("[package]\nname = {package:?}\n"))
             .unwrap();
         let me = ["-c", "user.name=n", "-c", "user.email=e@example.invalid"];
-        git(path, &["init", "-q"]).unwrap();
-        git(path, &["add", "Cargo.toml"]).unwrap();
-        git(path, &[&me[..], &["commit", "-qm", "first"]].concat()).unwrap();
+        git::text(path, &["init", "-q"]).unwrap();
+        git::text(path, &["add", "Cargo.toml"]).unwrap();
+        git::text(path, &[&me[..], &["commit", "-qm", "first"]].concat()).unwrap();
         dir
     }
 
@@ -189,7 +177,7 @@ mod tests {
         let revision = Revision::find(dir.path(), "HEAD").unwrap();
         let error = provisioner.revision(&revision, &|_| {}).unwrap_err().to_string();
         assert!(error.contains("building llm-bench") && error.contains("failed"), "{error}");
-        let trees = git(dir.path(), &["worktree", "list"]).unwrap();
+        let trees = git::text(dir.path(), &["worktree", "list"]).unwrap();
         assert_eq!(trees.lines().count(), 1, "{trees}");
     }
 }
