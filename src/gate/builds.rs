@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::judge::{Judge, check_ratios, look_alpha, must_have_measured};
 use super::program::Program;
-use super::{BASELINE, BaselineMissing, CANDIDATE, bench, builtin, finish, session, spec, stop};
+use super::{BASELINE, BaselineMissing, CANDIDATE, bench, builtin, session, spec, stop};
 use crate::analysis::gate::{self, Gate, lost};
 use crate::analysis::verdict::{Rule, Rules};
 use crate::cli::gate::GateArgs;
@@ -19,6 +19,7 @@ use crate::model::cache::CacheDir;
 use crate::progress::say;
 use crate::record::Arm;
 use crate::session::{Bench, Interrupted, Measured, Session, Side, Stop};
+use crate::shell;
 
 /// The key of `run.config` that marks the record of two builds and holds their settings.
 pub const CONFIG: &str = "gate";
@@ -52,25 +53,38 @@ impl Stated {
     }
 }
 
+/// The programs that the arguments name, built where they are revisions.
+struct Named {
+    baseline: Program,
+    candidate: Program,
+}
+
+impl Named {
+    fn by(args: &GateArgs) -> Result<Self> {
+        let provisioner = Provisioner::new(CacheDir::from_env()?.path().into(), !args.no_install)?;
+        let baseline = match (&args.baseline_bin, &args.baseline_rev) {
+            (Some(path), _) if !path.exists() => {
+                let path = path.display();
+                bail!(BaselineMissing(format!("--baseline-bin {path}: there is no such program")))
+            }
+            (Some(path), _) => Program::built("--baseline-bin", path)?,
+            (None, Some(rev)) => Program::of_revision(&provisioner, rev, &say)
+                .with_context(|| format!("--baseline-rev {rev}"))?,
+            (None, None) => Program::own()?,
+        };
+        let candidate = match (&args.candidate_bin, &args.candidate_rev) {
+            (Some(path), _) => Program::built("--candidate-bin", path)?,
+            (None, Some(rev)) => Program::of_revision(&provisioner, rev, &say)
+                .with_context(|| format!("--candidate-rev {rev}"))?,
+            (None, None) => Program::own()?,
+        };
+        Ok(Self { baseline, candidate })
+    }
+}
+
 /// What the arguments ask for, with the programs built.
 fn stated(args: &GateArgs) -> Result<Stated> {
-    let provisioner = Provisioner::new(CacheDir::from_env().path().into(), !args.no_install)?;
-    let baseline = match (&args.baseline_bin, &args.baseline_rev) {
-        (Some(path), _) if !path.exists() => {
-            let path = path.display();
-            bail!(BaselineMissing(format!("--baseline-bin {path}: there is no such program")))
-        }
-        (Some(path), _) => Program::built("--baseline-bin", path)?,
-        (None, Some(rev)) => Program::of_revision(&provisioner, rev, &say)
-            .with_context(|| format!("--baseline-rev {rev}"))?,
-        (None, None) => Program::own()?,
-    };
-    let candidate = match (&args.candidate_bin, &args.candidate_rev) {
-        (Some(path), _) => Program::built("--candidate-bin", path)?,
-        (None, Some(rev)) => Program::of_revision(&provisioner, rev, &say)
-            .with_context(|| format!("--candidate-rev {rev}"))?,
-        (None, None) => Program::own()?,
-    };
+    let Named { baseline, candidate } = Named::by(args)?;
     let rules = args.rules.rules();
     Ok(Stated {
         baseline,
@@ -85,7 +99,29 @@ fn stated(args: &GateArgs) -> Result<Stated> {
     })
 }
 
+/// Enough of a hash to tell two apart.
+fn start(sha256: &str) -> &str {
+    &sha256[..sha256.floor_char_boundary(12)]
+}
+
 impl Stated {
+    /// The command that resumes this gate.
+    fn resume_command(&self, json: &Path) -> String {
+        let own = std::env::current_exe().ok();
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut words = ["llm-bench", "gate", "--resume"].map(String::from).to_vec();
+        words.push(text(json));
+        for (option, program) in [("--baseline", &self.baseline), ("--candidate", &self.candidate)]
+        {
+            if let Some(commit) = program.commit.as_ref().filter(|_| program.is_revision()) {
+                words.extend([format!("{option}-rev"), commit.clone()]);
+            } else if own.as_ref() != Some(&program.path) {
+                words.extend([format!("{option}-bin"), text(&program.path)]);
+            }
+        }
+        shell::command(words)
+    }
+
     /// This program against itself, for the check of the gate.
     pub fn of_itself(args: &GateArgs, slow: Option<f64>) -> Result<Self> {
         Ok(Self { slow_candidate: slow, ..stated(args)? })
@@ -122,10 +158,11 @@ pub fn resumed(args: &GateArgs, file: &Path) -> Result<Gate> {
     let Some(config) = record.run.config.get(CONFIG) else {
         bail!(
             "--resume {shown}: expected a gate of two builds, found none; resume a run with \
-             `llm-bench run --resume {shown}`"
+             `llm-bench run --resume {}`",
+            shell::path(file)
         );
     };
-    let stated: Stated = serde_json::from_value(config.clone()).with_context(|| {
+    let mut stated: Stated = serde_json::from_value(config.clone()).with_context(|| {
         format!("--resume {shown}: run.config.{CONFIG} does not state the gate")
     })?;
     let labels: Vec<&str> = record.arms.iter().map(|arm| arm.label.as_str()).collect();
@@ -136,8 +173,26 @@ pub fn resumed(args: &GateArgs, file: &Path) -> Result<Gate> {
     if labels != [BASELINE, CANDIDATE] || !stated.stop.is_plausible() {
         bail!("--resume {shown}: the file was changed. Run anew");
     }
-    for program in [&stated.baseline, &stated.candidate] {
-        program.check_unchanged().with_context(|| earlier.name())?;
+    // The file may come from anywhere. It says which programs were measured; only the command line
+    // says which are started.
+    let named = Named::by(args)?;
+    let advice = stated.resume_command(file);
+    for (side, was, now) in [
+        (BASELINE, &mut stated.baseline, named.baseline),
+        (CANDIDATE, &mut stated.candidate, named.candidate),
+    ] {
+        if now.sha256 != was.sha256 {
+            bail!(
+                "--resume {shown}: {side}: expected the program that was measured ({}, sha256 {}…), \
+                 found another ({}, sha256 {}…); name the programs of the gate if you trust them: \
+                 `{advice}`; or run anew",
+                was.what,
+                start(&was.sha256),
+                now.what,
+                start(&now.sha256)
+            );
+        }
+        was.path = now.path;
     }
     let bench = bench(earlier.spec()?, &stated.sides(engine))?;
     verdict(args, &stated, &bench, Some(earlier))
@@ -168,9 +223,10 @@ pub fn measure(session: Session<'_>, stated: &Stated) -> Result<Measured> {
     let rules = stated.rules();
     let judge = Judge { rules: &rules, stop: stated.stop };
     let config = Some((CONFIG, serde_json::to_value(stated)?));
-    finish(Session { config, ..session }.measure(&mut |record, launches| {
+    let measured = Session { config, ..session }.measure(&mut |record, launches| {
         judge.enough(&record.arms[0], &record.arms[1], launches)
-    })?)
+    })?;
+    measured.finish(|json| format!("resume it with `{}`", stated.resume_command(Path::new(json))))
 }
 
 /// The verdict over a session of two builds.

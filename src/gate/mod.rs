@@ -17,7 +17,8 @@ use crate::analysis::gate::Gate;
 use crate::cli::gate::GateArgs;
 use crate::engine::{EngineSpec, Launcher, Registry};
 use crate::plan::Spec;
-use crate::session::{Bench, Measured, Session, Side, Stop};
+use crate::session::{Bench, Session, Side, Stop};
+use crate::shell;
 
 const BASELINE: &str = "baseline";
 const CANDIDATE: &str = "candidate";
@@ -132,12 +133,8 @@ fn session<'a>(args: &'a GateArgs, bench: &'a Bench, stop: Stop) -> Result<Sessi
     })
 }
 
-/// Keeps the record, or says how to resume a stopped session of two builds.
-fn finish(measured: Measured) -> Result<Measured> {
-    measured.finish(|json| format!("resume it with `llm-bench gate --resume {json}`"))
-}
-
 /// How a stopped session of a gate is resumed that has no second program: as a run.
 fn then_as_candidate(json: &str) -> String {
-    format!("resume it with `llm-bench run --resume {json}`, then give it as --candidate")
+    let resume = shell::command(["llm-bench", "run", "--resume", json]);
+    format!("resume it with `{resume}`, then give it as --candidate")
 }

@@ -2,12 +2,12 @@
 //! runs.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::provision::{Provisioner, Revision};
+use crate::environment::{self, Purpose};
 use crate::model::cache::CacheDir;
 
 /// A llm-bench program whose workers are measured.
@@ -36,9 +36,10 @@ impl Program {
         let path = path
             .canonicalize()
             .with_context(|| format!("{option} {shown}: cannot find the program"))?;
-        let version = Command::new(&path).arg("--version").output().with_context(|| {
-            format!("{option} {shown}: expected an llm-bench program; it does not start")
-        })?;
+        let version =
+            environment::command(&path, Purpose::Run).arg("--version").output().with_context(
+                || format!("{option} {shown}: expected an llm-bench program; it does not start"),
+            )?;
         if !version.stdout.starts_with(b"llm-bench ") {
             bail!("{option} {shown}: expected an llm-bench program, found another");
         }
@@ -58,21 +59,14 @@ impl Program {
     }
 
     fn at(path: &Path, what: String, commit: Option<String>) -> Result<Self> {
-        let sha256 = CacheDir::from_env()
+        let sha256 = CacheDir::from_env()?
             .sha256(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Self { path: path.into(), what, commit, sha256 })
     }
 
-    /// Whether the file is still the one that was measured.
-    pub fn check_unchanged(&self) -> Result<()> {
-        let now = Self::at(&self.path, self.what.clone(), None)?;
-        if now.sha256 != self.sha256 {
-            bail!(
-                "{}: expected the program that was measured before, found another; run anew",
-                self.path.display()
-            );
-        }
-        Ok(())
+    /// Whether it was built here from a revision.
+    pub fn is_revision(&self) -> bool {
+        self.what.starts_with("revision ")
     }
 }
