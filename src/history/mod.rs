@@ -3,6 +3,7 @@
 
 mod exchange;
 mod filter;
+mod foreign;
 mod schema;
 mod series;
 mod session;

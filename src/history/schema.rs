@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use super::foreign;
 use crate::interrupt;
 
 /// Marks the file as ours: "LLMB".
@@ -85,7 +86,10 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
     let db = db.and_then(settle).map_err(|e| in_words(path, e))?;
     db.pragma_update(None, "query_only", true).map_err(|e| in_words(path, e))?;
     match version(&db, path)? {
-        VERSION => Ok(db),
+        VERSION => {
+            check_whole(&db, path)?;
+            Ok(db)
+        }
         0 => bail!("{}: expected a history, found an empty file", path.display()),
         older => bail!(
             "{}: its tables have version {older}, this llm-bench reads {VERSION}; any `llm-bench \
@@ -111,19 +115,42 @@ pub(super) fn open_to_write(path: &Path) -> Result<Connection> {
     if found < VERSION {
         migrate(&mut db).map_err(|e| in_words(path, e))?;
     }
+    check_whole(&db, path)?;
+    foreign::without_end(&mut db).map_err(|e| in_words(path, e))?;
+    Ok(db)
+}
+
+/// Opens the journal and changes a page, and rolls back: what is only readable says so.
+pub(super) fn try_to_write(db: &mut Connection) -> rusqlite::Result<()> {
+    let trial = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    trial.execute_batch("CREATE TABLE trial (x); DROP TABLE trial;")?;
+    trial.rollback()
+}
+
+/// Reads every page once. A page that two places lead to would make reading endless.
+fn check_whole(db: &Connection, path: &Path) -> Result<()> {
     let whole: String = db
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .map_err(|e| in_words(path, e))?;
-    if whole != "ok" {
-        return Err(damaged(path, &whole));
+    match &*whole {
+        "ok" => Ok(()),
+        why => Err(damaged(path, why)),
     }
-    Ok(db)
 }
 
 /// An empty history in memory.
 pub(super) fn in_memory() -> rusqlite::Result<Connection> {
     let mut db = settle(Connection::open_in_memory()?)?;
     migrate(&mut db)?;
+    foreign::without_end(&mut db)?;
+    Ok(db)
+}
+
+/// An empty database with the tables of a version.
+fn tables_of(version: i32) -> rusqlite::Result<Connection> {
+    let db = Connection::open_in_memory()?;
+    let steps = MIGRATIONS.iter().take(version.try_into().unwrap_or(0));
+    steps.copied().try_for_each(|tables| db.execute_batch(tables))?;
     Ok(db)
 }
 
@@ -139,9 +166,9 @@ fn settle(mut db: Connection) -> rusqlite::Result<Connection> {
         std::thread::sleep(PAUSE);
         PAUSE * tries.unsigned_abs() < PATIENCE && !interrupt::requested()
     }))?;
-    // The file may come from anywhere, so its schema must not run code.
+    foreign::disarm(&mut db)?;
     db.execute_batch(
-        "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA foreign_keys = ON;
+        "PRAGMA cell_size_check = ON; PRAGMA foreign_keys = ON;
          PRAGMA synchronous = EXTRA; PRAGMA cache_size = -65536;",
     )?;
     Ok(db)
@@ -168,6 +195,8 @@ fn version(db: &Connection, path: &Path) -> Result<i32> {
              llm-bench that wrote it"
         );
     }
+    let ours = tables_of(found).map_err(|e| in_words(path, e))?;
+    foreign::compare_schema(db, path, &ours)?;
     Ok(found)
 }
 
@@ -189,7 +218,7 @@ fn refuse_what_is_no_file(path: &Path) -> Result<()> {
         Ok(found) if !found.is_file() => {
             bail!("{}: expected a file, found a folder or a device", path.display())
         }
-        _ => Ok(()),
+        _ => foreign::refuse_planted_files(path),
     }
 }
 
@@ -207,6 +236,13 @@ pub(super) fn in_words(path: &Path, error: rusqlite::Error) -> anyhow::Error {
             "{shown} has been in use by another process for {} s; nothing was added; try again \
              when that one is done",
             PATIENCE.as_secs()
+        ),
+        Some(ErrorCode::OperationInterrupted) if interrupt::requested() => {
+            anyhow!("stopped; nothing was added to {shown}")
+        }
+        Some(ErrorCode::OperationInterrupted) => anyhow!(
+            "{shown}: reading it took more than {} s; it is damaged, or made to take forever",
+            foreign::READING_ENDS_AFTER.as_secs()
         ),
         Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => anyhow!(
             "cannot write {shown}: {why}; nothing of this command was added, what was there \
@@ -227,6 +263,7 @@ fn damaged(path: &Path, why: &str) -> anyhow::Error {
     anyhow!(
         "{shown} is damaged or no history: {why}; it is unchanged. Make a new one from the \
          result files (`llm-bench history --db NEW.sqlite add --skip results/*.json`), or save what can be \
-         read with `sqlite3 {shown} .recover`"
+         read with `sqlite3 {} .recover`",
+        crate::shell::path(path)
     )
 }

@@ -60,6 +60,14 @@ impl Store {
         Ok(Self { db: schema::open_to_write(path)?, path: path.into() })
     }
 
+    /// Whether sessions can be added: writes, and takes it back.
+    ///
+    /// # Errors
+    /// The file or its folder cannot be written, or the disk is full.
+    pub fn try_to_write(&mut self) -> Result<()> {
+        schema::try_to_write(&mut self.db).map_err(|e| in_words(&self.path, e))
+    }
+
     /// A history in memory.
     pub(super) fn in_memory(path: &Path) -> Result<Self> {
         let db = schema::in_memory().map_err(|e| in_words(path, e))?;

@@ -8,7 +8,7 @@ use crate::support::{PROGRAM, done, files, limited, llm_bench, refused, text};
 use llm_bench::metric::Metric;
 use serde_json::{Value, json};
 
-fn history(dir: &Path, args: &[&str]) -> Output {
+pub fn history(dir: &Path, args: &[&str]) -> Output {
     llm_bench(dir, &[&["history", "--db", "h.sqlite"], args].concat()).output().unwrap()
 }
 
@@ -17,7 +17,7 @@ fn commit(i: usize) -> String {
 }
 
 /// A result file of one engine; `day` sets its date and `level` its speed.
-fn record(day: usize, engine: &str, level: f64, launches: usize) -> Value {
+pub fn record(day: usize, engine: &str, level: f64, launches: usize) -> Value {
     let luck = [1.0, 1.006, 0.995, 1.003, 0.996];
     let level = level * (1.0 + 0.002 * ((day * 7 % 5) as f64 - 2.0));
     let launch = |i: usize| {
@@ -49,7 +49,7 @@ fn record(day: usize, engine: &str, level: f64, launches: usize) -> Value {
     })
 }
 
-fn write(dir: &Path, name: &str, value: &Value) -> String {
+pub fn write(dir: &Path, name: &str, value: &Value) -> String {
     let path = dir.join(name);
     std::fs::write(&path, serde_json::to_string(value).unwrap()).unwrap();
     path.to_str().unwrap().to_string()
@@ -66,24 +66,24 @@ fn twelve_days(dir: &Path) -> Vec<String> {
     files
 }
 
-fn add(dir: &Path, files: &[String]) -> Output {
+pub fn add(dir: &Path, files: &[String]) -> Output {
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     history(dir, &[&["add"], &files[..]].concat())
 }
 
-fn twelve_days_added() -> tempfile::TempDir {
+pub fn twelve_days_added() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let files = twelve_days(dir.path());
     done(add(dir.path(), &files));
     dir
 }
 
-fn export(dir: &Path, db: &str, form: &str) -> String {
+pub fn export(dir: &Path, db: &str, form: &str) -> String {
     let args = ["history", "--db", db, "export", "--form", form];
     done(llm_bench(dir, &args).output().unwrap())
 }
 
-fn sessions(dir: &Path) -> usize {
+pub fn sessions(dir: &Path) -> usize {
     export(dir, "h.sqlite", "jsonl").lines().count()
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::checked;
 use crate::history::{Filter, Session, Store};
 use crate::metric::Metric;
+use crate::spreadsheet::{armed, defused};
 use crate::stats::describe;
 
 /// How closely a mean must agree, since a spreadsheet may have rewritten it.
@@ -94,7 +95,7 @@ pub(super) fn write(store: &Store, filter: &Filter, out: &mut dyn Write) -> Resu
                 s.sd.map(number).unwrap_or_default(),
                 launches.join(" "),
             ];
-            csv.write_record(cells.iter().chain(&line)).map_err(io)?;
+            csv.write_record(cells.iter().chain(&line).map(|c| defused(c))).map_err(io)?;
         }
         Ok(())
     })?;
@@ -201,7 +202,7 @@ fn object<'l>(
     cells: impl Iterator<Item = &'l str>,
 ) -> Result<Map<String, Value>> {
     let mut object = Map::new();
-    for ((name, kind), text) in columns.iter().zip(cells) {
+    for ((name, kind), text) in columns.iter().zip(cells.map(armed)) {
         let value = match kind {
             Cell::Optional | Cell::Json if text.is_empty() => continue,
             Cell::Text | Cell::Optional => Value::from(text),
@@ -213,7 +214,8 @@ fn object<'l>(
 }
 
 fn metric<'l>(session: &mut Session, mut cells: impl Iterator<Item = &'l str>) -> Result<()> {
-    let [metric, unit, n, mean, sd, launches] = METRIC.map(|_| cells.next().unwrap_or_default());
+    let [metric, unit, n, mean, sd, launches] =
+        METRIC.map(|_| armed(cells.next().unwrap_or_default()));
     let values = launches.split(' ').map(|v| {
         let value: Option<f64> = v.parse().ok();
         value

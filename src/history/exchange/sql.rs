@@ -95,32 +95,47 @@ pub(super) fn read(path: &Path, from: impl BufRead, store: &mut Store) -> Result
     db.authorizer(Some(only_plain_inserts))?;
     let mut lines = Lines::new(path, from);
     let mut statement = String::new();
-    let mut open = false;
+    let (mut open, mut in_text) = (false, false);
     db.execute_batch("BEGIN").map_err(|e| in_words(path, e))?;
     while let Some(line) = lines.next() {
-        statement += &line?;
-        if statement.len() as u64 > LONGEST_LINE {
-            bail!("{}: expected a statement of at most {LONGEST_LINE} bytes", lines.at());
-        }
-        if statement.trim().is_empty() || !is_whole(&statement) {
-            continue;
-        }
+        let line = line?;
         if interrupt::requested() {
             bail!("stopped; nothing was added");
         }
-        match kind(&statement) {
-            Kind::Insert => db
-                .execute_batch(&statement)
-                .map_err(|e| anyhow!("{}: {e}; expected plain values", lines.at()))?,
-            Kind::Begin => open = true,
-            Kind::Commit => open = false,
-            Kind::Tables => {}
-            Kind::Other => {
-                let start: String = statement.trim().chars().take(60).collect();
-                bail!("{}: expected INSERT INTO one of {TABLES:?}, found {start:?}", lines.at());
+        // A statement ends with a semicolon outside of texts. Each byte is looked at once, and each
+        // statement is compiled alone, whatever stands behind it on its line.
+        let mut rest = &line[..];
+        while let Some(at) = rest.find(|c| c == '\'' || c == ';' && !in_text) {
+            let (part, behind) = rest.split_at(at + 1);
+            statement += part;
+            rest = behind;
+            if part.ends_with('\'') {
+                in_text = !in_text;
+                continue;
             }
+            match kind(&statement) {
+                Kind::Insert => db
+                    .execute_batch(&statement)
+                    .map_err(|e| anyhow!("{}: {e}; expected plain values", lines.at()))?,
+                Kind::Begin => open = true,
+                Kind::Commit => open = false,
+                Kind::Tables => {}
+                Kind::Other => {
+                    let start: String = statement.trim().chars().take(60).collect();
+                    bail!(
+                        "{}: expected INSERT INTO one of {TABLES:?}, found {start:?}",
+                        lines.at()
+                    );
+                }
+            }
+            statement.clear();
         }
-        statement.clear();
+        if !(statement.is_empty() && rest.trim().is_empty()) {
+            statement += rest;
+        }
+        if statement.len() as u64 > LONGEST_LINE {
+            bail!("{}: expected a statement of at most {LONGEST_LINE} bytes", lines.at());
+        }
     }
     if open || !statement.trim().is_empty() {
         bail!("{}: ends in the middle: expected COMMIT at its end", path.display());
@@ -170,9 +185,4 @@ fn kind(statement: &str) -> Kind {
         ["PRAGMA", _] | ["CREATE", "TABLE" | "INDEX"] => Kind::Tables,
         _ => Kind::Other,
     }
-}
-
-/// Whether the statement ends with a semicolon outside of texts.
-fn is_whole(statement: &str) -> bool {
-    statement.trim_end().ends_with(';') && statement.matches('\'').count().is_multiple_of(2)
 }
