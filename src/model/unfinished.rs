@@ -1,17 +1,24 @@
 //! A large file while it is being written. Checks free disk first, lets several threads fill it in
 //! pieces, and gives it its name only when it is complete. The caller decides the contents.
 
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::progress::say;
 use crate::units::Bytes;
 
-/// A file that has its size but no name yet. Dropping it leaves nothing behind.
+/// How the names of unfinished files end.
+const SUFFIX: &str = ".partial";
+
+/// A file that has its size but no name yet. Dropping it leaves nothing behind; what a killed
+/// process left is removed by the next one that writes into the folder. The lock on it ends with
+/// the process and says that somebody still writes it.
 pub struct Unfinished {
     out: PathBuf,
     temporary: tempfile::NamedTempFile,
@@ -31,15 +38,24 @@ impl Unfinished {
         let folder = folder_of(out);
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        remove_abandoned(folder);
         let mut prefix = std::ffi::OsString::from(".");
         prefix.push(name);
         prefix.push(".");
         let attempt = || -> io::Result<tempfile::NamedTempFile> {
-            let temporary = tempfile::Builder::new()
-                .prefix(&prefix)
-                .suffix(".partial")
-                .permissions(std::fs::Permissions::from_mode(0o644))
-                .tempfile_in(folder)?;
+            let temporary = loop {
+                let made = tempfile::Builder::new()
+                    .prefix(&prefix)
+                    .suffix(SUFFIX)
+                    .permissions(std::fs::Permissions::from_mode(0o644))
+                    .tempfile_in(folder)?;
+                // Where the file system knows no locks, abandoned files stay.
+                let locked = made.as_file().try_lock();
+                // Another process may have taken it for abandoned before the lock.
+                if locked.is_err() || made.as_file().metadata()?.nlink() > 0 {
+                    break made;
+                }
+            };
             temporary.as_file().set_len(size.0)?;
             Ok(temporary)
         };
@@ -62,6 +78,34 @@ impl Unfinished {
             Ok(())
         };
         attempt().with_context(|| format!("cannot write {}", out.display()))
+    }
+}
+
+/// Removes the unfinished files in a folder that no process writes any more: `.NAME.gguf.XXXXXX.partial`
+/// without a lock. What cannot be removed stays.
+fn remove_abandoned(folder: &Path) {
+    let unfinished = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let parts = name.strip_prefix('.').and_then(|n| n.strip_suffix(SUFFIX));
+        let parts = parts.and_then(|n| n.rsplit_once('.'));
+        let made =
+            |random: &str| random.len() == 6 && random.bytes().all(|b| b.is_ascii_alphanumeric());
+        parts.is_some_and(|(out, random)| out.ends_with(".gguf") && made(random))
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()).filter(unfinished) {
+        let Ok(found) = path.symlink_metadata() else { continue };
+        // Neither a link nor a pipe is ours, and opening one could do or wait for anything.
+        let Some(file) = found.is_file().then(|| File::open(&path).ok()).flatten() else {
+            continue;
+        };
+        if file.try_lock().is_ok() && std::fs::remove_file(&path).is_ok() {
+            say(&format!(
+                "removed {}, which an earlier process left unfinished ({})",
+                path.display(),
+                Bytes(found.len())
+            ));
+        }
     }
 }
 

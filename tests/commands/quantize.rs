@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use crate::support::{self, done, files, llm_bench, output, repository, stop, text, wait_until};
+use crate::support::{
+    self, done, files, llm_bench, output, repository, send, stop, text, wait_until,
+};
 use llm_bench::model::arch::ArchSpec;
 use llm_bench::model::quant::Quant;
 use llm_bench::model::synth::synthesize;
@@ -163,6 +165,52 @@ fn memory_does_not_grow_with_the_model() {
     assert!(status.success());
     assert!(highest > 1 << 20, "no reading was taken");
     assert!(highest < size / 2, "{highest} bytes for a file of {size}");
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed_by_the_next_and_what_another_still_writes_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = large(dir.path());
+    let out = dir.path().join("out");
+    let args = ["models", "quantize", source.to_str().unwrap(), "--out-dir", "out", "-t", "1"];
+    let quantize = |to: &str| llm_bench(dir.path(), &[&args[..], &["--to", to]].concat());
+    // It waits for SIGCONT in the middle of its work.
+    let start = |to: &str, files: &[&str]| {
+        let mut child = quantize(to).stderr(Stdio::null()).spawn().unwrap();
+        wait_until("files", || {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it could be stopped");
+            let names = names(&out);
+            files.iter().all(|file| names.iter().any(|n| n.starts_with(file)))
+        });
+        send(&child, Signal::STOP);
+        child
+    };
+    let mut killed = start("q4_k_m,q8_0", &[".large-Q4_K_M.gguf.", ".large-Q8_0.gguf."]);
+    send(&killed, Signal::KILL);
+    killed.wait().unwrap();
+    let left = names(&out);
+    assert_eq!(left.len(), 2, "{left:?}");
+    // Others' files of such a name: a link, a pipe, another ending.
+    std::fs::write(dir.path().join("mine"), "mine").unwrap();
+    std::os::unix::fs::symlink("../mine", out.join(".x.gguf.abcdef.partial")).unwrap();
+    std::fs::write(out.join("x.gguf.abcdef.partial"), "").unwrap();
+    std::fs::write(out.join(".notes.partial"), "").unwrap();
+
+    let mut writing = start("q4_0", &[".large-Q4_0.gguf."]);
+    assert!(names(&out).iter().all(|n| !left.contains(n)), "{:?}", names(&out));
+    let output = quantize("q8_0").output().unwrap();
+    assert!(done(&output).contains("large-Q8_0.gguf"));
+    assert!(!text(&output.stderr).contains("removed"), "{}", text(&output.stderr));
+    send(&writing, Signal::CONT);
+    assert!(writing.wait().unwrap().success());
+    let kept = [
+        ".notes.partial",
+        ".x.gguf.abcdef.partial",
+        "large-Q4_0.gguf",
+        "large-Q8_0.gguf",
+        "x.gguf.abcdef.partial",
+    ];
+    assert_eq!(names(&out), kept);
 }
 
 #[test]
