@@ -159,7 +159,11 @@ pub fn compare(
         let first = found.len();
         let rows = a.par_chunks_exact(4 * n_vocab).zip(b.par_chunks_exact(4 * n_vocab));
         let compared = rows.enumerate().map(|(i, (a, b))| {
-            Position::of(&floats(a), &floats(b)).ok_or(NotFinite { position: first + i })
+            let (a, b) = (floats(a), floats(b));
+            Position::of(&a, &b).ok_or_else(|| NotFinite {
+                position: first + i,
+                in_reference: a.iter().any(|x| !x.is_finite()),
+            })
         });
         found.extend(compared.collect::<Vec<_>>());
     }
@@ -170,6 +174,8 @@ pub fn compare(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotFinite {
     pub position: usize,
+    /// Already in the reference: the subject is not to blame.
+    pub in_reference: bool,
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {

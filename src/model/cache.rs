@@ -89,6 +89,24 @@ impl CacheDir {
         }
         Ok(sha256)
     }
+
+    /// Whether the file of this checksum passed a check of this name, now or before. A check that
+    /// fails is made again.
+    pub fn passed<E>(
+        &self,
+        check: &str,
+        sha256: &str,
+        make: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mark = self.0.join(check).join(sha256);
+        if !mark.exists() {
+            make()?;
+            if let Err(e) = write_atomically(&mark, b"") {
+                tracing::debug!("the check is not remembered: {e:#}");
+            }
+        }
+        Ok(())
+    }
 }
 
 fn hash_file(path: &Path) -> io::Result<String> {

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::cache::CacheDir;
+use super::finite;
 use super::gguf::{GgufError, GgufFile};
 use super::hub::{Hub, HubError, Progress};
 use super::quant::Quant;
@@ -65,12 +66,14 @@ pub struct Located {
 }
 
 impl Located {
-    /// The model as the result file states it. Hashes the file unless `cache` knows its hash.
+    /// The model as the result file states it. Hashes the file and checks its weights unless `cache`
+    /// knows the file.
     pub fn record(&self, file: &GgufFile, cache: &CacheDir) -> Result<record::Model, GgufError> {
         let config = file.llama_config()?;
         let sha256 = cache
             .sha256(&self.path)
             .map_err(|error| GgufError::Io { path: self.path.clone(), error })?;
+        cache.passed("finite", &sha256, || finite::check(file))?;
         Ok(record::Model {
             name: self.name.clone(),
             file: self.path.display().to_string(),

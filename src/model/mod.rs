@@ -1,11 +1,12 @@
 //! Models as files: which ones exist (`registry`), where they come from (`locate`, `hub`,
 //! `cache`, `synth`, `quantize`), what is in them (`gguf`, `tokenizer`, `arch`, `quant`,
-//! `mixture`), how a large one is written (`unfinished`), and the golden values of the shipped one
+//! `mixture`), whether its weights are numbers (`finite`), how a large one is written (`unfinished`), and the golden values of the shipped one
 //! (`golden`). `chat` turns conversations into ids.
 
 pub mod arch;
 pub mod cache;
 pub mod chat;
+pub mod finite;
 pub mod golden;
 pub mod hub;
 pub mod locate;

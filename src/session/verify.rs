@@ -21,10 +21,10 @@ use crate::launch;
 use crate::measure::host;
 use crate::model::cache::CacheDir;
 use crate::plan::grid::each_once;
-use crate::progress::say;
+use crate::progress::{say, say_once};
 use crate::record::{FreeRunning, Limit, Record, Verdict, Verification};
 use crate::task::score::{Answer, Question, ask};
-use crate::workload::fixed_text;
+use crate::workload::{fixed_ids, fixed_text};
 
 /// The reference, where PyTorch is installed and the widened weights fit into memory.
 const REFERENCE: &str = "pytorch-f32";
@@ -79,7 +79,13 @@ impl Check {
                 found.model.name
             )
         })?;
-        let tokens = fixed_text(&found.tokenizer()?, positions as usize)?;
+        let tokens = match found.tokenizer() {
+            Ok(tokenizer) => fixed_text(&tokenizer, positions as usize)?,
+            Err(e) => {
+                say_once(&format!("note: random ids instead of the fixed text, because {e:#}"));
+                fixed_ids(&found.ids(), positions as usize)?
+            }
+        };
         let free_prompt = FREE_PROMPT.min(positions / 2).max(1);
         let host = host::host();
         Ok(Self {
@@ -250,6 +256,14 @@ impl Check {
             ..self.verdict(reference, Verdict::Fail, Some(limit.clone()))
         };
         match positions.into_iter().collect::<Result<Vec<_>, _>>() {
+            Err(bad) if bad.in_reference => bail!(
+                "{}: the reference {} computes a logit that is no finite number at position {}: \
+                 nothing can be compared with it. Name another one with --reference, or download \
+                 or convert the file again",
+                found.path.display(),
+                reference.engine.name,
+                bad.position
+            ),
             Err(bad) => {
                 let position = bad.position;
                 verification.reason =

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use llm_bench::device::Device;
 use llm_bench::engine::provision::{Installed, Provisioner};
-use llm_bench::engine::{Deadlines, Engine, EngineSpec, Registry};
+use llm_bench::engine::{Deadlines, Engine, EngineSpec, Failure, Registry};
 use llm_bench::model::cache::CacheDir;
-use llm_bench::protocol::Load;
+use llm_bench::protocol::{Generate, Load};
 use llm_bench::task::score::{Answer, Question, ask};
 
 /// An engine that is built in or installed in the user's cache.
@@ -33,6 +33,22 @@ pub fn with_tiny_loaded(
     let options = spec.options;
     process.load(Load { path, device: "cpu".into(), threads, n_ctx, options }).unwrap();
     process
+}
+
+/// What an engine says that cannot load a model, or not generate from it.
+pub fn fault_of(model: &Path, name: &str) -> String {
+    let (spec, installed) = installed(name);
+    let mut process = Engine::open(&installed, 1, Deadlines::default()).unwrap();
+    let path = model.to_str().unwrap().to_string();
+    let load = Load { path, device: "cpu".into(), threads: 1, n_ctx: 64, options: spec.options };
+    let id = process.next_id();
+    let generated = process
+        .load(load)
+        .and_then(|_| process.generate(Generate::greedy(id, vec![1, 2, 3], 4), None).map(drop));
+    match generated {
+        Err(Failure::Engine(error)) => error.message,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// A question for the logits of `tokens` alone, on one thread.

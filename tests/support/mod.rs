@@ -1,10 +1,12 @@
 //! Helpers of the integration tests: the program in a test's own folder, what it printed, the
-//! records it left, and processes to wait for and to stop. `engine` drives engines directly.
+//! records it left, and processes to wait for and to stop. `engine` drives engines directly, `gguf`
+//! makes model files.
 
 // Each test binary uses a part of it.
 #![allow(dead_code)]
 
 pub mod engine;
+pub mod gguf;
 
 use std::borrow::Borrow;
 use std::path::{Path, PathBuf};

@@ -11,9 +11,10 @@ use llm_bench_units::MonoNs;
 use crate::generate::Decoder;
 use crate::kernels::Isa;
 use crate::linear::Arithmetic;
+use crate::math::all_finite;
 use crate::model::{BATCH, Model, Weights};
 use crate::spans::Spans;
-use crate::weights::Gguf;
+use crate::weights::{Gguf, bad_model, not_finite};
 use crate::{Engine, check_tokens, internal};
 
 /// Rows of logits that `score` computes at once.
@@ -23,6 +24,7 @@ const SCORE_ROWS: usize = 12;
 #[derive(Default)]
 pub struct Candle {
     model: Option<Model>,
+    path: String,
     options: Options,
     /// The tokens in the cache; empty if no generation may build on them.
     held: Vec<u32>,
@@ -148,6 +150,7 @@ impl Engine for Candle {
         let mut compute: Vec<&str> = encodings.iter().map(|&e| arithmetic.compute(e)).collect();
         compute.dedup();
         self.model = Some(model);
+        self.path.clone_from(&request.path);
         Ok(Loaded {
             t_begin_ns: begin.0,
             t_end_ns: end.0,
@@ -197,7 +200,11 @@ impl Engine for Candle {
                 let rows = start..batch.len().min(start + SCORE_ROWS);
                 let logits = &mut logits[..rows.len() * n_vocab];
                 model.logits_of(rows, logits);
-                for values in logits.chunks_exact(n_vocab) {
+                for (i, values) in logits.chunks_exact(n_vocab).enumerate() {
+                    if !all_finite(values) {
+                        let upto = start + i + 1;
+                        return Err(self.why_not_finite(&batch[..upto], position));
+                    }
                     row(values).map_err(|e| internal(format!("cannot hand over logits: {e}")))?;
                 }
             }
@@ -253,6 +260,23 @@ impl Decoder for Candle {
 
     fn logits(&self) -> &[f32] {
         self.model.as_ref().map_or(&[], Model::last_logits)
+    }
+
+    fn why_not_finite(&mut self, tokens: &[u32], first: usize) -> EngineError {
+        let position = first + tokens.len() - 1;
+        let Some(model) = &mut self.model else { return internal("no model is loaded") };
+        if let Some((tensor, index, value)) = model.weights.first_not_finite() {
+            return not_finite(&self.path, &tensor, index, value);
+        }
+        let place = match model.first_bad_layer(tokens, first) {
+            Some(layer) => format!("first behind layer {layer}"),
+            None => "first in the output head".into(),
+        };
+        let what = format!(
+            "the logits of position {position} are not finite numbers ({place}), and every weight \
+             is: the values overflow"
+        );
+        bad_model(&self.path, what)
     }
 
     fn spans(&mut self) -> Option<&mut Spans> {

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use llm_bench_protocol::{EngineError, Generate, Profile};
+use llm_bench_protocol::{EngineError, ErrorKind, Generate, Profile};
 use llm_bench_units::MonoNs;
 
-use crate::math::argmax;
+use crate::math::{all_finite, argmax};
 use crate::sampling::Sampler;
 use crate::spans::{Spans, Stage};
 use crate::{check_tokens, internal};
@@ -41,6 +41,16 @@ pub trait Decoder {
     /// Bytes of weights that one decode step reads, by stage; empty if unknown.
     fn weight_bytes_by_stage(&self) -> BTreeMap<String, u64> {
         BTreeMap::new()
+    }
+
+    /// Why the logits are no finite numbers, after `tokens` ran at positions `first`..; runs them
+    /// again if it must.
+    fn why_not_finite(&mut self, tokens: &[u32], first: usize) -> EngineError {
+        let at = first + tokens.len() - 1;
+        EngineError::new(
+            ErrorKind::BadModel,
+            format!("the logits of position {at} are not finite numbers"),
+        )
     }
 
     /// Prolongs the step that began at `begin`, if the engine was asked to.
@@ -128,10 +138,21 @@ pub fn generate(
             spans.resume();
         }
         let step = tokens.len() as u64;
-        let token = match &mut sampler {
-            Some(sampler) => sampler.draw(decoder.logits(), step),
-            None => argmax(decoder.logits()) as u32,
+        // All of the first ones; later the one that counts, which is NaN with them where the model
+        // itself went wrong.
+        let logits = decoder.logits();
+        let (token, finite) = match &mut sampler {
+            _ if step == 0 && !all_finite(logits) => (0, false),
+            Some(_) if !all_finite(logits) => (0, false),
+            Some(sampler) => (sampler.draw(logits, step), true),
+            None => {
+                let best = argmax(logits);
+                (best as u32, logits.get(best).is_some_and(|x| x.is_finite()))
+            }
         };
+        if !finite {
+            return Err(why_not_finite(decoder, request, &tokens, depth));
+        }
         if let Some(spans) = decoder.spans() {
             spans.end(Stage::Sampling);
             if let Some(profile) = profile.as_mut().filter(|_| step == 0) {
@@ -161,6 +182,26 @@ pub fn generate(
         decoder.held().truncate(depth);
     }
     Ok(Generation { tokens, prefill_end, at, reused: reused as u32, profile })
+}
+
+/// The fault behind logits that are no finite numbers, found by running the last tokens again.
+fn why_not_finite(
+    decoder: &mut dyn Decoder,
+    request: &Generate,
+    generated: &[u32],
+    depth: usize,
+) -> EngineError {
+    let prompt = request.prompt.len();
+    let (last, first) = match generated.last() {
+        Some(token) => (std::slice::from_ref(token), depth + prompt + generated.len() - 1),
+        None => {
+            let batch = decoder.batch().min(prompt);
+            (&request.prompt[prompt - batch..], depth + prompt - batch)
+        }
+    };
+    let why = decoder.why_not_finite(last, first);
+    decoder.held().clear();
+    why
 }
 
 /// Runs `tokens` at positions `first..` in batches. Returns the position after the last one that

@@ -7,7 +7,7 @@ use crate::attention::{KvCache, Place, Projected};
 use crate::config::Config;
 use crate::kernels::{Cpu, Isa, with_cpu};
 use crate::linear::{Arithmetic, Multiplier};
-use crate::math::rms_norm;
+use crate::math::{all_finite, rms_norm};
 use crate::pool::{Pool, Scatter};
 use crate::resident::bytes_in_memory;
 use crate::rope::Rope;
@@ -90,6 +90,34 @@ impl Weights {
             .chain(&self.output)
     }
 
+    /// The first matrix, in the order of computation, with a weight that is no finite number: its
+    /// name, the index of the weight, and its value. Reads them all.
+    pub fn first_not_finite(&self) -> Option<(String, usize, f32)> {
+        let mut named = vec![("token_embd.weight".to_string(), &self.embedding)];
+        for (i, l) in self.layers.iter().enumerate() {
+            let parts = [
+                ("attn_q", &l.q),
+                ("attn_k", &l.k),
+                ("attn_v", &l.v),
+                ("attn_output", &l.o),
+                ("ffn_gate", &l.gate),
+                ("ffn_up", &l.up),
+                ("ffn_down", &l.down),
+            ];
+            named.extend(parts.map(|(part, matrix)| (format!("blk.{i}.{part}.weight"), matrix)));
+        }
+        named.extend(self.output.iter().map(|matrix| ("output.weight".to_string(), matrix)));
+        named.into_iter().find_map(|(name, matrix)| {
+            let columns = matrix.columns();
+            let mut row = vec![0.0; columns];
+            (0..matrix.rows()).find_map(|r| {
+                matrix.dequantize_row(r, &mut row);
+                let at = row.iter().position(|x| !x.is_finite())?;
+                Some((name.clone(), r * columns + at, row[at]))
+            })
+        })
+    }
+
     /// Bytes that the matrices take in the file.
     pub fn mapped_bytes(&self) -> usize {
         self.matrices().map(Matrix::bytes).sum()
@@ -144,7 +172,13 @@ pub struct Model {
     isa: Isa,
     /// Where the time goes, while a profile is being taken.
     pub spans: Spans,
+    /// While a fault is looked for: the first layer behind which a value was no finite number.
+    watch: Option<FirstBad>,
 }
+
+/// The first layer whose result has a value that is no finite number.
+#[derive(Default)]
+struct FirstBad(Option<usize>);
 
 /// Activations of one batch; rows are tokens.
 struct Buffers {
@@ -205,6 +239,7 @@ impl Model {
             n_ctx,
             isa: arithmetic.isa,
             spans: Spans::default(),
+            watch: None,
             config,
             weights,
         })
@@ -284,10 +319,24 @@ impl Model {
             spans.end(Stage::Norm);
             multiplier.mlp(pool, [&layer.gate, &layer.up, &layer.down], h, x);
             spans.end(Stage::Mlp);
+            if let Some(FirstBad(found @ None)) = &mut self.watch
+                && !all_finite(x)
+            {
+                *found = Some(i);
+            }
         }
     }
 
-    /// Computes the logits of row `t` of the last `forward`, for `last_logits`.
+    /// Runs tokens as `forward` does, and says behind which layer a value is first no finite
+    /// number.
+    pub fn first_bad_layer(&mut self, tokens: &[u32], first: usize) -> Option<usize> {
+        self.watch = Some(FirstBad::default());
+        self.forward(tokens, first);
+        self.watch.take().and_then(|FirstBad(layer)| layer)
+    }
+
+    /// Computes the logits of row `t` of the last `forward`, for `last_logits`. They are NaN where the
+    /// row is not finite: rounding to int8 would hide it.
     pub fn logits(&mut self, t: usize) {
         let hidden = self.config.hidden;
         let b = &mut self.buffers;
@@ -298,6 +347,9 @@ impl Model {
         self.spans.end(Stage::Norm);
         let head = self.weights.head();
         self.multiplier.multiply(&mut self.pool, &[head], h, &mut b.logits, false);
+        if !all_finite(x) {
+            b.logits.fill(f32::NAN);
+        }
         self.spans.end(Stage::Head);
     }
 
@@ -314,6 +366,12 @@ impl Model {
         let x = &b.x[rows.start * hidden..rows.end * hidden];
         norm_rows(self.isa, &mut self.pool, x, &self.weights.output_norm, self.config.norm_eps, h);
         self.multiplier.multiply(&mut self.pool, &[self.weights.head()], h, out, false);
+        let n_vocab = self.config.n_vocab;
+        for (row, x) in out.chunks_exact_mut(n_vocab).zip(x.chunks_exact(hidden)) {
+            if !all_finite(x) {
+                row.fill(f32::NAN);
+            }
+        }
     }
 }
 

@@ -20,6 +20,12 @@ pub fn bad_model(path: &str, what: impl std::fmt::Display) -> EngineError {
     EngineError::new(ErrorKind::BadModel, format!("{path}: {what}"))
 }
 
+/// An error about a weight that is no finite number.
+pub fn not_finite(path: &str, tensor: &str, index: usize, value: f32) -> EngineError {
+    let (path, tensor, index) = (path.into(), tensor.into(), index as u64);
+    refused(GgufError::NotFinite { path, tensor, index, value })
+}
+
 /// Turns an error in the file into an engine's error.
 pub fn refused(error: GgufError) -> EngineError {
     let kind = match error {
@@ -128,7 +134,12 @@ impl Gguf {
             StoredType::Iq4Nl => None,
         };
         match values {
-            Some(candle_core::CpuStorage::F32(values)) => Ok(values),
+            Some(candle_core::CpuStorage::F32(values)) => {
+                match values.iter().position(|x| !x.is_finite()) {
+                    None => Ok(values),
+                    Some(i) => Err(not_finite(&self.path, name, i, values[i])),
+                }
+            }
             _ => {
                 let what = format!("tensor {name} is a vector of type {}", dtype.label());
                 Err(bad_model(&self.path, what + ": expected floats"))

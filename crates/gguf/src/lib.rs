@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod finite;
 mod inspect;
 mod scan;
 mod stored;
@@ -57,6 +58,11 @@ pub enum GgufError {
          in another quantization, or another engine", .path.display()
     )]
     NotCandles { path: PathBuf, tensor: String, found: &'static str },
+    #[error(
+        "{}: tensor {tensor}: expected finite weights, found {value} at index {index}; the file is \
+         damaged: download or convert it again", .path.display()
+    )]
+    NotFinite { path: PathBuf, tensor: String, index: u64, value: f32 },
 }
 
 /// A path as one word of a shell's command line.

@@ -4,12 +4,13 @@ Everything that all engines have in common is here: timestamps, the token loop, 
 sampling, streams, memory. An engine loads a file, runs a prompt and runs single tokens.
 """
 
+import math
 import sys
 import time
 from itertools import count
 
 from .memory import Book, private_in_use, status
-from .protocol import Failure, Harness
+from .protocol import BadModel, Failure, Harness
 from .spans import OFF, Spans
 
 FIELDS = {
@@ -209,6 +210,7 @@ class Server:
             if tokens[-1] in stop:
                 break
 
+        self._check_finite(logits)
         self.held = prompt + tokens[:-1] if read else held  # the last token did not run
         answer = {"type": "generated", "id": request["id"], "tokens": tokens, "t_begin_ns": begin}
         answer |= {"t_prefill_end_ns": prefill_end, "t_tokens_ns": times}
@@ -269,6 +271,11 @@ class Server:
             raise Failure(f"expected 1 to {engine.n_ctx - room} tokens (n_ctx {engine.n_ctx}), found {len(tokens)}")
         if min(tokens) < 0 or max(tokens) >= engine.vocab:
             raise Failure(f"expected ids from 0 to {engine.vocab - 1}, found {min(tokens)} to {max(tokens)}")
+
+    def _check_finite(self, logits) -> None:
+        row = self.engine.row(logits)
+        if hasattr(row, "max") and not (math.isfinite(row.max()) and math.isfinite(row.min())):
+            raise BadModel("the logits of the prompt are not finite numbers: a weight is not, or what is computed overflows")
 
     def _private(self) -> int | None:
         """Private memory in use, without the KV cache, which grows when first written."""

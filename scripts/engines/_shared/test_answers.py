@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from _shared import Engine, Failure
+from _shared import BadModel, Engine, Failure
 from _shared.engine import Server
 from _shared.sampling import Sampling, uniform
 
@@ -138,3 +138,19 @@ def test_what_cannot_be_answered_is_refused(server):
     ]:
         with pytest.raises(Failure, match=why):
             measured(server, prompt, n, **more)
+
+
+def test_logits_that_are_no_numbers_are_an_error_and_no_measurement(server):
+    for bad in (math.nan, math.inf):
+        good = server.engine.prefill
+
+        def spoilt(tokens, start):
+            row = good(tokens, start)
+            row[5] = bad
+            return row
+
+        server.engine.prefill = spoilt
+        with pytest.raises(BadModel, match="not finite"):
+            measured(server, TOKENS[:9], 4)
+        server.engine.prefill = good
+        assert len(measured(server, TOKENS[:9], 4)) == 4

@@ -10,6 +10,8 @@
 #include "llama-ext.h"
 #include "llama.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
@@ -326,6 +328,14 @@ private:
 
     const float * logits() const { return llama_get_logits_ith(ctx.get(), -1); }
 
+    // After the last token, and outside of its time.
+    void check_finite() const {
+        const float * row = logits();
+        if (!std::all_of(row, row + n_vocab, [](float x) { return std::isfinite(x); })) {
+            throw Failure{ "bad_model", "the logits are not finite numbers: a weight is not, or what is computed overflows" };
+        }
+    }
+
     // From now on no generation may build on the cache.
     void forget() {
         held.clear();
@@ -384,6 +394,7 @@ private:
             }
             run(ctx.get(), &tokens.back(), 1, Logits::LAST);
         }
+        check_finite();
         json answer = generated(request, tokens, begin, prefill_end, times);
         if (behind != 0) {
             answer["depth"] = behind;
@@ -432,6 +443,9 @@ private:
             if (std::find(stop.begin(), stop.end(), tokens.back()) != stop.end()) {
                 break;
             }
+        }
+        if (!tokens.empty()) {
+            check_finite();
         }
         held = kept; // a prompt cancelled half-way leaves nothing to build on
         if (!whole) {

@@ -133,6 +133,6 @@ fn rows_come_from_two_streams_and_a_short_one_is_an_error() {
     let (a, b) = (bytes(&rows), bytes(&spoilt));
     let found = compare(&a[..], &b[..], 500, 70).unwrap();
     assert_eq!(found.iter().filter(|p| p.is_ok()).count(), 69);
-    assert_eq!(found[41].as_ref().err(), Some(&NotFinite { position: 41 }));
+    assert_eq!(found[41].as_ref().err(), Some(&NotFinite { position: 41, in_reference: false }));
     assert!(compare(&a[..a.len() - 4], &b[..], 500, 70).is_err());
 }
