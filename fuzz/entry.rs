@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use llm_bench::model::gguf::GgufFile;
-use llm_bench::model::tokenizer::{ControlTokens, Tokenizer};
+use llm_bench::model::tokenizer::{ControlTokens, Ids, Tokenizer};
 use llm_bench::protocol::{MAX_LINE, Reply, Request, decode, read_message, write_message};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -21,6 +21,7 @@ pub fn gguf(bytes: &[u8]) {
             assert!(config.kv_values_per_position() > 0 && config.n_heads >= config.n_kv_heads);
         }
         assert!(file.weight_bytes_per_token() <= inspection.tensors.iter().map(|t| t.bytes).sum());
+        Ids::of(file, 1 << 20);
         if let Ok(tokenizer) = Tokenizer::from_gguf(file) {
             tokenize(&tokenizer);
         }
@@ -48,7 +49,6 @@ fn tokenize(tokenizer: &Tokenizer) {
     }
     let ids = [0, 1, u32::MAX, tokenizer.n_vocab() as u32];
     tokenizer.decode(&ids);
-    tokenizer.normal_ids();
 }
 
 /// Does everything that harness and engine do with a line before they act on it.

@@ -1,7 +1,9 @@
 //! Progress on stderr: a bar with the live figure and the time left on a terminal, one line per
 //! stage where there is none.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,6 +26,14 @@ impl Write for Log {
 
     fn flush(&mut self) -> std::io::Result<()> {
         std::io::stderr().flush()
+    }
+}
+
+/// The same for what is true of a file, and would otherwise be said each time that it is opened.
+pub fn say_once(text: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if SAID.lock().is_ok_and(|mut said| said.insert(text.to_owned())) {
+        say(text);
     }
 }
 

@@ -14,10 +14,9 @@ use crate::model::quant::Quant;
 use crate::model::quantize::{self, Target};
 use crate::model::registry::Registry;
 use crate::model::synth;
-use crate::model::tokenizer::Tokenizer;
 use crate::progress::{ByteProgress, say};
 use crate::report::{escaped, write::json};
-use crate::session::find::{DEFAULT_SEED, find_file, make};
+use crate::session::find::{DEFAULT_SEED, find_file, make, tokenizer};
 use crate::units::Bytes;
 
 pub fn run(command: &ModelsCommand) -> Result<()> {
@@ -158,7 +157,7 @@ fn tokenize(spec: &str, quant: Option<&str>, text: Option<&str>) -> Result<()> {
     let quant = quant.map(str::parse).transpose()?;
     let cache = CacheDir::from_env()?;
     let located = find_file(spec, quant, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
-    let tokenizer = Tokenizer::from_gguf(&GgufFile::open(&located.path)?)?;
+    let tokenizer = tokenizer(&GgufFile::open(&located.path)?)?;
     let text = match text {
         Some(text) => text.to_string(),
         None => {

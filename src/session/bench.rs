@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::drive::{ArmPlan, Unavailable};
 use super::find::{DEFAULT_SEED, Found, find_model};
@@ -270,12 +270,14 @@ fn seats(
 }
 
 fn workload(spec: &Spec, found: &Found) -> Result<Workload> {
-    let tokenizer = found.tokenizer()?;
     let work = &spec.workload;
     let shapes = [&work.prompt_len, &work.gen_len, &work.depth];
     let workload = if shapes.iter().all(|list| list.is_empty()) {
         let default = if found.model.name == "tiny" { "tiny" } else { "quick" };
         let set = PromptSet::find(work.prompts.as_deref().unwrap_or(default))?;
+        let tokenizer = found
+            .tokenizer()
+            .context("prompts as text need the model's tokenizer; random ids (-p, -n) do not")?;
         Workload::from_set(&set, &tokenizer, None)?
     } else {
         let or = |list: &[u32], default: u32| match list.is_empty() {
@@ -284,7 +286,7 @@ fn workload(spec: &Spec, found: &Found) -> Result<Workload> {
         };
         let [p, n, d] = [(shapes[0], 512), (shapes[1], 64), (shapes[2], 0)].map(|(l, x)| or(l, x));
         let shapes = Shape::grid(&p, &n, &d);
-        Workload::from_shapes(&shapes, &tokenizer, longest(&found.model), work.seed)?
+        Workload::from_shapes(&shapes, &found.ids(), longest(&found.model), work.seed)?
     };
     workload.check_context(longest(&found.model))?;
     Ok(workload)

@@ -11,8 +11,8 @@ use crate::model::locate::{Located, Sources, WeightsPolicy, locate};
 use crate::model::quant::Quant;
 use crate::model::registry::{ModelEntry, Registry};
 use crate::model::synth;
-use crate::model::tokenizer::Tokenizer;
-use crate::progress::{ByteProgress, say};
+use crate::model::tokenizer::{Ids, Tokenizer};
+use crate::progress::{ByteProgress, say, say_once};
 use crate::record;
 use crate::units::Bytes;
 
@@ -28,8 +28,22 @@ pub struct Found {
 
 impl Found {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Ok(Tokenizer::from_gguf(&self.file)?)
+        tokenizer(&self.file)
     }
+
+    /// What random prompts are drawn from.
+    pub fn ids(&self) -> Ids {
+        Ids::of(&self.file, self.model.n_vocab.unwrap_or(0))
+    }
+}
+
+/// The tokenizer of a file; says what a user should know of it, once.
+pub fn tokenizer(file: &GgufFile) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::from_gguf(file)?;
+    if let Some(warning) = tokenizer.warning() {
+        say_once(&format!("warning: {warning}"));
+    }
+    Ok(tokenizer)
 }
 
 /// Finds or makes the file that the arguments mean, and reads what it is.

@@ -6,7 +6,7 @@ pub mod shape;
 
 use sha2::{Digest, Sha256};
 
-use crate::model::tokenizer::Tokenizer;
+use crate::model::tokenizer::{Ids, Tokenizer};
 use crate::record;
 pub use prompt_set::{PromptSet, PromptSetError, PromptText};
 pub use shape::Shape;
@@ -71,6 +71,14 @@ pub fn fixed_text(tokenizer: &Tokenizer, n: usize) -> Result<Vec<u32>, WorkloadE
     Ok(ids.into_iter().cycle().take(n).collect())
 }
 
+/// `n` random ids of the vocabulary, the same for a model at all times: what stands in for
+/// [`fixed_text`] where nobody can split a text.
+pub fn fixed_ids(ids: &Ids, n: usize) -> Result<Vec<u32>, WorkloadError> {
+    let shape = Shape { n_prompt: n as u32, n_gen: 1, depth: 0 };
+    let prompt = shape.prompt(&ids.normal, ids.bos, 0).map_err(WorkloadError::Shape)?;
+    Ok(prompt.ids)
+}
+
 impl Workload {
     /// The texts of a set as the ids of a model. `n_gen` overrides the set's counts.
     pub fn from_set(
@@ -102,15 +110,14 @@ impl Workload {
     /// refused before its ids are drawn.
     pub fn from_shapes(
         shapes: &[Shape],
-        tokenizer: &Tokenizer,
+        ids: &Ids,
         context_length: u32,
         seed: u64,
     ) -> Result<Self, WorkloadError> {
         for shape in shapes {
             fits(&shape.id(), *shape, context_length)?;
         }
-        let normal = tokenizer.normal_ids();
-        let prompts = shapes.iter().map(|s| s.prompt(&normal, tokenizer.bos(), seed));
+        let prompts = shapes.iter().map(|s| s.prompt(&ids.normal, ids.bos, seed));
         let prompts = prompts.collect::<Result<_, _>>().map_err(WorkloadError::Shape)?;
         Ok(Self::new("random", prompts))
     }

@@ -1,16 +1,12 @@
-//! Tests of the tokenizer on a small hand-made vocabulary, and on the real one if it is available.
-
-use std::path::Path;
+//! Tests of the tokenizer on a small hand-made vocabulary, and on the real one where it is at hand.
 
 use super::*;
 use crate::model::gguf_fixture::{Fixture, llama};
 
 /// The 256 byte characters, a few words, three control tokens.
 fn vocabulary() -> Fixture {
-    let mut alphabet: Vec<_> = byte_of_char().into_iter().map(|(c, b)| (b, c)).collect();
-    alphabet.sort();
-    let mut tokens: Vec<String> = alphabet.iter().map(|(_, c)| c.to_string()).collect();
-    // The vocabulary holds "Ġword" as a whole, but no merges lead to it.
+    let mut tokens: Vec<String> = bpe::alphabet().map(String::from).to_vec();
+    // "Ġword" is whole in the vocabulary without merges that lead to it.
     let words = ["he", "ll", "hell", "hello", "Ġw", "Ġword", "12", "123", "'s"];
     tokens.extend(words.map(str::to_owned));
     let mut kinds = vec![1; tokens.len()];
@@ -46,12 +42,12 @@ fn text_is_cut_and_merged_as_llama_3_does() {
     let t = build(&vocabulary()).unwrap();
     let p = |text| pieces(&t, text, ControlTokens::AsText);
     assert_eq!(p("hello word"), ["hello", " word"]);
-    // Digits form groups of three, from the left.
+    // Digits in groups of three, from the left.
     assert_eq!(p("12312"), ["123", "12"]);
-    // One newline belongs to the piece before it; contractions are split off in either case.
+    // One newline belongs to the piece before it; contractions are cut off, whatever the case.
     assert_eq!(p("he's"), ["he", "'s"]);
     assert_eq!(p("he'S"), ["he", "'", "S"]);
-    // The last space of a run belongs to the word.
+    // The last space of a run goes with the word.
     assert_eq!(p("  word"), [" ", " word"]);
 }
 
@@ -77,8 +73,6 @@ fn control_tokens_in_a_text_are_text_unless_asked_for() {
     assert_eq!(t.decode(&plain), text);
     assert_eq!(t.decode(&parsed), text);
     assert!(t.is_control(eot) && !t.is_control(parsed[0]));
-    assert!(!t.normal_ids().contains(&eot));
-    assert_eq!(t.normal_ids().len(), t.n_vocab() - 3);
 }
 
 #[test]
@@ -110,11 +104,113 @@ fn a_stream_holds_characters_back_until_they_are_whole() {
 
 #[test]
 fn an_unknown_pre_tokenizer_is_refused_by_its_name() {
-    let error = build(&vocabulary().text("tokenizer.ggml.pre", "qwen2")).unwrap_err().to_string();
-    assert!(error.contains("\"qwen2\"") && error.contains("llama-bpe"), "{error}");
-    let error = build(&vocabulary().text("tokenizer.ggml.model", "llama")).unwrap_err();
-    assert!(error.to_string().contains("gpt2"), "{error}");
-    assert!(build(&vocabulary().without("tokenizer.ggml.pre")).is_err());
+    let error = build(&vocabulary().text("tokenizer.ggml.pre", "kimi-k2")).unwrap_err().to_string();
+    assert!(error.contains("\"kimi-k2\"") && error.contains("llama-bpe"), "{error}");
+    let error = build(&vocabulary().text("tokenizer.ggml.model", "bert")).unwrap_err().to_string();
+    assert!(error.contains("\"bert\"") && error.contains("gpt2"), "{error}");
+}
+
+#[test]
+fn a_file_that_does_not_say_how_text_is_split_gets_llama_cpps_default_and_a_warning() {
+    for file in
+        [vocabulary().without("tokenizer.ggml.pre"), vocabulary().text("tokenizer.ggml.pre", "")]
+    {
+        let t = build(&file).unwrap();
+        assert!(t.warning().unwrap().contains("tokenizer.ggml.pre"));
+        assert!(!t.adds_bos(), "only the names say that prompts begin with begin-of-text");
+        // Its words follow the merges, and digits come in threes.
+        assert_eq!(pieces(&t, " word12", ControlTokens::AsText), [" w", "o", "r", "d", "12"]);
+    }
+    assert_eq!(build(&vocabulary()).unwrap().warning(), None);
+}
+
+/// A vocabulary of SentencePiece, with the bytes and some pieces.
+fn sentence_piece() -> Fixture {
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
+    let mut kinds = vec![2, 3, 3];
+    tokens.extend((0..=255u8).map(|b| format!("<0x{b:02X}>")));
+    kinds.extend([6; 256]);
+    let pieces = [
+        "\u{2581}",
+        "h",
+        "e",
+        "l",
+        "o",
+        "he",
+        "ll",
+        "hell",
+        "hello",
+        "\u{2581}hello",
+        "s",
+        "<",
+        ">",
+        "<s",
+    ];
+    tokens.extend(pieces.map(String::from));
+    kinds.extend([1; 14]);
+    tokens.push("<think>".into());
+    kinds.push(4);
+    let n = tokens.len();
+    llama()
+        .text("tokenizer.ggml.model", "llama")
+        .texts("tokenizer.ggml.tokens", &tokens)
+        .i32s("tokenizer.ggml.token_type", &kinds)
+        .tensor("token_embd.weight", &[64, n as u64], 8)
+}
+
+#[test]
+fn sentence_piece_merges_the_best_pair_first_and_spells_the_rest_in_bytes() {
+    let t = build(&sentence_piece()).unwrap();
+    let p = |text| pieces(&t, text, ControlTokens::AsText);
+    assert_eq!(p("hello"), [" hello"]);
+    assert_eq!(p(""), [] as [&str; 0]);
+    assert_eq!(t.encode_piece("é", ControlTokens::AsText).unwrap(), [259, 3 + 0xc3, 3 + 0xa9]);
+    assert_eq!(t.encode("hello").unwrap()[0], 1, "begin-of-text by default");
+    // No space behind other text; one behind a token.
+    let inside = t.encode_at(Place::Inside, "hello", ControlTokens::AsText).unwrap();
+    assert_eq!(inside, [t.id_of("hello").unwrap()]);
+    assert_eq!(p("hello<think>hello"), [" hello", "<think>", " hello"]);
+    assert_eq!(t.ends(), [2]);
+    assert_eq!(t.decode(&[1, 268, 3 + 0xc3, 3 + 0xa9]), "<s> helloé");
+}
+
+#[test]
+fn no_text_merges_into_a_control_token() {
+    let t = build(&sentence_piece()).unwrap();
+    let ids = t.encode_piece("<s>", ControlTokens::AsText).unwrap();
+    assert!(!ids.contains(&1), "{ids:?}");
+    assert_eq!(t.encode_piece("<s>", ControlTokens::Parse).unwrap(), [1]);
+    // A control token that is spelled like a word.
+    let named = vocabulary().texts("tokenizer.ggml.merges", &["h e"]);
+    let mut kinds = vec![1; 256 + 9];
+    kinds.extend([3, 3, 3]);
+    kinds[256 + 3] = 3;
+    let t = build(&named.i32s("tokenizer.ggml.token_type", &kinds)).unwrap();
+    let hello = t.id_of("hello").unwrap();
+    assert!(!t.encode_piece("hello", ControlTokens::AsText).unwrap().contains(&hello));
+    assert_eq!(t.encode_piece("hello", ControlTokens::Parse).unwrap(), [hello]);
+}
+
+#[test]
+fn user_defined_tokens_are_found_in_any_text_the_longest_first() {
+    let mut kinds = vec![1; 256 + 9];
+    kinds.extend([3, 3, 3]);
+    (kinds[256], kinds[256 + 2]) = (4, 4); // "he" and "hell"
+    let t = build(&vocabulary().i32s("tokenizer.ggml.token_type", &kinds)).unwrap();
+    assert_eq!(pieces(&t, "xhellox he", ControlTokens::AsText), ["x", "hell", "o", "x", " ", "he"]);
+}
+
+#[test]
+fn ids_need_no_tokenizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids =
+        |fixture: &Fixture| Ids::of(&GgufFile::open(&fixture.write(folder.path())).unwrap(), 268);
+    let all = ids(&vocabulary());
+    assert_eq!((all.normal.len(), all.bos), (265, Some(265)));
+    assert_eq!(ids(&vocabulary().text("tokenizer.ggml.pre", "never-heard-of")), all);
+    assert_eq!(ids(&vocabulary().text("tokenizer.ggml.model", "rwkv")), all);
+    let none = ids(&llama());
+    assert_eq!((none.normal.len(), none.bos), (268, None));
 }
 
 #[test]
@@ -135,42 +231,37 @@ fn hostile_vocabularies_are_refused_and_never_panic() {
     refused(vocabulary().u32("tokenizer.ggml.tokens", 1), "tokens");
 }
 
-/// `LLM_BENCH_LLAMA_VOCAB=…/ggml-vocab-llama-bpe.gguf cargo test real_vocabulary -- --ignored`: the
-/// vocabulary file of llama.cpp's `models` folder, with its `.inp` and `.out` beside it.
+/// ggml's vocabularies with their texts and ids: `LLM_BENCH_GGML_VOCABS=FOLDER cargo test
+/// real_vocabularies -- --ignored`, where the folder is `models` of llama.cpp's sources.
 #[test]
-#[ignore = "needs llama.cpp's ggml-vocab-llama-bpe.gguf"]
-fn the_real_vocabulary_gives_the_ids_of_llama_cpp() {
-    let path = std::env::var("LLM_BENCH_LLAMA_VOCAB").expect("the path in LLM_BENCH_LLAMA_VOCAB");
-    let begin = std::time::Instant::now();
-    let file = GgufFile::open(Path::new(&path)).unwrap();
-    let opened = begin.elapsed();
-    let begin = std::time::Instant::now();
-    let t = Tokenizer::from_gguf(&file).unwrap();
-    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    println!("open {opened:?}, build {:?}, {} entries", begin.elapsed(), t.n_vocab());
-    println!("{}.{:03} s of this thread so far", cpu.tv_sec, cpu.tv_nsec / 1_000_000);
-    let texts = std::fs::read_to_string(format!("{path}.inp")).unwrap();
-    let ids = std::fs::read_to_string(format!("{path}.out")).unwrap();
-    let texts: Vec<_> = texts.split("\n__ggml_vocab_test__\n").collect();
-    let mut pairs = 0;
-    for (text, line) in texts.iter().zip(ids.lines()) {
-        let expected: Vec<u32> = line.split_whitespace().map(|id| id.parse().unwrap()).collect();
-        for control in [ControlTokens::AsText, ControlTokens::Parse] {
-            assert_eq!(t.encode_piece(text, control).unwrap(), expected, "{text:?}");
+#[ignore = "needs llama.cpp's folder of vocabularies"]
+fn the_real_vocabularies_give_the_ids_of_llama_cpp() {
+    let folder =
+        std::env::var("LLM_BENCH_GGML_VOCABS").expect("the folder in LLM_BENCH_GGML_VOCABS");
+    let (mut files, mut pairs) = (0, 0);
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = |end: &str| std::fs::read_to_string(format!("{}{end}", path.display())).ok();
+        let is_gguf = path.extension().is_some_and(|e| e == "gguf");
+        let (true, Some(texts), Some(ids)) = (is_gguf, text(".inp"), text(".out")) else {
+            continue;
+        };
+        let file = GgufFile::open(&path).unwrap();
+        if file.text("tokenizer.ggml.model") == Some("bert") {
+            continue; // encoders have WordPiece
         }
-        assert_eq!(t.decode(&expected), *text);
-        pairs += 1;
-    }
-    println!("{pairs} pairs");
-    assert!(pairs >= 40, "{pairs} pairs");
-    assert_eq!(t.encode("Hello world").unwrap(), [128000, 9906, 1917]);
-    assert_eq!(t.encode_piece("<|eot_id|>", ControlTokens::Parse).unwrap(), [128009]);
-    assert_eq!(t.normal_ids().len(), 128_000);
-    for name in crate::workload::PromptSet::names() {
-        let set = crate::workload::PromptSet::embedded(&name).unwrap();
-        let workload = crate::workload::Workload::from_set(&set, &t, None).unwrap();
-        for prompt in &workload.prompts {
-            println!("{name} {} {}", prompt.id, prompt.ids.len());
+        let t = Tokenizer::from_gguf(&file).unwrap();
+        for (text, line) in texts.split("\n__ggml_vocab_test__\n").zip(ids.lines()) {
+            let expected: Vec<u32> =
+                line.split_whitespace().map(|id| id.parse().unwrap()).collect();
+            for control in [ControlTokens::AsText, ControlTokens::Parse] {
+                let got = t.encode_piece(text, control).unwrap();
+                assert_eq!(got, expected, "{}: {text:?}", path.display());
+            }
+            pairs += 1;
         }
+        files += 1;
     }
+    println!("{pairs} pairs of {files} vocabularies");
+    assert!(files >= 12 && pairs >= 12 * 40, "{pairs} pairs of {files} vocabularies");
 }
