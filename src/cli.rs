@@ -73,6 +73,9 @@ pub enum Command {
     /// Serve the engine protocol (started by `run`)
     #[command(hide = true)]
     Worker { engine: String },
+    /// Render a chat template in a process with limits (started by `generate`)
+    #[command(hide = true)]
+    RenderChatTemplate,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! Parses the command line, runs the command, prints its error, sets the exit code.
 
+use std::ffi::OsString;
 use std::io::{Write, stdout};
 use std::process::ExitCode;
 
@@ -7,6 +8,7 @@ use anyhow::Result;
 use clap::Parser;
 use llm_bench::cli::config::{self, Parsed};
 use llm_bench::cli::{Cli, Command};
+use llm_bench::model::chat::renderer;
 use llm_bench::report::visible;
 use llm_bench::{cmd, interrupt, progress, units::MonoNs, worker};
 use tracing::Level;
@@ -29,8 +31,9 @@ fn main() -> ExitCode {
 
 fn run(entry: MonoNs) -> Result<ExitCode> {
     let args: Vec<_> = std::env::args_os().collect();
-    // A worker's start is measured, and no configuration file may affect it.
-    let parsed = match args.get(1).is_some_and(|a| a == "worker") {
+    // A worker's start is measured, and no configuration file may affect it or a renderer.
+    let hidden = |a: &OsString| a == "worker" || a == renderer::COMMAND;
+    let parsed = match args.get(1).is_some_and(hidden) {
         true => Parsed::Run(Box::new(Cli::parse_from(&args))),
         false => config::parse(args)?,
     };
@@ -53,6 +56,10 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         worker::serve::serve(engine, entry)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::RenderChatTemplate = &cli.command {
+        renderer::serve()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     interrupt::install();
     match &cli.command {
         Command::Run(args) => drop(cmd::run::run(args)?),
@@ -68,7 +75,7 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         Command::History(args) => cmd::history::run(args)?,
         Command::Track(args) => cmd::track::run(args)?,
         Command::Completions { shell } => cmd::completions::run(*shell)?,
-        Command::Worker { .. } => unreachable!("served above"),
+        Command::Worker { .. } | Command::RenderChatTemplate => unreachable!("served above"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -15,6 +15,14 @@ pub fn say(text: &str) {
     eprintln!("{}", crate::report::visible(text));
 }
 
+/// The same for what is true of a file, and would otherwise be said each time that it is opened.
+pub fn say_once(text: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if SAID.lock().is_ok_and(|mut said| said.insert(text.to_owned())) {
+        say(text);
+    }
+}
+
 /// Where log lines go: stderr, as safe to read as what [`say`] writes.
 pub struct Log;
 
@@ -26,14 +34,6 @@ impl Write for Log {
 
     fn flush(&mut self) -> std::io::Result<()> {
         std::io::stderr().flush()
-    }
-}
-
-/// The same for what is true of a file, and would otherwise be said each time that it is opened.
-pub fn say_once(text: &str) {
-    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    if SAID.lock().is_ok_and(|mut said| said.insert(text.to_owned())) {
-        say(text);
     }
 }
 

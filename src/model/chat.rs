@@ -2,9 +2,13 @@
 //! text of a message can never become a control token, whatever it spells.
 
 mod jinja;
+mod json;
+mod python;
+pub mod renderer;
 
+use self::jinja::{Conversation, Outcome, Task};
 use super::gguf::GgufFile;
-use super::tokenizer::{ControlTokens, Tokenizer};
+use super::tokenizer::{ControlTokens, Place, Tokenizer};
 
 /// The author of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,13 +81,16 @@ const LLAMA3: &str = "{{ bos_token }}{% for m in messages %}\
 {% endfor %}{% if add_generation_prompt %}\
 {{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}";
 
-/// A compiled template, with the tokenizer's names for begin and end.
+/// A compiled template, with the tokenizer's names for special tokens.
 #[derive(Debug)]
 pub struct ChatTemplate {
     source: String,
     pub origin: Origin,
-    bos: String,
-    eos: String,
+    /// `bos_token` and the like.
+    tokens: Vec<(String, String)>,
+    /// The token that the template writes behind an answer.
+    turn_end: Option<u32>,
+    file: String,
 }
 
 impl ChatTemplate {
@@ -101,15 +108,49 @@ impl ChatTemplate {
                 (LLAMA3.to_string(), Origin::Llama3)
             }
         };
-        let template = Self::new(source, origin, tokenizer);
-        jinja::check(&template.source)
-            .map_err(|reason| ChatError::Template { file: name(), reason })?;
+        let mut template = Self::new(source, origin, tokenizer);
+        template.file = name();
+        template.turn_end = template.find_turn_end(tokenizer)?;
         Ok(template)
     }
 
     fn new(source: String, origin: Origin, tokenizer: &Tokenizer) -> Self {
-        let spelled = |id: Option<u32>| id.map(|id| tokenizer.decode(&[id])).unwrap_or_default();
-        Self { source, origin, bos: spelled(tokenizer.bos()), eos: spelled(tokenizer.eos()) }
+        let named = [
+            ("bos_token", tokenizer.bos()),
+            ("eos_token", tokenizer.eos()),
+            ("unk_token", tokenizer.unknown()),
+            ("pad_token", tokenizer.padding()),
+        ];
+        let spelled = |(name, id): (&str, Option<u32>)| {
+            // Templates write begin and end without asking whether there are such.
+            let always = name == "bos_token" || name == "eos_token";
+            let text = id.map(|id| tokenizer.decode(&[id])).or(always.then(String::new))?;
+            Some((name.to_owned(), text))
+        };
+        let tokens = named.into_iter().filter_map(spelled).collect();
+        Self { source, origin, tokens, turn_end: None, file: String::new() }
+    }
+
+    /// The ids that end an answer: those of the vocabulary, and the template's own.
+    pub fn ends(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        let mut ends = tokenizer.ends().to_vec();
+        ends.extend(self.turn_end.filter(|id| !ends.contains(id)));
+        ends
+    }
+
+    /// The token that the template writes behind an answer, if it writes one; an error where the
+    /// template does not compile. A template may refuse the trial.
+    fn find_turn_end(&self, tokenizer: &Tokenizer) -> Result<Option<u32>, ChatError> {
+        let mark = Mark::new().inside;
+        let trial = [(Role::User, "x"), (Role::Assistant, mark.as_str())];
+        let messages = trial.map(|(role, text)| (role.name().to_owned(), text.to_owned()));
+        let conversation = Conversation { messages: messages.to_vec(), opens: false };
+        let rendered = self.render(vec![conversation])?;
+        let Some(Ok(text)) = rendered.first() else { return Ok(None) };
+        let Some((_, behind)) = text.split_once(&mark) else { return Ok(None) };
+        let ids = tokenizer.encode_piece(behind.trim_start(), ControlTokens::Parse);
+        let first = ids.ok().and_then(|ids| ids.first().copied());
+        Ok(first.filter(|id| tokenizer.is_spelled(*id) && Some(*id) != tokenizer.bos()))
     }
 
     /// The ids of a conversation up to the point where the assistant speaks next.
@@ -130,12 +171,18 @@ impl ChatTemplate {
             .zip(messages)
             .map(|(i, m)| mark.wrap(i, &spellings.broken(&m.text, &mark.inside)))
             .collect();
-        let rendered = self.render(messages, &marked)?;
         let harmless: Vec<String> = messages
             .iter()
             .map(|m| if m.text.trim().is_empty() { m.text.clone() } else { "x".into() })
             .collect();
-        let harmless = self.render(messages, &harmless)?;
+        let conversation = |texts: Vec<String>| {
+            let roles = messages.iter().map(|m| m.role.name().to_owned());
+            Conversation { messages: roles.zip(texts).collect(), opens: true }
+        };
+        let both = self.render(vec![conversation(marked), conversation(harmless)])?;
+        let mut both = both.into_iter().map(|r| r.map_err(|reason| ChatError::Render { reason }));
+        let mut next = || both.next().unwrap_or_else(|| Ok(String::new()));
+        let (rendered, harmless) = (next()?, next()?);
         let skeleton = spellings.split(&harmless);
         let pieces = spellings.split(&rendered);
         if !controls(&pieces).eq(controls(&skeleton)) {
@@ -148,15 +195,18 @@ impl ChatTemplate {
             match piece {
                 Piece::Control(id) => ids.push(*id),
                 Piece::Text(text) => {
+                    let mut place = Place::Start;
                     for part in mark.parts(text, messages) {
                         match part {
                             Part::Ids(given) => ids.extend_from_slice(given),
+                            Part::Text(text) if text.is_empty() => continue,
                             Part::Text(text) => ids.extend(
                                 tokenizer
-                                    .encode_piece(&text, ControlTokens::AsText)
+                                    .encode_at(place, &text, ControlTokens::AsText)
                                     .map_err(failed)?,
                             ),
                         }
+                        place = Place::Inside;
                     }
                 }
             }
@@ -166,11 +216,18 @@ impl ChatTemplate {
         Ok(ids)
     }
 
-    fn render(&self, messages: &[Message], texts: &[String]) -> Result<String, ChatError> {
-        let messages: Vec<(&str, &str)> =
-            messages.iter().zip(texts).map(|(m, text)| (m.role.name(), text.as_str())).collect();
-        jinja::render(&self.source, &messages, &self.bos, &self.eos)
-            .map_err(|reason| ChatError::Render { reason })
+    /// Renders conversations, each for itself.
+    fn render(&self, all: Vec<Conversation>) -> Result<Vec<Result<String, String>>, ChatError> {
+        let task =
+            Task { source: self.source.clone(), tokens: self.tokens.clone(), conversations: all };
+        // The tests of this crate are not the program that renders.
+        let outcome = if cfg!(test) { Ok(jinja::run(&task)) } else { renderer::ask(&task) };
+        match outcome {
+            Ok(Outcome::Rendered(texts)) => Ok(texts),
+            Ok(Outcome::Broken(reason)) | Err(reason) => {
+                Err(ChatError::Template { file: self.file.clone(), reason })
+            }
+        }
     }
 }
 
@@ -188,13 +245,13 @@ fn controls<'p>(pieces: &'p [Piece<'_>]) -> impl Iterator<Item = u32> + 'p {
     })
 }
 
-/// The tokens that are recognized by their spelling, the longest first.
+/// The control tokens that are recognized by their spelling, the longest first.
 struct Spellings<'t>(Vec<(u32, &'t str)>);
 
 impl<'t> Spellings<'t> {
     fn of(tokenizer: &'t Tokenizer) -> Self {
         let utf8 = |(id, bytes)| Some((id, std::str::from_utf8(bytes).ok()?));
-        let spelled = tokenizer.spelled_tokens().filter_map(utf8);
+        let spelled = tokenizer.control_tokens().filter_map(utf8);
         let mut all: Vec<(u32, &str)> = spelled.filter(|(_, s)| !s.is_empty()).collect();
         all.sort_by_key(|(_, s)| std::cmp::Reverse(s.len()));
         Self(all)

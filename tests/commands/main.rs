@@ -26,3 +26,5 @@ mod resume;
 mod safety;
 mod schema;
 mod stopped;
+mod strange_templates;
+mod strange_weights;

@@ -40,6 +40,8 @@ struct Chat<'a> {
     session: Session<'a>,
     tokenizer: &'a Tokenizer,
     template: ChatTemplate,
+    /// Ids that end an answer.
+    ends: Vec<u32>,
     n_ctx: u32,
     messages: Vec<Message>,
     turn: u64,
@@ -60,6 +62,7 @@ pub fn run(
         args,
         session: Session::start(args, engine, found, n_ctx)?,
         tokenizer,
+        ends: template.ends(tokenizer),
         template,
         n_ctx,
         messages: Vec::new(),
@@ -161,7 +164,7 @@ impl Chat<'_> {
         let sampling = super::sampling(self.args)
             .map(|s| crate::protocol::Sampling { seed: s.seed.wrapping_add(self.turn), ..s });
         self.turn += 1;
-        let stop = if self.args.ignore_eos { &[][..] } else { self.tokenizer.ends() };
+        let stop = if self.args.ignore_eos { &[][..] } else { &self.ends[..] };
         let mut out = TextOut::new(self.tokenizer);
         let ask = Ask { prompt, n, stop, sampling, reuse: true };
         let answer = self.session.ask(ask, &mut |token| out.token(token));

@@ -29,8 +29,9 @@ fn with(source: &str) -> ChatTemplate {
 
 /// Renders plain texts without marks.
 fn rendered(source: &str, messages: &[Message]) -> Result<String, ChatError> {
-    let texts: Vec<String> = messages.iter().map(|m| m.text.clone()).collect();
-    with(source).render(messages, &texts)
+    let texts = messages.iter().map(|m| (m.role.name().to_owned(), m.text.clone()));
+    let one = with(source).render(vec![Conversation { messages: texts.collect(), opens: true }])?;
+    one.into_iter().next().unwrap().map_err(|reason| ChatError::Render { reason })
 }
 
 fn decoded(ids: &[u32]) -> String {
@@ -199,4 +200,93 @@ fn a_file_without_a_template_takes_llama_3s_form_or_is_refused() {
     let letters = Tokenizer::from_gguf(&foreign).unwrap();
     let error = ChatTemplate::find(&foreign, &letters).unwrap_err();
     assert!(matches!(error, ChatError::NoTemplate { .. }), "{error}");
+}
+
+/// Expressions with what jinja2 3.1 makes of them, in the environment that transformers sets up.
+#[test]
+fn expressions_give_what_jinja2_gives() {
+    let cases: Vec<(String, String)> =
+        serde_json::from_str(include_str!("../../../tests/data/jinja_expressions.json")).unwrap();
+    assert!(cases.len() >= 50);
+    let messages = [user("Grüße \"x\"")];
+    let wrong: Vec<String> = cases
+        .iter()
+        .filter_map(|(source, expected)| {
+            let got = rendered(&format!("{{{{ {source} }}}}"), &messages);
+            let got = got.unwrap_or_else(|e| format!("error: {e}"));
+            (got != *expected).then(|| format!("{source}: expected {expected:?}, got {got:?}"))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn windows_line_ends_in_a_template_change_nothing() {
+    for source in [LIKE_LLAMA_3_2, "a\n{% if true %}\n  b\n{% endif %}\n{{ 'x\ny' }}\n"] {
+        let messages = [Message::new(Role::System, "Be short."), user("Hi\r\nyou")];
+        let unix = rendered(source, &messages).unwrap();
+        assert!(!unix.contains("a\r"), "{unix:?}");
+        assert_eq!(rendered(&source.replace('\n', "\r\n"), &messages).unwrap(), unix);
+        assert_eq!(rendered(&source.replace('\n', "\r"), &messages).unwrap(), unix);
+    }
+    // The text of a message stays as it is.
+    let kept = rendered("{{ messages[0].content }}", &[user("a\r\nb")]).unwrap();
+    assert_eq!(kept, "a\r\nb");
+}
+
+#[test]
+fn generation_blocks_are_transparent() {
+    let plain = "{% for m in messages %}\n{% if m.role == 'user' %}\nU {{ m.content }}\n{% endif %}\n{% endfor %}";
+    let marked = "{% for m in messages %}\n{%- generation -%}\n{% if m.role == 'user' %}\nU {{ m.content }}\n{% endif %}\n{% endgeneration %}\n{% endfor %}";
+    let messages = [user("x"), user("y")];
+    assert_eq!(rendered(marked, &messages).unwrap(), rendered(plain, &messages).unwrap());
+    for (source, text) in [
+        ("{% generation %}a{% endgeneration %}", "a"),
+        ("{%generation%}a{%endgeneration%}b", "ab"),
+        ("{# {% generation %} #}c", "c"),
+        ("{% raw %}{% generation %}{% endraw %}", "{% generation %}"),
+        ("{% set generation = 1 %}{{ generation }}", "1"),
+        // A scope of its own, as in transformers.
+        ("{% set a = 1 %}{% generation %}{% set a = 2 %}{% endgeneration %}{{ a }}", "1"),
+    ] {
+        assert_eq!(rendered(source, &messages).unwrap(), text, "{source}");
+    }
+    assert!(rendered("{% generation %}a", &messages).is_err());
+}
+
+#[test]
+fn special_tokens_have_their_names_and_absent_ones_are_undefined() {
+    let source =
+        "{{ bos_token }}|{{ eos_token }}|{{ unk_token is defined }}|{{ pad_token is defined }}";
+    let got = rendered(source, &[user("x")]).unwrap();
+    assert_eq!(got, "<|begin_of_text|>|<|end_of_text|>|False|False");
+}
+
+#[test]
+fn the_template_says_which_token_ends_an_answer() {
+    let tokenizer = tokenizer();
+    let end = |source: &str| {
+        let template = ChatTemplate::new(source.into(), Origin::File, &tokenizer);
+        template.find_turn_end(&tokenizer).unwrap()
+    };
+    let form = |behind: &str| {
+        format!(
+            "{{% for m in messages %}}<|start_header_id|>{{{{ m.content }}}}{behind}{{% endfor %}}"
+        )
+    };
+    assert_eq!(end(&form("<|eot_id|>\n")), Some(TURN_END));
+    assert_eq!(end(&form(" \n<|end_header_id|>")), Some(HEADER_END));
+    assert_eq!(end(&form("\n### User:")), None);
+    assert_eq!(end(&form("")), None);
+    assert_eq!(end("{{ raise_exception('no') }}"), None);
+}
+
+#[test]
+fn endless_templates_run_out_of_fuel_and_large_ones_out_of_room() {
+    let error = |source: &str| rendered(source, &[user("x")]).unwrap_err().to_string();
+    let endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
+    assert!(error(endless).contains("does not come to an end"));
+    let large = "{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}";
+    let said = error(large);
+    assert!(said.contains("16 MiB") || said.contains("end"), "{said}");
 }
