@@ -177,7 +177,8 @@ impl Connection for Process {
         }
         let kept = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
         let tail: Vec<u8> = kept.iter().copied().collect();
-        let tail = String::from_utf8_lossy(&tail).trim().to_string();
+        let tail = from_a_whole_word(&tail);
+        let tail = String::from_utf8_lossy(tail).trim().to_string();
         (!tail.is_empty()).then_some(tail)
     }
 
@@ -224,6 +225,15 @@ fn read_replies(stdout: impl Read, events: Sender<Event>) {
     }
 }
 
+/// What was cut in front may have cut a token in two, of which the rest is not recognized as one.
+fn from_a_whole_word(tail: &[u8]) -> &[u8] {
+    if tail.len() < STDERR_KEPT {
+        return tail;
+    }
+    let gap = tail.iter().position(u8::is_ascii_whitespace);
+    &tail[gap.unwrap_or(tail.len())..]
+}
+
 fn keep_tail(mut pipe: impl Read, kept: &Mutex<VecDeque<u8>>) {
     let mut chunk = [0u8; 4096];
     while let Ok(n) = pipe.read(&mut chunk) {
@@ -267,4 +277,18 @@ fn confine(command: &mut Command, threads: u32) {
 fn oom_kills() -> Option<u64> {
     let vmstat = std::fs::read_to_string("/proc/vmstat").ok()?;
     vmstat.lines().find_map(|l| l.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_log_begins_with_a_whole_word() {
+        assert_eq!(from_a_whole_word(b"hf_short and whole"), b"hf_short and whole");
+        let mut long = b"fOfAToken and more ".to_vec();
+        long.resize(STDERR_KEPT, b'x');
+        assert!(from_a_whole_word(&long).starts_with(b" and more "));
+        assert_eq!(from_a_whole_word(&vec![b'x'; STDERR_KEPT]), b"");
+    }
 }

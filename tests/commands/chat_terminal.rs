@@ -6,8 +6,9 @@ use std::num::NonZero;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use crate::support::{PROGRAM, repository};
+use crate::support::{PROGRAM, repository, running};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// After this much silence a chat counts as stuck, and the test fails with its screen instead of
 /// hanging forever. It judges no speed.
@@ -71,6 +72,11 @@ impl Terminal {
     fn keys(&mut self, keys: &[&str]) {
         keys.iter().for_each(|k| self.keys.write_all(k.as_bytes()).unwrap());
         self.keys.flush().unwrap();
+    }
+
+    fn terminate(&self) {
+        let pid = Pid::from_raw(self.child.process_id().unwrap() as i32).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
     }
 
     fn text(&self) -> String {
@@ -175,6 +181,52 @@ fn a_chat_is_typed_edited_recalled_reset_and_ended() {
     assert_eq!(t.lines(I_AM), 1, "{}", t.text());
     assert!(!t.has_dim_text(), "NO_COLOR is honoured");
     t.keys(&["/exit", ENTER]);
+    let (success, screen, _) = t.end();
+    assert!(success, "{screen}");
+}
+
+#[test]
+fn one_sigterm_ends_a_chat_at_the_prompt_and_in_an_answer() {
+    let mut t = Terminal::open(&["--engine", "fake-streams"], &[]);
+    t.until_prompt("the first key", |_| true);
+    t.keys(&["go on", ENTER]);
+    t.until("some text", |screen| screen.contains("IJKLM"));
+    t.keys(&[CTRL_C]);
+    t.until_answers(1);
+    t.keys(&["half a line"]);
+    t.until("the line", |screen| screen.contains("half a line"));
+    t.terminate();
+    let (success, screen, folder) = t.end();
+    assert!(!success && screen.contains("stopped"), "{screen}");
+    assert_eq!(running(folder.path()), 0, "the engine is gone");
+
+    // What was typed before is remembered.
+    let mut t = Terminal::open_in(folder, &["--engine", "fake-streams"], &[]);
+    t.until_prompt("the first key", |_| true);
+    t.keys(&[UP, ENTER]);
+    t.until("some text", |screen| screen.contains("IJKLM"));
+    t.terminate();
+    let (success, screen, folder) = t.end();
+    assert!(!success && screen.contains("> go on") && screen.contains("stopped"), "{screen}");
+    assert_eq!(running(folder.path()), 0, "the engine is gone");
+}
+
+#[test]
+fn a_pasted_byte_that_is_no_text_ends_nothing() {
+    let mut t = Terminal::open(&[], &[]);
+    t.until_prompt("the first key", |_| true);
+    // Typed in another encoding, and pasted in brackets.
+    for (i, bytes) in [&b"caf\xe9 "[..], b"\x1b[200~a\xff\xfeb\x1b[201~"].iter().enumerate() {
+        t.keys.write_all(bytes).unwrap();
+        t.keys.flush().unwrap();
+        t.until("the refusal", |screen| screen.matches("not UTF-8 text").count() > i);
+    }
+    t.keys(&[CTRL_C]);
+    t.until_prompt("a new line", |screen| screen.contains("Ctrl-D or /exit"));
+    t.keys(&["Who are you?", ENTER]);
+    t.until_answers(1);
+    assert_eq!(t.lines(I_AM), 1, "{}", t.text());
+    t.keys(&[CTRL_D]);
     let (success, screen, _) = t.end();
     assert!(success, "{screen}");
 }

@@ -581,6 +581,11 @@ fn a_read_only_folder_can_be_read_and_a_write_there_is_refused() {
     assert!(done(list).contains("candle"));
     let new = write(dir.path(), "new.json", &record(20, "candle", 38.0, 5));
     assert!(PathBuf::from(&new).exists());
+    // Before anything is measured.
+    let track = "LLM_BENCH_CACHE=/tmp \"$0\" track --model tiny --engine candle -r 1 --history-db \
+                 h.sqlite --output-dir /tmp/never-made";
+    refused(inside(track), &["cannot write h.sqlite"]);
+    assert!(!Path::new("/tmp/never-made").exists());
     refused(inside("\"$0\" history --db h.sqlite add new.json"), &["h.sqlite", "--db"]);
     assert_eq!(sessions(dir.path()), 24);
 }

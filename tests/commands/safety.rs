@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::support::{
-    PROGRAM, done, edit_json, files, llm_bench, only_record, output, refused, repository, send,
-    text, wait_for_launches, with_fakes,
+    self, PROGRAM, done, edit_json, files, llm_bench, only_record, output, refused, repository,
+    send, text, wait_for_launches, with_fakes,
 };
 use llm_bench::record::Record;
 use rustix::process::Signal;
@@ -434,4 +434,103 @@ fn without_a_home_folder_nothing_in_the_current_one_takes_its_place() {
         relative.env("HOME", ".").output().unwrap(),
         &["HOME", "absolute path", "LLM_BENCH_CACHE"],
     );
+}
+
+// ---- what reaches the terminal ----
+
+/// Whether no control character but those of lines and tables is in it.
+fn is_harmless(text: &str) -> bool {
+    let hidden = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().all(|c| c == '\n' || c == '\t' || !c.is_control() && !hidden(c))
+}
+
+#[test]
+fn texts_of_a_model_file_reach_the_terminal_as_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let evil = "\u{1b}[2J\u{9b}31m\nerror: forged\r\u{202e}\u{7}";
+    // The file's name says as much as its metadata.
+    let tiny = std::fs::read(repository("models/tiny.gguf")).unwrap();
+    let named = format!("a{evil}.gguf");
+    std::fs::write(dir.path().join(&named), &tiny).unwrap();
+    let at = tiny.windows(5).position(|w| w == b"llama").unwrap();
+    let mut arch = tiny.clone();
+    arch[at..at + 5].copy_from_slice(b"l\x1b\n[m");
+    std::fs::write(dir.path().join("arch.gguf"), arch).unwrap();
+    for file in [&*named, "arch.gguf"] {
+        for args in [
+            &["models", "inspect", file][..],
+            &["models", "inspect", file, "--json"],
+            &["models", "tokenize", file, "text"],
+            &["models", "quantize", file, "--to", "q8_0", "--out-dir", "made"],
+            &["run", "-m", file, "--list", "--engine", "candle"],
+            &[
+                "run",
+                "-m",
+                file,
+                "--engine",
+                "candle",
+                "-r",
+                "1",
+                "-p",
+                "4",
+                "-n",
+                "4",
+                "--no-verify",
+            ],
+            &["verify", "-m", file, "--engine", "candle", "--reference", "candle-f32"],
+            &["generate", "-m", file, "--prompt", "a", "-n", "4", "--timing"],
+        ] {
+            let out = output(dir.path(), args);
+            let (shown, said) = (text(&out.stdout), text(&out.stderr));
+            assert!(is_harmless(&shown) && is_harmless(&said), "{args:?}: {shown:?} {said:?}");
+            let forged = |line: &str| line.trim_start().starts_with("error: forged");
+            assert!(!shown.lines().chain(said.lines()).any(forged), "{args:?}: {shown} {said}");
+            assert!(!said.contains("panicked"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn commands_to_paste_hold_for_any_name_of_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = "it's; touch sprung $(touch sprung)";
+    let args = [
+        "run",
+        "--model",
+        "tiny",
+        "--engine",
+        "fake-slow",
+        "-p",
+        "4",
+        "-n",
+        "4",
+        "-t",
+        "1",
+        "-r",
+        "50",
+        "--no-verify",
+        "--output-dir",
+        folder,
+    ];
+    let mut run = with_fakes(dir.path(), &args);
+    let mut child = run.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let written = || files(&dir.path().join(folder)).into_iter().any(|f| f.extension().is_some());
+    support::wait_until("a launch", || {
+        assert!(child.try_wait().unwrap().is_none(), "it ended");
+        written()
+    });
+    let said = text(&support::stop(child, Signal::INT).stderr);
+    let command = said.split('`').nth(1).unwrap().to_string();
+    let rest = command.strip_prefix("llm-bench ").unwrap();
+    // A shell reads the command as words, and starts nothing else.
+    let mut shell = Command::new("sh");
+    let words = shell
+        .current_dir(dir.path())
+        .args(["-c", &format!("printf '%s\\n' {rest}")])
+        .output()
+        .unwrap();
+    let words: Vec<String> = text(&words.stdout).lines().map(String::from).collect();
+    assert_eq!(words[..2], ["run", "--resume"], "{command}");
+    assert!(dir.path().join(&words[2]).is_file(), "{words:?}");
+    assert!(!dir.path().join("sprung").exists());
 }

@@ -1,5 +1,6 @@
 //! Pulls from a hub on this machine: a small HTTP server that misbehaves like real ones.
 
+mod package;
 mod server;
 
 use std::net::TcpListener;

@@ -10,13 +10,18 @@ use crate::{secrets, user};
 
 /// A secret whose debug form is dots.
 #[derive(Clone)]
-pub struct Token(pub(super) String);
+pub struct Token(String);
 
 impl Token {
     /// The token, or `None` if the text is empty.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         (!text.is_empty()).then(|| Self(text.to_owned()))
+    }
+
+    /// What it hides; for the request alone.
+    pub fn secret(&self) -> &str {
+        &self.0
     }
 }
 
@@ -177,8 +182,7 @@ mod tests {
         assert!(config.token.is_none() && !config.offline);
     }
 
-    /// Each line was printed by huggingface_hub 2.4.0 with HOME=/home/a and these variables
-    /// (`scripts/engines/_shared/test_hub.py` compares with the package).
+    /// As huggingface_hub 2.4.0 prints them; `tests/hub/package.rs` asks the package itself.
     #[test]
     fn paths_are_expanded_as_the_package_expands_them() {
         for (vars, cache) in [

@@ -36,7 +36,7 @@ impl Client {
     pub(super) fn new(config: &HubConfig) -> Result<Self, HubError> {
         let authorization = match &config.token {
             Some(token) => {
-                let mut value = HeaderValue::from_str(&format!("Bearer {}", token.0))
+                let mut value = HeaderValue::from_str(&format!("Bearer {}", token.secret()))
                     .map_err(|_| HubError::BadToken)?;
                 value.set_sensitive(true);
                 Some(value)
