@@ -12,7 +12,7 @@ use crate::plan::Spec;
 use crate::progress::say;
 use crate::record::{Record, write_atomically};
 use crate::report::{Format, Sections, Style, render_with};
-use crate::session::{self, Bench, Ended, Interrupted, Session, Side, Stop, verify};
+use crate::session::{self, Bench, Interrupted, Session, Side, Stop, verify};
 use crate::shell;
 
 const DEFAULT_ENGINES: [&str; 4] = ["candle", "candle-stock", "pytorch", "pytorch-f32"];
@@ -52,7 +52,7 @@ pub fn run(args: &RunArgs) -> Result<Option<PathBuf>> {
         earlier,
     };
     let mut measured = session.measure(&mut |_, _| false)?;
-    if !verified && measured.ended != Ended::Interrupted && measured.good_launches() > 0 {
+    if !verified && !measured.ended.is_cut_off() && measured.good_launches() > 0 {
         // Kept before the check, which may take minutes; an error shows when the rest is written.
         let _ = measured.record.write(&measured.path);
         if let Err(e) = verify::verify_arms(&mut measured.record, &bench, &plans) {
@@ -66,17 +66,13 @@ pub fn run(args: &RunArgs) -> Result<Option<PathBuf>> {
     let (format, style) = (format_of(args.output.output), Style::of_stdout());
     let text = render_with(&measured.record, format, style, wanted);
     let shown = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
-    written?;
-    measured.say_what_was_not_kept();
-    let good = measured.good_launches();
-    if measured.ended == Ended::Interrupted {
-        let of = bench.order(launches).len();
-        bail!(
-            "stopped: {good} of {of} launches are kept in {json}; resume with `llm-bench run \
-             --resume {}`",
-            shell::path(&measured.path)
-        );
+    let resume = ["llm-bench", "run", "--resume", &measured.path.to_string_lossy()];
+    let resume = format!("resume with `{}`", shell::command(resume));
+    if let Some(why) = measured.cut_off(&resume) {
+        bail!(why);
     }
+    written?;
+    let good = measured.good_launches();
     if good == 0 {
         bail!("nothing was measured: every launch failed; the reasons are in {json}");
     }

@@ -19,6 +19,7 @@ pub mod tokenizer;
 mod unfinished;
 
 pub use llm_bench_gguf as gguf;
+pub use unfinished::folder_of;
 
 #[cfg(test)]
 #[path = "../../crates/gguf/src/fixture.rs"]

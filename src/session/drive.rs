@@ -30,8 +30,8 @@ pub struct Unavailable {
 /// What the caller does between launches; nothing of it runs inside one.
 pub trait Observer {
     fn begins(&mut self, arm: &Arm, planned: Planned, left: Option<Seconds>);
-    /// A launch is in; `record` holds it.
-    fn finished(&mut self, record: &mut Record, arm: usize);
+    /// A launch is in; `record` holds it. False: no further one could be kept.
+    fn finished(&mut self, record: &mut Record, arm: usize) -> bool;
 }
 
 /// What a session launches, and in which order.
@@ -62,7 +62,7 @@ impl Course<'_> {
         if let Stop::Fixed { .. } = stop {
             return match self.launch(record, self.order.len(), &mut clock, observer) {
                 Ok(()) => Ended::Launches,
-                Err(Interrupted) => Ended::Interrupted,
+                Err(ended) => ended,
             };
         }
         let Limits { least, most, time } = stop.limits();
@@ -73,8 +73,8 @@ impl Course<'_> {
             launches = (launches + 2).min(most);
             let block = Instant::now();
             let until = (launches as usize * self.plans.len()).min(self.order.len());
-            if self.launch(record, until, &mut clock, observer).is_err() {
-                return Ended::Interrupted;
+            if let Err(ended) = self.launch(record, until, &mut clock, observer) {
+                return ended;
             }
             longest = longest.max(block.elapsed());
             if record.arms.iter().any(|arm| is_hopeless(arm, launches)) {
@@ -105,7 +105,7 @@ impl Course<'_> {
         until: usize,
         clock: &mut Estimate,
         observer: &mut dyn Observer,
-    ) -> Result<(), Interrupted> {
+    ) -> Result<(), Ended> {
         let order = &self.order[..until];
         for (i, planned) in order.iter().enumerate() {
             let arm = &record.arms[planned.arm];
@@ -115,14 +115,16 @@ impl Course<'_> {
             }
             observer.begins(arm, *planned, clock.left(&order[i..]));
             let began = Instant::now();
-            let outcome = self.one(*planned, i as u32)?;
+            let outcome = self.one(*planned, i as u32).map_err(|Interrupted| Ended::Interrupted)?;
             let arm = &mut record.arms[planned.arm];
             arm.launches.push(outcome.launch);
             introduce(arm, outcome.identity);
             clock.add(planned.arm, began.elapsed());
-            observer.finished(record, planned.arm);
+            if !observer.finished(record, planned.arm) && i + 1 < self.order.len() {
+                return Err(Ended::Unkept);
+            }
             if crate::interrupt::requested() && i + 1 < order.len() {
-                return Err(Interrupted);
+                return Err(Ended::Interrupted);
             }
         }
         Ok(())

@@ -20,12 +20,17 @@ pub struct SessionProgress<'a> {
     table: Option<Table>,
     total: usize,
     done: usize,
-    keep: &'a mut dyn FnMut(&mut Record),
+    keep: &'a mut dyn FnMut(&mut Record) -> bool,
 }
 
 impl<'a> SessionProgress<'a> {
-    /// `total` launches of the record's arms; `keep` gets the record after each one.
-    pub fn new(record: &Record, total: usize, keep: &'a mut dyn FnMut(&mut Record)) -> Self {
+    /// `total` launches of the record's arms; `keep` gets the record after each one, and says
+    /// whether it could keep another.
+    pub fn new(
+        record: &Record,
+        total: usize,
+        keep: &'a mut dyn FnMut(&mut Record) -> bool,
+    ) -> Self {
         let table = std::io::stderr().is_terminal().then(|| Table::new(record, total));
         Self { table, total, done: 0, keep }
     }
@@ -47,9 +52,9 @@ impl Observer for SessionProgress<'_> {
         }
     }
 
-    fn finished(&mut self, record: &mut Record, arm: usize) {
+    fn finished(&mut self, record: &mut Record, arm: usize) -> bool {
         self.done += 1;
-        (self.keep)(record);
+        let room = (self.keep)(record);
         let arm_record = &record.arms[arm];
         match &self.table {
             Some(table) => table.finished(arm_record, arm),
@@ -58,6 +63,7 @@ impl Observer for SessionProgress<'_> {
                 say(&format!("[{}/{}] {label}: {figures}", self.done, self.total));
             }
         }
+        room
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod drive;
 pub mod find;
+mod keeper;
 mod list;
 mod live;
 mod look;
@@ -20,6 +21,7 @@ use serde_json::Value;
 pub use self::bench::{Bench, Seat, Side};
 use self::drive::Course;
 pub use self::drive::{ArmPlan, Enough};
+use self::keeper::Keeper;
 pub use self::list::list;
 use self::live::SessionProgress;
 pub use self::look::first_look;
@@ -65,6 +67,8 @@ pub struct Measured {
     /// The result file.
     pub path: PathBuf,
     pub ended: Ended,
+    /// The most launches, over all arms.
+    planned: usize,
     /// Why a record could not be kept after a launch.
     keep_error: Option<anyhow::Error>,
 }
@@ -114,9 +118,10 @@ impl Session<'_> {
         };
         let ended = course.run(&mut record, self.stop, &mut observer, enough);
         observer.close();
-        record.run.complete = ended != Ended::Interrupted;
+        record.run.complete = !ended.is_cut_off();
         analysis::summarize(&mut record);
-        Ok(Measured { record, path, ended, keep_error: keeper.error })
+        let planned = order.len();
+        Ok(Measured { record, path, ended, planned, keep_error: keeper.error })
     }
 }
 
@@ -127,48 +132,39 @@ impl Measured {
         launches.filter(|l| l.status == Status::Ok).count()
     }
 
-    /// Says so if a record could not be kept while the session ran.
-    pub fn say_what_was_not_kept(&self) {
-        if let Some(e) = &self.keep_error {
-            say(&format!("warning: the record could not be kept after each launch: {e:#}"));
+    /// Why the session was cut off, how many launches its file holds and how it is resumed; none
+    /// where it was not.
+    pub fn cut_off(&self, resumed_by: &str) -> Option<String> {
+        let json = self.path.display();
+        let measured: usize = self.record.arms.iter().map(|arm| arm.launches.len()).sum();
+        let kept = keeper::kept(&self.path).map(|kept| {
+            let lost = match measured - kept.min(measured) {
+                0 => String::new(),
+                n => format!(", {n} that were measured are not"),
+            };
+            format!("{kept} of {} launches are kept in {json}{lost}", self.planned)
+        });
+        let kept = kept.unwrap_or_else(|e| format!("{e:#}"));
+        match &self.keep_error {
+            Some(e) => Some(format!("stopped: {e:#}; {kept}; make room, then {resumed_by}")),
+            None if self.ended == Ended::Interrupted => {
+                Some(format!("stopped: {kept}; {resumed_by}"))
+            }
+            None => None,
         }
     }
 
     /// Writes the result file. `resumed_by` is the command that resumes it, where it was stopped.
     ///
     /// # Errors
-    /// The file cannot be written, or the user stopped the session.
+    /// The file cannot be written, or the session was cut off.
     pub fn finish(self, resumed_by: impl FnOnce(&str) -> String) -> Result<Self> {
-        self.record.write(&self.path)?;
-        self.say_what_was_not_kept();
-        if self.ended == Ended::Interrupted {
-            let json = self.path.display().to_string();
-            bail!("stopped; the launches are kept in {json}: {}", resumed_by(&json));
+        let written = self.record.write(&self.path);
+        if let Some(why) = self.cut_off(&resumed_by(&self.path.to_string_lossy())) {
+            bail!(why);
         }
+        written?;
         Ok(self)
-    }
-}
-
-/// Writes the record after each launch and holds the lock on its file.
-struct Keeper {
-    path: PathBuf,
-    claim: Option<Claim>,
-    error: Option<anyhow::Error>,
-}
-
-impl Keeper {
-    /// A folder that cannot be written is an error before the first launch.
-    fn new(record: &Record, path: &Path) -> Result<Self> {
-        record.write(path)?;
-        Ok(Self { path: path.into(), claim: Claim::take(path).ok(), error: None })
-    }
-
-    fn keep(&mut self, record: &mut Record) {
-        analysis::summarize(record);
-        match record.write(&self.path) {
-            Ok(()) => self.claim = Claim::take(&self.path).ok(),
-            Err(e) => drop(self.error.get_or_insert(e)),
-        }
     }
 }
 

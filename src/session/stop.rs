@@ -41,6 +41,15 @@ pub enum Ended {
     /// An arm has failed in a way that will not pass.
     Failed,
     Interrupted,
+    /// The record cannot be kept any more.
+    Unkept,
+}
+
+impl Ended {
+    /// Whether launches of the plan are missing that can still be made.
+    pub fn is_cut_off(self) -> bool {
+        matches!(self, Ended::Interrupted | Ended::Unkept)
+    }
 }
 
 /// The form in `run.config`.
@@ -115,6 +124,7 @@ impl Stop {
             Ended::Time => format!("{} minutes, the most allowed", self.minutes()),
             Ended::Failed => "a side failed in a way that will not pass".into(),
             Ended::Interrupted => "interrupted".into(),
+            Ended::Unkept => "there was no room for the result".into(),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::support::{
-    self, done, files, limited, only_record, output, records, repository, running, stop, text,
-    wait_until, with_fakes,
+    self, PROGRAM, done, files, launches, limited, only_record, output, records, repository,
+    running, stop, text, wait_until, with_fakes,
 };
 use llm_bench::record::{FailureKind, Record, Status};
 use rustix::process::Signal;
@@ -156,6 +156,45 @@ fn a_disk_that_fills_up_keeps_what_was_written_and_says_so() {
     let record = Record::read(&path).unwrap();
     assert!(record.run.complete);
     assert_eq!(record.arms[0].launches.len(), 40);
+}
+
+#[test]
+fn a_disk_that_is_full_stops_the_run_at_once_and_no_finished_launch_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    unpack_the_shipped_model(dir.path());
+    // A disk of 1.5 MB in a namespace of its own, which something else fills after three launches.
+    let script = format!(
+        "mkdir results && mount -t tmpfs -o size=1536k none results || exit 99\n\
+         '{PROGRAM}' run --model tiny --engine fake-slow -r 30 -p 8 -n 4 --no-verify 2>said >shown &\n\
+         while ! grep -q '^.3/30' said; do sleep 0.02; done\n\
+         cat /dev/zero > results/filler 2>/dev/null\n\
+         wait $!; echo \"code $?\"\n\
+         grep -c '^.[0-9]*/30' said\n\
+         rm results/filler; cp results/*.json stopped.json\n\
+         '{PROGRAM}' run --resume results/*.json >/dev/null 2>&1; echo \"code $?\"\n\
+         cp results/*.json whole.json; ls -A results"
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "bash", "-c", &script]);
+    command.env("LLM_BENCH_CACHE", dir.path().join("cache")).current_dir(dir.path());
+    command.env("LLM_BENCH_ENGINES", repository("tests/engines/fake"));
+    let output = command.output().unwrap();
+    if output.status.code() == Some(99) || text(&output.stderr).contains("unshare") {
+        eprintln!("not tested: no namespaces here");
+        return;
+    }
+    let told = text(&output.stdout);
+    let said = std::fs::read_to_string(dir.path().join("said")).unwrap();
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!((lines[0], lines[2]), ("code 2", "code 0"), "{told}\n{said}");
+    let measured: usize = lines[1].parse().unwrap();
+    assert!(measured < 30, "{said}");
+    let kept = launches(&Record::read(&dir.path().join("stopped.json")).unwrap());
+    assert_eq!(kept, measured, "{said}");
+    assert!(said.contains("no room for another launch") && said.contains("; stopping"), "{said}");
+    assert!(said.contains(&format!("{kept} of 30 launches are kept")), "{said}");
+    assert_eq!(launches(&Record::read(&dir.path().join("whole.json")).unwrap()), 30);
+    assert_eq!(lines[3..].len(), 3, "nothing but the result is left: {told}");
 }
 
 /// Puts the shipped model's copy into the cache, which a process limited to small files could not
