@@ -5,8 +5,9 @@ use std::path::Path;
 
 use llm_bench::model::gguf::GgufFile;
 use llm_bench::model::tokenizer::{ControlTokens, Ids, Tokenizer};
-use llm_bench::protocol::{MAX_LINE, Reply, Request, decode, read_message, write_message};
-use serde::{Serialize, de::DeserializeOwned};
+use llm_bench::protocol::{
+    MAX_REPLY, Message, Reply, Request, decode, read_message, write_message,
+};
 
 /// Does everything that harness and worker do with a model file before they compute.
 pub fn gguf(bytes: &[u8]) {
@@ -57,8 +58,8 @@ pub fn protocol(bytes: &[u8]) {
     lines::<Reply>(bytes);
 }
 
-fn lines<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
-    assert!(bytes.len() <= MAX_LINE, "no input of this size is asked for");
+fn lines<T: Message + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+    assert!(bytes.len() <= MAX_REPLY, "no input of this size is asked for");
     let mut rest = bytes;
     let mut lines = bytes.split_inclusive(|b| *b == b'\n');
     loop {

@@ -5,15 +5,18 @@ pub mod config;
 pub mod gate;
 pub mod history;
 pub mod rules;
+mod run;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::run::RunArgs;
 use crate::device::Device;
 use crate::metric::Metric;
 use crate::model::locate::WeightsPolicy;
-use crate::plan::{Target, Workload};
+use crate::plan::Target;
+use crate::report::Format;
 use crate::report::pivot::Key;
 
 /// Measure local LLM token generation: candle, PyTorch and others on the same GGUF file.
@@ -76,58 +79,20 @@ pub enum Command {
     /// Render a chat template in a process with limits (started by `generate`)
     #[command(hide = true)]
     RenderChatTemplate,
+    /// End what engines left running once llm-bench is gone (started by `run`)
+    #[command(hide = true)]
+    Guard,
 }
 
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    #[command(flatten)]
-    pub target: Target,
-    /// Engines, comma separated [default: candle,candle-stock,pytorch,pytorch-f32]
-    #[arg(long, value_delimiter = ',', value_name = "NAME")]
-    pub engine: Vec<String>,
-    #[command(flatten)]
-    pub workload: Workload,
-    /// Launches of each engine: fresh processes, the unit of every statistic
-    #[arg(short = 'r', long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub launches: u32,
-    /// Never install an engine's dependencies
-    #[arg(long)]
-    pub no_install: bool,
-    /// Skip the check that the engines compute the same function
-    #[arg(long)]
-    pub no_verify: bool,
-    /// The same as --engine … with pytorch-eager in place of pytorch
-    #[arg(long)]
-    pub pytorch_no_compile: bool,
-    /// The same as --engine … with pytorch-f32 in place of pytorch
-    #[arg(long)]
-    pub pytorch_no_half: bool,
-    /// Same file, prompts, threads and token counts for all (always on; kept for old scripts)
-    #[arg(long, hide = true)]
-    pub fair_comparison: bool,
-    /// The longest that an engine may take for one answer, in seconds
-    #[arg(long, value_name = "SECONDS")]
-    pub timeout: Option<f64>,
-    /// Also take the time of each stage of the model, in generations of their own, and show the
-    /// parts of each engine's memory
-    #[arg(long)]
-    pub profile: bool,
-    /// Also show the time of every generation in order, from the cold one on
-    #[arg(long)]
-    pub timing: bool,
-    /// Print the plan and exit
-    #[arg(long)]
-    pub list: bool,
-    #[command(flatten)]
-    pub output: OutputArgs,
-    /// Folder of the result files
-    #[arg(long, default_value = "results", value_name = "DIR")]
-    pub output_dir: PathBuf,
-    /// Resume an interrupted run: make the launches that this result file lacks, with the settings
-    /// that it states
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "workload", "engine", "launches",
-        "timeout", "profile", "pytorch_no_compile", "pytorch_no_half", "output_dir"])]
-    pub resume: Option<PathBuf>,
+impl Command {
+    /// Whether it starts engines.
+    pub fn starts_engines(&self) -> bool {
+        use Command::*;
+        matches!(
+            self,
+            Run(_) | Verify(_) | Generate(_) | Gate(_) | Engines(_) | Track(_) | Doctor(_)
+        )
+    }
 }
 
 #[derive(Debug, Args)]
@@ -168,6 +133,18 @@ pub enum Output {
     Csv,
     Md,
     Html,
+}
+
+impl Output {
+    pub fn format(self) -> Format {
+        match self {
+            Output::Table => Format::Table,
+            Output::Json => Format::Json,
+            Output::Csv => Format::Csv,
+            Output::Md => Format::Markdown,
+            Output::Html => Format::Html,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

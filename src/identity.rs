@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 pub use alike::scalar;
 pub use compared::{Difference, Identity, Severity};
-pub use line::LineIdentity;
+pub use line::{Cell, LineIdentity};
 
 use crate::record::{Arm, Record};
 use alike::{Alike, Likeness};

@@ -7,8 +7,11 @@ use std::time::Duration;
 use crate::device::Device;
 use crate::engine::provision::Installed;
 use crate::engine::{Deadlines, Engine, EngineSpec, Failure};
+use crate::model::stamp::Stamp;
 use crate::protocol::Load;
 use crate::record::{FailureKind, Launch, LaunchError, Status};
+use crate::sensors::bandwidth::last_level_cache;
+use crate::sensors::host_memory::excess;
 use crate::sensors::page_cache::{self, PageCache};
 use crate::sensors::rapl::POWERCAP;
 use crate::sensors::{Busy, Clocks, Rapl, ReadBandwidth, Sensors, Steal};
@@ -29,6 +32,8 @@ pub struct Subject<'a> {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub model_path: PathBuf,
+    /// The file that the session looked at; another one at that path is not measured.
+    pub stamp: Option<Stamp>,
     pub device: Device,
     pub threads: u32,
     pub n_ctx: u32,
@@ -68,6 +73,11 @@ fn over(
     open: impl FnOnce() -> Result<Engine, Failure>,
     sensors: Sensors,
 ) -> Result<Outcome, Interrupted> {
+    let changed = || settings.stamp?.difference(&settings.model_path);
+    if let Some(message) = changed() {
+        let launch = failed(FailureKind::BadModel, "load", message, at);
+        return Ok(Outcome { launch, identity: Identity::default() });
+    }
     let mut notes = Notes { sensors, ..Notes::new(Launch::new(at, String::new())) };
     let environment = &mut notes.launch.environment;
     environment.page_cache_resident =
@@ -92,8 +102,8 @@ fn over(
         n_ctx: settings.n_ctx,
         options: engine.options.clone(),
     };
-    let error = match converse(*task, open, load, &mut notes) {
-        Ok(()) => None,
+    let mut error = match converse(*task, open, load, &mut notes) {
+        Ok(()) => changed().map(|message| refused(FailureKind::BadModel, message)),
         Err(Failure::Engine(error)) => Some(error),
         Err(Failure::Interrupted) => return Err(Interrupted),
     };
@@ -103,7 +113,21 @@ fn over(
         let around = launch.environment.read_bandwidth_bytes_per_s;
         let mean = around.map(|[before, after]| BytesPerSecond(0.5 * (before + after)));
         let bandwidth = mean.or(settings.known_bandwidth);
-        task.metrics(&mut Measured { launch: &mut launch, loaded, bandwidth });
+        let mut measured = Measured {
+            launch: &mut launch,
+            loaded,
+            bandwidth,
+            device: settings.device,
+            threads: settings.threads,
+            last_level_cache: last_level_cache(),
+        };
+        let doubt = || excess(&measured.launch.memory).or_else(|| task.doubt(&measured));
+        if error.is_none()
+            && let Some(message) = doubt()
+        {
+            error = Some(refused(FailureKind::Implausible, message));
+        }
+        task.metrics(&mut measured);
     }
     if error.is_some() {
         launch.metrics.clear(); // a failed launch has no metrics, but keeps its raw times
@@ -111,6 +135,11 @@ fn over(
     }
     launch.error = error;
     Ok(Outcome { launch, identity })
+}
+
+/// A launch that ended well and whose numbers are refused.
+fn refused(kind: FailureKind, message: String) -> LaunchError {
+    LaunchError { kind, phase: "bye".into(), message, stderr_tail: None }
 }
 
 /// Records a launch that could not even begin.

@@ -10,7 +10,7 @@
 //!                                                     history (records over commits)
 //! ```
 //!
-//! Beside it: `device`, `metric` and `interrupt` below everything, `cli` and `cmd` on top. What
+//! Beside it: `device`, `metric`, `number` and `interrupt` below everything, `cli` and `cmd` on top. What
 //! must not know the harness is a crate of its own under `crates/`: `units`, `cpu`, `stats`,
 //! `protocol`, `gguf` (which `model` shows) and the candle engines (`worker`).
 
@@ -25,6 +25,7 @@ pub mod digest;
 pub mod engine;
 pub mod environment;
 pub mod gate;
+pub mod generate;
 pub mod git;
 pub mod history;
 pub mod identity;
@@ -33,7 +34,9 @@ pub mod launch;
 pub mod measure;
 pub mod metric;
 pub mod model;
+pub mod number;
 pub mod plan;
+pub mod processes;
 pub mod progress;
 pub mod record;
 pub mod report;

@@ -10,7 +10,7 @@ use llm_bench::cli::config::{self, Parsed};
 use llm_bench::cli::{Cli, Command};
 use llm_bench::model::chat::renderer;
 use llm_bench::report::visible;
-use llm_bench::{cmd, interrupt, progress, units::MonoNs, worker};
+use llm_bench::{cmd, interrupt, processes, progress, units::MonoNs, worker};
 use tracing::Level;
 
 /// Exit code for a comparison that must not be made.
@@ -31,8 +31,8 @@ fn main() -> ExitCode {
 
 fn run(entry: MonoNs) -> Result<ExitCode> {
     let args: Vec<_> = std::env::args_os().collect();
-    // A worker's start is measured, and no configuration file may affect it or a renderer.
-    let hidden = |a: &OsString| a == "worker" || a == renderer::COMMAND;
+    // A worker's start is measured, and no configuration file may affect it or a helper process.
+    let hidden = |a: &OsString| a == "worker" || a == "guard" || a == renderer::COMMAND;
     let parsed = match args.get(1).is_some_and(hidden) {
         true => Parsed::Run(Box::new(Cli::parse_from(&args))),
         false => config::parse(args)?,
@@ -60,7 +60,16 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         renderer::serve()?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Guard = &cli.command {
+        processes::guard()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     interrupt::install();
+    if cli.command.starts_engines()
+        && let Err(e) = processes::adopt()
+    {
+        tracing::warn!("{e:#}: what an engine starts and leaves may outlive it");
+    }
     match &cli.command {
         Command::Run(args) => drop(cmd::run::run(args)?),
         Command::Generate(args) => cmd::generate::run(args)?,
@@ -75,7 +84,9 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         Command::History(args) => cmd::history::run(args)?,
         Command::Track(args) => cmd::track::run(args)?,
         Command::Completions { shell } => cmd::completions::run(*shell)?,
-        Command::Worker { .. } | Command::RenderChatTemplate => unreachable!("served above"),
+        Command::Worker { .. } | Command::Guard | Command::RenderChatTemplate => {
+            unreachable!("served above")
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

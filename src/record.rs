@@ -402,6 +402,8 @@ pub enum FailureKind {
     Protocol,
     Lied,
     WrongTokens,
+    /// Times that no such machine can reach, or a book of memory beyond what the kernel counted.
+    Implausible,
 }
 
 /// What a generation was for.

@@ -3,6 +3,7 @@
 
 use super::kind_name;
 use crate::metric::Metric;
+use crate::number::{Form, text};
 use crate::record::{FailureKind, Warning};
 use crate::units::three_digits;
 
@@ -205,7 +206,7 @@ impl Finding {
             ),
             Finding::BusyMachine { seen } => format!(
                 "other programs used up to {} of the processors before {}",
-                percent(seen.worst),
+                share(seen.worst),
                 seen.launches()
             ),
             Finding::LoadedMachine { load, threads } => format!(
@@ -220,28 +221,28 @@ impl Finding {
             }
             Finding::Steal { seen } => format!(
                 "the hypervisor took up to {} of the processors during {}",
-                percent(seen.worst),
+                share(seen.worst),
                 seen.launches()
             ),
             Finding::PageCacheCold { seen } => format!(
                 "the model file was not in the page cache before {}: as little as {} of it",
                 seen.launches(),
-                percent(seen.worst)
+                share(seen.worst)
             ),
             Finding::HighVariance { arm, cv, n } => {
-                format!("{arm}: decode varies by {} (CV) over {n} launches", percent(*cv))
+                format!("{arm}: decode varies by {} (CV) over {n} launches", share(*cv))
             }
             Finding::NotSteady { arm, seen } => format!(
                 "{arm}: no steady state in {}; time per token {} by up to {} from the first \
                  third to the last",
                 seen.launches(),
                 if seen.worst > 0.0 { "grew" } else { "fell" },
-                percent(seen.worst.abs())
+                share(seen.worst.abs())
             ),
             Finding::BandwidthExceeded { arm, mbu } => format!(
                 "{arm} would have read {} of the measured bandwidth: a bug in the measurement \
                  until proven otherwise",
-                percent(*mbu)
+                share(*mbu)
             ),
             Finding::NotANumber { arm, metric } => {
                 format!(
@@ -364,9 +365,10 @@ fn advice_on_failure(kind: FailureKind) -> &'static str {
         FailureKind::Oom => "use a smaller model or quantization, or free memory",
         FailureKind::BadModel => "llm-bench models inspect shows what the file holds",
         FailureKind::Timeout => "the engine hung or the deadline is too short for this machine",
-        FailureKind::Lied | FailureKind::WrongTokens | FailureKind::Protocol => {
-            "the engine's script is at fault: its numbers were refused"
-        }
+        FailureKind::Lied
+        | FailureKind::WrongTokens
+        | FailureKind::Protocol
+        | FailureKind::Implausible => "the engine's script is at fault: its numbers were refused",
         FailureKind::CompileFailed
         | FailureKind::Internal
         | FailureKind::Killed
@@ -380,8 +382,6 @@ fn count(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
-/// A share as `4.2 %`, `14 %`.
-fn percent(share: f64) -> String {
-    let percent = share * 100.0;
-    format!("{percent:.*} %", usize::from(percent.abs() < 9.95))
+fn share(x: f64) -> String {
+    text(x, Form::Share)
 }

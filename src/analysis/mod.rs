@@ -3,7 +3,6 @@
 
 mod comparison;
 pub mod divergence;
-pub mod estimate;
 mod finding;
 pub mod foreign;
 pub mod gate;

@@ -2,6 +2,7 @@
 
 use super::{baseline, failure, kind_name, ok_launches, tokens};
 use crate::metric::Metric;
+use crate::number::{Form, text};
 use crate::record::{Arm, Comparison, Launch, Record};
 use crate::units::{Bytes, BytesPerSecond, Seconds, three_digits};
 
@@ -127,11 +128,11 @@ fn bandwidth(record: &Record, arm: &Arm) -> Option<String> {
     let ceiling = rate / mbu;
     ceiling.is_finite().then(|| {
         format!(
-            "At {} tok/s {} uses {:.0} % of the read bandwidth of {}{when}; the ceiling for this \
+            "At {} tok/s {} uses {} of the read bandwidth of {}{when}; the ceiling for this \
              file and these contexts is {} tok/s.",
             three_digits(rate),
             arm.label,
-            mbu * 100.0,
+            text(mbu, Form::Percent(0)),
             BytesPerSecond(measured),
             three_digits(ceiling)
         )

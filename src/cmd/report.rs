@@ -1,18 +1,16 @@
 //! `report`: result files again, in another form or by other keys.
 
-use std::io::{Write, stdout};
-
 use anyhow::Result;
 
-use crate::cli::{Output, ReportArgs};
+use crate::cli::ReportArgs;
 use crate::record::Record;
 use crate::report::pivot::{self, Layout};
-use crate::report::{Format, Sections, Style, render_all};
+use crate::report::{Sections, Style, print, render_all};
 
 pub fn run(args: &ReportArgs) -> Result<()> {
     // All are read before the first is printed: half a report would look like a whole one.
     let records = args.files.iter().map(|f| Record::read(f)).collect::<Result<Vec<_>>>()?;
-    let (format, style) = (format_of(args.output.output), Style::of_stdout());
+    let (format, style) = (args.output.output.format(), Style::of_stdout());
     let layout = Layout { table: args.table.clone(), row: args.row.clone(), col: args.col.clone() };
     let text = match layout == Layout::default() && args.metric.is_empty() {
         true => {
@@ -25,16 +23,5 @@ pub fn run(args: &ReportArgs) -> Result<()> {
             pivot::render(&records, &args.metric, &layout, format, style)
         }
     };
-    Ok(stdout().write_all(text.as_bytes())?)
-}
-
-/// The report's format for `-o`.
-pub fn format_of(output: Output) -> Format {
-    match output {
-        Output::Table => Format::Table,
-        Output::Json => Format::Json,
-        Output::Csv => Format::Csv,
-        Output::Md => Format::Markdown,
-        Output::Html => Format::Html,
-    }
+    print(&text)
 }

@@ -24,11 +24,12 @@ pub trait Connection: Send {
     /// Ends the engine at once; returns the end of its log, if it has one.
     fn abort(&mut self) -> Option<String>;
 
-    /// Says goodbye and waits up to `limit` for the engine to end.
+    /// Says goodbye and waits up to `limit` for the engine to end. Returns the processes that it
+    /// left running, which were ended.
     ///
     /// # Errors
     /// The engine did not end, or failed.
-    fn close(&mut self, limit: Duration) -> Result<(), Broken>;
+    fn close(&mut self, limit: Duration) -> Result<Vec<String>, Broken>;
 }
 
 /// What a connection can observe of its engine.

@@ -168,8 +168,9 @@ impl Engine {
         Ok(book.value)
     }
 
-    /// Says goodbye and waits for the engine to end.
-    pub fn bye(mut self) -> Result<(), Failure> {
+    /// Says goodbye and waits for the engine to end. Returns the processes that it left running,
+    /// which were ended.
+    pub fn bye(mut self) -> Result<Vec<String>, Failure> {
         self.phase = "bye";
         self.connection.close(self.deadlines.bye).map_err(|broken| self.broken(broken))
     }

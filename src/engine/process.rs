@@ -6,19 +6,23 @@ use std::io::{BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::connection::{Broken, Connection, Observes, Pid};
 use super::conversation::Failure;
 use crate::interrupt;
+use crate::processes;
 use crate::protocol::{CodecError, Reply, Request, read_message, write_message};
 use crate::record::{FailureKind, LaunchError};
 use crate::units::MonoNs;
 
 /// How much of an engine's stderr is kept.
 const STDERR_KEPT: usize = 16 << 10;
+
+/// Replies that may wait to be read: the engine waits when there are more.
+const EVENTS: usize = 256;
 
 enum Event {
     Line(MonoNs, Reply),
@@ -48,6 +52,7 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        processes::mark(&mut command);
         confine(&mut command, threads);
         let oom_kills_before = oom_kills();
         let spawned = MonoNs::now();
@@ -62,7 +67,7 @@ impl Process {
         })?;
         interrupt::guard_group(child.id());
 
-        let (event_tx, events) = channel();
+        let (event_tx, events) = sync_channel(EVENTS);
         let stdout = child.stdout.take().expect("stdout is piped");
         std::thread::spawn(move || read_replies(stdout, event_tx));
 
@@ -182,14 +187,16 @@ impl Connection for Process {
         (!tail.is_empty()).then_some(tail)
     }
 
-    fn close(&mut self, limit: Duration) -> Result<(), Broken> {
+    fn close(&mut self, limit: Duration) -> Result<Vec<String>, Broken> {
         if let Some(writer) = self.to_writer.take() {
             let _ = writer.send(Request::Bye);
         }
         let end = Instant::now() + limit;
         loop {
+            // An engine that still writes must not wait for a reader.
+            while self.events.try_recv().is_ok() {}
             match self.child.try_wait() {
-                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) if status.success() => return Ok(processes::end_strays()),
                 Ok(Some(status)) => return Err(self.exited(status)),
                 Ok(None) if Instant::now() > end => return Err(Broken::late(limit)),
                 Ok(None) => std::thread::sleep(Duration::from_millis(2)),
@@ -207,10 +214,13 @@ impl Drop for Process {
         interrupt::kill_group(self.child.id());
         interrupt::release_group(self.child.id());
         let _ = self.child.wait();
+        for stray in processes::end_strays() {
+            tracing::warn!("an engine left {stray} running; ended");
+        }
     }
 }
 
-fn read_replies(stdout: impl Read, events: Sender<Event>) {
+fn read_replies(stdout: impl Read, events: SyncSender<Event>) {
     let mut input = BufReader::with_capacity(1 << 16, stdout);
     loop {
         let event = match read_message::<Reply>(&mut input) {

@@ -347,6 +347,18 @@ impl Registry {
         &self.engines
     }
 
+    /// The engines of these names, each once.
+    pub fn named(&self, names: &[String]) -> Result<Vec<EngineSpec>> {
+        let mut found: Vec<EngineSpec> = Vec::new();
+        for name in names {
+            let engine = self.find(name)?;
+            if !found.iter().any(|e| e.name == engine.name) {
+                found.push(engine.clone());
+            }
+        }
+        Ok(found)
+    }
+
     /// The engine of this name; the error suggests the nearest name.
     pub fn find(&self, name: &str) -> Result<&EngineSpec> {
         if let Some(engine) = self.engines.iter().find(|e| e.name == name) {

@@ -2,6 +2,7 @@
 //! Sessions of different identities never share a line.
 
 mod exchange;
+mod file;
 mod filter;
 mod foreign;
 mod schema;
@@ -11,6 +12,7 @@ mod store;
 
 pub use crate::identity::LineIdentity as Identity;
 pub use exchange::{Form, import, write_out};
+pub use file::of_file;
 pub use filter::{BadSince, Filter, since};
 pub use series::{Course, Group, Point, Revision, Series};
 pub use session::{Session, sessions};

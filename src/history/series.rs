@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use rayon::prelude::*;
 
 use super::{Filter, Identity, Store};
+use crate::interrupt;
 use crate::metric::{Better, Metric};
 use crate::stats::{self, ChangePoint, Interval, Search, change_points};
 
@@ -84,6 +86,19 @@ impl Series {
 }
 
 impl Store {
+    /// The lines of a metric that the filter accepts, searched for changes beyond `margin`.
+    ///
+    /// # Errors
+    /// The database cannot be read, or the user stopped the search.
+    pub fn courses(&self, metric: Metric, filter: &Filter, margin: f64) -> Result<Vec<Course>> {
+        let series = self.series(metric, filter)?;
+        let courses = series.into_par_iter().map(|series| match interrupt::requested() {
+            true => bail!("stopped"),
+            false => Ok(Course::new(series, margin)),
+        });
+        courses.collect()
+    }
+
     /// The lines of a metric that the filter accepts, each in order.
     pub fn series(&self, metric: Metric, filter: &Filter) -> Result<Vec<Series>> {
         let mut all: Vec<Series> = Vec::new();

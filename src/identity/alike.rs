@@ -146,7 +146,7 @@ impl Alike {
     pub fn rule(self) -> String {
         match self {
             Alike::Bytes { within } | Alike::Rate { within } => {
-                format!("within {:.0} %", within * 100.0)
+                format!("within {}", crate::number::text(within, crate::number::Form::Percent(0)))
             }
             Alike::Major => "another minor number is warned of and splits nothing".into(),
             Alike::Stepping => "another stepping is warned of and splits nothing".into(),

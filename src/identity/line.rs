@@ -59,7 +59,47 @@ pub struct LineIdentity {
     pub isa: Option<Vec<String>>,
 }
 
+/// How a field is written in one cell of CSV: plain text or a JSON value. Empty means absent,
+/// except for required text.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Cell {
+    Text,
+    Optional,
+    Json,
+}
+
 impl LineIdentity {
+    /// The fields in their order, as columns of an exported history.
+    pub const COLUMNS: &[(&str, Cell)] = &[
+        ("engine", Cell::Text),
+        ("label", Cell::Text),
+        ("model", Cell::Text),
+        ("model_sha256", Cell::Text),
+        ("quant", Cell::Text),
+        ("weights", Cell::Text),
+        ("prompt_set", Cell::Text),
+        ("prompts_sha256", Cell::Text),
+        ("device", Cell::Optional),
+        ("threads", Cell::Json),
+        ("warmup", Cell::Json),
+        ("iterations", Cell::Json),
+        ("page_cache", Cell::Optional),
+        ("cpu_model", Cell::Text),
+        ("cores", Cell::Json),
+        ("processors", Cell::Json),
+        ("ram_bytes", Cell::Json),
+        ("governor", Cell::Optional),
+        ("gpus", Cell::Json),
+        ("features", Cell::Json),
+        ("target_cpu", Cell::Text),
+        ("profile", Cell::Text),
+        ("schema", Cell::Text),
+        ("cpu_id", Cell::Optional),
+        ("isa", Cell::Json),
+    ];
+    /// Columns that files of earlier versions lack.
+    pub const LATER: [&str; 2] = ["cpu_id", "isa"];
+
     /// Of an arm of a record.
     pub fn of(record: &Record, arm: &Arm) -> Self {
         let mut fields = Map::new();

@@ -2,12 +2,13 @@
 //! that shows neither process nor ids, a sensor that only listens.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use super::*;
 use crate::engine::provision::Provisioner;
 use crate::engine::{Broken, Connection, Observes, Pid, Registry};
 use crate::metric::Metric;
+use crate::plan;
 use crate::protocol::{Feature, Generated, Loaded, MemoryBook, Ready, Reply, Request};
 use crate::record::{Model, PromptRun, Role, WeightsSource};
 use crate::sensors::{Mark, Sensor};
@@ -66,8 +67,8 @@ impl Connection for Fake {
         None
     }
 
-    fn close(&mut self, _: Duration) -> Result<(), Broken> {
-        Ok(())
+    fn close(&mut self, _: Duration) -> Result<Vec<String>, Broken> {
+        Ok(Vec::new())
     }
 }
 
@@ -164,6 +165,7 @@ fn launched(task: &dyn Task<Answer = ()>, observes: Observes) -> Launched {
     let installed = provisioner.provide(engine, "", &|_| {}).unwrap();
     let settings = Settings {
         model_path,
+        stamp: None,
         device: Device::Cpu,
         threads: 1,
         n_ctx: 64,
@@ -204,7 +206,8 @@ fn a_task_without_tokens_runs_from_start_to_end() {
 }
 
 fn generation<'a>(model: &'a Model, workload: &'a Workload) -> Generation<'a> {
-    Generation { model, workload, warmup: 1, iterations: 2, batch: 1, profile: true }
+    static TWICE: LazyLock<plan::Workload> = LazyLock::new(|| plan::Workload::repeated(1, 2));
+    Generation { model, workload, plan: &TWICE, batch: 1, profile: true }
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub mod mixture;
 pub mod quant;
 pub mod quantize;
 pub mod registry;
+pub mod stamp;
 pub mod synth;
 pub mod tokenizer;
 mod unfinished;

@@ -77,6 +77,30 @@ pub struct Workload {
     pub page_cache: PageCache,
 }
 
+impl Workload {
+    /// Unmeasured and measured generations of a prompt in a launch. `was_cold`: the cold
+    /// generation was its first warm-up.
+    pub fn generations(&self, was_cold: bool) -> (u32, u32) {
+        (self.warmup.saturating_sub(u32::from(was_cold)), self.iterations)
+    }
+
+    /// The default workload with these generations of each prompt.
+    #[cfg(test)]
+    pub fn repeated(warmup: u32, iterations: u32) -> Self {
+        Self {
+            prompts: None,
+            prompt_len: Vec::new(),
+            gen_len: Vec::new(),
+            depth: Vec::new(),
+            warmup,
+            iterations,
+            delay: 0.0,
+            seed: 42,
+            page_cache: PageCache::Warm,
+        }
+    }
+}
+
 /// Everything that decides what is measured. It is `run.config` of the record, apart from the
 /// seed, which has a key of its own there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

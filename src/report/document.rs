@@ -2,9 +2,9 @@
 //! Cells keep their numbers as numbers; `number` rounds them when a writer sets them. All texts are
 //! clean (see `text`); writers escape them.
 
-use super::number::{Form, Scale};
 use super::plot::Plot;
 use super::text::clean;
+use crate::number::{Form, Scale};
 
 /// Blocks in reading order.
 #[derive(Debug, Clone, Default)]

@@ -3,17 +3,21 @@
 //! values themselves.
 
 pub mod document;
-pub mod number;
 pub mod of;
 pub mod pivot;
 pub mod plot;
 mod text;
 pub mod write;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write, stdout};
+use std::path::Path;
+
+use anyhow::{Context, Result};
 
 pub use of::run::{render, render_all, render_with};
 pub use text::{clean, escaped, escaped_json, visible};
+
+use crate::record::{Record, write_atomically};
 
 /// A format of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +66,30 @@ pub struct Sections {
     pub profile: bool,
     /// Every generation in order, and whether the engine reached a steady state.
     pub timing: bool,
+}
+
+/// Writes the record to `json`, and what people read beside it: `.csv` and `.md`.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write_files(record: &Record, json: &Path, wanted: Sections) -> Result<()> {
+    record.write(json)?;
+    for (extension, format) in [("csv", Format::Csv), ("md", Format::Markdown)] {
+        let text = render_with(record, format, Style::PLAIN, wanted);
+        write_atomically(&json.with_extension(extension), text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Writes a report to stdout.
+///
+/// # Errors
+/// It is closed or full.
+pub fn print(text: &str) -> Result<()> {
+    stdout()
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout().flush())
+        .context("cannot write to stdout")
 }
 
 #[cfg(test)]

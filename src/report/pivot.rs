@@ -6,12 +6,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::document::{Block, Cell, Column, Document, Level, Table, Tone, joined};
-use super::number::{Form, Scale};
 use super::of::SYNTHETIC;
 use super::of::run::{best, measured, summarized};
 use super::text::clean;
 use super::{Format, Style, write};
 use crate::metric::{Metric, Rank};
+use crate::number::{Form, Scale};
 use crate::record::{Arm, MetricSummary, Record, WeightsSource};
 
 /// A key that distinguishes results.

@@ -123,7 +123,7 @@ fn divided(threads: u32, size: Bytes) -> (usize, usize) {
 }
 
 /// Size of the largest cache of the first processor, if the system reports it.
-fn last_level_cache() -> Option<u64> {
+pub fn last_level_cache() -> Option<u64> {
     let size = |index: u32| {
         let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
         let text = std::fs::read_to_string(path).ok()?;

@@ -2,13 +2,15 @@
 //! requests, and their use (`breakdown`).
 
 mod breakdown;
+mod excess;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use self::breakdown::{breakdown, mapped_pages};
+pub use self::excess::excess;
 use super::{Mark, Sensor};
 use crate::engine::Pid;
+use crate::processes::tree;
 use crate::record::{Launch, Memory};
 use crate::units::MonoNs;
 
@@ -20,7 +22,7 @@ pub struct HostMemory {
 }
 
 impl HostMemory {
-    /// Observes the process and its descendants. The sensor needs a process that is known to be the
+    /// Observes the process, its descendants, and those that left it. The sensor needs a process that is known to be the
     /// engine's.
     pub fn of(pid: Pid, model: &Path) -> Self {
         Self { root: pid.0, model: model.into(), memory: Memory::default() }
@@ -104,32 +106,6 @@ pub fn process_memory(pid: u32) -> Option<(u64, u64)> {
 fn kib(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|l| l.strip_prefix(name))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-}
-
-/// The process and all its descendants.
-pub fn tree(root: u32) -> Vec<u32> {
-    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
-            continue;
-        };
-        if let Some(parent) = parent_of(pid) {
-            children.entry(parent).or_default().push(pid);
-        }
-    }
-    let mut found = vec![root];
-    let mut next = 0;
-    while let Some(pid) = found.get(next).copied() {
-        found.extend(children.get(&pid).into_iter().flatten());
-        next += 1;
-    }
-    found
-}
-
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command may contain spaces and brackets, so fields are counted from its last bracket.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]

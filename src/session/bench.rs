@@ -200,6 +200,7 @@ impl Bench {
             let file = self.file_of(seat);
             Settings {
                 model_path: file.path.clone(),
+                stamp: Some(file.stamp),
                 device: seat.device,
                 threads: seat.threads,
                 n_ctx: seat.n_ctx,
@@ -215,13 +216,11 @@ impl Bench {
 
     /// What each arm's launches are asked.
     pub fn tasks(&self) -> Vec<Box<dyn Task<Answer = ()> + '_>> {
-        let work = &self.spec.workload;
         let task = |seat: &Seat| -> Box<dyn Task<Answer = ()> + '_> {
             Box::new(Generation {
                 model: &self.file_of(seat).model,
                 workload: &self.workload,
-                warmup: work.warmup,
-                iterations: work.iterations,
+                plan: &self.spec.workload,
                 batch: 1,
                 profile: self.spec.profile,
             })

@@ -179,6 +179,7 @@ fn is_final_failure(launch: &Launch) -> bool {
                     | Oom
                     | Timeout
                     | Lied
+                    | Implausible
                     | WrongTokens
                     | Protocol
             )

@@ -10,6 +10,7 @@ use crate::model::hub::{Hub, HubConfig};
 use crate::model::locate::{Located, Sources, WeightsPolicy, locate};
 use crate::model::quant::Quant;
 use crate::model::registry::{ModelEntry, Registry};
+use crate::model::stamp::Stamp;
 use crate::model::synth;
 use crate::model::tokenizer::{Ids, Tokenizer};
 use crate::progress::{ByteProgress, say, say_once};
@@ -22,6 +23,8 @@ pub const DEFAULT_SEED: u64 = 42;
 /// A model file that was found, opened and checked.
 pub struct Found {
     pub path: PathBuf,
+    /// Taken before anything was read.
+    pub stamp: Stamp,
     pub file: GgufFile,
     pub model: record::Model,
 }
@@ -58,9 +61,11 @@ pub fn find_model(
     if let Some(notice) = &located.notice {
         say(&format!("note: {notice}"));
     }
+    let stamp = Stamp::of(&located.path)
+        .with_context(|| format!("cannot read {}", located.path.display()))?;
     let file = GgufFile::open(&located.path)?;
     let model = located.record(&file, &cache)?;
-    Ok(Found { path: located.path, file, model })
+    Ok(Found { path: located.path, stamp, file, model })
 }
 
 /// The file alone, unopened.

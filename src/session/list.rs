@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::bench::Bench;
-use crate::analysis::estimate::{Requests, launch_time};
+use super::estimate::launch_time;
 use crate::record::Record;
 use crate::report::clean;
 use crate::units::{Bytes, Seconds};
@@ -45,13 +45,13 @@ pub fn list(bench: &Bench, launches: u32, folder: &Path) -> Result<()> {
     }
     let records = earlier(folder);
     let prompts = bench.workload.record().prompts;
-    let requests = Requests { prompts: &prompts, warmup: work.warmup, iterations: work.iterations };
     let mut sum = 0.0;
     let mut unknown = Vec::new();
     writeln!(out, "time      by earlier results in {}:", clean(&folder.display().to_string()))?;
     for seat in arms {
         let sha256 = &bench.file_of(seat).model.sha256;
-        match launch_time(&records, sha256, &seat.point.engine, seat.threads, requests) {
+        let of = (sha256.as_str(), seat.point.engine.as_str(), seat.threads);
+        match launch_time(&records, of, &prompts, work) {
             Some(one) => {
                 sum += f64::from(launches) * (one.0 + work.delay);
                 writeln!(out, "          {:<16} {one} a launch", seat.label)?;

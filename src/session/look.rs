@@ -9,6 +9,7 @@ use super::drive::ArmPlan;
 use super::live::figure;
 use crate::launch::{self, Settings, Subject};
 use crate::metric::Metric;
+use crate::plan;
 use crate::progress::say;
 use crate::record::Host;
 use crate::task::generate::Generation;
@@ -26,6 +27,7 @@ pub fn first_look(bench: &Bench, plans: &[ArmPlan]) {
     prompt.n_gen = prompt.n_gen.min(TOKENS);
     prompt.context.clear();
     let workload = Workload::new("first look", vec![prompt]);
+    let once = plan::Workload { warmup: 0, iterations: 1, ..bench.spec.workload.clone() };
     let settings = bench.settings(&Host::default(), false);
     let mut seen: Vec<&str> = Vec::new();
     for ((seat, plan), settings) in bench.seats.iter().zip(plans).zip(settings) {
@@ -40,14 +42,7 @@ pub fn first_look(bench: &Bench, plans: &[ArmPlan]) {
             continue;
         }
         seen.push(&plan.engine.name);
-        let task = Generation {
-            model,
-            workload: &workload,
-            warmup: 0,
-            iterations: 1,
-            batch: 1,
-            profile: false,
-        };
+        let task = Generation { model, workload: &workload, plan: &once, batch: 1, profile: false };
         let settings = Settings { idle_window: Duration::ZERO, ..settings };
         let subject = Subject { engine: &plan.engine, installed, task: &task, settings: &settings };
         // A failure is the measured launches' to report.

@@ -3,7 +3,9 @@
 
 pub mod bench;
 pub mod drive;
+mod estimate;
 pub mod find;
+pub mod golden;
 mod keeper;
 mod list;
 mod live;
@@ -15,7 +17,7 @@ pub mod verify;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
 pub use self::bench::{Bench, Seat, Side};
@@ -28,14 +30,17 @@ pub use self::look::first_look;
 pub use self::resume::{Claim, Interrupted};
 pub use self::stop::{Ended, Limits, Stop};
 use crate::analysis;
+use crate::engine::Failure;
 use crate::launch::{self, Settings, Subject};
 use crate::measure::host;
 use crate::metric::Metric;
 use crate::model::cache::CacheDir;
 use crate::progress::say;
 use crate::record::{Build, Environment, Record, Run, SCHEMA, Status, WeightsSource};
+use crate::report::clean;
 use crate::secrets;
 use crate::sensors::{bandwidth, page_cache};
+use crate::shell;
 use crate::task::Task;
 use crate::units::{Bytes, BytesPerSecond};
 
@@ -132,11 +137,46 @@ impl Measured {
         launches.filter(|l| l.status == Status::Ok).count()
     }
 
+    /// The launches that were made.
+    pub fn launches(&self) -> usize {
+        self.record.arms.iter().map(|arm| arm.launches.len()).sum()
+    }
+
+    /// Checks that the engines compute the same function, unless the session was cut off or
+    /// measured nothing. The record is kept before: the check may take minutes.
+    pub fn verify(&mut self, bench: &Bench, plans: &[ArmPlan]) {
+        if self.ended.is_cut_off() || self.good_launches() == 0 {
+            return;
+        }
+        // An error shows when the rest is written.
+        let _ = self.record.write(&self.path);
+        if let Err(e) = verify::verify_arms(&mut self.record, bench, plans) {
+            say(&format!("warning: the engines are not verified: {e:#}"));
+        }
+    }
+
+    /// The result file of a run, after its last word was `written`.
+    ///
+    /// # Errors
+    /// The session was cut off, the files cannot be written, or every launch failed.
+    pub fn conclude(self, written: Result<()>) -> Result<PathBuf> {
+        let path = self.path.to_string_lossy();
+        let resume = shell::command(["llm-bench", "run", "--resume", &path]);
+        if let Some(why) = self.cut_off(&format!("resume with `{resume}`")) {
+            bail!(why);
+        }
+        written?;
+        if self.good_launches() == 0 {
+            bail!("nothing was measured: every launch failed; the reasons are in {path}");
+        }
+        Ok(self.path)
+    }
+
     /// Why the session was cut off, how many launches its file holds and how it is resumed; none
     /// where it was not.
     pub fn cut_off(&self, resumed_by: &str) -> Option<String> {
         let json = self.path.display();
-        let measured: usize = self.record.arms.iter().map(|arm| arm.launches.len()).sum();
+        let measured = self.launches();
         let kept = keeper::kept(&self.path).map(|kept| {
             let lost = match measured - kept.min(measured) {
                 0 => String::new(),
@@ -165,6 +205,18 @@ impl Measured {
         }
         written?;
         Ok(self)
+    }
+}
+
+/// What a user reads of an engine that failed outside a launch.
+pub fn failed(engine: &str, failure: Failure) -> anyhow::Error {
+    match failure {
+        Failure::Interrupted => anyhow!("stopped"),
+        Failure::Engine(e) => {
+            let last = e.stderr_tail.as_deref().and_then(|tail| tail.lines().last());
+            let last = last.map(|l| format!(" ({})", clean(l))).unwrap_or_default();
+            anyhow!("{engine} in {}: {}{last}", e.phase, clean(&e.message))
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! task measures TTFT, prefill and decode.
 
 mod metrics;
+mod plausible;
 mod request;
 mod stream;
 
@@ -11,6 +12,7 @@ pub use self::stream::{Answer, Step};
 use super::{Measured, Running, Task};
 use crate::engine::{Engine, Failure, Stamped};
 use crate::metric::Metric;
+use crate::plan;
 use crate::protocol::{Context, Feature, Generate, Generated};
 use crate::record::{Model, PromptRun, Role};
 use crate::sensors::Mark;
@@ -26,10 +28,8 @@ const NO_CONTEXT: &str = "This engine takes a context only as a part of its prom
 pub struct Generation<'a> {
     pub model: &'a Model,
     pub workload: &'a Workload,
-    /// Generations of each prompt that are run and not measured.
-    pub warmup: u32,
-    /// Measured generations of each prompt.
-    pub iterations: u32,
+    /// How often each prompt is generated.
+    pub plan: &'a plan::Workload,
     /// Copies of the prompt that are generated together; more than one needs the engine's feature.
     pub batch: u32,
     /// One more generation of each prompt, with the time of each stage taken.
@@ -68,10 +68,11 @@ impl Task for Generation<'_> {
         for (i, prompt) in prompts.iter().enumerate() {
             // The cold generation was the first warm-up of the first prompt, if that has no depth.
             let was_cold = i == 0 && prompt.context.is_empty();
-            for iteration in 0..self.warmup.saturating_sub(u32::from(was_cold)) {
+            let (warmups, measured) = self.plan.generations(was_cold);
+            for iteration in 0..warmups {
                 generate(launch, i, Role::Warmup, iteration)?;
             }
-            for iteration in 0..self.iterations {
+            for iteration in 0..measured {
                 generate(launch, i, Role::Measured, iteration)?;
             }
         }
@@ -82,6 +83,10 @@ impl Task for Generation<'_> {
             }
         }
         Ok(())
+    }
+
+    fn doubt(&self, measured: &Measured<'_>) -> Option<String> {
+        plausible::doubt(measured, self.model)
     }
 
     fn metrics(&self, measured: &mut Measured<'_>) {

@@ -7,6 +7,7 @@ pub mod score;
 
 use std::collections::BTreeMap;
 
+use crate::device::Device;
 use crate::engine::{Engine, Failure, Observes};
 use crate::metric::Metric;
 use crate::protocol::{Feature, Load, Loaded, Precision};
@@ -26,6 +27,11 @@ pub trait Task {
 
     /// Sends all requests of a launch. The model is loaded and has received no request yet.
     fn script(&self, launch: &mut Running<'_>) -> Result<Self::Answer, Failure>;
+
+    /// Why the times of a launch that succeeded cannot be true; `None` if they can.
+    fn doubt(&self, _measured: &Measured<'_>) -> Option<String> {
+        None
+    }
 
     /// Fills the values of each run and of the launch. Called once the sensors have reported, even
     /// for a launch that failed after its load.
@@ -74,6 +80,10 @@ pub struct Measured<'a> {
     pub loaded: &'a Loaded,
     /// The bandwidth of the device's memory, the ceiling of decoding, if known.
     pub bandwidth: Option<BytesPerSecond>,
+    pub device: Device,
+    pub threads: u32,
+    /// Bytes of the largest cache of a processor, if the system reports it.
+    pub last_level_cache: Option<u64>,
 }
 
 impl Running<'_> {
@@ -150,6 +160,11 @@ pub fn converse<A>(
     let (engine_ref, loaded) = (&mut engine, &*stated);
     let mut running = Running { engine: engine_ref, loaded, identity, launch, sensors };
     let answer = task.script(&mut running)?;
-    engine.bye()?;
+    let left = engine.bye()?;
+    if !left.is_empty() {
+        identity
+            .notes
+            .push(format!("It left processes running, which were ended: {}.", left.join(", ")));
+    }
     Ok(answer)
 }

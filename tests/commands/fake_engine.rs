@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Child, Output, Stdio};
 
 use crate::support::{
-    done, first_launch, only_record, running, stop, text, wait_for_launches, wait_until, with_fakes,
+    done, first_launch, only_record, repository, running, stop, text, wait_for_launches,
+    wait_until, with_fakes,
 };
 use llm_bench::metric::Metric;
 use llm_bench::record::{FailureKind, Record, Role, Status, Verdict};
@@ -198,9 +199,64 @@ fn children_of_an_engine_do_not_outlive_it() {
     assert_eq!(first_launch(&record, "fake-orphan").status, Status::Ok);
 }
 
+#[test]
+fn a_daemon_of_an_engine_is_counted_ended_and_reported() {
+    let (record, _) = run("fake-daemon", &["-r", "1"]); // `run` looks for survivors
+    let launch = first_launch(&record, "fake-daemon");
+    assert_eq!(launch.status, Status::Ok, "{launch:?}");
+    let peak = launch.metrics[&Metric::PeakHostBytes];
+    assert!(peak > 200e6, "the daemon's 200 MB are missing: {peak}");
+    let notes = record.arms[0].notes.join(" ");
+    assert!(notes.contains("left processes running"), "{notes}");
+}
+
+#[test]
+fn times_that_no_processor_reaches_are_refused() {
+    fails("fake-instant", FailureKind::Implausible, "bye", "multiply-adds a second");
+}
+
+#[test]
+fn a_book_of_memory_beyond_the_process_is_refused() {
+    fails("fake-fantastic-book", FailureKind::Implausible, "bye", "never held more than");
+    fails("fake-negative-book", FailureKind::Protocol, "memory", "-1");
+}
+
+#[test]
+fn thousands_of_notes_are_refused_and_lines_after_the_end_are_dropped() {
+    fails("fake-many-notes", FailureKind::Protocol, "load", "notes: expected at most 256");
+    let (record, _) = run("fake-chatters-after-bye", &["-r", "1"]);
+    assert_eq!(first_launch(&record, "fake-chatters-after-bye").status, Status::Ok);
+}
+
+#[test]
+fn a_model_that_is_replaced_during_the_run_ends_the_arm() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model.gguf");
+    std::fs::copy(repository("models/tiny.gguf"), &model).unwrap();
+    let model = model.to_str().unwrap();
+    let engines = "fake-honest,fake-swaps-its-model";
+    let run = ["run", "--model", model, "--engine", engines, "-r", "3", "-p", "8", "-n", "4"];
+    let output = with_fakes(dir.path(), &run).arg("--no-verify").output().unwrap();
+    let record = Record::read(&only_record(dir.path())).unwrap();
+    let last = |label: &str| {
+        let arm = record.arms.iter().find(|a| a.label == label).unwrap();
+        let last = arm.launches.last().unwrap();
+        (last.status, last.error.as_ref().map_or("", |e| &e.message).to_string())
+    };
+    for engine in engines.split(',') {
+        let (status, why) = last(engine);
+        assert_eq!(status, Status::Failed, "{engine}: {}", text(&output.stderr));
+        assert!(why.contains("was replaced by another file"), "{engine}: {why}");
+    }
+}
+
 /// Starts a long run of the slow engine.
 fn start_slow_run(dir: &Path) -> Child {
-    let run = ["run", "--model", "tiny", "--engine", "fake-slow", "-r", "50", "-p", "8", "-n", "4"];
+    start_run(dir, "fake-slow")
+}
+
+fn start_run(dir: &Path, engine: &str) -> Child {
+    let run = ["run", "--model", "tiny", "--engine", engine, "-r", "50", "-p", "8", "-n", "4"];
     with_fakes(dir, &run).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -226,6 +282,16 @@ fn when_the_harness_is_killed_its_engine_dies_and_the_record_is_whole() {
     wait_until("the end of the engine", || running(dir.path()) == 0);
     let record = Record::read(&only_record(dir.path())).unwrap();
     assert!(!record.run.complete && !record.arms[0].launches.is_empty());
+}
+
+#[test]
+fn when_the_harness_is_killed_no_daemon_of_an_engine_survives() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = start_run(dir.path(), "fake-daemon-slow");
+    wait_for_launches(dir.path(), 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until("the end of the engine and its daemon", || running(dir.path()) == 0);
 }
 
 #[test]

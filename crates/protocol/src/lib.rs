@@ -12,8 +12,71 @@ use serde::{Deserialize, Serialize};
 /// The protocol version of this build.
 pub const PROTOCOL: u32 = 1;
 
-/// The longest line that either side accepts, in bytes.
+/// The longest request, in bytes: a prompt of millions of tokens.
 pub const MAX_LINE: usize = 64 << 20;
+/// The longest reply, in bytes: hundreds of thousands of tokens with their times.
+pub const MAX_REPLY: usize = 8 << 20;
+/// The most entries of a list or map of words in a reply, and the most bytes of one word: an engine
+/// must not fill the harness's memory or its records.
+pub const MAX_ENTRIES: usize = 256;
+pub const MAX_TEXT: usize = 16 << 10;
+
+/// What travels in one line.
+pub trait Message: Serialize + for<'de> Deserialize<'de> {
+    /// Bytes of the longest line.
+    const LONGEST: usize;
+
+    /// Describes what is too large inside a line that is not too long.
+    fn excess(&self) -> Option<String> {
+        None
+    }
+}
+
+impl Message for Request {
+    const LONGEST: usize = MAX_LINE;
+}
+
+impl Message for Reply {
+    const LONGEST: usize = MAX_REPLY;
+
+    fn excess(&self) -> Option<String> {
+        let words = |name: &str, words: &mut dyn Iterator<Item = usize>| {
+            let (mut n, mut longest) = (0, 0);
+            words.for_each(|length| (n, longest) = (n + 1, longest.max(length)));
+            if n > MAX_ENTRIES {
+                return Some(format!("{name}: expected at most {MAX_ENTRIES} entries, found {n}"));
+            }
+            (longest > MAX_TEXT)
+                .then(|| format!("{name}: expected at most {MAX_TEXT} bytes, found {longest}"))
+        };
+        let stages =
+            |name: &str, map: &BTreeMap<String, u64>| words(name, &mut map.keys().map(String::len));
+        match self {
+            Reply::Hello(h) => words("engine", &mut [h.engine.len()].into_iter()),
+            Reply::Ready(r) => {
+                let versions = r.versions.iter().map(|(name, value)| name.len() + value.len());
+                words("versions", &mut versions.into_iter())
+                    .or_else(|| words("features", &mut r.features.iter().map(|_| 0)))
+                    .or_else(|| words("isa", &mut r.isa.iter().map(String::len)))
+            }
+            Reply::Loaded(l) => {
+                let settings = l.settings.iter().map(|(name, value)| {
+                    name.len() + serde_json::to_string(value).map_or(0, |text| text.len())
+                });
+                let p = [&l.precision.weights, &l.precision.compute, &l.precision.kv];
+                words("notes", &mut l.notes.iter().map(String::len))
+                    .or_else(|| words("settings", &mut settings.into_iter()))
+                    .or_else(|| words("precision", &mut p.into_iter().map(String::len)))
+                    .or_else(|| stages("stages", &l.stages))
+            }
+            Reply::Generated(g) => g.profile.as_ref().and_then(|p| {
+                stages("profile", &p.prefill_ns).or_else(|| stages("profile", &p.decode_ns))
+            }),
+            Reply::Context(_) | Reply::Token(_) | Reply::Scored(_) | Reply::Memory(_) => None,
+            Reply::Error(e) => words("message", &mut [e.message.len()].into_iter()),
+        }
+    }
+}
 
 /// Harness to engine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -379,8 +442,8 @@ pub enum ErrorKind {
 /// A line that is not a message.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    #[error("a line of more than {MAX_LINE} bytes")]
-    TooLong,
+    #[error("a line of more than {0} bytes")]
+    TooLong(usize),
     #[error("not a protocol message: {reason}: {excerpt}")]
     Malformed { reason: String, excerpt: String },
     #[error(transparent)]
@@ -396,26 +459,29 @@ pub fn write_message<T: Serialize>(out: &mut impl Write, message: &T) -> io::Res
 }
 
 /// Reads the next line as a message; `None` at the end of the stream.
-pub fn read_message<T: for<'de> Deserialize<'de>>(
-    input: &mut impl BufRead,
-) -> Result<Option<T>, CodecError> {
+pub fn read_message<T: Message>(input: &mut impl BufRead) -> Result<Option<T>, CodecError> {
     let mut line = Vec::new();
-    let n = io::Read::take(&mut *input, MAX_LINE as u64 + 1).read_until(b'\n', &mut line)?;
+    let n = io::Read::take(&mut *input, T::LONGEST as u64 + 1).read_until(b'\n', &mut line)?;
     if n == 0 {
         return Ok(None);
     }
-    if n > MAX_LINE {
-        return Err(CodecError::TooLong);
+    if n > T::LONGEST {
+        return Err(CodecError::TooLong(T::LONGEST));
     }
     decode(&line).map(Some)
 }
 
 /// Decodes one line.
-pub fn decode<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Result<T, CodecError> {
-    serde_json::from_slice(line).map_err(|e| CodecError::Malformed {
-        reason: e.to_string(),
+pub fn decode<T: Message>(line: &[u8]) -> Result<T, CodecError> {
+    let malformed = |reason: String| CodecError::Malformed {
+        reason,
         excerpt: String::from_utf8_lossy(&line[..line.len().min(120)]).trim_end().to_string(),
-    })
+    };
+    let message: T = serde_json::from_slice(line).map_err(|e| malformed(e.to_string()))?;
+    match message.excess() {
+        Some(excess) => Err(malformed(excess)),
+        None => Ok(message),
+    }
 }
 
 #[cfg(test)]

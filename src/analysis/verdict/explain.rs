@@ -1,6 +1,7 @@
 //! Explains decisions in plain sentences.
 
 use super::{Decision, Judged, Rule, Rules};
+use crate::number::{Form, share, text};
 
 /// Why a metric got its decision.
 pub(super) fn metric(judged: &Judged, rules: &Rules) -> String {
@@ -13,7 +14,7 @@ pub(super) fn metric(judged: &Judged, rules: &Rules) -> String {
             "{name}: {side} has one launch, and a spread needs two; {needed} on each side would do"
         );
     }
-    let change = percent(judged.change);
+    let change = text(judged.change, Form::Change);
     let margin = format!("the margin of {}", share(judged.margin));
     if judged.exact {
         return format!(
@@ -21,7 +22,7 @@ pub(super) fn metric(judged: &Judged, rules: &Rules) -> String {
         );
     }
     let interval = judged.ci90.map_or(String::new(), |[low, high]| {
-        format!(" (90 % interval {} to {})", percent(low), percent(high))
+        format!(" (90 % interval {} to {})", text(low, Form::Change), text(high, Form::Change))
     });
     let ending = match (rules.rule, judged.decision) {
         (Rule::Point, Decision::NotRegressed) => {
@@ -47,7 +48,7 @@ fn unknown(judged: &Judged) -> String {
     match (judged.mde, judged.launches_needed) {
         (Some(mde), Some(needed)) if mde > judged.margin => format!(
             "this run could see a change of {} at best, not one of {margin}; {needed} launches on each side would do",
-            share(mde)
+            text(mde, Form::Share)
         ),
         (_, Some(needed)) if needed as usize > had => {
             format!("too few launches for a margin of {margin}; {needed} on each side would do")
@@ -72,15 +73,4 @@ pub(super) fn all(decision: Decision, metrics: &[Judged]) -> String {
         }
         _ => format!("{}: {}", decision.as_str(), names(decision)),
     }
-}
-
-/// A change in percent, with its sign.
-fn percent(change: f64) -> String {
-    format!("{:+.2} %", 100.0 * change)
-}
-
-/// A share in percent.
-fn share(x: f64) -> String {
-    let text = format!("{:.2}", 100.0 * x);
-    format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
 }

@@ -9,21 +9,14 @@ use csv::{ReaderBuilder, StringRecord, WriterBuilder};
 use serde_json::{Map, Value};
 
 use super::checked;
-use crate::history::{Filter, Session, Store};
+use crate::history::{Filter, Identity, Session, Store};
+use crate::identity::Cell;
 use crate::metric::Metric;
 use crate::spreadsheet::{armed, defused};
 use crate::stats::describe;
 
 /// How closely a mean must agree, since a spreadsheet may have rewritten it.
 const DIGITS: f64 = 1e-9;
-
-/// The kind of a cell: plain text or a JSON value. Empty means absent, except for required text.
-#[derive(Clone, Copy, PartialEq)]
-enum Cell {
-    Text,
-    Optional,
-    Json,
-}
 
 /// Columns of the session, in the order of its fields.
 const SESSION: &[(&str, Cell)] = &[
@@ -39,36 +32,6 @@ const SESSION: &[(&str, Cell)] = &[
     ("kernel", Cell::Optional),
     ("versions", Cell::Json),
 ];
-/// Columns of its identity.
-const IDENTITY: &[(&str, Cell)] = &[
-    ("engine", Cell::Text),
-    ("label", Cell::Text),
-    ("model", Cell::Text),
-    ("model_sha256", Cell::Text),
-    ("quant", Cell::Text),
-    ("weights", Cell::Text),
-    ("prompt_set", Cell::Text),
-    ("prompts_sha256", Cell::Text),
-    ("device", Cell::Optional),
-    ("threads", Cell::Json),
-    ("warmup", Cell::Json),
-    ("iterations", Cell::Json),
-    ("page_cache", Cell::Optional),
-    ("cpu_model", Cell::Text),
-    ("cores", Cell::Json),
-    ("processors", Cell::Json),
-    ("ram_bytes", Cell::Json),
-    ("governor", Cell::Optional),
-    ("gpus", Cell::Json),
-    ("features", Cell::Json),
-    ("target_cpu", Cell::Text),
-    ("profile", Cell::Text),
-    ("schema", Cell::Text),
-    ("cpu_id", Cell::Optional),
-    ("isa", Cell::Json),
-];
-/// Columns that files of earlier versions lack.
-const LATER: [&str; 2] = ["cpu_id", "isa"];
 const METRIC: [&str; 6] = ["metric", "unit", "n", "mean", "sd", "launches"];
 
 /// All columns in order, with these of an identity.
@@ -78,11 +41,12 @@ fn columns(identity: &[(&'static str, Cell)]) -> impl Iterator<Item = &'static s
 
 pub(super) fn write(store: &Store, filter: &Filter, out: &mut dyn Write) -> Result<()> {
     let mut csv = WriterBuilder::new().from_writer(out);
-    csv.write_record(columns(IDENTITY)).map_err(io)?;
+    csv.write_record(columns(Identity::COLUMNS)).map_err(io)?;
     store.each(filter, |session| {
         let whole = serde_json::to_value(&session)?;
         let cells = SESSION.iter().map(|(name, _)| cell(&whole[*name]));
-        let cells = cells.chain(IDENTITY.iter().map(|(name, _)| cell(&whole["identity"][*name])));
+        let cells =
+            cells.chain(Identity::COLUMNS.iter().map(|(name, _)| cell(&whole["identity"][*name])));
         let cells: Vec<String> = cells.collect();
         for (metric, values) in &session.metrics {
             let s = describe(values).with_context(|| metric.clone())?;
@@ -131,10 +95,10 @@ pub(super) fn read<'p>(
     let mut csv = ReaderBuilder::new().flexible(false).from_reader(from);
     let header = csv.headers().with_context(|| format!("{}:1", path.display()))?.clone();
     let in_header = |name: &str| header.iter().any(|column| column == name);
-    let identity: Vec<(&'static str, Cell)> = IDENTITY
+    let identity: Vec<(&'static str, Cell)> = Identity::COLUMNS
         .iter()
         .copied()
-        .filter(|(name, _)| in_header(name) || !LATER.contains(name))
+        .filter(|(name, _)| in_header(name) || !Identity::LATER.contains(name))
         .collect();
     if !header.iter().eq(columns(&identity)) {
         let found: String = header.iter().collect::<Vec<_>>().join(",").chars().take(80).collect();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::{Finding, Tree};
+use crate::number::{Form, text};
 use crate::sensors::cpu::{CpuShares, CpuTimes};
 use crate::units::Bytes;
 
@@ -77,7 +78,7 @@ pub fn busiest(before: &Used, after: &Used, seconds: f64, own: u32) -> Vec<(Stri
 }
 
 fn percent(share: f64) -> String {
-    format!("{:.0} %", 100.0 * share)
+    text(share, Form::Percent(0))
 }
 
 /// Uses the limits that mark a launch as disturbed.

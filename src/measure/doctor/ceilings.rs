@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{Finding, ModelNeed};
 use crate::interrupt;
 use crate::measure::arithmetic::{self, Format, Peak};
+use crate::number::{Form, text};
 use crate::sensors::bandwidth;
 use crate::units::{Bytes, BytesPerSecond, three_digits};
 
@@ -81,10 +82,10 @@ impl Measured {
     pub fn findings(&self) -> Vec<Finding> {
         let spread = self.spread();
         let found = format!(
-            "{}, {} readings within {:.1} %",
+            "{}, {} readings within {}",
             self.bandwidth(),
             self.bandwidths.len(),
-            100.0 * spread
+            text(spread, Form::Percent(1))
         );
         let bandwidth = match spread > STEADY {
             false => Finding::ok("read bandwidth", found),

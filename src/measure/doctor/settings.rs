@@ -2,6 +2,7 @@
 //! large pages, clock, guest or host.
 
 use super::{Finding, Tree};
+use crate::number::{Form, text};
 use crate::record::{Build, Host};
 use crate::units::Bytes;
 
@@ -62,7 +63,7 @@ pub fn governor(tree: &Tree) -> Finding {
 
 /// Whether the frequency is capped below the processor's maximum.
 pub fn frequency_limits(tree: &Tree) -> Finding {
-    let ghz = |khz: u64| format!("{:.2} GHz", khz as f64 / 1e6);
+    let ghz = |khz: u64| format!("{} GHz", text(khz as f64 / 1e6, Form::Fixed(2)));
     let policies = tree.list(CPUFREQ, "policy");
     let limits = policies.iter().filter_map(|p| {
         let of = |file: &str| tree.number(&format!("{p}/{file}"));

@@ -6,12 +6,12 @@ use crate::analysis::pairing::{Against, ArmPair, Compared, How, Row};
 use crate::analysis::verdict::{Decision, Rule, Side};
 use crate::identity::{Difference, Severity};
 use crate::metric::Better;
+use crate::number::{Form, Scale, share};
 use crate::record::Warning;
 use crate::report::document::{
     Block, Cell, Column, Content, Document, Level, Mark, Measured, Medium, Remark, Remarks, Table,
     Tone, joined,
 };
-use crate::report::number::{Form, Scale, share};
 use crate::report::text::clean;
 use crate::report::{Format, Style, write};
 

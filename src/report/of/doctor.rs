@@ -1,8 +1,8 @@
 //! The findings about a machine, and what its hardware allows.
 
 use crate::measure::doctor::{Diagnosis, Finding, State};
+use crate::number::{count, three_digits};
 use crate::report::document::{Block, Document, Level, Mark, Medium, Remark, Remarks, Tone};
-use crate::report::number::{count, three_digits};
 use crate::report::text::clean;
 use crate::report::{Format, Style, write};
 

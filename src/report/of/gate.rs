@@ -5,12 +5,12 @@ use crate::analysis::requirement::{Checked, State};
 use crate::analysis::verdict::{Judged, Judgement};
 use crate::identity::{Difference, Severity};
 use crate::metric::{Metric, Rank};
+use crate::number::{Form, Scale, share};
 use crate::record::WeightsSource;
 use crate::report::document::{
     Block, Cell, Column, Content, Document, Level, Mark, Measured, Medium, Remark, Remarks, Table,
     Tone,
 };
-use crate::report::number::{Form, Scale, share};
 use crate::report::text::clean;
 use crate::report::{Style, write};
 

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use super::{SYNTHETIC, sections, verify, weights};
 use crate::analysis;
 use crate::metric::{Better, Metric, Rank, Values};
+use crate::number::{Form, Scale, count, three_digits};
 use crate::record::{Arm, Comparison, MetricSummary, Model, Precision, Record, WeightsSource};
 use crate::report::document::{
     Block, Cell, Column, Content, Document, Level, Mark, Measured, Medium, Remarks, Table, Tone,
     joined,
 };
-use crate::report::number::{Form, Scale, count, three_digits};
 use crate::report::text::clean;
 use crate::report::{Format, Sections, Style, write};
 use crate::units::{Bytes, BytesPerSecond, Seconds};

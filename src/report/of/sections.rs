@@ -3,10 +3,10 @@
 
 use crate::analysis::{self, DRIFT, Generation, LaunchTiming, OTHER, Phase, Steady};
 use crate::metric::Metric;
+use crate::number::Form;
 use crate::record::{Arm, How, Part, Record, Role};
 use crate::report::Sections;
 use crate::report::document::{Block, Cell, Column, Content, Document, Medium, Table};
-use crate::report::number::Form;
 use crate::report::plot::peaks;
 use crate::report::text::clean;
 use crate::units::Seconds;

@@ -1,8 +1,8 @@
 //! A self-check of the gate: how often the gate was wrong about the program itself.
 
 use crate::analysis::self_check::{SelfCheck, Share, Tally};
+use crate::number::{self, Form};
 use crate::report::document::{Block, Document, Level, Mark, Medium, Remarks, Tone};
-use crate::report::number::{self, Form};
 use crate::report::text::clean;
 use crate::report::{Style, write};
 use crate::units::Seconds;

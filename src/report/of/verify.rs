@@ -1,9 +1,9 @@
 //! Whether engines compute the same function: one row per engine, and the reasons for failures
 //! beneath.
 
+use crate::number::{self, Form};
 use crate::record::{Model, Verdict, Verification, WeightsSource};
 use crate::report::document::{Block, Cell, Column, Content, Document, Mark, Remarks, Table, Tone};
-use crate::report::number::{self, Form};
 use crate::report::text::clean;
 use crate::report::{Style, write};
 use crate::units::Bytes;

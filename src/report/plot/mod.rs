@@ -6,7 +6,7 @@ pub mod svg;
 
 pub use spark::{peaks, sparkline};
 
-use super::number::Scale;
+use crate::number::Scale;
 
 /// One series of values. All texts are clean.
 #[derive(Debug, Clone)]

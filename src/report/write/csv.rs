@@ -2,8 +2,8 @@
 //! text that begins like a formula for one: such texts get an apostrophe in front.
 
 use super::plain;
+use crate::number::{self, Form};
 use crate::report::document::{Content, Table};
-use crate::report::number::{self, Form};
 use crate::spreadsheet::defused;
 
 pub fn render(table: &Table) -> String {

@@ -2,10 +2,10 @@
 //! elsewhere. Every text is escaped here.
 
 use super::plain;
+use crate::number;
 use crate::report::document::{
     Block, Cell, Column, Content, Document, Level, Mark, Remark, Table, Tone,
 };
-use crate::report::number;
 use crate::report::plot::svg::{self, Svg};
 
 const STYLE: &str = "<style>\

@@ -1,10 +1,10 @@
 //! Writes a document as GitHub Markdown for a file, a job's summary or a comment.
 
 use super::plain;
+use crate::number;
 use crate::report::document::{
     Block, Cell, Column, Content, Document, Level, Mark, Remark, Table, Tone,
 };
-use crate::report::number;
 use crate::report::plot::sparkline;
 
 pub fn render(document: &Document) -> String {

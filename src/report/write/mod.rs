@@ -7,8 +7,8 @@ pub mod markdown;
 pub mod terminal;
 
 use super::document::{Content, Document, Medium};
-use super::number::{self, DASH};
 use super::{Format, Style};
+use crate::number::{self, DASH};
 
 /// Writes a document for a reader; ends with a newline.
 ///

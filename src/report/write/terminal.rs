@@ -6,11 +6,11 @@ use comfy_table::{
 };
 
 use super::plain;
+use crate::number::{self, DASH};
 use crate::report::Style;
 use crate::report::document::{
     Block, Column, Content, Document, Level, Mark, Measured, Remark, Remarks, Table, Tone,
 };
-use crate::report::number::{self, DASH};
 use crate::report::plot::sparkline;
 
 /// Longer labels are broken at a hyphen.

@@ -26,6 +26,14 @@ def hang():
         time.sleep(60)
 
 
+def daemonize():
+    """Starts a process that leaves this one's group and session and holds 200 MB."""
+    code = "import time; held = bytearray(200 << 20); print('held', flush=True); time.sleep(3600)"
+    shell = f'"{sys.executable}" -c "{code}" &'
+    daemon = subprocess.Popen(["setsid", "sh", "-c", shell], stdout=subprocess.PIPE)
+    daemon.stdout.readline()
+
+
 def hello():
     if MODE == "hangs-at-hello":
         hang()
@@ -47,6 +55,13 @@ def load(path):
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             file.truncate(4096)
             print(mapped[-1])
+    if MODE == "swaps-its-model":
+        with open(path, "rb") as file, open(path + ".new", "wb") as other:
+            other.write(file.read())
+        os.rename(path + ".new", path)
+    if MODE.startswith("daemon"):
+        daemonize()
+    notes = ["a note"] * 5_000 if MODE == "many-notes" else []
     if MODE == "oom":
         send(type="error", kind="oom", message="expected 5 GB of memory, found 1 GB")
         return
@@ -57,6 +72,7 @@ def load(path):
         stages={"nothing": 1},
         precision={"weights": "none", "compute": "none", "kv": "none"},
         memory={},
+        notes=notes,
     )
 
 
@@ -106,7 +122,7 @@ def generate(request):
     if MODE == "hidden-work":
         time.sleep(0.8)
     begin = time.monotonic_ns()
-    if MODE == "slow":
+    if MODE in ("slow", "daemon-slow"):
         time.sleep(0.5)
     n = request["n"]
     times = []
@@ -123,6 +139,8 @@ def generate(request):
         begin = times[0] = begin - 10_000_000_000
     if MODE == "future":
         times[-1] += 3_600_000_000_000
+    if MODE == "instant":
+        times = [begin + i for i in range(n)]
     if MODE == "falling-times":
         times.reverse()
     send(
@@ -148,10 +166,14 @@ for line in sys.stdin:
     elif kind == "generate":
         generate(request)
     elif kind == "memory":
-        send(type="memory")
+        book = {"fantastic-book": {"kv_bytes": 1 << 50}, "negative-book": {"kv_bytes": -1}}
+        send(type="memory", **book.get(MODE, {}))
     elif kind == "cancel":
         pass  # came after the end
     elif kind == "bye":
         if MODE == "ignores-bye":
             hang()
+        if MODE == "chatters-after-bye":
+            for i in range(20_000):
+                send(type="token", id=i, token=1, t_ns=time.monotonic_ns())
         break

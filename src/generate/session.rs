@@ -10,9 +10,11 @@ use crate::engine::provision::{Installed, Provisioner};
 use crate::engine::registry::check_device;
 use crate::engine::{Deadlines, Engine, EngineSpec, Failure, Observes, Stamped};
 use crate::interrupt;
+use crate::measure::host;
 use crate::model::cache::CacheDir;
 use crate::progress::say;
 use crate::protocol::{Feature, Generate, Generated, Load, Sampling};
+use crate::session::failed;
 use crate::session::find::Found;
 use crate::task::generate::Step;
 use crate::units::{MonoNs, Seconds};
@@ -89,9 +91,7 @@ impl<'a> Session<'a> {
         if let Some(known) = engine.known_difference(&model.quant).filter(|k| k.nmse.is_none()) {
             say(&format!("note: {} computes another function: {}", engine.name, known.why));
         }
-        let threads = args
-            .threads
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32));
+        let threads = args.threads.unwrap_or_else(host::available_threads);
         let provisioner = Provisioner::new(CacheDir::from_env()?.path().into(), !args.no_install)?;
         let work = format!("{} n_ctx {n_ctx} threads {threads}", model.sha256);
         let installed = provisioner.provide(engine, &work, &say)?;
@@ -125,10 +125,10 @@ impl<'a> Session<'a> {
 
     fn launch(&self) -> Result<Running> {
         let threads = self.load.threads;
-        let told = |f| told(&self.engine.name, f);
+        let failed = |f| failed(&self.engine.name, f);
         let mut process =
-            Engine::open(&self.installed, threads, Deadlines::default()).map_err(told)?;
-        let loaded = process.load(self.load.clone()).map_err(told)?.value;
+            Engine::open(&self.installed, threads, Deadlines::default()).map_err(failed)?;
+        let loaded = process.load(self.load.clone()).map_err(failed)?.value;
         let load_time = MonoNs(loaded.t_end_ns).since(MonoNs(loaded.t_begin_ns));
         Ok(Running { process, load_time })
     }
@@ -189,7 +189,7 @@ impl<'a> Session<'a> {
                 self.running = None;
                 return Ok(Answer { tokens, generated: None, observes, end: End::Cancelled });
             }
-            Err(failure) => return Err(told(&self.engine.name, failure)),
+            Err(failure) => return Err(failed(&self.engine.name, failure)),
         };
         let generated = answer.generated;
         tokens.clone_from(&generated.value.tokens);
@@ -210,20 +210,10 @@ impl<'a> Session<'a> {
     /// Says goodbye to the engine.
     pub fn end(self) -> Result<()> {
         match self.running {
-            Some(running) => running.process.bye().map_err(|f| told(&self.engine.name, f)),
+            Some(running) => {
+                running.process.bye().map(drop).map_err(|f| failed(&self.engine.name, f))
+            }
             None => Ok(()),
-        }
-    }
-}
-
-fn told(engine: &str, failure: Failure) -> anyhow::Error {
-    match failure {
-        Failure::Interrupted => anyhow::anyhow!("stopped"),
-        Failure::Engine(e) => {
-            let message = crate::report::clean(&e.message);
-            let last = e.stderr_tail.as_deref().and_then(|tail| tail.lines().last());
-            let last = last.map(|l| format!(" ({})", crate::report::clean(l)));
-            anyhow::anyhow!("{engine} in {}: {message}{}", e.phase, last.unwrap_or_default())
         }
     }
 }

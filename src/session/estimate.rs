@@ -1,27 +1,19 @@
 //! Estimates how long a planned run will take, from earlier records of the same file and engine.
 
-use super::ok_launches;
+use crate::analysis::ok_launches;
 use crate::metric::Metric;
+use crate::plan::Workload;
 use crate::record::{Arm, Record, WorkloadPrompt};
 use crate::stats::Sample;
 use crate::units::Seconds;
 
-/// The requests of one launch.
-#[derive(Debug, Clone, Copy)]
-pub struct Requests<'a> {
-    pub prompts: &'a [WorkloadPrompt],
-    pub warmup: u32,
-    pub iterations: u32,
-}
-
-/// The time of one launch of `engine`, from the newest of `records` (oldest first) that measured
-/// this model file on the same number of threads; `None` if no record did.
+/// The time of one launch of an engine, from the newest of `records` (oldest first) that measured
+/// the model file with this checksum on the same number of threads; `None` if no record did.
 pub fn launch_time(
     records: &[Record],
-    sha256: &str,
-    engine: &str,
-    threads: u32,
-    requests: Requests<'_>,
+    (sha256, engine, threads): (&str, &str, u32),
+    prompts: &[WorkloadPrompt],
+    work: &Workload,
 ) -> Option<Seconds> {
     let newest_first = records.iter().rev().flat_map(|r| r.arms.iter().map(move |arm| (r, arm)));
     let fits = |(r, arm): &(&Record, &Arm)| {
@@ -48,15 +40,15 @@ pub fn launch_time(
     let took = |p: &WorkloadPrompt, n_gen: u32| {
         f64::from(p.n_prompt) / prefill + f64::from(n_gen) / decode
     };
-    let mut sum = cold_start + f64::from(requests.prompts.first()?.n_gen) / decode;
-    for (i, p) in requests.prompts.iter().enumerate() {
+    let mut sum = cold_start + f64::from(prompts.first()?.n_gen) / decode;
+    for (i, p) in prompts.iter().enumerate() {
         // The first warm-up of the first prompt is the cold generation if the prompt has no depth.
         // A warm-up generates two tokens.
-        let warmups = requests.warmup.saturating_sub(u32::from(i == 0 && p.depth == 0));
-        let contexts = if anew { warmups + requests.iterations } else { 1 };
+        let (warmups, measured) = work.generations(i == 0 && p.depth == 0);
+        let contexts = if anew { warmups + measured } else { 1 };
         sum += f64::from(contexts) * f64::from(p.depth) / prefill;
         sum += f64::from(warmups) * took(p, p.n_gen.min(2));
-        sum += f64::from(requests.iterations) * took(p, p.n_gen);
+        sum += f64::from(measured) * took(p, p.n_gen);
     }
     Some(Seconds(sum))
 }
@@ -87,10 +79,10 @@ mod tests {
             depth,
         };
         let prompts = [prompt(50, 20, 0), prompt(100, 30, 0)];
-        let requests = Requests { prompts: &prompts, warmup: 1, iterations: 2 };
+        let work = Workload::repeated(1, 2);
         let sha = record.model.sha256.clone();
         let time = |threads, engine: &str| {
-            launch_time(std::slice::from_ref(&record), &sha, engine, threads, requests)
+            launch_time(std::slice::from_ref(&record), (&sha, engine, threads), &prompts, &work)
         };
         // Cold: 2 + 2. First prompt: 2 · (0.5 + 2). Second: warm-up 1 + 0.2, then 2 · (1 + 3).
         let expected = 4.0 + 5.0 + 1.2 + 8.0;
@@ -99,9 +91,8 @@ mod tests {
         assert!(time(4, &engine).is_none(), "other threads, other rates");
         // At depth 200 no warm-up is cold, and the context takes 2 more seconds, once or each time.
         let deep = [prompt(50, 20, 200)];
-        let requests = Requests { prompts: &deep, warmup: 1, iterations: 2 };
         let time = |record: &Record| {
-            launch_time(std::slice::from_ref(record), &sha, &engine, 2, requests).unwrap().0
+            launch_time(std::slice::from_ref(record), (&sha, &engine, 2), &deep, &work).unwrap().0
         };
         assert!((time(&record) - (4.0 + 2.0 + 0.7 + 5.0)).abs() < 1e-9);
         let mut within = record.clone();

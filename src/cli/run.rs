@@ -1,0 +1,93 @@
+//! The options of `run` and `track`, and the settings that they mean.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::OutputArgs;
+use crate::plan::{Spec, Target, Workload};
+
+/// Measured where none is named.
+const ENGINES: [&str; 4] = ["candle", "candle-stock", "pytorch", "pytorch-f32"];
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub target: Target,
+    /// Engines, comma separated [default: candle,candle-stock,pytorch,pytorch-f32]
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub engine: Vec<String>,
+    #[command(flatten)]
+    pub workload: Workload,
+    /// Launches of each engine: fresh processes, the unit of every statistic
+    #[arg(short = 'r', long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub launches: u32,
+    /// Never install an engine's dependencies
+    #[arg(long)]
+    pub no_install: bool,
+    /// Skip the check that the engines compute the same function
+    #[arg(long)]
+    pub no_verify: bool,
+    /// The same as --engine … with pytorch-eager in place of pytorch
+    #[arg(long)]
+    pub pytorch_no_compile: bool,
+    /// The same as --engine … with pytorch-f32 in place of pytorch
+    #[arg(long)]
+    pub pytorch_no_half: bool,
+    /// Same file, prompts, threads and token counts for all (always on; kept for old scripts)
+    #[arg(long, hide = true)]
+    pub fair_comparison: bool,
+    /// The longest that an engine may take for one answer, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<f64>,
+    /// Also take the time of each stage of the model, in generations of their own, and show the
+    /// parts of each engine's memory
+    #[arg(long)]
+    pub profile: bool,
+    /// Also show the time of every generation in order, from the cold one on
+    #[arg(long)]
+    pub timing: bool,
+    /// Print the plan and exit
+    #[arg(long)]
+    pub list: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Folder of the result files
+    #[arg(long, default_value = "results", value_name = "DIR")]
+    pub output_dir: PathBuf,
+    /// Resume an interrupted run: make the launches that this result file lacks, with the settings
+    /// that it states
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "workload", "engine", "launches",
+        "timeout", "profile", "pytorch_no_compile", "pytorch_no_half", "output_dir"])]
+    pub resume: Option<PathBuf>,
+}
+
+impl RunArgs {
+    pub fn spec(&self) -> Spec {
+        Spec {
+            target: self.target.clone(),
+            engine: Vec::new(),
+            workload: self.workload.clone(),
+            launches: self.launches,
+            timeout: self.timeout,
+            profile: self.profile,
+        }
+    }
+
+    /// The engines in the order of the table, by name.
+    pub fn engines(&self) -> Vec<String> {
+        let mut names = match self.engine.is_empty() {
+            true => ENGINES.map(String::from).to_vec(),
+            false => self.engine.clone(),
+        };
+        let instead = match (self.pytorch_no_half, self.pytorch_no_compile) {
+            (true, _) => Some("pytorch-f32"),
+            (false, true) => Some("pytorch-eager"),
+            (false, false) => None,
+        };
+        if let Some(instead) = instead {
+            names.iter_mut().filter(|n| *n == "pytorch").for_each(|n| *n = instead.into());
+        }
+        names
+    }
+}
