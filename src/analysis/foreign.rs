@@ -4,8 +4,10 @@
 mod field;
 mod hyperfine;
 mod llama_bench;
+mod plain;
 mod record;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
@@ -69,8 +71,10 @@ impl Format {
 /// One thing that was measured: an engine on a model, or a command.
 #[derive(Debug)]
 pub struct SampledArm {
-    /// Arms of two files with the same key are a pair.
+    /// Arms of two files with the same key are a pair, where the settings that both record agree.
     pub key: String,
+    /// By name, where the key does not hold them: versions of a tool record different ones.
+    pub settings: BTreeMap<String, String>,
     /// Short name, unique within its file, for `--pair`.
     pub label: String,
     /// Model, quantization and prompt set. Empty if the label says it all.
@@ -109,15 +113,18 @@ pub fn read(path: &Path) -> Result<Source> {
     if bytes.len() as u64 > MAX_FILE {
         return Err(too_large(MAX_FILE));
     }
+    let (bytes, left_out) = plain::json_of(bytes).map_err(|e| e.context(file.clone()))?;
     let format = recognise(&bytes).map_err(|e| e.context(file.clone()))?;
     if format != Format::LlmBench && bytes.len() as u64 > MAX_FOREIGN {
         return Err(too_large(MAX_FOREIGN));
     }
-    match format {
-        Format::LlmBench => record::read(path, file),
-        Format::LlamaBench => llama_bench::read(&bytes, file),
-        Format::Hyperfine => hyperfine::read(&bytes, file),
-    }
+    let mut source = match format {
+        Format::LlmBench => record::read(path, file)?,
+        Format::LlamaBench => llama_bench::read(&bytes, file)?,
+        Format::Hyperfine => hyperfine::read(&bytes, file)?,
+    };
+    source.warnings.extend(left_out);
+    Ok(source)
 }
 
 /// The keys that distinguish the formats.
@@ -174,5 +181,9 @@ fn not_json(bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
             error.column()
         );
     }
-    anyhow::anyhow!("expected {EXPECTED}; it is not JSON: {error}")
+    let line: String = String::from_utf8_lossy(line).chars().take(60).collect();
+    anyhow::anyhow!(
+        "expected {EXPECTED}; it is not JSON: {error}, where it says {line:?}. If a program logged that \
+         among its results, write stdout alone to the file, without `2>&1`"
+    )
 }

@@ -204,17 +204,27 @@ fn partners<'a>(
             *used = true;
         }
     }
+    let only_one_like =
+        |b: &SampledArm| baseline.arms.iter().filter(|a| are_alike(a, b)).count() == 1;
     let only_ones = free.iter().all(|arms| arms.len() == 1) && found.is_empty();
     for a in std::mem::take(&mut free[0]) {
-        let alone = baseline.arms.iter().filter(|other| other.key == a.key).count() == 1;
-        let mut alike = free[1].iter().enumerate().filter(|(_, b)| b.key == a.key);
+        let mut alike = free[1].iter().enumerate().filter(|(_, b)| are_alike(a, b));
         match (alike.next(), alike.next()) {
-            (Some((b, _)), None) if alone => found.push((a, free[1].remove(b), How::Alike)),
+            (Some((b, arm)), None) if only_one_like(arm) => {
+                found.push((a, free[1].remove(b), How::Alike))
+            }
             _ if only_ones => found.push((a, free[1].remove(0), How::OnlyOnes)),
             _ => free[0].push(a),
         }
     }
     (found, free)
+}
+
+/// Whether two arms are one thing measured twice: the same key, and the same value of each setting
+/// that both files record. What only one version of a tool records is listed as a difference.
+fn are_alike(a: &SampledArm, b: &SampledArm) -> bool {
+    let agrees = |(name, value)| b.settings.get(name).is_none_or(|other| other == value);
+    a.key == b.key && a.settings.iter().all(agrees)
 }
 
 fn pair<'a>(
@@ -274,13 +284,15 @@ fn pair<'a>(
         part: a.part,
         judged,
     });
-    let rows = rows.collect();
+    let rows: Vec<Row> = rows.collect();
     let mut differences = differences(baseline, candidate);
     if how == How::Asked {
         // A user who pairs two engines by name knows that they differ.
         differences.iter_mut().filter(|d| d.is_engine()).for_each(|d| d.severity = Severity::Warn);
     }
-    let comparable = differences.iter().all(|d| d.severity != Severity::Refuse);
+    // Two commands that never succeeded have nothing in common but that.
+    let any = !(baseline.series.is_empty() && candidate.series.is_empty());
+    let comparable = any && differences.iter().all(|d| d.severity != Severity::Refuse);
     Ok(ArmPair { baseline, candidate, how, differences, rows, judgement, one_sided, comparable })
 }
 

@@ -174,7 +174,9 @@ impl Record {
                 path.display()
             );
         }
-        let value: serde_json::Value = serde_json::from_slice(&bytes)
+        // Windows puts a byte-order mark before what is saved again there.
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        let value: serde_json::Value = serde_json::from_slice(text)
             .with_context(|| format!("{} is not JSON", path.display()))?;
         match value.get("schema").and_then(|s| s.as_str()) {
             Some(SCHEMA) => {}

@@ -3,6 +3,7 @@
 
 mod bench;
 mod refusals;
+mod saved;
 use serde_json::{Value, json};
 
 use bench::*;

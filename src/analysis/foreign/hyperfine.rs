@@ -1,6 +1,8 @@
 //! hyperfine's `--export-json`: one arm per command and one value per run, each run a fresh
 //! process. The export does not name the machine.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, anyhow};
 use serde_json::Value;
 
@@ -59,6 +61,7 @@ fn arm(result: &Object<'_>) -> Result<SampledArm> {
         }
         _ => String::new(),
     };
+    let ok = succeeded(result);
     let times = result.samples("times", "time")?.ok_or_else(|| {
         result.error(
             "times",
@@ -68,15 +71,32 @@ fn arm(result: &Object<'_>) -> Result<SampledArm> {
     })?;
     let series =
         |metric, decides, values| Series { metric, test: None, decides, part: false, values };
-    let mut all = vec![series(Metric::Time, true, times)];
+    if let Some(ok) = ok.as_ref().filter(|ok| ok.len() != times.len()) {
+        let expected = format!("{}, one for each time", times.len());
+        return Err(result.error("exit_codes", &expected, &ok.len().to_string()));
+    }
+    // What a failed run took says nothing of the command.
+    let of_good_runs = |values: Vec<f64>| -> Vec<f64> {
+        match &ok {
+            Some(ok) if ok.len() == values.len() => {
+                values.into_iter().zip(ok).filter(|(_, ok)| **ok).map(|(value, _)| value).collect()
+            }
+            _ => values,
+        }
+    };
+    let mut all = vec![series(Metric::Time, true, of_good_runs(times))];
     // hyperfine writes this since 1.20, where the system can report it.
     if let Ok(Some(bytes)) = result.samples("memory_usage_byte", "size") {
-        all.push(series(Metric::PeakHostBytes, false, bytes));
+        all.push(series(Metric::PeakHostBytes, false, of_good_runs(bytes)));
     }
     let mut identity = Identity::of_format("hyperfine");
     identity.text("command", "command", Severity::Warn, &command);
+    let runs = if all[0].values.is_empty() { "none" } else { "some" };
+    identity.text("successful_runs", "successful runs", Severity::Refuse, runs);
+    all.retain(|series| !series.values.is_empty());
     Ok(SampledArm {
         key: format!("{command}\n{parameters}"),
+        settings: BTreeMap::new(),
         label: command,
         on: parameters,
         identity,
@@ -84,14 +104,24 @@ fn arm(result: &Object<'_>) -> Result<SampledArm> {
     })
 }
 
+/// Whether each run ended with status 0; null is the death by a signal. Absent where the file does
+/// not say.
+fn succeeded(result: &Object<'_>) -> Option<Vec<bool>> {
+    let codes = result.get("exit_codes")?.as_array()?;
+    Some(codes.iter().map(|code| code.as_i64() == Some(0)).collect())
+}
+
 /// Warns of failed runs, which hyperfine counts only under `--ignore-failure`.
 fn failures(result: &Object<'_>, label: &str) -> Option<Warning> {
-    let codes = result.get("exit_codes")?.as_array()?;
-    let failed = codes.iter().filter(|code| code.as_i64() != Some(0)).count();
+    let ok = succeeded(result)?;
+    let failed = ok.iter().filter(|ok| !**ok).count();
     (failed > 0).then(|| Warning {
         code: "failed_runs".into(),
         arm: Some(label.to_string()),
-        message: format!("{label}: {failed} of {} runs did not end with status 0", codes.len()),
-        advice: "a failing run may be quick; look at its output before comparing".into(),
+        message: format!(
+            "{label}: {failed} of {} runs did not end with status 0: they are no samples",
+            ok.len()
+        ),
+        advice: "look at the output of the failed runs before trusting the others".into(),
     })
 }

@@ -1,7 +1,7 @@
 //! llama-bench's `-o json` and `-o jsonl`: one arm per model and setting, one series per test
 //! (pp512, tg128, pp512+tg128, each perhaps at a depth). A test that occurs once in the file gives
 //! its repetitions, which share a process. One that occurs several times (several runs appended to
-//! one file) gives one value per run.
+//! one file) gives one value per run; all tests of one list belong to one run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,6 +41,8 @@ const ROUNDING: f64 = 1e-4;
 
 /// One test of one run.
 struct Entry {
+    /// The process that it ran in: all tests of one list share one.
+    process: usize,
     build: String,
     /// Name of the model file, without its folder.
     file: String,
@@ -85,17 +87,18 @@ impl Test {
 }
 
 pub(super) fn read(bytes: &[u8], file: String) -> Result<Source> {
-    let mut entries = Vec::new();
+    let (mut entries, mut processes) = (Vec::new(), 0);
     // A list, objects line by line, or several of either in a row.
     for value in serde_json::Deserializer::from_slice(bytes).into_iter::<Value>() {
         let value = value.map_err(|e| anyhow!("{file}: {e}"))?;
+        processes += 1;
         let items = match value {
             Value::Array(items) => items,
             other => vec![other],
         };
         for item in &items {
             let place = format!("{file}: entry {}", entries.len() + 1);
-            entries.push(entry(&Object::new(place, item)?)?);
+            entries.push(entry(&Object::new(place, item)?, processes)?);
         }
     }
     let Some(first) = entries.first() else {
@@ -132,7 +135,7 @@ pub(super) fn read(bytes: &[u8], file: String) -> Result<Source> {
     })
 }
 
-fn entry(object: &Object<'_>) -> Result<Entry> {
+fn entry(object: &Object<'_>, process: usize) -> Result<Entry> {
     let test = Test {
         depth: object.get("n_depth").map_or(Ok(0), |_| object.count("n_depth"))?,
         prompt: object.count("n_prompt")?,
@@ -170,6 +173,7 @@ fn entry(object: &Object<'_>) -> Result<Entry> {
     let build = known("build_commit");
     let facts = vec![format!("build {build}"), known("cpu_info"), known("gpu_info")];
     Ok(Entry {
+        process,
         facts: facts.into_iter().chain([known("test_time")]).filter(|f| !f.is_empty()).collect(),
         build,
         file,
@@ -224,10 +228,9 @@ fn arms(entries: &[Entry]) -> (Vec<SampledArm>, bool) {
         .iter()
         .map(|group| {
             let first = group[0];
-            let settings: Vec<String> =
-                first.settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
             SampledArm {
-                key: format!("{}\n{}\n{}", first.file, first.model, settings.join("\n")),
+                key: format!("{}\n{}", first.file, first.model),
+                settings: first.settings.clone(),
                 label: label(first, &firsts),
                 on: match first.model.as_str() {
                     "" => first.file.clone(),
@@ -247,12 +250,22 @@ fn series(group: &[&Entry], in_one_process: &mut bool) -> Vec<Series> {
     let tests: Vec<Test> = group.iter().map(|e| e.test).filter(|t| seen.insert(*t)).collect();
     let one = |test: Test| {
         let of: Vec<&&Entry> = group.iter().filter(|e| e.test == test).collect();
+        let mut processes: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        for entry in &of {
+            processes.entry(entry.process).or_default().push(entry.rate);
+        }
         let values = match of.as_slice() {
             [only] => {
                 *in_one_process |= only.rates.len() > 1;
                 only.rates.clone()
             }
-            runs => runs.iter().map(|run| run.rate).collect(),
+            // Each process is a launch, however often it made the test.
+            _ => {
+                *in_one_process |= processes.len() == 1;
+                let harmonic =
+                    |r: &Vec<f64>| r.len() as f64 / r.iter().map(|r| 1.0 / r).sum::<f64>();
+                processes.values().map(harmonic).collect()
+            }
         };
         Series {
             metric: test.metric(),

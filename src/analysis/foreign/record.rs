@@ -1,5 +1,6 @@
 //! llm-bench's own result files: one arm per engine and one value per good launch.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -112,6 +113,7 @@ fn sampled(record: &Record, arm: &Arm, warnings: &mut Vec<Warning>) -> SampledAr
     }
     SampledArm {
         key: format!("{}\n{}\n{}", arm.label, model.quant, record.workload.prompt_set),
+        settings: BTreeMap::new(),
         label: arm.label.clone(),
         on: format!("{} {} · prompt set {}", model.name, model.quant, record.workload.prompt_set),
         identity: Identity::of(record, arm),
