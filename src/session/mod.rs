@@ -296,7 +296,7 @@ fn announce(record: &Record, bench: &Bench) {
             WeightsSource::Synthetic => {
                 ", SYNTHETIC weights: speed and memory hold, the text means nothing"
             }
-            WeightsSource::Hub | WeightsSource::File => "",
+            WeightsSource::Hub | WeightsSource::File | WeightsSource::Pypi => "",
         };
         say(&format!("{} {} ({}{source})", m.name, m.quant, Bytes(m.size_bytes)));
     }

@@ -80,7 +80,15 @@ impl Check {
             )
         })?;
         let tokens = match found.tokenizer() {
-            Ok(tokenizer) => fixed_text(&tokenizer, positions as usize)?,
+            Ok(tokenizer) => {
+                let text = fixed_text(&tokenizer, positions as usize)?;
+                let unknown = text.iter().filter(|id| Some(**id) == tokenizer.unknown()).count();
+                // A vocabulary that cannot spell the text says little over one token.
+                match 2 * unknown > text.len() {
+                    true => fixed_ids(&found.ids(), positions as usize)?,
+                    false => text,
+                }
+            }
             Err(e) => {
                 say_once(&format!("note: random ids instead of the fixed text, because {e:#}"));
                 fixed_ids(&found.ids(), positions as usize)?

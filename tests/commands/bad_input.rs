@@ -123,7 +123,7 @@ fn models_that_cannot_be_computed_are_refused_with_the_key_or_tensor() {
     let type_of = place_of(&small_model(), "blk.0.attn_q.weight") + 4 + 16;
     let mut unknown = small_model();
     unknown[type_of..type_of + 4].copy_from_slice(&21u32.to_le_bytes());
-    refused_model(&unknown, false, &["blk.0.attn_q.weight", "type number 21", "quantization"]);
+    refused_model(&unknown, true, &["blk.0.attn_q.weight", "IQ3_S", "quantization"]);
     let no_tokenizer = renamed("tokenizer.ggml.model", "tokenizer.ggml.mode1");
     refused_model(&no_tokenizer, true, &["tokenizer.ggml.model"]);
 }

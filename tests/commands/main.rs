@@ -26,5 +26,6 @@ mod resume;
 mod safety;
 mod schema;
 mod stopped;
+mod strange_models;
 mod strange_templates;
 mod strange_weights;

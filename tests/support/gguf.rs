@@ -89,9 +89,9 @@ impl Edited {
         self
     }
 
-    /// Renames a key, which keeps its value and its place.
-    pub fn renamed(mut self, from: &str, to: &str) -> Self {
-        self.metadata.iter_mut().find(|(k, _)| k == from).unwrap().0 = to.into();
+    /// Without any metadata.
+    pub fn bare(mut self) -> Self {
+        self.metadata.clear();
         self
     }
 

@@ -131,7 +131,7 @@ impl Gguf {
             StoredType::Candle(dtype) => {
                 dtype.from_data(self.map[range].to_vec().into()).dequantize(len).ok()
             }
-            StoredType::Iq4Nl => None,
+            _ => None,
         };
         match values {
             Some(candle_core::CpuStorage::F32(values)) => {
@@ -141,8 +141,9 @@ impl Gguf {
                 }
             }
             _ => {
-                let what = format!("tensor {name} is a vector of type {}", dtype.label());
-                Err(bad_model(&self.path, what + ": expected floats"))
+                let what =
+                    format!("tensor {name} is a vector of type {}: expected floats", dtype.label());
+                Err(bad_model(&self.path, what))
             }
         }
     }
@@ -205,7 +206,11 @@ impl Encoding {
     ];
 
     fn of(dtype: StoredType) -> Option<Self> {
-        let StoredType::Candle(dtype) = dtype else { return Some(Self::Iq4Nl) };
+        let dtype = match dtype {
+            StoredType::Candle(dtype) => dtype,
+            StoredType::Iq4Nl => return Some(Self::Iq4Nl),
+            StoredType::Named(_) | StoredType::Unknown(_) => return None,
+        };
         Some(match dtype {
             GgmlDType::F32 => Self::F32,
             GgmlDType::F16 => Self::F16,

@@ -96,14 +96,25 @@ impl LlamaConfig {
         if let Some(n) = file.number("llama.expert_count").filter(|n| *n > 0) {
             return Err(file.unsupported("llama.expert_count", "a model without experts", n));
         }
+        let types = file.tensors().iter().filter(|(_, info)| !info.dtype.is_computed());
+        if let Some((tensor, info)) = types.min_by_key(|(name, _)| *name) {
+            return Err(GgufError::UnknownType {
+                path: file.path().to_owned(),
+                tensor: tensor.escape_debug().to_string(),
+                found: info.dtype.label().into_owned(),
+            });
+        }
         if let Some(n) = file.number("split.count").filter(|n| *n > 1) {
-            let expected = "a whole model; merge the parts with llama-gguf-split";
+            let expected = "a whole model: all parts in one folder under the names that \
+                            llama-gguf-split gave them, or merged by it";
             return Err(file.unsupported("split.count", expected, format!("one of {n} parts")));
         }
         if let Some(kind) = file.text("llama.rope.scaling.type").filter(|kind| *kind != "none") {
             let expected = "none, or scaling as a rope_freqs.weight tensor";
             return Err(file.unsupported("llama.rope.scaling.type", expected, kind));
         }
+        let context_length = positive("llama.context_length", 1 << 30)?;
+        super::keys::check(file, head_dim, context_length)?;
         let eps = "llama.attention.layer_norm_rms_epsilon";
         let rms_eps = finite(eps)?.ok_or_else(|| missing(eps))?;
         let tensors = file.tensors();
@@ -124,7 +135,7 @@ impl LlamaConfig {
             n_kv_heads,
             head_dim,
             n_vocab,
-            context_length: positive("llama.context_length", 1 << 30)?,
+            context_length,
             // llama.cpp's default for files that do not state it.
             rope_base: finite("llama.rope.freq_base")?.unwrap_or(10_000.0),
             rms_eps,

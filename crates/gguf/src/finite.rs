@@ -57,6 +57,7 @@ impl StoredType {
         let dtype = match self {
             Self::Candle(dtype) => dtype,
             Self::Iq4Nl => return Some((Floats::F16, &[0])),
+            Self::Named(_) | Self::Unknown(_) => return None,
         };
         Some(match dtype {
             GgmlDType::F32 => (Floats::F32, &[0]),

@@ -24,6 +24,10 @@ pub struct Inspection {
     pub config: Option<LlamaConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Keys of the architecture that llm-bench does not know, so that nobody can say whether they
+    /// change what the model computes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown_keys: Vec<String>,
     /// Every key, sorted; long values are shortened.
     pub metadata: Vec<KeyValue>,
     /// One row per tensor type, the largest first.
@@ -63,11 +67,11 @@ impl GgufFile {
             })
             .collect();
         metadata.sort_by(|a, b| a.key.cmp(&b.key));
-        let mut types = BTreeMap::<&str, TypeRow>::new();
+        let mut types = BTreeMap::<String, TypeRow>::new();
         for info in self.tensors().values() {
             let label = info.dtype.label();
-            let row = types.entry(label).or_insert_with(|| TypeRow {
-                dtype: label.to_owned(),
+            let row = types.entry(label.to_string()).or_insert_with(|| TypeRow {
+                dtype: label.into_owned(),
                 count: 0,
                 elements: 0,
                 bytes: 0,
@@ -88,6 +92,7 @@ impl GgufFile {
             weight_bytes_per_token: self.weight_bytes_per_token(),
             config,
             problem,
+            unknown_keys: self.unknown_keys(),
             metadata,
             tensors,
         }
@@ -126,6 +131,9 @@ impl fmt::Display for Inspection {
         }
         if let Some(problem) = &self.problem {
             writeln!(f, "not runnable     {}", one_line(problem))?;
+        }
+        if !self.unknown_keys.is_empty() {
+            writeln!(f, "unknown keys     {}", self.unknown_keys.join(", "))?;
         }
         writeln!(f, "\n{:<8} {:>7} {:>16} {:>10}", "type", "tensors", "elements", "bytes")?;
         for row in &self.tensors {

@@ -8,12 +8,14 @@
 mod config;
 mod finite;
 mod inspect;
+mod keys;
+mod recipe;
 mod scan;
 mod stored;
 pub mod write;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::ops::Range;
@@ -49,15 +51,15 @@ pub enum GgufError {
     Unsupported { path: PathBuf, what: String, expected: String, found: String },
     #[error(
         "{}: tensor {tensor}: expected F32, F16, BF16, Q4_0 to Q8_1, Q2_K to Q8_K or IQ4_NL, found \
-         type number {found}. Take the file in another quantization",
+         {found}. Take the file in another quantization",
         .path.display()
     )]
-    UnknownType { path: PathBuf, tensor: String, found: u32 },
+    UnknownType { path: PathBuf, tensor: String, found: String },
     #[error(
         "{}: tensor {tensor} is {found}, which candle's own reader does not know. Take the file \
          in another quantization, or another engine", .path.display()
     )]
-    NotCandles { path: PathBuf, tensor: String, found: &'static str },
+    NotCandles { path: PathBuf, tensor: String, found: String },
     #[error(
         "{}: tensor {tensor}: expected finite weights, found {value} at index {index}; the file is \
          damaged: download or convert it again", .path.display()
@@ -124,9 +126,9 @@ impl GgufFile {
 
     /// Reads `start`, the beginning of a file of `len` bytes.
     fn read(path: &Path, start: &[u8], len: u64) -> Result<Self, Stop> {
-        let Scanned { end, entries, iq4_nl } = scan(path, start, len)?;
+        let Scanned { end, entries, foreign } = scan(path, start, len)?;
         let mut header = Cow::Borrowed(&start[..end]);
-        for (_, at) in &iq4_nl {
+        for (_, _, at) in &foreign {
             // candle rejects a header with an unknown type, so these tensors are removed again
             // below.
             const F32: u32 = 0;
@@ -149,10 +151,10 @@ impl GgufFile {
             // The scan has checked the offset against the file's length.
             tensors.insert(name.clone(), TensorInfo { dtype, shape, offset: begin + info.offset });
         }
-        for (name, _) in &iq4_nl {
-            content.tensor_infos.remove(name);
-            if let Some(info) = tensors.get_mut(name) {
-                info.dtype = StoredType::Iq4Nl;
+        for (name, dtype, _) in foreign {
+            content.tensor_infos.remove(&name);
+            if let Some(info) = tensors.get_mut(&name) {
+                info.dtype = dtype;
             }
         }
         let file = Self { path: path.to_owned(), len, content, tensors, entries };
@@ -160,10 +162,11 @@ impl GgufFile {
         Ok(file)
     }
 
-    /// Checks each tensor's blocks and bytes against the file.
+    /// Checks the blocks and bytes of each tensor that can be computed with against the file. The
+    /// others only have a place in an inspection.
     fn check_tensors(&self) -> Result<(), GgufError> {
         let len = self.len;
-        for (name, info) in &self.tensors {
+        for (name, info) in self.tensors.iter().filter(|(_, info)| info.dtype.is_computed()) {
             let row = info.shape.last().copied().unwrap_or(0);
             if row % info.dtype.block_size() != 0 {
                 return Err(self.malformed(
@@ -218,7 +221,7 @@ impl GgufFile {
             Some((tensor, info)) => Err(GgufError::NotCandles {
                 path: self.path.clone(),
                 tensor: tensor.clone(),
-                found: info.dtype.label(),
+                found: info.dtype.label().into_owned(),
             }),
         }
     }
@@ -300,33 +303,6 @@ impl GgufFile {
         match self.content.metadata.get(SYNTHETIC_KEY) {
             None | Some(Value::Bool(false)) => false,
             Some(_) => true,
-        }
-    }
-
-    /// `F16`, `Q8_0`, `Q4_0`, `Q4_K_M`…: the recipe that the file names, if most of its bytes
-    /// agree, otherwise the type of most of its bytes.
-    pub fn quant_label(&self) -> String {
-        let mut bytes = BTreeMap::new();
-        for info in self.tensors.values() {
-            *bytes.entry(info.dtype.label()).or_insert(0) += info.bytes();
-        }
-        let Some((bulk, _)) = bytes.into_iter().max_by_key(|(_, bytes)| *bytes) else {
-            return "none".into();
-        };
-        let named = match self.number("general.file_type") {
-            Some(2) => Some(("Q4_0", "Q4_0")),
-            Some(7) => Some(("Q8_0", "Q8_0")),
-            Some(14) => Some(("Q4_K_S", "Q4_K")),
-            Some(15) => Some(("Q4_K_M", "Q4_K")),
-            Some(16) => Some(("Q5_K_S", "Q5_K")),
-            Some(17) => Some(("Q5_K_M", "Q5_K")),
-            Some(25) => Some(("IQ4_NL", "IQ4_NL")),
-            _ => None,
-        };
-        match named {
-            // A small model's embedding can outweigh its blocks and is Q6_K in these recipes.
-            Some((label, expected)) if bulk == expected || bulk == "Q6_K" => label.into(),
-            _ => bulk.into(),
         }
     }
 

@@ -28,8 +28,8 @@ pub(super) struct Scanned {
     pub end: usize,
     /// The metadata in the file's order.
     pub entries: Vec<Entry>,
-    /// The tensors of type IQ4_NL, and the place of each one's type number.
-    pub iq4_nl: Vec<(String, Range<usize>)>,
+    /// The tensors whose type candle does not know, and the place of each one's type number.
+    pub foreign: Vec<(String, StoredType, Range<usize>)>,
 }
 
 /// Why a scan ended early.
@@ -86,7 +86,7 @@ pub(super) fn scan(path: &Path, bytes: &[u8], len: u64) -> Result<Scanned, Stop>
         last.at.end = s.at;
     }
     let mut names = std::collections::HashSet::new();
-    let mut iq4_nl = Vec::new();
+    let mut foreign = Vec::new();
     for _ in 0..tensors {
         let name = s.name("a tensor name")?;
         if !names.insert(name) {
@@ -104,13 +104,9 @@ pub(super) fn scan(path: &Path, bytes: &[u8], len: u64) -> Result<Scanned, Stop>
                 _ => return s.fail(&format!("tensor {name:?}"), "a possible shape", dim),
             };
         }
-        let found = s.u32("a tensor's type")?;
-        if found == StoredType::IQ4_NL {
-            iq4_nl.push((name.to_owned(), s.at - size_of::<u32>()..s.at));
-        }
-        if !StoredType::is_known(found) {
-            let (path, tensor) = (path.to_owned(), name.escape_debug().to_string());
-            return Err(Stop::Bad(GgufError::UnknownType { path, tensor, found }));
+        let dtype = StoredType::of(s.u32("a tensor's type")?);
+        if !matches!(dtype, StoredType::Candle(_)) {
+            foreign.push((name.to_owned(), dtype, s.at - size_of::<u32>()..s.at));
         }
         // The end is checked once the sizes are known; this check keeps the sums from overflowing.
         let offset = s.u64("a tensor's offset")?;
@@ -119,7 +115,7 @@ pub(super) fn scan(path: &Path, bytes: &[u8], len: u64) -> Result<Scanned, Stop>
             return s.fail(&format!("tensor {name:?}"), expected, offset);
         }
     }
-    Ok(Scanned { end: s.at, entries, iq4_nl })
+    Ok(Scanned { end: s.at, entries, foreign })
 }
 
 struct Scanner<'a> {

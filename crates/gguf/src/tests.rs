@@ -54,7 +54,7 @@ fn a_llama_file_gives_its_hyper_parameters_and_sizes() {
     let bytes = 2 * (block / 32 * 18 + 2 * 64 * 4) + 64 * 4 + 96 * 64 / 32 * 34;
     assert_eq!(file.weight_bytes_per_token(), bytes);
     let (dtype, shape, place) = file.tensor("output_norm.weight").unwrap();
-    assert_eq!((dtype.label(), shape, place.end - place.start), ("F32", &[64][..], 256));
+    assert_eq!((&*dtype.label(), shape, place.end - place.start), ("F32", &[64][..], 256));
     assert_eq!(config.kv_values_per_position(), 2 * 2 * 2 * 16);
     assert!(!file.is_synthetic());
 }
@@ -199,9 +199,6 @@ fn tensors_outside_the_file_or_with_impossible_shapes_are_refused() {
     assert!(refusal(&with(|t| t.dims = vec![0, 4])).contains("shape"));
     assert!(refusal(&with(|t| t.dims = vec![1; 9])).contains("dimensions"));
     assert!(refusal(&with(|t| t.dims = vec![33, 64])).contains("whole blocks"));
-    let unknown = open_bytes(&with(|t| t.dtype = 99)).unwrap_err();
-    assert!(matches!(unknown, GgufError::UnknownType { found: 99, .. }), "{unknown:?}");
-    assert!(unknown.to_string().contains("blk.1.ffn_down.weight"), "{unknown}");
     // Pushes the next tensor's offset beyond the file.
     let mut f = llama();
     f.tensors.swap(0, 1);
@@ -270,6 +267,95 @@ fn a_model_that_means_another_function_is_refused() {
     refused(llama().u32("split.count", 3), &["one of 3 parts", "llama-gguf-split"]);
     refused(llama().text("llama.rope.scaling.type", "linear"), &["scaling.type", "linear"]);
     assert!(open(&llama().text("llama.rope.scaling.type", "none")).unwrap().llama_config().is_ok());
+}
+
+#[test]
+fn a_type_that_no_engine_computes_is_refused_by_its_name_and_the_rest_is_shown() {
+    // Rows of 128 are no whole blocks of 256.
+    for (number, name) in
+        [(39, "MXFP4"), (34, "TQ1_0"), (23, "IQ4_XS"), (5, "Q4_3"), (99, "type 99")]
+    {
+        let mut f = llama();
+        f.tensors.last_mut().unwrap().dtype = number;
+        let file = open(&f).unwrap();
+        let error = file.llama_config().unwrap_err();
+        assert!(matches!(error, GgufError::UnknownType { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("blk.1.ffn_down.weight") && text.contains(name), "{text}");
+        let inspection = file.inspect();
+        let row = inspection.tensors.iter().find(|row| row.dtype == name).unwrap();
+        assert_eq!((row.count, row.elements), (1, 64 * 128));
+        assert!(inspection.problem.unwrap().contains(name));
+        assert!(inspection.metadata.len() > 9 && inspection.quant == "Q4_0");
+    }
+}
+
+#[test]
+fn every_number_has_one_type_and_one_name() {
+    let mut names = std::collections::BTreeSet::new();
+    for number in 0..=42 {
+        let dtype = StoredType::of(number);
+        assert_eq!(dtype.number(), number);
+        assert!(!matches!(dtype, StoredType::Unknown(_)), "{number}");
+        assert!(names.insert(dtype.label().into_owned()), "{number}");
+    }
+    assert_eq!(StoredType::of(43).label(), "type 43");
+}
+
+#[test]
+fn a_key_that_changes_the_function_is_refused_unless_its_value_changes_nothing() {
+    let ok = |f: Fixture| open(&f).unwrap().llama_config().map(drop).map_err(|e| e.to_string());
+    for (key, bad, good) in [
+        ("llama.rope.scale_linear", 4.0, 1.0),
+        ("llama.rope.scaling.factor", 4.0, 0.0),
+        ("llama.rope.scaling.attn_factor", 2.0, 1.0),
+        ("llama.attn_logit_softcapping", 50.0, 0.0),
+        ("llama.final_logit_softcapping", 30.0, 0.0),
+        ("llama.logit_scale", 0.5, 1.0),
+        ("llama.attention.scale", 0.1, 0.25),
+        ("llama.attention.max_alibi_bias", 8.0, 0.0),
+    ] {
+        let error = ok(llama().f32(key, bad)).unwrap_err();
+        assert!(error.contains(key) && error.contains(&bad.to_string()), "{error}");
+        assert_eq!(ok(llama().f32(key, good)), Ok(()), "{key}");
+    }
+    let error = ok(llama().flag("llama.attention.causal", false)).unwrap_err();
+    assert!(error.contains("llama.attention.causal") && error.contains("false"), "{error}");
+    assert_eq!(ok(llama().flag("llama.attention.causal", true)), Ok(()));
+    assert!(ok(llama().u32("llama.attention.sliding_window", 128)).is_err());
+    assert_eq!(ok(llama().u32("llama.attention.sliding_window", 256)), Ok(()));
+    assert!(ok(llama().i32s("llama.rope.dimension_sections", &[1, 2])).is_err());
+    assert!(ok(llama().text("llama.hidden_activation", "gelu")).unwrap_err().contains("gelu"));
+    assert!(ok(llama().text("general.type", "adapter")).unwrap_err().contains("adapter"));
+    // A factor without a type is llama.cpp's linear scaling; the type `none` switches it off.
+    let none =
+        llama().f32("llama.rope.scaling.factor", 4.0).text("llama.rope.scaling.type", "none");
+    assert_eq!(ok(none), Ok(()));
+}
+
+#[test]
+fn keys_that_nobody_knows_are_listed() {
+    let file = open(&llama().u32("llama.new.thing", 1).u32("llama.vocab_size", 96)).unwrap();
+    assert_eq!(file.unknown_keys(), ["llama.new.thing"]);
+    assert!(file.llama_config().is_ok());
+    let inspection = file.inspect();
+    assert!(inspection.to_string().contains("unknown keys     llama.new.thing"));
+    assert!(open(&llama()).unwrap().unknown_keys().is_empty());
+}
+
+#[test]
+fn a_recipe_whose_rows_fell_back_says_to_what() {
+    // Rows of 64 and 128 are no whole blocks of 256.
+    let mut f = llama().u32("general.file_type", 15);
+    f.tensors.iter_mut().filter(|t| t.dtype == 2).for_each(|t| {
+        t.dtype = 6;
+        t.bytes = t.bytes / 18 * 22;
+    });
+    let file = open(&f).unwrap();
+    assert_eq!((file.quant_label(), file.recipe()), ("Q4_K_M+Q5_0+Q8_0".into(), "Q4_K_M".into()));
+    // The same types without that recipe are what they are.
+    assert_eq!(open(&f.clone().without("general.file_type")).unwrap().quant_label(), "Q5_0");
+    assert_eq!(open(&f.u32("general.file_type", 18)).unwrap().quant_label(), "Q5_0");
 }
 
 #[test]

