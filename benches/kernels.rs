@@ -73,7 +73,7 @@ fn main() {
     if prefill.is_empty() && attention.is_empty() {
         return;
     }
-    let peaks = arithmetic::measure(threads as u32);
+    let peaks = arithmetic::measure(threads as u32).expect("as many threads");
     let peak = |format: &str| {
         let found = peaks.iter().find(|p| p.format.name() == format);
         found.map_or(f64::NAN, |p| p.rate.0)
@@ -108,9 +108,10 @@ fn memory(name: &str, threads: usize, rounds: usize, bytes: usize, mut work: imp
     work();
     let (rates, shares): (Vec<f64>, Vec<f64>) = (0..rounds)
         .map(|_| {
-            let before = reader.sustained(3).0;
+            let plain = || reader.sustained(3).expect("as many threads").0;
+            let before = plain();
             let rate = (times * bytes) as f64 / seconds(|| (0..times).for_each(|_| work()));
-            (rate, rate / (0.5 * (before + reader.sustained(3).0)))
+            (rate, rate / (0.5 * (before + plain())))
         })
         .unzip();
     let (rate, share) = (median(rates) * 1e-9, median(shares) * 100.0);

@@ -3,10 +3,10 @@
 //! answer, and SIGTERM for its own.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 static REQUESTS: AtomicU32 = AtomicU32::new(0);
@@ -18,6 +18,8 @@ static WAITING: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
 
 /// Installs the handler. Call once, from `main`.
 pub fn install() {
+    // With a handler of its own, a file that grows too large is an error of the write.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
     let listen = || -> std::io::Result<()> {
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         let listener = move || signals.forever().for_each(on_signal);

@@ -17,6 +17,7 @@
 // `println!` panics when the reader of our output closes the pipe.
 #![cfg_attr(not(test), deny(clippy::print_stdout))]
 
+pub mod allowance;
 pub mod analysis;
 pub mod cli;
 pub mod cmd;
@@ -46,6 +47,7 @@ pub mod session;
 pub mod shell;
 pub mod spreadsheet;
 pub mod task;
+pub mod threads;
 pub mod user;
 pub mod workload;
 

@@ -108,6 +108,9 @@ pub struct Host {
     /// Frequency governor, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub governor: Option<String>,
+    /// Processors' worth of time that the control groups allow, where they set a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor_quota: Option<f64>,
     /// Hypervisor or container, where one was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtualization: Option<String>,

@@ -157,6 +157,7 @@ pub fn compare(
         reference.read_exact(a)?;
         subject.read_exact(b)?;
         let first = found.len();
+        crate::threads::prepare_rayon();
         let rows = a.par_chunks_exact(4 * n_vocab).zip(b.par_chunks_exact(4 * n_vocab));
         let compared = rows.enumerate().map(|(i, (a, b))| {
             let (a, b) = (floats(a), floats(b));

@@ -44,6 +44,11 @@ pub(super) enum Finding {
     BusyMachine {
         seen: Seen,
     },
+    /// The control groups allow less time than the engines have threads.
+    ProcessorQuota {
+        quota: f64,
+        threads: u32,
+    },
     /// Load average of the last minute before the first launch.
     LoadedMachine {
         load: f64,
@@ -133,6 +138,7 @@ impl Finding {
             Finding::Failed { .. } => "failed_launches",
             Finding::FewLaunches { .. } => "few_launches",
             Finding::BusyMachine { .. } => "busy_machine",
+            Finding::ProcessorQuota { .. } => "processor_quota",
             Finding::LoadedMachine { .. } => "loaded_machine",
             Finding::Disturbed { .. } => "disturbed_launches",
             Finding::Steal { .. } => "steal",
@@ -178,6 +184,10 @@ impl Finding {
             Finding::Incomplete { launches } => format!(
                 "the run stopped before its plan was done; {} recorded",
                 count(*launches, "launch is", "launches are")
+            ),
+            Finding::ProcessorQuota { quota, threads } => format!(
+                "the control group allows {} processors of time to engines of {threads} threads",
+                three_digits(*quota)
             ),
             Finding::UnknownMetrics { names } => format!(
                 "the file holds {} that this llm-bench does not know: {}",
@@ -285,6 +295,10 @@ impl Finding {
             }
             Finding::Incomplete { .. } => {
                 "finish it with `llm-bench run --resume FILE.json` before comparing"
+            }
+            Finding::ProcessorQuota { .. } => {
+                "the kernel stops threads that have used their share: ask for fewer with -t, or \
+                 raise the limit (cpu.max)"
             }
             Finding::UnknownMetrics { .. } => {
                 "nothing here says whether they changed; read it with the llm-bench that wrote it"

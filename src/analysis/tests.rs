@@ -186,6 +186,18 @@ fn an_unfinished_run_of_a_debug_build_says_so() {
 }
 
 #[test]
+fn a_quota_below_the_threads_is_a_doubt_and_one_above_is_not() {
+    let with = |quota: f64| {
+        let mut record = quiet();
+        record.host.processor_quota = Some(quota);
+        record.arms[0].point.threads = Some(2);
+        doubts(&summarized(record))
+    };
+    assert_eq!(with(1.5), ["processor_quota"]);
+    assert!(with(2.0).is_empty());
+}
+
+#[test]
 fn few_launches_are_named_once_for_all_or_arm_by_arm() {
     let of = |a, b| {
         let record = Record { arms: vec![arm(&CANDLE, a), arm(&PYTORCH_F32, b)], ..empty() };

@@ -59,6 +59,12 @@ fn of_the_run(record: &Record) -> Vec<Finding> {
     if record.build.profile != "release" {
         found.push(Finding::DebugBuild { profile: record.build.profile.clone() });
     }
+    let threads = record.arms.iter().filter_map(|arm| arm.point.threads).max();
+    if let (Some(quota), Some(threads)) = (record.host.processor_quota, threads)
+        && quota < f64::from(threads)
+    {
+        found.push(Finding::ProcessorQuota { quota, threads });
+    }
     if !record.run.complete {
         found.push(Finding::Incomplete { launches: launches.len() });
     }

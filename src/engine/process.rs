@@ -16,6 +16,7 @@ use crate::interrupt;
 use crate::processes;
 use crate::protocol::{CodecError, Reply, Request, read_message, write_message};
 use crate::record::{FailureKind, LaunchError};
+use crate::threads::start;
 use crate::units::MonoNs;
 
 /// How much of an engine's stderr is kept.
@@ -56,47 +57,47 @@ impl Process {
         confine(&mut command, threads);
         let oom_kills_before = oom_kills();
         let spawned = MonoNs::now();
+        let cannot = |message: String| {
+            let (kind, phase) = (FailureKind::SpawnFailed, "spawn".into());
+            Failure::Engine(LaunchError { kind, phase, message, stderr_tail: None })
+        };
         let mut child = command.spawn().map_err(|e| {
             let program = command.get_program().to_string_lossy().into_owned();
-            Failure::Engine(LaunchError {
-                kind: FailureKind::SpawnFailed,
-                phase: "spawn".into(),
-                message: format!("cannot start {program}: {e}"),
-                stderr_tail: None,
-            })
+            cannot(format!("cannot start {program}: {e}"))
         })?;
         interrupt::guard_group(child.id());
 
         let (event_tx, events) = sync_channel(EVENTS);
         let stdout = child.stdout.take().expect("stdout is piped");
-        std::thread::spawn(move || read_replies(stdout, event_tx));
-
         let (to_writer, requests) = channel::<Request>();
         let mut stdin = child.stdin.take().expect("stdin is piped");
-        std::thread::spawn(move || {
+        let stderr = Arc::new(Mutex::new(VecDeque::new()));
+        let kept = Arc::clone(&stderr);
+        let pipe = child.stderr.take().expect("stderr is piped");
+        // Where a thread is refused, dropping it ends the child.
+        let mut process = Self {
+            child,
+            events,
+            to_writer: Some(to_writer),
+            stderr,
+            stderr_reader: None,
+            oom_kills_before,
+            model: None,
+            spawned,
+        };
+        let refused = |e: std::io::Error| cannot(e.to_string());
+        start(move || read_replies(stdout, event_tx)).map_err(refused)?;
+        let write = move || {
             // A closed pipe shows as the end of stdout, which the reader reports.
             while let Ok(request) = requests.recv() {
                 if write_message(&mut stdin, &request).is_err() {
                     break;
                 }
             }
-        });
-
-        let stderr = Arc::new(Mutex::new(VecDeque::new()));
-        let kept = Arc::clone(&stderr);
-        let pipe = child.stderr.take().expect("stderr is piped");
-        let stderr_reader = Some(std::thread::spawn(move || keep_tail(pipe, &kept)));
-
-        Ok(Self {
-            child,
-            events,
-            to_writer: Some(to_writer),
-            stderr,
-            stderr_reader,
-            oom_kills_before,
-            model: None,
-            spawned,
-        })
+        };
+        start(write).map_err(refused)?;
+        process.stderr_reader = Some(start(move || keep_tail(pipe, &kept)).map_err(refused)?);
+        Ok(process)
     }
 
     /// Finds out how the process ended, after the end of its stdout.

@@ -92,6 +92,7 @@ impl Store {
     /// The database cannot be read, or the user stopped the search.
     pub fn courses(&self, metric: Metric, filter: &Filter, margin: f64) -> Result<Vec<Course>> {
         let series = self.series(metric, filter)?;
+        crate::threads::prepare_rayon();
         let courses = series.into_par_iter().map(|series| match interrupt::requested() {
             true => bail!("stopped"),
             false => Ok(Course::new(series, margin)),

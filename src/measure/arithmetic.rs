@@ -6,10 +6,12 @@
 mod x86;
 
 use std::hint::black_box;
+use std::io;
 use std::sync::Barrier;
 
 use serde::Serialize;
 
+use crate::threads::together;
 use crate::units::{MacsPerSecond, MonoNs};
 
 /// The format of the factors; sums are always 32 bits wide.
@@ -77,11 +79,14 @@ const WINDOW_NS: u64 = 1_000_000;
 
 /// The peaks of all formats that this processor has an instruction or plain code for, with
 /// `threads` threads at once. Takes about two seconds.
-pub fn measure(threads: u32) -> Vec<Peak> {
+///
+/// # Errors
+/// The system refuses the threads.
+pub fn measure(threads: u32) -> io::Result<Vec<Peak>> {
     let threads = threads.max(1) as usize;
     let before = clock_hz(threads);
-    let rates: Vec<(Method, Rates)> =
-        methods().into_iter().map(|m| (m, fastest(m.kernel, threads))).collect();
+    let rates = methods().into_iter().map(|m| Ok((m, fastest(m.kernel, threads)?)));
+    let rates = rates.collect::<io::Result<Vec<(Method, Rates)>>>()?;
     // Takes the faster clock: one that rose in between would make a peak look impossible.
     let clock = before.zip(clock_hz(threads)).map(|(before, after)| before.max(after));
     let peak = |(m, rates): (Method, Rates)| Peak {
@@ -92,14 +97,16 @@ pub fn measure(threads: u32) -> Vec<Peak> {
         per_cycle: clock.map(|hz| rates.together * m.macs as f64 / hz / threads as f64),
         possible_per_cycle: m.width.map(|w| 2.0 * w as f64),
     };
-    rates.into_iter().map(peak).collect()
+    Ok(rates.into_iter().map(peak).collect())
 }
 
 /// Cycles per second of a busy thread, from a chain of multiplications that each wait for the
 /// previous one; `None` if their latency is not known.
 pub fn clock_hz(threads: usize) -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
-    return Some(fastest(x86::multiply_chain, threads).apart / threads as f64 * x86::CHAIN_CYCLES);
+    return Some(
+        fastest(x86::multiply_chain, threads).ok()?.apart / threads as f64 * x86::CHAIN_CYCLES,
+    );
     #[cfg(not(target_arch = "x86_64"))]
     {
         let _ = threads;
@@ -181,7 +188,7 @@ struct Rates {
 }
 
 /// Runs the kernel on all threads, each on its own processor if there are enough.
-fn fastest(kernel: Kernel, threads: usize) -> Rates {
+fn fastest(kernel: Kernel, threads: usize) -> io::Result<Rates> {
     // SAFETY: every kernel comes from `methods`, which asks the processor first.
     let run = move |iterations: u64| black_box(unsafe { kernel(black_box(iterations)) });
     let iterations = iterations_of_a_pass(&run);
@@ -201,13 +208,10 @@ fn fastest(kernel: Kernel, threads: usize) -> Rates {
         }
         times
     };
-    let times: Vec<Vec<MonoNs>> = std::thread::scope(|s| {
-        let one_thread = &one_thread;
-        let workers: Vec<_> = (0..threads).map(|i| s.spawn(move || one_thread(i))).collect();
-        workers.into_iter().map(|w| w.join().expect("a worker only computes")).collect()
-    });
+    let times: Vec<Vec<MonoNs>> = together(threads, one_thread)?;
     let apart: f64 = times.chunks(1).map(best_window).sum();
-    Rates { together: best_window(&times) * iterations as f64, apart: apart * iterations as f64 }
+    let each = iterations as f64;
+    Ok(Rates { together: best_window(&times) * each, apart: apart * each })
 }
 
 /// The processors that this process may use.
@@ -279,7 +283,7 @@ mod tests {
 
     #[test]
     fn no_peak_is_above_what_two_instructions_a_cycle_give() {
-        let peaks = measure(1);
+        let peaks = measure(1).unwrap();
         assert!(peaks.iter().any(|p| p.format == Format::F32), "{peaks:?}");
         assert!(peaks.iter().any(|p| p.format == Format::Int8), "{peaks:?}");
         for peak in &peaks {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::allowance;
 use crate::record::{Build, Gpu, Host};
 use crate::units::Bytes;
 
@@ -33,6 +34,7 @@ pub fn host() -> Host {
         virtualization: field("flags")
             .filter(|flags| flags.split_whitespace().any(|f| f == "hypervisor"))
             .map(|_| field("hypervisor").unwrap_or_else(|| "virtual machine".into())),
+        processor_quota: allowance::processor_quota(&allowance::Tree::new("/")),
         gpu: gpus(),
         load_average_1m: crate::sensors::clocks::load_average_1m(),
         timer_overhead_ns: Some(timer_overhead_ns()),

@@ -45,6 +45,7 @@ pub fn check(gguf: &GgufFile) -> Result<(), GgufError> {
             value,
         })
     };
+    crate::threads::prepare_rayon();
     pieces(gguf).par_iter().find_map_first(look).map_or(Ok(()), Err)
 }
 

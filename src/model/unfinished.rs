@@ -153,10 +153,10 @@ pub fn in_parallel<Buffer: Default>(
     let stop = AtomicBool::new(false);
     let (sender, receiver) = mpsc::channel::<Result<u64>>();
     std::thread::scope(|scope| {
-        for _ in 0..threads.min(count) {
+        for i in 0..threads.min(count) {
             let sender = sender.clone();
             let (work, next, stop) = (&work, &next, &stop);
-            scope.spawn(move || {
+            let started = std::thread::Builder::new().spawn_scoped(scope, move || {
                 let mut buffer = Buffer::default();
                 while !stop.load(Ordering::Relaxed) {
                     let i = next.fetch_add(1, Ordering::Relaxed);
@@ -165,6 +165,11 @@ pub fn in_parallel<Buffer: Default>(
                     }
                 }
             });
+            // Fewer threads do the same work.
+            if let Err(e) = started {
+                ensure!(i > 0, "the system starts no thread ({e}); raise `ulimit -u`");
+                break;
+            }
         }
         drop(sender);
         for result in receiver {

@@ -8,8 +8,10 @@ use anyhow::{Context, Result};
 use memmap2::MmapMut;
 
 use super::Sensor;
+use crate::allowance;
 use crate::device::Device;
 use crate::record::{Host, Launch};
+use crate::threads::together;
 use crate::units::{Bytes, BytesPerSecond, MonoNs};
 
 /// Reads the memory's bandwidth before and after a launch.
@@ -62,10 +64,13 @@ const LINE: usize = 256;
 /// ceiling is what the machine can do, and other work only lowers it. Each thread adds up its own
 /// part with wide independent sums, so that memory is the limit.
 pub fn measure(threads: u32, size: Bytes) -> Result<Bandwidth> {
-    let reader = Reader::new(threads, size)?;
-    let passes = STREAMS.iter().flat_map(|&streams| reader.passes(streams, PASSES));
+    let reader = Reader::new(threads, affordable(size))?;
+    let mut fastest = f64::INFINITY;
+    for streams in STREAMS {
+        fastest = reader.passes(streams, PASSES)?.into_iter().fold(fastest, f64::min);
+    }
     Ok(Bandwidth {
-        rate: reader.rate(passes.fold(f64::INFINITY, f64::min)),
+        rate: reader.rate(fastest),
         method: format!(
             "best of {} reads of {} with {threads} threads, in 1 to 8 streams each",
             PASSES * STREAMS.len(),
@@ -92,8 +97,16 @@ pub fn sustained(device: Device, threads: u32) -> Result<Option<BytesPerSecond>>
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     // A cyclic read of a buffer twice the size of the cache never hits the cache.
     let size = last_level_cache().map_or(ENOUGH, |cache| ENOUGH.max(2 * cache));
-    let reader = kept_or_new(kept.take(), threads, Bytes(size))?;
-    Ok(Some(kept.insert(reader).sustained(5)))
+    let size = if kept.is_some() { Bytes(size) } else { affordable(Bytes(size)) };
+    let reader = kept_or_new(kept.take(), threads, size)?;
+    Ok(Some(kept.insert(reader).sustained(5)?))
+}
+
+/// As much of `size` as leaves three quarters of the free memory to others: where memory is short,
+/// the kernel ends a process that takes it all.
+fn affordable(size: Bytes) -> Bytes {
+    let free = allowance::free_memory(&allowance::Tree::new("/"));
+    free.map_or(size, |free| Bytes(size.0.min(free.0 / 4)))
 }
 
 /// The bandwidth of the device's memory in the record, read once per session.
@@ -150,11 +163,13 @@ impl Reader {
         #[cfg(target_os = "linux")]
         let _ = buffer.advise(memmap2::Advice::HugePage);
         // Writes every page once: untouched pages would all map to the same zero page.
-        std::thread::scope(|s| {
-            for (i, chunk) in buffer.chunks_mut(part).enumerate() {
-                s.spawn(move || chunk.iter_mut().enumerate().for_each(|(j, b)| *b = (i ^ j) as u8));
-            }
-        });
+        // By the thread that will read it, so that it lies on that one's memory.
+        let chunks: Vec<_> = buffer.chunks_mut(part).map(Mutex::new).collect();
+        together(threads, |i| {
+            let mut chunk = chunks[i].lock().unwrap_or_else(PoisonError::into_inner);
+            chunk.iter_mut().enumerate().for_each(|(j, b)| *b = (i ^ j) as u8);
+        })?;
+        drop(chunks);
         Ok(Self { buffer, part, threads })
     }
 
@@ -168,43 +183,38 @@ impl Reader {
     }
 
     /// The median rate of `passes`, with the number of streams that is fastest.
-    pub fn sustained(&self, passes: usize) -> BytesPerSecond {
-        let medians = STREAMS.iter().map(|&streams| {
-            let mut seconds = self.passes(streams, passes);
+    pub fn sustained(&self, passes: usize) -> Result<BytesPerSecond> {
+        let mut fastest = f64::INFINITY;
+        for streams in STREAMS {
+            let mut seconds = self.passes(streams, passes)?;
             seconds.sort_by(f64::total_cmp);
-            seconds[seconds.len() / 2]
-        });
-        self.rate(medians.fold(f64::INFINITY, f64::min))
+            fastest = fastest.min(seconds[seconds.len() / 2]);
+        }
+        Ok(self.rate(fastest))
     }
 
     /// Seconds of each of `n` passes over the buffer.
-    fn passes(&self, streams: usize, n: usize) -> Vec<f64> {
+    fn passes(&self, streams: usize, n: usize) -> Result<Vec<f64>> {
         // Each reader takes its own times. A thread that only watched would need a processor too,
         // and without a spare one it would start its clock late.
         let start = Barrier::new(self.threads);
-        let passes: Vec<Vec<(MonoNs, MonoNs)>> = std::thread::scope(|s| {
-            let readers: Vec<_> = self.buffer[..self.part * self.threads]
-                .chunks(self.part)
-                .map(|chunk| {
-                    let start = &start;
-                    let one_pass = move || {
-                        start.wait();
-                        let begin = MonoNs::now();
-                        black_box(sum(black_box(chunk), streams));
-                        (begin, MonoNs::now())
-                    };
-                    s.spawn(move || (0..n).map(|_| one_pass()).collect())
-                })
-                .collect();
-            readers.into_iter().map(|r| r.join().expect("a reader only reads")).collect()
-        });
-        (0..n)
+        let chunks: Vec<&[u8]> =
+            self.buffer[..self.part * self.threads].chunks(self.part).collect();
+        let one_pass = |chunk: &[u8]| {
+            start.wait();
+            let begin = MonoNs::now();
+            black_box(sum(black_box(chunk), streams));
+            (begin, MonoNs::now())
+        };
+        let passes: Vec<Vec<(MonoNs, MonoNs)>> =
+            together(self.threads, |i| (0..n).map(|_| one_pass(chunks[i])).collect())?;
+        Ok((0..n)
             .map(|pass| {
                 let begin = passes.iter().map(|p| p[pass].0).min().expect("at least one reader");
                 let end = passes.iter().map(|p| p[pass].1).max().expect("at least one reader");
                 end.since(begin).0
             })
-            .collect()
+            .collect())
     }
 }
 
@@ -247,7 +257,7 @@ mod tests {
             assert_eq!(reader.buffer.as_ptr(), at);
             assert_eq!(reader.threads, threads as usize);
             assert!(reader.size().0 >= size.0 && reader.size().0 < size.0 + (1 << 15));
-            assert!(reader.sustained(1).0 > 0.0);
+            assert!(reader.sustained(1).unwrap().0 > 0.0);
         }
         let larger = kept_or_new(Some(reader), 2, Bytes(1 << 23)).unwrap();
         assert!(larger.size().0 >= 1 << 23);

@@ -57,7 +57,7 @@ impl Rapl {
         let (names, packages): (Vec<String>, Vec<Package>) = found.into_iter().unzip();
         let first = counters(&packages).filter(|counters| !counters.is_empty())?;
         let (stop, stopped) = channel();
-        let reader = std::thread::spawn(move || {
+        let reader = crate::threads::start(move || {
             let mut samples = vec![Sample { at: MonoNs::now(), microjoules: 0 }];
             let (mut last, mut sum) = (first, 0);
             while stopped.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
@@ -77,6 +77,7 @@ impl Rapl {
             }
             samples
         });
+        let reader = reader.ok()?;
         Some(Self {
             source: format!("RAPL {}", names.join(" + ")),
             stop,

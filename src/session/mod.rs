@@ -42,7 +42,7 @@ use crate::secrets;
 use crate::sensors::{bandwidth, page_cache};
 use crate::shell;
 use crate::task::Task;
-use crate::units::{Bytes, BytesPerSecond};
+use crate::units::{Bytes, BytesPerSecond, three_digits};
 
 const BANDWIDTH_BUFFER: Bytes = Bytes(512 << 20);
 
@@ -299,6 +299,14 @@ fn announce(record: &Record, bench: &Bench) {
             WeightsSource::Hub | WeightsSource::File | WeightsSource::Pypi => "",
         };
         say(&format!("{} {} ({}{source})", m.name, m.quant, Bytes(m.size_bytes)));
+    }
+    if let Some(quota) = record.host.processor_quota.filter(|q| *q < f64::from(bench.threads())) {
+        say(&format!(
+            "warning: the control group allows {} processors of time to {} threads: the kernel \
+             stops threads that have used their share; ask for fewer with -t, or raise cpu.max",
+            three_digits(quota),
+            bench.threads()
+        ));
     }
     let threads: Vec<String> = bench.spec.target.threads.iter().map(u32::to_string).collect();
     say(&format!(

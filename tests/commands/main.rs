@@ -18,6 +18,7 @@ mod gate;
 mod grid;
 mod history;
 mod history_foreign;
+mod limits;
 mod native_engine;
 mod previous_version;
 mod profile;

@@ -68,12 +68,12 @@ fn python_version(path: &Path) -> Option<(u32, u32)> {
         .ok()?;
     let stdout = child.stdout.take().expect("stdout is piped");
     let (sender, answer) = channel();
-    std::thread::spawn(move || {
+    let reader = crate::threads::start(move || {
         let mut text = String::new();
         let read = stdout.take(64).read_to_string(&mut text);
         let _ = sender.send(read.ok().map(|_| text));
     });
-    let text = answer.recv_timeout(PYTHON_ANSWERS_WITHIN).ok().flatten();
+    let text = reader.ok().and_then(|_| answer.recv_timeout(PYTHON_ANSWERS_WITHIN).ok().flatten());
     crate::interrupt::kill_group(child.id());
     let _ = child.wait();
     let (major, minor) = text.as_deref()?.trim().split_once('.')?;

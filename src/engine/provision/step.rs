@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::threads::start;
+
 /// Runs one step of an installation. Its output becomes progress, and part of any error.
 pub fn run_step(command: &mut Command, what: &str, advice: &str, say: &dyn Fn(&str)) -> Result<()> {
     say(what);
@@ -21,16 +23,24 @@ pub fn run_step(command: &mut Command, what: &str, advice: &str, say: &dyn Fn(&s
         .with_context(|| format!("{what}: cannot start {:?}", command.get_program()))?;
     crate::interrupt::guard_group(child.id());
     let mut stderr = child.stderr.take().expect("stderr is piped");
-    let errors = std::thread::spawn(move || {
+    let errors = start(move || {
         let mut text = Vec::new();
         let _ = stderr.read_to_end(&mut text);
         String::from_utf8_lossy(&text).into_owned()
     });
     let (sender, lines) = channel();
     let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
-    std::thread::spawn(move || {
-        stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-    });
+    let reader =
+        start(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let errors = match reader.and(errors) {
+        Ok(errors) => errors,
+        Err(e) => {
+            crate::interrupt::kill_group(child.id());
+            let _ = child.wait();
+            crate::interrupt::release_group(child.id());
+            return Err(e).with_context(|| what.to_string());
+        }
+    };
     let (mut last, mut complaint, mut tenths) = (String::new(), None, 0);
     // A step may be silent for long, so this checks for a request to stop all the time.
     loop {

@@ -53,7 +53,7 @@ pub fn measure(threads: u32) -> Result<Measured> {
         bandwidths.push(bandwidth::measure(threads, BUFFER)?.rate);
     }
     ensure!(!interrupt::requested(), "stopped");
-    Ok(Measured { bandwidths, peaks: arithmetic::measure(threads) })
+    Ok(Measured { bandwidths, peaks: arithmetic::measure(threads)? })
 }
 
 impl Measured {

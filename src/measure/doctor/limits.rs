@@ -4,64 +4,9 @@
 use std::path::Path;
 
 use super::{Finding, ModelNeed, Tree};
+use crate::allowance::groups;
+pub use crate::allowance::{memory_limit, processor_quota};
 use crate::units::{Bytes, three_digits};
-
-/// A controller's folders for this process, the closest first and its parents after it. A limit in
-/// any of them binds.
-fn groups(tree: &Tree, controller: &str) -> Vec<String> {
-    let Some(text) = tree.read("/proc/self/cgroup") else {
-        return Vec::new();
-    };
-    // `0::/path` is version 2; `4:memory:/path` version 1, for a list of controllers.
-    let line = |wanted: &dyn Fn(&str) -> bool| {
-        text.lines().find_map(|line| {
-            let mut fields = line.splitn(3, ':');
-            let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-            wanted(controllers).then(|| path.to_owned())
-        })
-    };
-    let first = line(&|list| list.split(',').any(|c| c == controller));
-    let (mount, path) = match first {
-        Some(path) => (format!("/sys/fs/cgroup/{controller}"), path),
-        None => match line(&|list| list.is_empty()) {
-            Some(path) => ("/sys/fs/cgroup".to_owned(), path),
-            None => return Vec::new(),
-        },
-    };
-    // Inside a container the path may be the host's, which is not mounted here.
-    let mut parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let mut folders = Vec::new();
-    loop {
-        folders.push([&[mount.as_str()], &parts[..]].concat().join("/"));
-        if parts.pop().is_none() {
-            return folders;
-        }
-    }
-}
-
-/// Processors' worth of time that this process may use; `None` without a limit.
-pub fn processor_quota(tree: &Tree) -> Option<f64> {
-    let limit = |folder: String| -> Option<f64> {
-        if let Some(text) = tree.read(&format!("{folder}/cpu.max")) {
-            let (quota, period) = text.split_once(' ')?;
-            return Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?);
-        }
-        let quota = tree.read(&format!("{folder}/cpu.cfs_quota_us"))?.parse::<f64>().ok()?;
-        let period = tree.read(&format!("{folder}/cpu.cfs_period_us"))?.parse::<f64>().ok()?;
-        (quota > 0.0).then(|| quota / period)
-    };
-    groups(tree, "cpu").into_iter().filter_map(limit).min_by(f64::total_cmp)
-}
-
-/// Memory that this process may use; `None` without a limit.
-pub fn memory_limit(tree: &Tree) -> Option<Bytes> {
-    let limit = |folder: String| {
-        let two = tree.number(&format!("{folder}/memory.max"));
-        two.or_else(|| tree.number(&format!("{folder}/memory.limit_in_bytes")))
-    };
-    // Version 1 writes "none" as a number near 2⁶³.
-    groups(tree, "memory").into_iter().filter_map(limit).filter(|&b| b < 1 << 60).min().map(Bytes)
-}
 
 pub fn processors(tree: &Tree, threads: u32) -> Finding {
     let set = groups(tree, "cpuset").into_iter().find_map(|folder| {

@@ -7,13 +7,14 @@ pub mod ceilings;
 pub mod limits;
 pub mod settings;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use self::ceilings::{Measured, Roofline};
 use super::host;
+pub use crate::allowance::Tree;
 use crate::record::Host;
 use crate::units::{Bytes, Seconds};
 
@@ -138,53 +139,6 @@ pub fn examine(question: Question<'_>, say: &dyn Fn(&str)) -> anyhow::Result<Dia
     checks.extend(measured.findings());
     let rooflines = ceilings::rooflines(&measured, question.models);
     Ok(Diagnosis { schema: SCHEMA, host, threads, checks, measured, rooflines })
-}
-
-/// The kernel's files below a root, so that tests can supply their own.
-pub struct Tree {
-    root: PathBuf,
-}
-
-impl Tree {
-    pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
-    }
-
-    /// The location of `path`, written from `/`, in this tree.
-    fn at(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
-    }
-
-    /// A file's text without white space around it; `None` if it cannot be read.
-    fn read(&self, path: &str) -> Option<String> {
-        Some(std::fs::read_to_string(self.at(path)).ok()?.trim().to_owned())
-    }
-
-    fn number(&self, path: &str) -> Option<u64> {
-        self.read(path)?.parse().ok()
-    }
-
-    /// Names in a folder that begin with `prefix`, as paths from `/`, sorted.
-    fn list(&self, folder: &str, prefix: &str) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.at(folder)) else {
-            return Vec::new();
-        };
-        let mut names: Vec<String> = entries
-            .flatten()
-            .filter_map(|e| e.file_name().into_string().ok())
-            .filter(|name| name.starts_with(prefix))
-            .map(|name| format!("{folder}/{name}"))
-            .collect();
-        names.sort();
-        names
-    }
-
-    /// A field of /proc/meminfo.
-    fn memory(&self, field: &str) -> Option<Bytes> {
-        let text = self.read("/proc/meminfo")?;
-        let value = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'))?;
-        Some(Bytes(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024))
-    }
 }
 
 #[cfg(test)]

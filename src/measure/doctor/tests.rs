@@ -157,6 +157,22 @@ fn limits_of_both_versions_of_control_groups_are_read_up_to_the_root() {
 }
 
 #[test]
+fn free_memory_is_what_the_closest_limit_leaves() {
+    let tree = Sample::of(&[
+        ("/proc/self/cgroup", "0::/user.slice/bench"),
+        ("/sys/fs/cgroup/user.slice/bench/memory.max", "max"),
+        ("/sys/fs/cgroup/user.slice/bench/memory.current", "7"),
+        ("/sys/fs/cgroup/user.slice/memory.max", "300000000"),
+        ("/sys/fs/cgroup/user.slice/memory.current", "100000000"),
+        ("/proc/meminfo", "MemTotal: 24000000 kB\nMemAvailable: 2000000 kB\n"),
+    ]);
+    assert_eq!(crate::allowance::free_memory(&tree.tree()), Some(Bytes(200_000_000)));
+    let plain = Sample::of(&[("/proc/meminfo", "MemAvailable: 2000000 kB\n")]);
+    assert_eq!(crate::allowance::free_memory(&plain.tree()), Some(Bytes(2_048_000_000)));
+    assert_eq!(crate::allowance::free_memory(&Sample::of(&[]).tree()), None);
+}
+
+#[test]
 fn memory_and_swap_are_read_from_meminfo() {
     let sample = Sample::of(&[(
         "/proc/meminfo",
