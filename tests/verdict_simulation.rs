@@ -2,10 +2,10 @@
 //! real change. Seeded; runs only the pure functions.
 
 use llm_bench::analysis::verdict::{
-    Decision, Judgement, Look, Pair, Rule, Rules, judge, precision_reached,
+    Arrangement, Decision, Judgement, Look, Pair, Rule, Rules, judge, precision_reached,
 };
 use llm_bench::metric::Better;
-use llm_bench::stats::{Sample, clopper_pearson, margin_test};
+use llm_bench::stats::clopper_pearson;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -46,7 +46,13 @@ fn rules() -> Rules {
 }
 
 fn pair<'a>(metric: &'a str, [baseline, candidate]: &'a [Vec<f64>; 2]) -> Pair<'a> {
-    Pair { metric, better: Better::Lower, baseline, candidate }
+    Pair {
+        metric,
+        better: Better::Lower,
+        baseline,
+        candidate,
+        arrangement: Arrangement::Independent,
+    }
 }
 
 fn verdict(launches: &[Vec<f64>; 2], rules: &Rules) -> Judgement {
@@ -123,12 +129,11 @@ fn as_many_launches_as_are_said_to_be_needed_pass_four_runs_of_five_without_a_ch
     let mut machine = Machine::new(29);
     let planned = verdict(&machine.both(400, 1.0, 0.05), &rules());
     let needed = planned.metrics[0].launches_needed.unwrap() as usize;
-    assert!((12..=16).contains(&needed), "{needed}");
-    // The power is that of 14 launches at a CV of exactly 5 %.
-    let passed = count(2000, 31, Decision::NotRegressed, simple(14, 1.0, 0.05));
-    let improved = count(2000, 31, Decision::Improved, simple(14, 1.0, 0.05));
+    assert!((12..=17).contains(&needed), "{needed}");
+    let passed = count(2000, 31, Decision::NotRegressed, simple(needed, 1.0, 0.05));
+    let improved = count(2000, 31, Decision::Improved, simple(needed, 1.0, 0.05));
     let share = clopper_pearson(passed + improved, 2000, 0.99).unwrap();
-    assert!(share.high >= 0.8 && share.low <= 0.86, "{passed} + {improved} of 2000");
+    assert!(share.high >= 0.8 && share.low <= 0.88, "{passed} + {improved} of 2000");
 }
 
 #[test]
@@ -192,17 +197,22 @@ fn two_looks_at_all_of_alpha_would_not_keep_it() {
 
 /// Starts with five launches a side and adds one to each until the estimate is precise or there are
 /// thirty; then makes one decision at the level of `look`.
-fn until_precise(worse: f64, cv: f64, look: Look) -> impl FnMut(&mut Machine) -> Decision {
+fn until_precise(
+    worse: f64,
+    cv: f64,
+    look: Look,
+    rule: Rule,
+) -> impl FnMut(&mut Machine) -> Decision {
     let theta = MARGIN.ln_1p();
-    let rules = Rules { alpha: look.alpha(0.05), ..rules() };
+    let rules = Rules { alpha: look.alpha(0.05), rule, ..rules() };
     move |machine| {
         let mut launches = machine.both(5, worse, cv);
         loop {
-            let [baseline, candidate] = [0, 1].map(|i| Sample::new(&launches[i]).unwrap());
-            let interval = margin_test(&candidate, &baseline, theta).unwrap().interval90;
-            let precise = precision_reached((interval.high - interval.low) / 2.0, theta);
+            let judgement = verdict(&launches, &rules);
+            let half_width = judgement.metrics[0].half_width();
+            let precise = half_width.is_some_and(|width| precision_reached(width, theta));
             if precise || launches[0].len() >= 30 {
-                return verdict(&launches, &rules).decision;
+                return judgement.decision;
             }
             for (side, more) in launches.iter_mut().zip(machine.both(1, worse, cv)) {
                 side.extend(more);
@@ -215,13 +225,13 @@ fn until_precise(worse: f64, cv: f64, look: Look) -> impl FnMut(&mut Machine) ->
 fn stopping_once_precise_keeps_alpha_at_the_margin_and_sees_ten_percent() {
     for cv in [0.015, 0.02, 0.03, 0.04] {
         for wrong in [Decision::Regressed, Decision::NotRegressed] {
-            let one = until_precise(1.0 + MARGIN, cv, Look::Precise);
+            let one = until_precise(1.0 + MARGIN, cv, Look::Precise, Rule::Rank);
             at_most(count(1000, 47, wrong, one), 1000, 0.05);
         }
-        let one = until_precise(1.0, cv, Look::Precise);
+        let one = until_precise(1.0, cv, Look::Precise, Rule::Rank);
         let wrong = count(500, 53, Decision::Regressed, one);
-        assert!(wrong == 0, "CV {cv}: {wrong} of 500");
-        let one = until_precise(1.10, cv, Look::Precise);
+        assert!(wrong <= 1, "CV {cv}: {wrong} of 500");
+        let one = until_precise(1.10, cv, Look::Precise, Rule::Rank);
         let seen = count(500, 59, Decision::Regressed, one);
         // Detection becomes rarer the closer the half-width is to θ/2 at the stop.
         assert!(clopper_pearson(seen, 500, 0.99).unwrap().low >= 0.8, "CV {cv}: {seen}");
@@ -230,7 +240,7 @@ fn stopping_once_precise_keeps_alpha_at_the_margin_and_sees_ten_percent() {
 
 #[test]
 fn stopping_once_precise_at_all_of_alpha_would_not_keep_it() {
-    let one = until_precise(1.0 + MARGIN, 0.035, Look::Only);
+    let one = until_precise(1.0 + MARGIN, 0.035, Look::Only, Rule::Welch);
     let said = count(5000, 47, Decision::Regressed, one);
     assert!(clopper_pearson(said, 5000, 0.99).unwrap().low > 0.05, "{said} of 5000");
 }

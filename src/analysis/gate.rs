@@ -4,7 +4,9 @@
 use serde::Serialize;
 
 use super::requirement::{Checked, State};
-use super::verdict::{ALPHA, BadPair, Decision, Judgement, Pair, Rules, judge, precision_reached};
+use super::verdict::{
+    ALPHA, Arrangement, BadPair, Decision, Judged, Judgement, Pair, Rules, judge, precision_reached,
+};
 use super::{kind_name, ok_launches};
 use crate::identity::{Difference, Severity};
 use crate::metric::{Metric, Rank};
@@ -275,7 +277,13 @@ pub fn judge_arms(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Result<Judg
         .collect();
     let pairs: Vec<Pair<'_>> = sides
         .iter()
-        .map(|(m, b, c)| Pair { metric: m.name(), better: m.better(), baseline: b, candidate: c })
+        .map(|(m, b, c)| Pair {
+            metric: m.name(),
+            better: m.better(),
+            baseline: b,
+            candidate: c,
+            arrangement: Arrangement::Independent,
+        })
         .collect();
     judge(&pairs, rules)
 }
@@ -293,13 +301,11 @@ pub fn lost(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Vec<String> {
 /// Whether every deciding metric is precise enough: the half-width of its 90 % interval is below
 /// half its margin. Looks at the spread, never at the change.
 pub fn precise(judgement: &Judgement) -> bool {
-    let enough = |low: f64, high: f64, margin: f64| {
-        precision_reached((high.ln_1p() - low.ln_1p()) / 2.0, margin.ln_1p())
+    let enough = |m: &Judged| {
+        m.exact || m.half_width().is_some_and(|width| precision_reached(width, m.margin.ln_1p()))
     };
     let mut deciding = judgement.metrics.iter().filter(|m| m.primary).peekable();
-    deciding.peek().is_some()
-        && deciding
-            .all(|m| m.exact || m.ci90.is_some_and(|[low, high]| enough(low, high, m.margin)))
+    deciding.peek().is_some() && deciding.all(enough)
 }
 
 /// The same for requirements, each held to the margin of its metric.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::foreign::{SampledArm, Series, Source};
-use super::verdict::{BadPair, Decision, Judged, Judgement, Pair, Rules, judge};
+use super::verdict::{Arrangement, BadPair, Decision, Judged, Judgement, Pair, Rules, judge};
 use crate::identity::{Difference, Severity};
 use crate::metric::Metric;
 use crate::record::Warning;
@@ -274,6 +274,7 @@ fn pair<'a>(
             better: a.metric.better(),
             baseline: &a.values,
             candidate: &b.values,
+            arrangement: Arrangement::Independent,
         })
         .collect();
     let mut judgement = judge(&samples, &rules)?;

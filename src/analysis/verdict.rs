@@ -1,6 +1,7 @@
 //! The verdict over two sets of launches: worse by more than a margin, not worse by as much,
 //! better, or not known. Pure: takes values, returns decisions, and touches no records or files.
 
+mod evidence;
 mod explain;
 mod looks;
 
@@ -9,11 +10,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::metric::{Better, Metric, Rank};
-use crate::stats::{
-    BadSample, Design, MarginP, Sample, hedges_g, holm, launches_needed, margin_test,
-    minimum_detectable_effect, welch,
-};
+use crate::stats::{BadSample, Sample, hedges_g, holm, launches_needed, welch};
 
+pub use evidence::{Arrangement, FEWEST_SESSIONS, Figures, Test};
 pub use looks::{Look, precision_reached};
 
 /// The default margin: 5 %.
@@ -27,12 +26,15 @@ pub const POWER: f64 = 0.8;
 /// worse by exactly the margin would be worse by more where nothing varies.
 const ROUNDING: f64 = 1e-12;
 
-/// Which rule decides. The other one is computed beside it.
+/// Which rule decides. The others are computed beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
-    /// One-sided Welch tests against the margin, on the log scale.
+    /// One-sided rank tests against the margin: a stall in one launch cannot hide a regression or
+    /// make one.
     #[default]
+    Rank,
+    /// One-sided Welch tests against the margin, on the log scale.
     Welch,
     /// The point estimate lies beyond the margin and the two-sided p is below alpha.
     Point,
@@ -82,6 +84,7 @@ pub struct Pair<'a> {
     pub better: Better,
     pub baseline: &'a [f64],
     pub candidate: &'a [f64],
+    pub arrangement: Arrangement<'a>,
 }
 
 /// What the launches show about a metric, or about all primary metrics together.
@@ -144,9 +147,9 @@ pub struct Judged {
     pub baseline: Side,
     pub candidate: Side,
     /// Ratio of the geometric means, candidate / baseline, less one; has the sign of the metric's
-    /// change.
+    /// change. The estimate that belongs to the deciding test is [`Judged::estimate`].
     pub change: f64,
-    /// |ln(candidate / baseline)|, positive if the candidate is worse.
+    /// |ln(candidate / baseline)| of the geometric means, positive if the candidate is worse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worse_by: Option<f64>,
     /// Interval of `change`: two-sided, Welch on logarithms.
@@ -154,6 +157,10 @@ pub struct Judged {
     pub ci90: Option<[f64; 2]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ci95: Option<[f64; 2]>,
+    /// The test that decides, and whose p, p_reg, p_ok, p_improved and mde follow; absent where
+    /// there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_by: Option<Test>,
     /// p of "no change": two-sided, on the log scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p: Option<f64>,
@@ -189,18 +196,48 @@ pub struct Judged {
     /// Launches on each side that would make that effect equal to the margin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launches_needed: Option<u32>,
+    /// The rank test, whichever rule decides. Absent with one launch, and where nothing varies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<Figures>,
+    /// Welch's test on logarithms, whichever rule decides. Absent like `rank`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub welch: Option<Figures>,
     /// There is a change, and it is smaller than the margin.
     pub real_but_small: bool,
     /// Neither side varies, so the values were compared without a test.
     pub exact: bool,
     /// The decision by the chosen rule.
     pub decision: Decision,
-    /// The decision by the tests against the margin, whichever rule was chosen.
+    /// The decision by the tests against the margin: those of the chosen rule, or the rank tests
+    /// beside the point rule.
     pub margin_rule: Decision,
     /// The decision by the point estimate, whichever rule was chosen.
     pub point_rule: Decision,
     /// The decision in one sentence.
     pub why: String,
+}
+
+/// An estimate of the change with its 90 % and 95 % interval.
+pub type Estimate = (f64, Option<[f64; 2]>, Option<[f64; 2]>);
+
+impl Judged {
+    /// The estimate that belongs to the deciding test: by Hodges and Lehmann with the ranks, the
+    /// ratio of the geometric means with Welch's t or without a test.
+    pub fn estimate(&self) -> Estimate {
+        match (self.decided_by, self.rank) {
+            (Some(by), Some(rank)) if by != Test::Welch => (rank.change, rank.ci90, rank.ci95),
+            _ => (self.change, self.ci90, self.ci95),
+        }
+    }
+
+    /// The half-width on the log scale of the 90 % interval that the launches alone give: what the
+    /// precision rule looks at.
+    pub fn half_width(&self) -> Option<f64> {
+        match self.decided_by? {
+            Test::Welch => self.welch?.half_width,
+            _ => self.rank?.half_width,
+        }
+    }
 }
 
 /// Every metric judged, and the decision over the primary ones.
@@ -247,9 +284,10 @@ pub fn judge(pairs: &[Pair<'_>], rules: &Rules) -> Result<Judgement, BadPair> {
         metrics.push(measure(pair, rules)?);
     }
     adjust(&mut metrics);
-    for judged in &mut metrics {
-        decide(judged, rules);
-        judged.why = explain::metric(judged, rules);
+    for (judged, pair) in metrics.iter_mut().zip(pairs) {
+        let too_few_sessions = pair.arrangement.knows_too_few_sessions();
+        decide(judged, rules, too_few_sessions);
+        judged.why = explain::metric(judged, rules, too_few_sessions);
     }
     let (decision, primaries) = overall(&metrics);
     let why = explain::all(decision, &metrics);
@@ -274,18 +312,31 @@ fn measure(pair: &Pair<'_>, rules: &Rules) -> Result<Judged, BadPair> {
         Better::Lower => 1.0,
         Better::Higher => -1.0,
     };
-    let test = match pair.better {
-        Better::Lower => margin_test(&cand, &base, theta),
-        Better::Higher => margin_test(&base, &cand, theta),
+    let log_change = evidence::welch_figures(&base_logs, &cand_logs, sign, theta, rules.alpha);
+    let exact = log_change.as_ref().is_some_and(|w| w.figures.is_none());
+    let welch_log = log_change.as_ref().and_then(|w| w.figures);
+    let rank = match exact {
+        true => None,
+        false => evidence::rank_figures(pair, sign, theta, rules.alpha),
     };
-    let p: Option<MarginP> = test.as_ref().and_then(|t| t.tests);
+    let decided_by = match rules.rule {
+        Rule::Welch => welch_log.map(|_| Test::Welch),
+        Rule::Rank | Rule::Point => rank.map(|_| pair.arrangement.test()),
+    };
+    let deciding = match rules.rule {
+        Rule::Welch => welch_log,
+        Rule::Rank | Rule::Point => rank,
+    };
     let raw = welch(&cand, &base, 0.95).and_then(|w| w.test);
     // A side with one launch is assumed to scatter like the other.
     let sds = [base_logs.sd(), cand_logs.sd()];
     let either = sds[0].or(sds[1]).unwrap_or(0.0);
-    let sd = sds.map(|sd| sd.unwrap_or(either));
-    let n = [base.n() as u32, cand.n() as u32];
-    let mde = minimum_detectable_effect(Design { n, sd }, rules.alpha, POWER).map(f64::exp_m1);
+    let sd = match (rules.rule, deciding.and_then(|d| d.half_width)) {
+        (Rule::Rank, Some(half_width)) => {
+            [evidence::scatter(half_width, [base.n(), cand.n()]).unwrap_or(either); 2]
+        }
+        _ => sds.map(|sd| sd.unwrap_or(either)),
+    };
     Ok(Judged {
         metric,
         better: pair.better,
@@ -295,22 +346,25 @@ fn measure(pair: &Pair<'_>, rules: &Rules) -> Result<Judged, BadPair> {
         candidate: side(&cand),
         change: rise.exp_m1(),
         worse_by: Some(sign * rise),
-        ci90: test.as_ref().and_then(|t| change_interval(t.interval90, sign)),
-        ci95: test.as_ref().and_then(|t| change_interval(t.interval95, sign)),
-        p: p.map(|p| p.p),
+        ci90: log_change.as_ref().and_then(|w| w.ci90),
+        ci95: log_change.as_ref().and_then(|w| w.ci95),
+        decided_by,
+        p: deciding.map(|d| d.p),
         p_raw: raw.map(|t| t.p),
         t_raw: raw.map(|t| t.t),
         df_raw: raw.map(|t| t.df),
-        p_reg: p.map(|p| p.p_reg),
+        p_reg: deciding.map(|d| d.p_reg),
         p_reg_holm: None,
-        p_ok: p.map(|p| p.p_ok),
-        p_improved: p.map(|p| p.p_improved),
+        p_ok: deciding.map(|d| d.p_ok),
+        p_improved: deciding.map(|d| d.p_improved),
         p_improved_holm: None,
         hedges_g: hedges_g(&cand, &base),
-        mde: mde.filter(|m| m.is_finite()),
+        mde: deciding.and_then(|d| d.mde),
         launches_needed: launches_needed(sd, theta, rules.alpha, POWER),
+        rank,
+        welch: welch_log,
         real_but_small: false,
-        exact: test.is_some_and(|t| t.tests.is_none()),
+        exact,
         decision: Decision::Inconclusive,
         margin_rule: Decision::Inconclusive,
         point_rule: Decision::Inconclusive,
@@ -345,14 +399,6 @@ fn side(sample: &Sample) -> Side {
     }
 }
 
-/// Converts "worse by" on the log scale to a change of the metric. `None` if a bound does not fit
-/// into a number.
-fn change_interval(worse: crate::stats::Interval, sign: f64) -> Option<[f64; 2]> {
-    let ends = [(sign * worse.low).exp_m1(), (sign * worse.high).exp_m1()];
-    let [low, high] = if sign > 0.0 { ends } else { [ends[1], ends[0]] };
-    high.is_finite().then_some([low, high])
-}
-
 /// Adjusts the primary metrics that have a test (Holm).
 fn adjust(metrics: &mut [Judged]) {
     let primary: Vec<usize> =
@@ -368,7 +414,8 @@ fn adjust(metrics: &mut [Judged]) {
     }
 }
 
-fn decide(judged: &mut Judged, rules: &Rules) {
+/// Nothing passes where nobody knows how much sessions differ.
+fn decide(judged: &mut Judged, rules: &Rules, too_few_sessions: bool) {
     let theta = judged.margin.ln_1p();
     let worse_by = judged.worse_by.unwrap_or(0.0);
     let beyond = |by: f64| by > theta + ROUNDING;
@@ -399,8 +446,13 @@ fn decide(judged: &mut Judged, rules: &Rules) {
         judged.real_but_small =
             below(p) && below(p_ok) && judged.margin_rule == Decision::NotRegressed;
     }
+    if too_few_sessions {
+        let known = |d: Decision| if d == Decision::Regressed { d } else { Decision::Inconclusive };
+        judged.margin_rule = known(judged.margin_rule);
+        judged.point_rule = known(judged.point_rule);
+    }
     judged.decision = match rules.rule {
-        Rule::Welch => judged.margin_rule,
+        Rule::Rank | Rule::Welch => judged.margin_rule,
         Rule::Point => judged.point_rule,
     };
 }

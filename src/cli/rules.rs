@@ -19,7 +19,7 @@ pub struct RulesArgs {
     #[arg(long, default_value = "0.05", value_parser = alpha, value_name = "A")]
     pub alpha: f64,
     /// What the verdict follows; the other one stands beside it
-    #[arg(long, value_enum, default_value_t = RuleArg::Welch)]
+    #[arg(long, value_enum, default_value_t = RuleArg::Rank)]
     pub rule: RuleArg,
     /// The metrics that decide, comma separated [default: model_load_s, cold_start_ttft_s,
     /// prefill_tps, decode_tps, peak_host_bytes]
@@ -30,7 +30,9 @@ pub struct RulesArgs {
 /// How a verdict comes about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RuleArg {
-    /// One-sided Welch tests of the margin on logarithms: regressed, not regressed, inconclusive
+    /// One-sided rank tests of the margin: a stall in one launch neither hides nor makes a regression
+    Rank,
+    /// One-sided Welch tests of the margin on logarithms
     Welch,
     /// The mean beyond the margin and p < α: a coin flip at a change as large as the margin
     Point,
@@ -83,6 +85,7 @@ impl RulesArgs {
             margins: own.collect(),
             alpha: self.alpha,
             rule: match self.rule {
+                RuleArg::Rank => Rule::Rank,
                 RuleArg::Welch => Rule::Welch,
                 RuleArg::Point => Rule::Point,
             },

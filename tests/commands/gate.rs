@@ -133,7 +133,7 @@ fn an_inconclusive_gate_exits_with_three_or_as_it_was_set() {
 /// A record of this machine, from `run`.
 fn baseline(dir: &Path) -> PathBuf {
     let run = ["run", "--model", "tiny", "-p", "64", "-n", "64", "-t", "1", "--engine", "candle"];
-    let run = [&run[..], &["-r", "3", "--no-verify"]].concat();
+    let run = [&run[..], &["-r", "4", "--no-verify"]].concat();
     done(with_fakes(dir, &run).output().unwrap());
     records(dir).remove(0)
 }

@@ -35,8 +35,12 @@ pub struct MarginP {
 /// Tests the logarithms of `worse` (a time of the candidate, or a rate of the baseline) against
 /// those of `other`. `None` if a sample has fewer than two values or a value that is not positive.
 pub fn margin_test(worse: &Sample, other: &Sample, theta: f64) -> Option<MarginTest> {
-    let (a, b) = (worse.ln()?, other.ln()?);
-    let (w90, w95) = (welch(&a, &b, 0.90)?, welch(&a, &b, 0.95)?);
+    margin_of_logs(&worse.ln()?, &other.ln()?, theta)
+}
+
+/// The same for samples that are logarithms already.
+pub fn margin_of_logs(worse: &Sample, other: &Sample, theta: f64) -> Option<MarginTest> {
+    let (w90, w95) = (welch(worse, other, 0.90)?, welch(worse, other, 0.95)?);
     let difference = w90.difference;
     let tests = match &w90.test {
         None => None,

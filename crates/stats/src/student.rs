@@ -62,6 +62,12 @@ pub(super) fn upper_quantile(tail: f64, df: f64) -> Option<f64> {
     Some(t)
 }
 
+/// The z below which a standard normal number lies with this chance; `None` unless that is between 0
+/// and 1. A t with so many degrees of freedom equals the normal to 1e-9.
+pub fn normal_quantile(chance: f64) -> Option<f64> {
+    upper_quantile(1.0 - chance, 1e9)
+}
+
 /// The upper tail for t ≥ 0: half of I_x(df / 2, ½) with x = df / (df + t²).
 fn positive_tail(t: f64, df: f64) -> f64 {
     let a = df / 2.0;

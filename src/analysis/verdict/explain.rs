@@ -1,10 +1,11 @@
 //! Explains decisions in plain sentences.
 
-use super::{Decision, Judged, Rule, Rules};
+use super::{Decision, FEWEST_SESSIONS, Judged, Rule, Rules, Test};
 use crate::number::{Form, share, text};
+use crate::stats::fewest_to_reach;
 
 /// Why a metric got its decision.
-pub(super) fn metric(judged: &Judged, rules: &Rules) -> String {
+pub(super) fn metric(judged: &Judged, rules: &Rules, too_few_sessions: bool) -> String {
     let fewest = judged.baseline.n.min(judged.candidate.n);
     let name = &judged.metric;
     if fewest < 2 {
@@ -14,14 +15,15 @@ pub(super) fn metric(judged: &Judged, rules: &Rules) -> String {
             "{name}: {side} has one launch, and a spread needs two; {needed} on each side would do"
         );
     }
-    let change = text(judged.change, Form::Change);
+    let (change, interval, _) = judged.estimate();
+    let change = text(change, Form::Change);
     let margin = format!("the margin of {}", share(judged.margin));
     if judged.exact {
         return format!(
             "{name} changed by {change} and varies on neither side: compared with {margin} without a test"
         );
     }
-    let interval = judged.ci90.map_or(String::new(), |[low, high]| {
+    let interval = interval.map_or(String::new(), |[low, high]| {
         format!(" (90 % interval {} to {})", text(low, Form::Change), text(high, Form::Change))
     });
     let ending = match (rules.rule, judged.decision) {
@@ -34,19 +36,41 @@ pub(super) fn metric(judged: &Judged, rules: &Rules) -> String {
             format!("real, but below {margin}")
         }
         (_, Decision::NotRegressed) => format!("not worse by as much as {margin}"),
-        (_, Decision::Inconclusive) => {
-            return format!("{name} changed by {change}{interval}: {}", unknown(judged));
+        (_, Decision::Inconclusive) if too_few_sessions => {
+            let within = judged.p_ok.is_some_and(|p| p < rules.alpha);
+            let launches = match within {
+                true => format!("these launches are within {margin}"),
+                false => unknown(judged, rules),
+            };
+            format!(
+                "{launches}, but fewer than {FEWEST_SESSIONS} earlier sessions show how much \
+                 sessions differ, so nothing passes"
+            )
         }
+        (_, Decision::Inconclusive) => unknown(judged, rules),
     };
     format!("{name} changed by {change}{interval}: {ending}")
 }
 
 /// Why the launches do not decide, and what would help.
-fn unknown(judged: &Judged) -> String {
+fn unknown(judged: &Judged, rules: &Rules) -> String {
     let margin = share(judged.margin);
     let had = judged.baseline.n.min(judged.candidate.n);
+    let blocks = judged.decided_by == Some(Test::RankSumInBlocks);
+    let least_p = match judged.decided_by {
+        Some(Test::Welch) | None => None,
+        Some(_) => judged.rank.and_then(|r| r.least_p),
+    };
+    if least_p.is_some_and(|p| p >= rules.alpha)
+        && let Some(fewest) = fewest_to_reach(rules.alpha, blocks)
+    {
+        return format!(
+            "{had} launches on a side cannot reach p < {}, whatever they show; {fewest} on each side can",
+            level(rules.alpha)
+        );
+    }
     match (judged.mde, judged.launches_needed) {
-        (Some(mde), Some(needed)) if mde > judged.margin => format!(
+        (Some(mde), Some(needed)) if mde > judged.margin && needed as usize > had => format!(
             "this run could see a change of {} at best, not one of {margin}; {needed} launches on each side would do",
             text(mde, Form::Share)
         ),
@@ -57,6 +81,11 @@ fn unknown(judged: &Judged) -> String {
             "too close to the margin of {margin} to tell on which side of it the change lies"
         ),
     }
+}
+
+/// A level with up to four decimals.
+fn level(alpha: f64) -> String {
+    format!("{alpha:.4}").trim_end_matches('0').to_string()
 }
 
 /// The reason for the overall decision.

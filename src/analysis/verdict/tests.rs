@@ -1,6 +1,7 @@
 //! The verdict: known answers, decisions, refusals.
 
 use super::*;
+use crate::stats::Between;
 
 fn known_answers(section: &str) -> Vec<serde_json::Value> {
     let text = include_str!("../../../tests/data/statistics_known_answers.json");
@@ -17,7 +18,13 @@ fn close(got: f64, expected: f64, relative: f64) {
 }
 
 fn decode<'a>(baseline: &'a [f64], candidate: &'a [f64]) -> Pair<'a> {
-    Pair { metric: Metric::DecodeTps.name(), better: Better::Higher, baseline, candidate }
+    Pair {
+        metric: Metric::DecodeTps.name(),
+        better: Better::Higher,
+        baseline,
+        candidate,
+        arrangement: Arrangement::Independent,
+    }
 }
 
 fn one(pair: Pair<'_>, rules: &Rules) -> Judged {
@@ -29,12 +36,14 @@ fn p_values_and_intervals_agree_with_scipy() {
     for case in known_answers("gate") {
         let (baseline, candidate) = (values(&case["base"]), values(&case["cand"]));
         let better: Better = serde_json::from_value(case["better"].clone()).unwrap();
-        let rules = Rules { margin: case["margin"].as_f64().unwrap(), ..Rules::default() };
+        let margin = case["margin"].as_f64().unwrap();
+        let rules = Rules { margin, rule: Rule::Welch, ..Rules::default() };
         let pair = Pair {
             metric: Metric::DecodeTps.name(),
             better,
             baseline: &baseline,
             candidate: &candidate,
+            arrangement: Arrangement::Independent,
         };
         let got = one(pair, &rules);
         let expected = |name: &str| case[name].as_f64().unwrap();
@@ -79,8 +88,9 @@ fn where_nothing_varies_the_change_is_compared_exactly_and_p_is_absent() {
         let pair = Pair {
             metric: Metric::PeakHostBytes.name(),
             better: Better::Lower,
-            baseline: &[1000.0; 3],
+            baseline: &[1000.0; 5],
             candidate,
+            arrangement: Arrangement::Independent,
         };
         one(pair, &Rules::default())
     };
@@ -91,7 +101,7 @@ fn where_nothing_varies_the_change_is_compared_exactly_and_p_is_absent() {
         (953.0, Decision::NotRegressed),
         (952.0, Decision::Improved),
     ] {
-        let judged = bytes(&[candidate; 3]);
+        let judged = bytes(&[candidate; 5]);
         assert_eq!(judged.decision, expected, "{candidate}");
         assert_eq!(judged.point_rule, expected);
         assert!(judged.exact);
@@ -100,10 +110,10 @@ fn where_nothing_varies_the_change_is_compared_exactly_and_p_is_absent() {
         let text = serde_json::to_string(&judged).unwrap();
         assert!(!text.contains("null") && !text.contains("\"p\""), "{text}");
     }
-    // Only one side varies: the test has that side's degrees of freedom.
-    let judged = bytes(&[1200.0, 1210.0, 1190.0]);
+    // Only one side varies: Welch's test has that side's degrees of freedom.
+    let judged = bytes(&[1200.0, 1210.0, 1190.0, 1205.0, 1195.0]);
     assert!(!judged.exact && judged.decision == Decision::Regressed);
-    assert!((judged.df_raw.unwrap() - 2.0).abs() < 1e-12);
+    assert!((judged.df_raw.unwrap() - 4.0).abs() < 1e-12);
 }
 
 #[test]
@@ -126,11 +136,97 @@ fn one_launch_is_inconclusive_and_says_how_many_are_needed() {
 
 #[test]
 fn a_run_that_could_not_have_seen_the_margin_says_so() {
-    let judged = one(decode(&[100.0, 90.0, 110.0], &[95.0, 108.0, 99.0]), &alone());
+    let judged = one(
+        decode(&[100.0, 90.0, 110.0, 104.0, 97.0], &[95.0, 108.0, 99.0, 112.0, 91.0]),
+        &alone(),
+    );
     assert_eq!(judged.decision, Decision::Inconclusive);
     assert!(judged.mde.unwrap() > judged.margin);
     let needed = format!("{} launches on each side would do", judged.launches_needed.unwrap());
     assert!(judged.why.contains(&needed), "{}", judged.why);
+}
+
+#[test]
+fn launches_too_few_for_ranks_say_how_many_are_not() {
+    let (base, slow) = ([100.0, 101.0, 99.0], [60.0, 61.0, 59.0]);
+    let judged = one(decode(&base, &slow), &alone());
+    assert_eq!(judged.decision, Decision::Inconclusive);
+    assert!(judged.why.contains("cannot reach p < 0.05"), "{}", judged.why);
+    assert!(judged.why.contains("4 on each side can"), "{}", judged.why);
+    let by_welch = one(decode(&base, &slow), &Rules { rule: Rule::Welch, ..alone() });
+    assert_eq!(by_welch.decision, Decision::Regressed);
+    assert_eq!((judged.welch, judged.rank), (by_welch.welch, by_welch.rank));
+    let four = one(decode(&[100.0, 101.0, 99.0, 100.5], &[60.0, 61.0, 59.0, 60.5]), &alone());
+    assert_eq!((four.decision, four.p_reg), (Decision::Regressed, Some(1.0 / 70.0)));
+}
+
+#[test]
+fn one_stall_does_not_hide_a_regression_from_ranks_and_does_from_welch() {
+    let base = [100.0, 101.0, 99.0, 100.5, 99.5, 100.2, 99.8, 100.9, 33.0, 99.2];
+    let slow = [90.0, 91.0, 89.0, 90.5, 30.0, 90.2, 89.8, 90.9, 90.1, 89.2];
+    let judged = one(decode(&base, &slow), &alone());
+    assert_eq!(judged.decision, Decision::Regressed, "{}", judged.why);
+    assert_eq!(judged.decided_by, Some(Test::RankSum));
+    let (change, interval, _) = judged.estimate();
+    assert!((change + 0.1).abs() < 0.01 && interval.unwrap()[1] < -0.05, "{judged:?}");
+    let by_welch = one(decode(&base, &slow), &Rules { rule: Rule::Welch, ..alone() });
+    assert_eq!(by_welch.decision, Decision::Inconclusive);
+    assert_eq!(by_welch.estimate().0, by_welch.change);
+}
+
+#[test]
+fn blocks_that_were_measured_are_used_against_drift() {
+    // The machine slows down by a third over ten launches of each side, ABBA.
+    let at = |place: usize, by: f64| by * (1.0 + 0.3 * place as f64 / 20.0);
+    let order = [0usize, 1, 1, 0].into_iter().cycle().take(20).enumerate();
+    let mut sides = [vec![], vec![]];
+    for (place, side) in order {
+        sides[side].push(at(place, if side == 0 { 1.0 } else { 1.1 }));
+    }
+    let blocks: Vec<u32> = (0..10).map(|i| i / 2).collect();
+    let time =
+        |arrangement| Pair { better: Better::Lower, arrangement, ..decode(&sides[0], &sides[1]) };
+    let blocked = Arrangement::Blocks { baseline: &blocks, candidate: &blocks };
+    let judged = one(time(blocked), &alone());
+    assert_eq!(judged.decided_by, Some(Test::RankSumInBlocks));
+    assert_eq!(judged.decision, Decision::Regressed, "{}", judged.why);
+    let alone = one(time(Arrangement::Independent), &alone());
+    assert_eq!(alone.decision, Decision::Inconclusive, "{}", alone.why);
+}
+
+#[test]
+fn a_stored_baseline_may_be_red_and_never_green_without_three_earlier_sessions() {
+    let base = [100.0, 101.0, 99.0, 100.5, 99.5, 100.2];
+    let judged = |factor: f64, known: Option<Between>| {
+        let candidate = base.map(|x| x * factor);
+        let pair = decode(&base, &candidate);
+        one(Pair { arrangement: Arrangement::Sessions(known), ..pair }, &alone())
+    };
+    let of = |sessions: u32| Some(Between { sd: 0.005, sessions });
+    for known in [None, of(1), of(2)] {
+        let same = judged(1.0, known);
+        assert_eq!(same.decision, Decision::Inconclusive);
+        assert!(same.why.contains("fewer than 3 earlier sessions"), "{}", same.why);
+        assert_eq!(judged(1.3, known).decision, Decision::Inconclusive);
+        assert_eq!(judged(0.6, known).decision, Decision::Regressed);
+    }
+    assert_eq!(judged(1.0, of(5)).decision, Decision::NotRegressed);
+    assert_eq!(judged(0.9, of(5)).decision, Decision::Regressed);
+    assert_eq!(judged(0.9, of(5)).decided_by, Some(Test::RankSumOverSessions));
+    // Sessions that differ by 5 % cannot show that 6 % is the program.
+    let wide = Some(Between { sd: 0.05, sessions: 5 });
+    assert_eq!(judged(0.9, wide).decision, Decision::Inconclusive);
+    assert_eq!(judged(1.0, wide).decision, Decision::Inconclusive);
+}
+
+#[test]
+fn rules_of_earlier_records_are_read() {
+    for (text, rule) in
+        [("\"rank\"", Rule::Rank), ("\"welch\"", Rule::Welch), ("\"point\"", Rule::Point)]
+    {
+        assert_eq!(serde_json::from_str::<Rule>(text).unwrap(), rule);
+    }
+    assert_eq!(Rule::default(), Rule::Rank);
 }
 
 #[test]
@@ -161,13 +257,15 @@ fn a_margin_of_its_own_decides_for_its_metric() {
 #[test]
 fn holm_over_the_primaries_can_take_a_regression_back() {
     let metrics = [Metric::DecodeTps, Metric::PrefillTps, Metric::ModelLoad, Metric::ColdStartTtft];
-    let (base, worse) = ([100.0, 101.0, 99.0, 100.0], [108.6, 104.6, 110.2, 107.9]);
-    let same = [100.2, 100.9, 99.3, 100.0];
+    // Two of the 25 pairs are not worse by 5 %: p is 4 / 252.
+    let (base, worse) = ([100.0, 101.0, 99.0, 100.5, 99.5], [108.6, 105.2, 110.2, 107.9, 109.0]);
+    let same = [100.2, 100.9, 99.3, 100.0, 100.4];
     let pairs = metrics.map(|metric| Pair {
         metric: metric.name(),
         better: Better::Lower,
         baseline: &base,
         candidate: if metric == Metric::DecodeTps { &worse } else { &same },
+        arrangement: Arrangement::Independent,
     });
     let judged = |rules: &Rules| judge(&pairs, rules).unwrap();
     let single = &judged(&alone()).metrics[0];

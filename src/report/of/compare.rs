@@ -394,7 +394,10 @@ fn legend(compared: &Compared<'_>) -> String {
     let margins = rules.margins.iter().map(|(name, m)| format!(", {name} {}", share(*m)));
     let margins: String = margins.collect();
     let rule = match rules.rule {
-        Rule::Welch => "one-sided Welch tests on logarithms, Holm over the metrics that decide",
+        Rule::Rank => "one-sided rank-sum tests of the shift, Holm over the metrics that decide",
+        Rule::Welch => {
+            "--rule welch: one-sided Welch tests on logarithms, Holm over the metrics that decide"
+        }
         Rule::Point => "--rule point: the mean beyond the margin and p < α",
     };
     format!(
