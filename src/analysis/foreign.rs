@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use super::evidence::Launches;
 use crate::identity::Identity;
 use crate::metric::Metric;
 use crate::record::Warning;
@@ -80,6 +81,8 @@ pub struct SampledArm {
     /// Model, quantization and prompt set. Empty if the label says it all.
     pub on: String,
     pub identity: Identity,
+    /// Absent where the tool counts something else.
+    pub launches: Option<Launches>,
     pub series: Vec<Series>,
 }
 

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use super::evidence::{self, Faults, Launches, Side as Evidence};
 use super::requirement::{Checked, State};
 use super::verdict::{
     ALPHA, Arrangement, BadPair, Decision, Judged, Judgement, Pair, Rules, judge, precision_reached,
@@ -76,10 +77,6 @@ impl Side {
         let (launches, failed) = (arm.launches.len(), failed().count());
         Self { what, commit, sha256, launches, failed, failure: why }
     }
-
-    fn share_failed(&self) -> f64 {
-        self.failed as f64 / self.launches.max(1) as f64
-    }
 }
 
 /// Where and on what the gate was measured.
@@ -129,9 +126,12 @@ pub struct Gate {
     pub candidate: Option<Side>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judgement: Option<Judgement>,
-    /// Deciding metrics that the baseline has and the candidate lacks.
+    /// Why the launches are not what they seem, one sentence each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub lost: Vec<String>,
+    pub invalid: Vec<String>,
+    /// What is on one side alone, or not in every launch, one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub vanished: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub requirements: Vec<Checked>,
     /// Differences between a stored baseline and the candidate, other than their numbers.
@@ -160,7 +160,8 @@ impl Gate {
             baseline: None,
             candidate: None,
             judgement: None,
-            lost: Vec::new(),
+            invalid: Vec::new(),
+            vanished: Vec::new(),
             requirements: Vec::new(),
             differences: Vec::new(),
             ended: None,
@@ -225,19 +226,21 @@ impl Gate {
                 false => reasons.join("; "),
             }
         };
-        let refused = self.refused();
-        if worst == Outcome::Regressed || refused.is_empty() && self.lost.is_empty() {
-            return (worst, why(worst));
-        }
         let mut reasons = Vec::new();
+        let refused = self.refused();
         if !refused.is_empty() {
             reasons.push(format!("baseline and candidate differ in {}", refused.join(", ")));
         }
-        if !self.lost.is_empty() {
-            let lost = self.lost.join(", ");
-            reasons.push(format!("the candidate has no {lost}, which the baseline has"));
+        reasons.extend(self.invalid.iter().cloned());
+        // Numbers of another machine, or of the same launches twice, say nothing of the candidate.
+        if !reasons.is_empty() {
+            return (Outcome::NotComparable, reasons.join("; "));
         }
-        (Outcome::NotComparable, reasons.join("; "))
+        match worst {
+            Outcome::Regressed => (worst, why(worst)),
+            _ if !self.vanished.is_empty() => (Outcome::NotComparable, self.vanished.join("; ")),
+            _ => (worst, why(worst)),
+        }
     }
 
     /// The differing facts that forbid a comparison.
@@ -246,16 +249,21 @@ impl Gate {
         refused.map(|d| d.title.clone()).collect()
     }
 
-    /// A candidate that fails more launches than the baseline is worse, however fast the others
-    /// are.
+    /// What failed launches decide, by their counts, however fast the others are.
     fn failures(&self) -> Option<(Outcome, String)> {
         let (baseline, candidate) = (self.baseline.as_ref()?, self.candidate.as_ref()?);
-        let failed = |side: &Side| {
-            let reason = side.failure.clone().unwrap_or_else(|| "no reason was recorded".into());
-            format!("failed in {} of {} launches ({reason})", side.failed, side.launches)
-        };
-        (candidate.share_failed() > baseline.share_failed())
-            .then(|| (Outcome::Regressed, format!("the candidate {}", failed(candidate))))
+        let reason = candidate.failure.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+        let [base, cand] = [baseline, candidate].map(|side| Launches {
+            made: side.launches,
+            failed: side.failed,
+            repeated: false,
+        });
+        let sides = [("the baseline", &base), ("the candidate", &cand)];
+        let (decision, why) = evidence::failures(sides, &reason, self.alpha)?;
+        Some(match decision {
+            Decision::Regressed => (Outcome::Regressed, why),
+            _ => (Outcome::Inconclusive, why),
+        })
     }
 }
 
@@ -288,14 +296,11 @@ pub fn judge_arms(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Result<Judg
     judge(&pairs, rules)
 }
 
-/// Deciding metrics that the baseline has and the candidate lacks.
-pub fn lost(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Vec<String> {
-    let has = |arm: &Arm, name: &str| {
-        let metric = name.parse::<Metric>();
-        metric.is_ok_and(|m| ok_launches(arm).any(|l| l.metrics.contains_key(&m)))
-    };
-    let lost = rules.primary.iter().filter(|m| has(baseline, m) && !has(candidate, m));
-    lost.cloned().collect()
+/// What keeps two arms from being judged. `asked`: whether the user named the deciding metrics.
+pub fn faults(baseline: &Arm, candidate: &Arm, rules: &Rules, asked: bool) -> Faults {
+    let (base, cand) =
+        (Evidence::of("the baseline", baseline), Evidence::of("the candidate", candidate));
+    Faults::between(&base, &cand, rules, asked)
 }
 
 /// Whether every deciding metric is precise enough: the half-width of its 90 % interval is below
@@ -334,7 +339,7 @@ mod tests {
         let side = |arm: &Arm| Some(Side::new("it".into(), None, None, arm));
         Gate {
             judgement: Some(judge_arms(baseline, candidate, &rules).unwrap()),
-            lost: lost(baseline, candidate, &rules),
+            vanished: faults(baseline, candidate, &rules, false).vanished,
             baseline: side(baseline),
             candidate: side(candidate),
             ..Gate::new(&testing::empty())
@@ -367,16 +372,20 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_that_fails_where_the_baseline_does_not_is_regressed() {
+    fn failed_launches_are_judged_by_their_counts_and_shown() {
         let (a, mut b) = arms(1.3);
         let failed = testing::failed_arm("candidate", 1).launches.remove(0);
-        b.launches[3] = failed.clone();
         let gate_of = |a: &Arm, b: &Arm| gate(a, b).conclude(None);
+        b.launches[3] = failed.clone();
+        assert_eq!(gate_of(&a, &b).outcome, Outcome::Improved, "one of twenty may be luck");
+        for i in 4..9 {
+            b.launches[i] = failed.clone();
+        }
         let found = gate_of(&a, &b);
         assert_eq!(found.outcome, Outcome::Regressed);
-        assert!(found.why.contains("failed in 1 of 20 launches (compile_failed"), "{}", found.why);
+        assert!(found.why.contains("failed in 6 of 20 launches (compile_failed"), "{}", found.why);
         let mut a = a;
-        a.launches[5] = failed;
+        a.launches[5..9].iter_mut().for_each(|l| *l = failed.clone());
         assert_eq!(gate_of(&a, &b).outcome, Outcome::Improved, "both fail alike");
     }
 
@@ -398,7 +407,7 @@ mod tests {
             candidate: Some("6502".into()),
             severity: Severity::Refuse,
         };
-        for (factor, code) in [(1.0, 4), (1.3, 4), (0.95, 4), (0.7, 1)] {
+        for (factor, code) in [(1.0, 4), (1.3, 4), (0.95, 4), (0.7, 4)] {
             let (a, b) = arms(factor);
             let differences = vec![refused.clone()];
             let found = Gate { differences, ..gate(&a, &b) }.conclude(Some(0));

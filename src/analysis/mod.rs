@@ -3,6 +3,7 @@
 
 mod comparison;
 pub mod divergence;
+pub mod evidence;
 mod finding;
 pub mod foreign;
 pub mod gate;

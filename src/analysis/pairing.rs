@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::evidence::{self, Faults};
 use super::foreign::{SampledArm, Series, Source};
 use super::verdict::{Arrangement, BadPair, Decision, Judged, Judgement, Pair, Rules, judge};
 use crate::identity::{Difference, Severity};
@@ -62,8 +63,25 @@ pub struct ArmPair<'a> {
     pub judgement: Judgement,
     /// Deciding series that only one side has: the baseline, the candidate.
     pub one_sided: [Vec<String>; 2],
-    /// Whether no difference forbids the comparison.
+    /// What keeps the two from being judged.
+    pub faults: Faults,
+    /// What failed launches decide, and why.
+    pub failures: Option<(Decision, String)>,
+    /// Whether neither a difference nor a fault forbids the comparison.
     pub comparable: bool,
+}
+
+impl ArmPair<'_> {
+    /// The decision over metrics and failed launches. Nothing passes that must not be compared.
+    pub fn decision(&self) -> Decision {
+        let by_numbers = self.judgement.decision;
+        let decision = match self.failures {
+            Some((Decision::Regressed, _)) => Decision::Regressed,
+            Some(_) => by_numbers.without_passing(),
+            None => by_numbers,
+        };
+        if self.comparable { decision } else { decision.without_passing() }
+    }
 }
 
 /// One metric of a pair.
@@ -106,16 +124,21 @@ impl Compared<'_> {
 
     /// Whether every file has at least one paired arm and nothing forbids a verdict.
     pub fn comparable(&self) -> bool {
-        self.against.iter().all(|a| !a.pairs.is_empty()) && self.pairs().all(|p| p.comparable)
+        let whole = |a: &Against<'_>| !a.pairs.is_empty() && a.unpaired[0].is_empty();
+        self.against.iter().all(whole) && self.pairs().all(|p| p.comparable)
     }
 
     /// The decision over all pairs: regressed if any is, else inconclusive if any is, else improved
     /// if any is.
     pub fn decision(&self) -> Decision {
         use Decision::*;
-        let found = |decision| self.pairs().any(|p| p.judgement.decision == decision);
+        let found = |decision| self.pairs().any(|p| p.decision() == decision);
         let worst = [Regressed, Inconclusive, Improved].into_iter().find(|d| found(*d));
-        worst.unwrap_or(if self.pairs().next().is_some() { NotRegressed } else { Inconclusive })
+        let all = worst.unwrap_or(match self.pairs().next() {
+            Some(_) => NotRegressed,
+            None => Inconclusive,
+        });
+        if self.comparable() { all } else { all.without_passing() }
     }
 }
 
@@ -175,7 +198,33 @@ fn against<'a>(
     for pair in &mut pairs {
         pair.differences.retain(|d| !shared.contains(d));
     }
-    let warnings = around(baseline, candidate);
+    let mut warnings = around(baseline, candidate);
+    if baseline.session.is_some() && baseline.session == candidate.session {
+        for pair in pairs.iter_mut().filter(|p| p.baseline.label == p.candidate.label) {
+            pair.faults.invalid.push("both sides are the same launches".into());
+            pair.forbid();
+        }
+    }
+    for pair in &pairs {
+        let failures = pair.failures.iter().map(|(_, why)| why);
+        for why in pair.faults.sentences().chain(failures) {
+            warnings.push(Warning {
+                code: "no_evidence".into(),
+                arm: Some(pair.candidate.label.clone()),
+                message: format!("{}: {why}", pair.candidate.label),
+                advice: "measure what is missing; nothing passes without it".into(),
+            });
+        }
+    }
+    if !unpaired[0].is_empty() && !pairs.is_empty() {
+        let names: Vec<&str> = unpaired[0].iter().map(|arm| arm.label.as_str()).collect();
+        warnings.push(Warning {
+            code: "lost_arms".into(),
+            arm: None,
+            message: format!("{} did not measure {}", candidate.file, names.join(", ")),
+            advice: "--pair A=B pairs arms of other names; nothing passes without them".into(),
+        });
+    }
     Ok(Against { candidate, pairs, unpaired, differences: shared, warnings })
 }
 
@@ -259,6 +308,7 @@ fn pair<'a>(
         let alone = arm.series.iter().filter(|s| decides(s) && partner(s, other).is_none());
         alone.map(name).collect()
     });
+    let asked = rules;
     let of_series = |(a, _, name): &(&Series, &Series, String)| {
         (name.clone(), rules.margin_of(a.metric.name()))
     };
@@ -294,7 +344,77 @@ fn pair<'a>(
     // Two commands that never succeeded have nothing in common but that.
     let any = !(baseline.series.is_empty() && candidate.series.is_empty());
     let comparable = any && differences.iter().all(|d| d.severity != Severity::Refuse);
-    Ok(ArmPair { baseline, candidate, how, differences, rows, judgement, one_sided, comparable })
+    let faults = faults(baseline, candidate, asked, &decides);
+    let failures = match (&baseline.launches, &candidate.launches) {
+        (Some(base), Some(cand)) => {
+            evidence::failures([("the baseline", base), ("the candidate", cand)], "", rules.alpha)
+        }
+        _ => None,
+    };
+    let forbidden = !(comparable && faults.is_empty());
+    let mut pair = ArmPair {
+        baseline,
+        candidate,
+        how,
+        differences,
+        rows,
+        judgement,
+        one_sided,
+        faults,
+        failures,
+        comparable: true,
+    };
+    if forbidden {
+        pair.forbid();
+    }
+    Ok(pair)
+}
+
+impl ArmPair<'_> {
+    /// Nothing of the pair passes.
+    fn forbid(&mut self) {
+        self.comparable = false;
+        for judged in self.rows.iter_mut().map(|row| &mut row.judged) {
+            for decision in [&mut judged.decision, &mut judged.margin_rule, &mut judged.point_rule]
+            {
+                *decision = decision.without_passing();
+            }
+        }
+    }
+}
+
+/// What is on one side alone, or counted twice.
+fn faults(
+    baseline: &SampledArm,
+    candidate: &SampledArm,
+    asked: &Rules,
+    decides: &dyn Fn(&Series) -> bool,
+) -> Faults {
+    fn side<'a>(what: &'a str, arm: &SampledArm, names: &'a [String]) -> evidence::Side<'a> {
+        let count = |wanted: &'a String| {
+            let found = arm.series.iter().find(|series| !series.part && name(series) == *wanted);
+            found.map(|series| (wanted.as_str(), series.values.len()))
+        };
+        let values = names.iter().filter_map(count).collect();
+        evidence::Side { what, launches: arm.launches.clone(), values }
+    }
+    let deciding = [baseline, candidate].into_iter().flat_map(|arm| &arm.series);
+    let mut names: Vec<String> = deciding.filter(|series| decides(series)).map(name).collect();
+    // A metric of which there are only tests has none of its own name.
+    let is_tested = |metric: &String| {
+        [baseline, candidate].iter().any(|arm| {
+            arm.series.iter().any(|s| s.test.is_some() && !s.part && s.metric.name() == metric)
+        })
+    };
+    if asked.are_asked() {
+        names.extend(asked.primary.iter().filter(|metric| !is_tested(metric)).cloned());
+    }
+    names.sort_unstable();
+    names.dedup();
+    let sides = [("the baseline", baseline), ("the candidate", candidate)];
+    let [base, cand] = sides.map(|(what, arm)| side(what, arm, &names));
+    let rules = Rules { primary: names.clone(), ..asked.clone() };
+    Faults::between(&base, &cand, &rules, asked.are_asked())
 }
 
 /// A test of llama-bench is a separate metric; a prompt of a set is not.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::judge::{Judge, check_ratios, look_alpha, must_have_measured};
 use super::program::Program;
 use super::{BASELINE, BaselineMissing, CANDIDATE, bench, builtin, session, spec, stop};
-use crate::analysis::gate::{self, Gate, lost};
+use crate::analysis::gate::{self, Gate, faults};
 use crate::analysis::verdict::{Rule, Rules};
 use crate::cli::gate::GateArgs;
 use crate::engine::EngineSpec;
@@ -242,9 +242,11 @@ pub fn judged(measured: &Measured, stated: &Stated) -> Result<Gate> {
         let program = program.clone();
         Some(gate::Side::new(program.what, program.commit, Some(program.sha256), arm))
     };
+    let faults = faults(baseline, candidate, &rules, rules.are_asked());
     Ok(Gate {
         judgement: judge.judgement(baseline, candidate)?,
-        lost: lost(baseline, candidate, &rules),
+        invalid: faults.invalid,
+        vanished: faults.vanished,
         baseline: side(&stated.baseline, baseline),
         candidate: side(&stated.candidate, candidate),
         alpha: stated.alpha,

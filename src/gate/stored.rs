@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use super::builds::warm;
 use super::judge::{Judge, check_ratios, look_alpha, must_have_measured};
 use super::{BaselineMissing, CANDIDATE, ENGINE, bench, session, stop, then_as_candidate};
-use crate::analysis::gate::{self, Gate, lost};
+use crate::analysis::gate::{self, Gate, faults};
 use crate::analysis::{UNKNOWN_METRICS, summarize};
 use crate::cli::gate::GateArgs;
 use crate::engine::Registry;
@@ -106,6 +106,38 @@ fn differences(baseline: (&Record, &Arm), candidate: (&Record, &Arm)) -> Vec<Dif
     found.into_iter().filter(|d| !(same_engine && d.is_engine())).collect()
 }
 
+/// One session's arm against itself.
+fn same_launches(baseline: (&Record, &Arm), candidate: (&Record, &Arm)) -> Option<String> {
+    let same = baseline.0.run.id == candidate.0.run.id && baseline.1.label == candidate.1.label;
+    same.then(|| "both sides are the same launches: a file against itself".into())
+}
+
+/// Two arms of one name.
+fn ambiguous(what: &str, record: &Record) -> Option<String> {
+    let mut labels: Vec<&str> = record.arms.iter().map(|arm| arm.label.as_str()).collect();
+    labels.sort_unstable();
+    let twice = labels.windows(2).find(|pair| pair[0] == pair[1])?[0];
+    Some(format!("{what} has two arms that are called {twice:?}"))
+}
+
+/// Engines of the baseline that the candidate did not measure.
+fn lost_arms(baseline: &Record, candidate: &Record) -> Option<String> {
+    let has = |record: &Record, label: &str| record.arms.iter().any(|arm| arm.label == label);
+    // A gate's own record names its arms by their sides.
+    if has(baseline, CANDIDATE) || has(candidate, CANDIDATE) {
+        return None;
+    }
+    let labels = baseline.arms.iter().map(|arm| arm.label.as_str());
+    let lost: Vec<&str> = labels.filter(|label| !has(candidate, label)).collect();
+    (!lost.is_empty()).then(|| {
+        format!(
+            "the candidate did not measure {}, which the baseline did; --engine names the one to \
+             gate",
+            lost.join(", ")
+        )
+    })
+}
+
 fn refused(differences: &[Difference]) -> bool {
     differences.iter().any(|d| d.severity == Severity::Refuse)
 }
@@ -117,7 +149,13 @@ fn against_record(args: &GateArgs, (baseline, base): (&Record, &Arm), file: &Pat
     let arm = arm(&candidate, args.engine.as_deref().or(Some(&base.engine)))
         .with_context(|| format!("--candidate {shown}"))?;
     let found = differences((baseline, base), (&candidate, &arm));
-    let gate = judged(args, Stop::STORED, base, (&candidate, &arm), found)?;
+    let mut gate = judged(args, Stop::STORED, base, (&candidate, &arm), found)?;
+    gate.invalid.extend(same_launches((baseline, base), (&candidate, &arm)));
+    gate.invalid.extend(ambiguous("the baseline", baseline));
+    gate.invalid.extend(ambiguous("the candidate", &candidate));
+    if args.engine.is_none() {
+        gate.vanished.extend(lost_arms(baseline, &candidate));
+    }
     let side = gate::Side::new(shown.to_string(), candidate.build.git_commit.clone(), None, &arm);
     Ok(Gate { candidate: Some(side), records: vec![shown.to_string()], ..gate })
 }
@@ -194,9 +232,11 @@ fn judged(
     }
     let judge = Judge { rules: &rules, stop };
     let level = look_alpha(stop, rules.alpha);
+    let faults = faults(base, arm, &rules, rules.are_asked());
     Ok(Gate {
         judgement: judge.judgement(base, arm)?,
-        lost: lost(base, arm, &rules),
+        invalid: faults.invalid,
+        vanished: faults.vanished,
         requirements: check_ratios(record, &args.require, level)?,
         differences,
         ..gate

@@ -1,6 +1,19 @@
-//! An interval for a counted share.
+//! Counted shares: an interval for one, a test of two.
+
+use statrs::distribution::{DiscreteCDF, Hypergeometric};
 
 use super::{Interval, beta};
+
+/// p of "the second share is not larger": Fisher's exact test, one-sided, of `[hits, of]` against
+/// `[hits, of]`. 1 where there is nothing to compare.
+pub fn fisher_one_sided([a, of_a]: [usize; 2], [b, of_b]: [usize; 2]) -> f64 {
+    if a > of_a || b > of_b || b == 0 {
+        return 1.0;
+    }
+    let (all, hits, drawn) = ((of_a + of_b) as u64, (a + b) as u64, of_b as u64);
+    // The chance of at least `b` of the hits among the launches of the second side.
+    Hypergeometric::new(all, hits, drawn).map_or(1.0, |h| h.sf(b as u64 - 1))
+}
 
 /// The exact two-sided interval of Clopper and Pearson (1934) for `hits` of `n`. Its upper end at
 /// confidence 0.90 is the one-sided 95 % bound. `None` for no trials, more hits than trials, or a
@@ -48,6 +61,24 @@ mod tests {
             assert!((got.low - low).abs() <= 1e-9 * low, "{hits} of {n}: {got:?}");
             assert!((got.high / high - 1.0).abs() < 1e-9, "{hits} of {n}: {got:?}");
         }
+    }
+
+    #[test]
+    fn failures_are_compared_as_scipy_does() {
+        // scipy.stats.fisher_exact([[b, of_b - b], [a, of_a - a]], alternative='greater')
+        for (a, of_a, b, of_b, p) in [
+            (0, 8, 1, 8, 0.5),
+            (0, 8, 2, 8, 0.23333333333333334),
+            (0, 8, 4, 8, 0.038461538461538464),
+            (1, 8, 1, 8, 0.7666666666666667),
+            (0, 30, 3, 30, 0.11864406779661017),
+            (2, 20, 9, 12, 0.00033429315119115383),
+        ] {
+            let got = fisher_one_sided([a, of_a], [b, of_b]);
+            assert!((got / p - 1.0).abs() < 1e-5, "{a}/{of_a} {b}/{of_b}: {got} {p}");
+        }
+        assert_eq!(fisher_one_sided([3, 8], [0, 8]), 1.0);
+        assert_eq!(fisher_one_sided([0, 0], [0, 0]), 1.0);
     }
 
     #[test]

@@ -100,6 +100,7 @@ fn arm(result: &Object<'_>) -> Result<SampledArm> {
         label: command,
         on: parameters,
         identity,
+        launches: None,
         series: all,
     })
 }

@@ -237,6 +237,7 @@ fn arms(entries: &[Entry]) -> (Vec<SampledArm>, bool) {
                     model => format!("{model} · {}", first.file),
                 },
                 identity: first.identity.clone(),
+                launches: None,
                 series: series(group, &mut in_one_process),
             }
         })

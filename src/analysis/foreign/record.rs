@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use super::{Format, SampledArm, Series, Source, measurable};
+use crate::analysis::evidence::Launches;
 use crate::analysis::{UNKNOWN_METRICS, ok_launches, summarize};
 use crate::identity::Identity;
 use crate::metric::{Metric, Rank, Values};
@@ -117,6 +118,7 @@ fn sampled(record: &Record, arm: &Arm, warnings: &mut Vec<Warning>) -> SampledAr
         label: arm.label.clone(),
         on: format!("{} {} · prompt set {}", model.name, model.quant, record.workload.prompt_set),
         identity: Identity::of(record, arm),
+        launches: Some(Launches::of(arm)),
         series,
     }
 }

@@ -173,7 +173,7 @@ fn pair(document: &mut Document, pair: &ArmPair<'_>, medium: Medium) {
     document.push(Block::Heading(Level::Detail, title));
     document.push(match pair.comparable {
         true => {
-            let outcome = Outcome::Decided(pair.judgement.decision);
+            let outcome = Outcome::Decided(pair.decision());
             outcome.block(&clean(&pair.judgement.why), medium)
         }
         false => {

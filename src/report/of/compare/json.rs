@@ -129,7 +129,7 @@ fn pair<'a>(pair: &'a ArmPair<'a>) -> Pair<'a> {
         candidate: &pair.candidate.label,
         on: &pair.candidate.on,
         comparable: pair.comparable,
-        decision: pair.judgement.decision,
+        decision: pair.decision(),
         why: &pair.judgement.why,
         differences: &pair.differences,
         only_in_baseline: &pair.one_sided[0],

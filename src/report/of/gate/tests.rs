@@ -1,7 +1,7 @@
 //! Tests of a gate's report in each format.
 
 use super::*;
-use crate::analysis::gate::{judge_arms, lost};
+use crate::analysis::gate::{faults, judge_arms};
 use crate::analysis::requirement;
 use crate::analysis::testing::{self, CANDLE, Engine};
 use crate::analysis::verdict::Rules;
@@ -24,7 +24,7 @@ fn gate(decode: f64) -> Gate {
     let ratio = ["candidate/baseline decode_tps >= 0.9".parse().unwrap()];
     Gate {
         judgement: Some(judge_arms(&baseline, &candidate, &rules).unwrap()),
-        lost: lost(&baseline, &candidate, &rules),
+        vanished: faults(&baseline, &candidate, &rules, false).vanished,
         baseline: side("revision 1f2e3d4c5b6a (main)", &baseline),
         candidate: side("this llm-bench", &candidate),
         requirements: requirement::check(&record, &ratio, 0.05).unwrap(),
