@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{Filter, Identity, Store};
 use crate::interrupt;
 use crate::metric::{Better, Metric};
-use crate::stats::{self, ChangePoint, Interval, Search, change_points};
+use crate::stats::{self, ChangeKind, ChangePoint, Interval, Levels, Search};
 
 /// The build that was measured.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -183,23 +183,25 @@ fn group(points: &[Point], range: std::ops::Range<usize>) -> Group {
     }
 }
 
-/// A line and its change points.
+/// A line and its levels.
 #[derive(Debug, Clone)]
 pub struct Course {
     pub series: Series,
-    /// Where the level of the session means changed by more than a margin. `None` if a mean is not
-    /// above zero, because a share of it would mean nothing.
-    pub changes: Option<Vec<ChangePoint>>,
+    /// The smallest change that counts, as a share.
+    pub margin: f64,
+    /// The levels of the session means. `None` if a mean is not above zero, because a share of it
+    /// would mean nothing.
+    pub levels: Option<Levels>,
 }
 
 impl Course {
-    /// Looks for change points of at least `margin`, a share. They are advice: the error rate of 1
-    /// % holds for each split, not over all lines together.
+    /// Looks for changes of level that may be as large as `margin`. They are advice: the rate of
+    /// false alarms of 1 % holds for each line, not over all lines together.
     pub fn new(series: Series, margin: f64) -> Self {
         let means: Vec<f64> = series.points.iter().map(|p| p.mean).collect();
         let search = Search { least_change: margin, ..Search::default() };
-        let changes = change_points(&means, &search);
-        Self { series, changes }
+        let levels = stats::levels(&means, &search);
+        Self { series, margin, levels }
     }
 
     /// Groups neighbouring sessions of one commit. Sessions without a commit stay separate.
@@ -209,12 +211,29 @@ impl Course {
 
     /// The change points; empty if the search was not possible.
     pub fn changes(&self) -> &[ChangePoint] {
-        self.changes.as_deref().unwrap_or_default()
+        self.levels.as_ref().map_or(&[], |levels| &levels.changes)
     }
 
     /// Whether a change was an improvement.
     pub fn is_better(&self, change: &ChangePoint) -> bool {
         (change.change > 0.0) == (self.series.metric.better() == Better::Higher)
+    }
+
+    /// Whether the sessions are too few, for their spread, to show a change of the margin. False
+    /// where a change was found or no search was possible.
+    pub fn too_short(&self) -> bool {
+        let levels = self.levels.as_ref().filter(|levels| levels.changes.is_empty());
+        levels.is_some_and(|levels| levels.visible.is_none_or(|least| least > self.margin))
+    }
+
+    /// The sessions of a ramp or of a transient; `None` for a step.
+    pub fn extent(&self, change: &ChangePoint) -> Option<&[Point]> {
+        match &change.kind {
+            ChangeKind::Step => None,
+            ChangeKind::Ramp(range) | ChangeKind::Transient(range) => {
+                Some(&self.series.points[range.clone()])
+            }
+        }
     }
 
     /// The last revision at the old level and the first at the new one.

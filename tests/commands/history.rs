@@ -120,6 +120,39 @@ fn the_outputs_are_as_they_were_approved() {
 }
 
 #[test]
+fn a_dip_is_named_a_transient_and_few_sessions_say_what_they_could_show() {
+    let dir = tempfile::tempdir().unwrap();
+    let day = |day: usize| {
+        let level = if (12..16).contains(&day) { 30.0 } else { 38.0 };
+        write(dir.path(), &format!("{day}.json"), &record(day, "candle", level, 5))
+    };
+    done(add(dir.path(), &(0..4).map(day).collect::<Vec<_>>()));
+    let few = done(history(dir.path(), &["changes", "decode_tps"]));
+    assert!(few.contains("too few sessions to see a change of 5 % (4 sessions;"), "{few}");
+    assert!(!few.contains("No level changed"), "{few}");
+    let json = history(dir.path(), &["changes", "decode_tps", "-o", "json"]);
+    assert!(text(&json.stderr).contains("too few sessions"), "{}", text(&json.stderr));
+    assert_eq!(done(json).trim(), "[]");
+    done(add(dir.path(), &(4..12).map(day).collect::<Vec<_>>()));
+    let flat = done(history(dir.path(), &["changes", "decode_tps"]));
+    assert!(flat.contains("No level changed by more than the margin of 5 %."), "{flat}");
+    done(add(dir.path(), &(12..28).map(day).collect::<Vec<_>>()));
+    let dip = done(history(dir.path(), &["changes", "decode_tps"]));
+    let named = "transient: 4 sessions, 2026-01-13 to 2026-01-16, then back to the old level";
+    assert!(dip.contains(named), "{dip}");
+    let json = done(history(dir.path(), &["changes", "decode_tps", "-o", "json"]));
+    let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert_eq!(rows.len(), 2);
+    for (row, first_after) in rows.iter().zip([16, 12]) {
+        assert_eq!(row["first_after"], json!(commit(first_after)));
+        assert_eq!(row["kind"], json!("transient"));
+        assert_eq!((&row["extent_sessions"], &row["sessions"]), (&json!(4), &json!(28)));
+        assert_eq!(row["extent_first"], json!(commit(12)));
+        assert_eq!(row["extent_last"], json!(commit(15)));
+    }
+}
+
+#[test]
 fn a_filter_takes_the_lines_that_it_names() {
     let dir = twelve_days_added();
     let labels = |args: &[&str]| {

@@ -18,7 +18,7 @@ mod student;
 mod trend;
 mod welch;
 
-pub use change_points::{ChangePoint, Search, change_points};
+pub use change_points::{ChangePoint, Kind as ChangeKind, Levels, Search, levels};
 pub use effect::hedges_g;
 pub use margin::{MarginP, MarginTest, margin_of_logs, margin_test};
 pub use multiplicity::holm;

@@ -10,7 +10,7 @@ use crate::metric::{Metric, Rank};
 use crate::progress::say;
 use crate::record::write_atomically;
 use crate::report::of::history as text;
-use crate::report::{Style, print};
+use crate::report::{Format, Style, print};
 
 /// The least change that counts, as of a verdict.
 const MARGIN: f64 = 0.05;
@@ -53,7 +53,12 @@ pub fn changes(db: &Path, args: &ChangesArgs) -> Result<()> {
     for metric in metrics(&args.metric)? {
         all.extend(courses(db, metric, &filter, &args.margin)?);
     }
-    print(&text::changes(&all, args.output.output.format(), Style::of_stdout()))
+    let format = args.output.output.format();
+    if matches!(format, Format::Json | Format::Csv) {
+        // A program gets rows of changes; why there is none, a reader of stderr learns.
+        text::unchanged(&all).iter().for_each(|line| say(line));
+    }
+    print(&text::changes(&all, format, Style::of_stdout()))
 }
 
 pub fn html(db: &Path, args: &HtmlArgs) -> Result<()> {

@@ -1,7 +1,11 @@
 //! Reports on a history: its lines, one metric over the commits, and where levels changed.
 
+mod changes;
+
 use jiff::Timestamp;
 
+use self::changes::{aside, latest};
+pub use self::changes::{changes, unchanged};
 use super::weights;
 use crate::history::{Course, Group, Identity, Line};
 use crate::metric::Metric;
@@ -12,7 +16,7 @@ use crate::report::plot::svg::{self, Svg};
 use crate::report::plot::{self, Plot};
 use crate::report::text::clean;
 use crate::report::{Format, Style, write};
-use crate::stats::ChangePoint;
+use crate::stats::{ChangeKind, ChangePoint};
 use crate::units::Bytes;
 
 const NOTHING: &str = "No session fits.";
@@ -214,8 +218,12 @@ fn commits(course: &Course, last: usize) -> Vec<Block> {
         let of = &series.points[group.points.clone()];
         let cut = if of.iter().all(|p| p.complete) { "" } else { ", cut off" };
         let against = before.filter(|b| *b > 0.0).map(|b| group.mean / b - 1.0);
-        let change = change_in(course, group)
-            .map(|c| format!("◆ level {} ({}), p {:.3}", percent(c.change), word(course, c), c.p));
+        let change = change_in(course, group).map(|c| {
+            let level = percent(c.change);
+            let p = number::text(c.p, Form::P);
+            let more = aside(course, c);
+            format!("◆ level {level} ({}), p {p}{more}", word(course, c))
+        });
         let half_width = group.interval.map(|i| (i.high - i.low) / 2.0);
         table.push(vec![
             date(of[0].place).into(),
@@ -240,11 +248,12 @@ pub fn sparklines(courses: &[Course], style: Style) -> String {
     let blocks = |course: &Course| {
         let changes = course.changes().iter().map(|change| {
             Block::Text(format!(
-                "◆ {} {} on {}: {}",
+                "◆ {} {} on {}: {}{}",
                 percent(change.change),
                 word(course, change),
                 date(course.series.points[change.index].place),
-                look_at(course, change)
+                look_at(course, change),
+                aside(course, change)
             ))
         });
         [Block::Plot(figure(course))].into_iter().chain(changes).collect::<Vec<_>>()
@@ -285,12 +294,13 @@ fn figure(course: &Course) -> Plot {
         better: course.is_better(c),
         label: percent(c.change),
         told: format!(
-            "{} to {} {}, p {:.3}; {}",
+            "{} to {} {}, p {}; {}{}",
             scale.text(c.before, None),
             scale.text(c.after, None),
             scale.unit,
-            c.p,
-            look_at(course, c)
+            number::text(c.p, Form::P),
+            look_at(course, c),
+            aside(course, c)
         ),
     };
     Plot {
@@ -351,113 +361,6 @@ fn machine(identity: &Identity) -> String {
     parts.into_iter().chain(gpus).collect::<Vec<_>>().join(", ")
 }
 
-/// The changes of level, the latest first.
-pub fn changes(courses: &[Course], format: Format, style: Style) -> String {
-    match format {
-        Format::Json => write::json::rows(&change_rows(courses)),
-        Format::Csv => write::csv::render(&change_rows(courses)),
-        _ => write::for_readers(format, style, |_| changes_document(courses)),
-    }
-}
-
-fn latest<'a>(courses: impl IntoIterator<Item = &'a Course>) -> Vec<(&'a Course, &'a ChangePoint)> {
-    let mut all: Vec<(&Course, &ChangePoint)> = courses
-        .into_iter()
-        .flat_map(|c| c.changes().iter().map(move |change| (c, change)))
-        .collect();
-    all.sort_by_key(|(c, change)| std::cmp::Reverse(c.series.points[change.index].place));
-    all
-}
-
-fn change_rows(courses: &[Course]) -> Table {
-    let mut table = Table::keyed(
-        "identity,label,model,quant,metric,unit,date,before,after,change,better,p,\
-         last_before,first_after,look_at",
-    );
-    for (course, change) in latest(courses) {
-        let series = &course.series;
-        let [before, after] = course.around(change);
-        let exact = |x: f64| Cell::number(x, Form::Exact);
-        table.push(vec![
-            series.id.into(),
-            series.identity.label.as_str().into(),
-            series.identity.model.as_str().into(),
-            series.identity.quant.as_str().into(),
-            series.metric.name().into(),
-            series.metric.unit().as_str().into(),
-            date(series.points[change.index].place).into(),
-            exact(change.before),
-            exact(change.after),
-            exact(change.change),
-            course.is_better(change).into(),
-            exact(change.p),
-            before.commit.as_deref().into(),
-            after.commit.as_deref().into(),
-            look_at(course, change).into(),
-        ]);
-    }
-    table
-}
-
-fn changes_document(courses: &[Course]) -> Document {
-    let all = latest(courses);
-    let mut table = Table::new([
-        Column::left("date"),
-        Column::left("metric"),
-        Column::left("line"),
-        Column::right("before"),
-        Column::right("after"),
-        Column::right("change"),
-        Column::right("p"),
-        Column::left("look at"),
-    ]);
-    for (course, change) in &all {
-        let series = &course.series;
-        let scale = scale(course);
-        let line = format!(
-            "{} {}, {}",
-            series.id,
-            clean(&series.identity.label),
-            bare_model(&series.identity)
-        );
-        table.push(vec![
-            date(series.points[change.index].place).into(),
-            series.metric.name().into(),
-            line.into(),
-            scale.text(change.before, None).into(),
-            format!("{} {}", scale.text(change.after, None), scale.unit).into(),
-            format!("{} {}", percent(change.change), word(course, change)).into(),
-            Cell::number(change.p, Form::Fixed(3)),
-            look_at(course, change).into(),
-        ]);
-    }
-    let mut document = Document::default();
-    document.push(match all.is_empty() {
-        true => Block::Text("No level changed by more than the margin.".into()),
-        false => Block::Table(table),
-    });
-    let sessions: usize = courses.iter().map(|c| c.series.points.len()).sum();
-    document.push(Block::Text(format!(
-        "Searched {} of {sessions} session means (E-divisive, permutation test at 0.01). A change \
-         point is advice, not a verdict: measure both sides with `llm-bench gate`.",
-        count(courses.len(), "line"),
-    )));
-    let changed = all.iter().map(|(course, _)| (course.series.id, &course.series.identity));
-    document.blocks.extend(synthetic_lines(changed).map(Block::Text));
-    let short: Vec<String> = courses
-        .iter()
-        .filter(|c| c.changes.is_none())
-        .map(|c| format!("{} of line {}", c.series.metric.name(), c.series.id))
-        .collect();
-    if !short.is_empty() {
-        document.push(Block::Text(format!(
-            "Not searched, since a value is not above zero: {}.",
-            short.join(", ")
-        )));
-    }
-    document
-}
-
 /// The page for some metrics with the lines of each; metrics without lines are left out.
 pub fn page(metrics: &[(Metric, Vec<Course>)]) -> String {
     let mut document = Document::default();
@@ -490,19 +393,22 @@ pub fn page(metrics: &[(Metric, Vec<Course>)]) -> String {
 
 fn page_changes(document: &mut Document, metrics: &[(Metric, Vec<Course>)]) {
     let all = latest(metrics.iter().flat_map(|(_, courses)| courses));
+    for (_, courses) in metrics {
+        document.blocks.extend(unchanged(courses).into_iter().map(Block::Text));
+    }
     if all.is_empty() {
-        let text = "No level changed by more than the margin.";
-        return document.push(Block::Text(text.into()));
+        return;
     }
     document.push(Block::Heading(Level::Part, "Changes of level".into()));
     document.push(Block::Legend(vec![
-        "E-divisive change points beyond the margin. They say where to look; they are no verdict."
+        "Change points that may reach the margin. They say where to look; they are no verdict."
             .into(),
     ]));
     let mut table = Table::new(["Date", "Line", "Change", "Look at"].map(Column::left));
     for (course, change) in all.iter().take(MOST_CHANGES) {
         let tone = if course.is_better(change) { Tone::Good } else { Tone::Bad };
-        let text = format!("{} {}", percent(change.change), word(course, change));
+        let (size, more) = (percent(change.change), aside(course, change));
+        let text = format!("{size} {}{more}", word(course, change));
         table.push(vec![
             date(course.series.points[change.index].place).into(),
             title(course).into(),
@@ -521,7 +427,14 @@ fn page_changes(document: &mut Document, metrics: &[(Metric, Vec<Course>)]) {
 
 /// `git log A..B`, or what may explain the change otherwise.
 fn look_at(course: &Course, change: &ChangePoint) -> String {
-    let [before, after] = course.around(change);
+    let [before, after] = match (&change.kind, course.extent(change)) {
+        // From the last session before the ramp to its last one.
+        (ChangeKind::Ramp(range), Some([.., last])) => {
+            let first = &course.series.points[range.start.saturating_sub(1)];
+            [first, last].map(|p| course.series.revision(p))
+        }
+        _ => course.around(change),
+    };
     match (&before.commit, &after.commit) {
         (Some(a), Some(b)) if a != b => format!("git log {}..{}", short(a), short(b)),
         (Some(_), Some(_)) if before.changed != after.changed => {
