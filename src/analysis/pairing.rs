@@ -63,6 +63,8 @@ pub struct ArmPair<'a> {
     pub judgement: Judgement,
     /// Deciding series that only one side has: the baseline, the candidate.
     pub one_sided: [Vec<String>; 2],
+    /// A difference forbids the comparison.
+    pub refused: bool,
     /// What keeps the two from being judged.
     pub faults: Faults,
     /// What failed launches decide, and why.
@@ -126,6 +128,24 @@ impl Compared<'_> {
     pub fn comparable(&self) -> bool {
         let whole = |a: &Against<'_>| !a.pairs.is_empty() && a.unpaired[0].is_empty();
         self.against.iter().all(whole) && self.pairs().all(|p| p.comparable)
+    }
+
+    /// What must not be compared at all: another machine, the same launches twice, no pair.
+    fn refused(&self) -> bool {
+        let refused = |p: &ArmPair<'_>| p.refused || !p.faults.invalid.is_empty();
+        self.against.iter().any(|a| a.pairs.is_empty()) || self.pairs().any(refused)
+    }
+
+    /// The exit code of a comparison that is a verdict, as the gate's: what must not be compared is
+    /// not comparable before anything else, and what vanished never passes.
+    pub fn exit_code(&self) -> u8 {
+        const NOT_COMPARABLE: u8 = 4;
+        match self.decision() {
+            _ if self.refused() => NOT_COMPARABLE,
+            Decision::Regressed => Decision::Regressed.exit_code(),
+            _ if !self.comparable() => NOT_COMPARABLE,
+            decision => decision.exit_code(),
+        }
     }
 
     /// The decision over all pairs: regressed if any is, else inconclusive if any is, else improved
@@ -360,6 +380,7 @@ fn pair<'a>(
         rows,
         judgement,
         one_sided,
+        refused: !comparable,
         faults,
         failures,
         comparable: true,

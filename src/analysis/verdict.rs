@@ -290,7 +290,7 @@ pub fn judge(pairs: &[Pair<'_>], rules: &Rules) -> Result<Judgement, BadPair> {
         judged.why = explain::metric(judged, rules, too_few_sessions);
     }
     let (decision, primaries) = overall(&metrics);
-    let why = explain::all(decision, &metrics);
+    let why = explain::all(decision, &metrics, rules.rule);
     Ok(Judgement { decision, rule: rules.rule, alpha: rules.alpha, primaries, why, metrics })
 }
 

@@ -10,7 +10,7 @@ use crate::cli::compare::CompareArgs;
 use crate::report::of::compare::render;
 use crate::report::{Style, print};
 
-/// Numbers that must not stand beside each other, or none that belong together.
+/// No numbers that belong together.
 const NOT_COMPARABLE: u8 = 4;
 
 pub fn run(args: &CompareArgs) -> Result<ExitCode> {
@@ -22,10 +22,9 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode> {
     let compared = compare(baseline, candidates, &rules, &wanted)?;
     let text = render(&compared, args.output.output.format(), Style::of_stdout());
     print(&text)?;
-    Ok(match compared.comparable() {
-        _ if compared.against.iter().any(|a| a.pairs.is_empty()) => NOT_COMPARABLE.into(),
-        _ if !args.exit_code => ExitCode::SUCCESS,
-        false => NOT_COMPARABLE.into(),
-        true => compared.decision().exit_code().into(),
+    Ok(match args.exit_code {
+        true => compared.exit_code().into(),
+        false if compared.against.iter().any(|a| a.pairs.is_empty()) => NOT_COMPARABLE.into(),
+        false => ExitCode::SUCCESS,
     })
 }

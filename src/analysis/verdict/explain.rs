@@ -89,7 +89,7 @@ fn level(alpha: f64) -> String {
 }
 
 /// The reason for the overall decision.
-pub(super) fn all(decision: Decision, metrics: &[Judged]) -> String {
+pub(super) fn all(decision: Decision, metrics: &[Judged], rule: Rule) -> String {
     let primary: Vec<&Judged> = metrics.iter().filter(|m| m.primary).collect();
     let names = |decision: Decision| {
         let named = primary.iter().filter(|m| m.decision == decision).map(|m| m.metric.as_str());
@@ -97,6 +97,11 @@ pub(super) fn all(decision: Decision, metrics: &[Judged]) -> String {
     };
     match decision {
         _ if primary.is_empty() => "no primary metric was measured on both sides".to_string(),
+        Decision::NotRegressed if rule == Rule::Point => format!(
+            "{} did not change by more than the margin with p below alpha, which is no proof that \
+             nothing is worse",
+            names(decision)
+        ),
         Decision::NotRegressed => {
             format!("none of {} is worse by as much as its margin", names(decision))
         }
