@@ -2,7 +2,7 @@
 
 use crate::analysis::gate::{Gate, Outcome, Side};
 use crate::analysis::requirement::{Checked, State};
-use crate::analysis::verdict::{Judged, Judgement};
+use crate::analysis::verdict::{Judged, Judgement, Rule};
 use crate::identity::{Difference, Severity};
 use crate::metric::{Metric, Rank};
 use crate::number::{Form, Scale, share};
@@ -14,9 +14,18 @@ use crate::report::document::{
 use crate::report::text::clean;
 use crate::report::{Style, write};
 
-const LEGEND: &str = "Baseline and candidate: means over launches; change: ratio of the geometric \
-means; p: Welch's t on logarithms, two-sided; MDE: the least change that these launches would see \
-four times in five.";
+/// What the columns hold, by the test that decided.
+fn legend(gate: &Gate) -> String {
+    let by_welch = gate.judgement.as_ref().is_some_and(|j| j.rule == Rule::Welch);
+    let (change, p) = match by_welch {
+        true => ("ratio of the geometric means", "Welch's t on logarithms"),
+        false => ("by Hodges and Lehmann, with the interval of the rank test", "that test"),
+    };
+    format!(
+        "Baseline and candidate: means over launches; change: {change}; p: {p}, two-sided; MDE: \
+         the least change that these launches would see four times in five."
+    )
+}
 
 /// The verdict as JSON; ends with a newline.
 pub fn json(gate: &Gate) -> String {
@@ -58,7 +67,7 @@ fn document(gate: &Gate, title: &str, medium: Medium) -> Document {
     let warnings = gate.warnings.iter().map(super::warning).collect();
     let warnings = Remarks { title: "Warnings", items: warnings };
     let (gated, others) = (metrics(gate, true), metrics(gate, false));
-    let legend = Block::Legend(vec![LEGEND.to_string()]);
+    let legend = Block::Legend(vec![legend(gate)]);
     match medium {
         Medium::Terminal => {
             document.push(Block::Facts(facts(gate)));
@@ -196,18 +205,19 @@ fn row(m: &Judged) -> Vec<Cell> {
     if m.point_rule != m.margin_rule {
         // Shows the other rule beside the one that decides.
         let other = if m.decision == m.margin_rule { m.point_rule } else { m.margin_rule };
-        let name = if m.decision == m.margin_rule { "point" } else { "Welch" };
+        let name = if m.decision == m.margin_rule { "point" } else { "rank" };
         verdict += &format!(" ({name}: {})", other.as_str());
     }
+    let (change, ci90, _) = m.estimate();
     vec![
         found.map_or_else(|| clean(&m.metric), |f| f.title().to_string()).into(),
         Cell::unit(scale.unit),
         value(m.baseline.mean),
         value(m.candidate.mean),
-        Cell::number(m.change, Form::ChangeMinus),
+        Cell::number(change, Form::ChangeMinus),
         match m.exact {
             true => "exact".into(),
-            false => Cell::interval(m.ci90, Form::ChangeMinus),
+            false => Cell::interval(ci90, Form::ChangeMinus),
         },
         Cell::from(verdict).toned(super::tone(m.decision)),
         Cell::maybe(m.p, Form::PShort),

@@ -168,7 +168,8 @@ fn changes_document(courses: &[Course]) -> Document {
     let sessions: usize = courses.iter().map(|c| c.series.points.len()).sum();
     document.push(Block::Text(format!(
         "Searched {} of {sessions} session means (penalized likelihood, autocorrelation allowed \
-         for; at most about 1 false alarm in 100 lines). A change point is advice, not a verdict: \
+         for; without a change about 1 line in 100 raises a false alarm, more where fewer than 60 \
+         sessions correlate). A change point is advice, not a verdict: \
          measure both sides with `llm-bench gate`.",
         count(courses.len(), "line"),
     )));
