@@ -1,12 +1,11 @@
 //! Model files as strangers make them: what a task does not need does not stop it, text becomes the
 //! right ids, and what would be another function is refused by its name.
 
-use std::io::Write;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use crate::support::gguf::Edited;
-use crate::support::{done, llm_bench, only_record, output, refused, text};
+use crate::support::{done, only_record, output, output_of_input, refused, text};
 use llm_bench::model::gguf::write::Value;
 use llm_bench::record::Record;
 
@@ -28,14 +27,7 @@ fn run(dir: &Path, path: &str) -> Output {
 
 fn chat(dir: &Path, path: &str, more: &[&str]) -> Output {
     let args = [&["generate", "--interactive", "--model", path], more].concat();
-    let mut child = llm_bench(dir, &args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(b"Who are you?\n").unwrap();
-    child.wait_with_output().unwrap()
+    output_of_input(dir, &args, b"Who are you?\n")
 }
 
 const MODEL: &str = "tokenizer.ggml.model";

@@ -1,26 +1,17 @@
 //! Chat templates that mean harm or are broken: each is refused in one line, whatever it does to the
 //! stack, the memory or the time of what renders it.
 
-use std::io::Write;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use crate::support::gguf::Edited;
-use crate::support::{done, llm_bench, refused};
+use crate::support::{done, output_of_input, refused};
 
 /// A chat of one line with the tiny model under another template.
 fn chat(dir: &Path, template: &str) -> Output {
     let path = Edited::tiny().template(|_| template.into()).write(dir, "template");
     let args = ["generate", "--interactive", "-n", "4", "--model", &path];
-    let mut child = llm_bench(dir, &args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A refusal comes before the line is read.
-    let _ = child.stdin.take().unwrap().write_all(b"Hello\n");
-    child.wait_with_output().unwrap()
+    output_of_input(dir, &args, b"Hello\n")
 }
 
 fn deep(open: &str, middle: &str, close: &str) -> String {

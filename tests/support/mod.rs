@@ -9,6 +9,7 @@ pub mod engine;
 pub mod gguf;
 
 use std::borrow::Borrow;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -62,6 +63,15 @@ fn isolate<'a>(command: &'a mut Command, dir: &Path) -> &'a mut Command {
 /// Runs the program (`llm_bench`) to its end.
 pub fn output(dir: &Path, args: &[&str]) -> Output {
     llm_bench(dir, args).output().unwrap()
+}
+
+/// Runs the program to its end with `input` on stdin. A refusal may come before it is read.
+pub fn output_of_input(dir: &Path, args: &[&str], input: &[u8]) -> Output {
+    let mut command = llm_bench(dir, args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
 }
 
 // ---- what it printed ----
