@@ -7,7 +7,7 @@ pub mod history;
 pub mod rules;
 mod run;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -93,6 +93,25 @@ impl Command {
             Run(_) | Verify(_) | Generate(_) | Gate(_) | Engines(_) | Track(_) | Doctor(_)
         )
     }
+
+    /// The Python of `--python`.
+    pub fn python(&self) -> Option<&Path> {
+        let named = match self {
+            Self::Run(args) => &args.python,
+            Self::Track(args) => &args.run.python,
+            Self::Gate(args) => &args.python,
+            Self::Verify(args) => &args.python,
+            Self::Generate(args) => &args.python,
+            Self::Doctor(args) => &args.python,
+            Self::Engines(
+                EnginesCommand::List { python }
+                | EnginesCommand::Install { python, .. }
+                | EnginesCommand::Check { python, .. },
+            ) => python,
+            _ => return None,
+        };
+        named.as_deref()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +130,9 @@ pub struct VerifyArgs {
     /// How many of them, the last ones, are computed one by one as in decoding
     #[arg(long, default_value_t = 64)]
     pub decode: u32,
+    /// Use this Python's environment for engines with scripts, instead of installing one
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
     /// Never install an engine's dependencies
     #[arg(long)]
     pub no_install: bool,
@@ -181,6 +203,9 @@ pub struct DoctorArgs {
     /// Threads to measure with [default: the processors that this process may use]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
+    /// Use this Python's environment for engines with scripts, instead of installing one
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -261,18 +286,28 @@ pub struct QuantizeArgs {
 #[derive(Debug, Subcommand)]
 pub enum EnginesCommand {
     /// Which engines there are, and whether they are installed
-    List,
+    List {
+        /// Use this Python's environment for engines with scripts, instead of installing one
+        #[arg(long, value_name = "PATH")]
+        python: Option<PathBuf>,
+    },
     /// Install an engine's dependencies into the user's cache
     Install {
         /// A name from `engines list`
         #[arg(required = true, value_name = "NAME")]
         engines: Vec<String>,
+        /// Use this Python's environment for engines with scripts, instead of installing one
+        #[arg(long, value_name = "PATH")]
+        python: Option<PathBuf>,
     },
     /// Start each engine on the tiny model and compare its tokens with the golden ones
     Check {
         /// Names from `engines list` [default: all that are installed]
         #[arg(value_name = "NAME")]
         engines: Vec<String>,
+        /// Use this Python's environment for engines with scripts, instead of installing one
+        #[arg(long, value_name = "PATH")]
+        python: Option<PathBuf>,
     },
 }
 
@@ -329,6 +364,9 @@ pub struct GenerateArgs {
     /// Say on stderr how fast it went (a look, not a measurement: that is `run`)
     #[arg(long)]
     pub timing: bool,
+    /// Use this Python's environment for engines with scripts, instead of installing one
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
     /// Never install an engine's dependencies
     #[arg(long)]
     pub no_install: bool,

@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Parser;
 use llm_bench::cli::config::{self, Parsed};
 use llm_bench::cli::{Cli, Command};
+use llm_bench::engine::provision::use_python;
 use llm_bench::model::chat::renderer;
 use llm_bench::report::visible;
 use llm_bench::{cmd, interrupt, processes, progress, units::MonoNs, worker};
@@ -65,6 +66,9 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     interrupt::install();
+    if let Some(python) = cli.command.python() {
+        use_python(python);
+    }
     if cli.command.starts_engines()
         && let Err(e) = processes::adopt()
     {

@@ -86,6 +86,9 @@ pub struct GateArgs {
     pub engine: Option<String>,
     #[command(flatten, next_help_heading = "Workload")]
     pub workload: Workload,
+    /// Use this Python's environment for engines with scripts, instead of installing one
+    #[arg(long, value_name = "PATH", help_heading = "Workload")]
+    pub python: Option<PathBuf>,
     /// Never install an engine's dependencies, never build a revision
     #[arg(long, help_heading = "Workload")]
     pub no_install: bool,

@@ -22,6 +22,9 @@ pub struct RunArgs {
     /// Launches of each engine: fresh processes, the unit of every statistic
     #[arg(short = 'r', long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub launches: u32,
+    /// Use this Python's environment for engines with scripts, instead of installing one
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
     /// Never install an engine's dependencies
     #[arg(long)]
     pub no_install: bool,

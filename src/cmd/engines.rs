@@ -15,9 +15,9 @@ use crate::session::golden;
 pub fn run(command: &EnginesCommand) -> Result<()> {
     let registry = Registry::load()?;
     match command {
-        EnginesCommand::List => list(&registry),
-        EnginesCommand::Install { engines } => install(&registry, engines),
-        EnginesCommand::Check { engines } => check(&registry, engines),
+        EnginesCommand::List { .. } => list(&registry),
+        EnginesCommand::Install { engines, .. } => install(&registry, engines),
+        EnginesCommand::Check { engines, .. } => check(&registry, engines),
     }
 }
 

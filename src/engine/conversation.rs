@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::{Broken, Connection, Observes, Pid};
 use super::process::Process;
-use super::provision::Installed;
+use super::provision::{Installed, UsersEnvironment};
 use crate::interrupt;
 use crate::protocol::{
     ErrorKind, Feature, Load, Loaded, MemoryBook, PROTOCOL, Ready, Reply, Request,
@@ -60,6 +60,7 @@ pub struct Engine {
     phase: &'static str,
     deadlines: Deadlines,
     last_id: u64,
+    users_environment: Option<UsersEnvironment>,
     /// What the engine reported after its imports.
     pub ready: Ready,
     /// When its process executed its first code, on the shared clock.
@@ -76,12 +77,27 @@ impl Engine {
         let process = Process::spawn(installed.command(threads), threads)?;
         let mut engine = Self::over(Box::new(process), deadlines, Ready::default());
         engine.greet()?;
+        if let Some(environment) = &installed.users_environment {
+            for (name, version) in &environment.versions {
+                engine.ready.versions.entry(name.clone()).or_insert_with(|| version.clone());
+            }
+        }
+        engine.users_environment.clone_from(&installed.users_environment);
         Ok(engine)
     }
 
     /// Wraps an engine that is already ready, over any connection.
     pub fn over(connection: Box<dyn Connection>, deadlines: Deadlines, ready: Ready) -> Self {
-        Self { connection, phase: "hello", deadlines, last_id: 0, ready, entered: None }
+        let users_environment = None;
+        Self {
+            connection,
+            phase: "hello",
+            deadlines,
+            last_id: 0,
+            users_environment,
+            ready,
+            entered: None,
+        }
     }
 
     /// Exchanges `hello`, which the engine answers before its imports, and `ready`, which follows
@@ -149,13 +165,16 @@ impl Engine {
         // The engine's working folder is not ours.
         let path = std::path::absolute(&load.path).map(|p| p.to_string_lossy().into_owned());
         let load = Load { path: path.unwrap_or_else(|_| load.path.clone()), ..load };
-        let loaded = self.ask("load", Request::Load(load), self.deadlines.load, |r| match r {
-            Reply::Loaded(l) => Ok(of_loaded(*l)),
-            other => Err(Box::new(other)),
-        })?;
+        let mut loaded =
+            self.ask("load", Request::Load(load), self.deadlines.load, |r| match r {
+                Reply::Loaded(l) => Ok(of_loaded(*l)),
+                other => Err(Box::new(other)),
+            })?;
         let l = &loaded.value;
         let times = [("t_begin_ns", l.t_begin_ns), ("t_end_ns", l.t_end_ns)];
         self.check_times(loaded.sent, loaded.arrived, &times)?;
+        let note = self.users_environment.iter().map(|environment| environment.note.clone());
+        loaded.value.notes.extend(note);
         Ok(loaded)
     }
 

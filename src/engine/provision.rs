@@ -16,7 +16,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-pub use self::python::{PYTHON, Python, find_python};
+pub use self::python::{OPTION, PYTHON, Python, UsersEnvironment, find_python, use_python};
 pub use self::revision::Revision;
 use self::step::run_step;
 use super::registry::{self, Code, EngineFolder, EngineSpec, Files, Launcher};
@@ -56,6 +56,8 @@ pub struct Installed {
     env: Vec<(String, String)>,
     /// The folder of the engine's compile cache, if it has one.
     pub compile_cache: Option<PathBuf>,
+    /// The user's environment that the scripts run in, in place of an installation.
+    pub users_environment: Option<UsersEnvironment>,
 }
 
 impl Provisioner {
@@ -81,6 +83,7 @@ impl Provisioner {
                 scripts: Vec::new(),
                 env: Vec::new(),
                 compile_cache: None,
+                users_environment: None,
             }),
             Launcher::Folder(folder) => self.provide_folder(engine, folder, work, say),
         }
@@ -96,12 +99,17 @@ impl Provisioner {
         let m = &folder.manifest;
         let env: Vec<_> = m.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let mut args = Vec::new();
+        let mut users_environment = None;
         let (program, scripts) = match folder.code() {
             Code::Native(native) => (self.native(folder, native, say)?, Vec::new()),
             Code::Script(script) => {
-                let python = match &m.requirements {
-                    Some(name) => self.venv(folder, name, say)?,
-                    None => find_python(folder.python_bound())?.path,
+                if let Some(name) = &m.requirements {
+                    users_environment = python::users_environment(folder, name, say)?;
+                }
+                let python = match (&users_environment, &m.requirements) {
+                    (Some(environment), _) => environment.python.clone(),
+                    (None, Some(name)) => self.venv(folder, name, say)?,
+                    (None, None) => find_python(folder.python_bound())?.path,
                 };
                 let own = self.unpacked(folder)?;
                 let shared = self.shared()?;
@@ -113,7 +121,8 @@ impl Provisioner {
             }
         };
         args.push(engine.name.clone().into());
-        let mut installed = Installed { program, args, scripts, env, compile_cache: None };
+        let mut installed =
+            Installed { program, args, scripts, env, compile_cache: None, users_environment };
         if !m.compile_cache_env.is_empty() && engine.compiles() {
             let key = short_hash(&[work.as_bytes(), installed.identity()?.as_bytes()]);
             let root = self.cache.join("compile").join(format!("{}-{key}", engine.name));
@@ -289,6 +298,9 @@ impl Installed {
             files.extend(Files::OnDisk(folder.clone()).sources()?);
         }
         let mut parts = vec![self.program.as_os_str().as_encoded_bytes()];
+        // Nothing but the versions tells what such an environment has today.
+        let of_user = self.users_environment.iter().flat_map(|e| &e.versions);
+        parts.extend(of_user.flat_map(|(name, version)| [name.as_bytes(), version.as_bytes()]));
         for (name, bytes) in &files {
             parts.extend([name.as_bytes(), bytes]);
         }
@@ -365,6 +377,7 @@ mod tests {
             scripts: folders.to_vec(),
             env: Vec::new(),
             compile_cache: None,
+            users_environment: None,
         };
         let mut seen = vec![installed.identity().unwrap()];
         for folder in &folders {

@@ -80,6 +80,10 @@ pub struct Manifest {
     pub native: Option<Native>,
     /// Pinned requirements. Without them the system's Python runs the script directly.
     pub requirements: Option<String>,
+    /// Packages that the script itself imports: a Python environment of the user's must have them.
+    /// Empty for every one in `requirements`.
+    #[serde(default)]
+    pub packages: Vec<String>,
     /// The cost of installing, for readers: bytes and minutes.
     pub install_cost: Option<String>,
     /// The oldest Python that works, such as `>=3.11`.

@@ -31,3 +31,4 @@ mod stopped;
 mod strange_models;
 mod strange_templates;
 mod strange_weights;
+mod users_python;

@@ -239,6 +239,13 @@ pub struct MemoryBook {
     /// not returned to the kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocator_free_bytes: Option<u64>,
+    /// What the engine's framework holds on the device: weights, cache, buffers, workspaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_allocated_bytes: Option<u64>,
+    /// What its allocator took from the device: the allocated bytes and those that it keeps for
+    /// reuse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_reserved_bytes: Option<u64>,
 }
 
 /// Empty the cache and run these tokens through the model, at positions 0...

@@ -105,7 +105,7 @@ fn reach(leaf: &Command, arg: &Arg) -> Reach {
     let long = arg.get_long().unwrap_or_default();
     let names_a_path = arg.get_value_parser().type_id() == TypeId::of::<PathBuf>();
     match long {
-        "baseline-bin" | "candidate-bin" => Reach::Refused("it names a program to run"),
+        "baseline-bin" | "candidate-bin" | "python" => Reach::Refused("it names a program to run"),
         "baseline-rev" | "candidate-rev" => Reach::Refused("it names code to build and run"),
         "resume" => Reach::Refused("it names a session to resume"),
         "force" | "force-incomparable" => Reach::Refused("it switches a protection off"),
@@ -193,6 +193,8 @@ mod tests {
         assert_eq!(
             names(|r| matches!(r, Reach::Refused(_))),
             [
+                "check.python",
+                "doctor.python",
                 "export.output",
                 "gate.baseline-bin",
                 "gate.baseline-rev",
@@ -200,17 +202,24 @@ mod tests {
                 "gate.candidate-rev",
                 "gate.comment",
                 "gate.force-incomparable",
+                "gate.python",
                 "gate.resume",
                 "gate.summary",
                 "gate.verdict",
+                "generate.python",
                 "html.output-dir",
+                "install.python",
+                "list.python",
                 "plot.output",
                 "quantize.force",
                 "quantize.out",
                 "quantize.out-dir",
+                "run.python",
                 "run.resume",
                 "synth.out",
+                "track.python",
                 "track.resume",
+                "verify.python",
             ]
         );
     }
