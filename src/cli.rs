@@ -76,6 +76,9 @@ pub enum Command {
     /// Serve the engine protocol (started by `run`)
     #[command(hide = true)]
     Worker { engine: String },
+    /// Measure what a card delivers, in a process of its own (started by `run` and `doctor`)
+    #[command(hide = true)]
+    CudaCeilings { index: u32 },
     /// Render a chat template in a process with limits (started by `generate`)
     #[command(hide = true)]
     RenderChatTemplate,

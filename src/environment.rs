@@ -126,6 +126,10 @@ pub fn command(program: impl AsRef<Path>, purpose: Purpose) -> Command {
             command.env(name, value);
         }
     }
+    // The driver's own order, which `cuda:N` and the sensors follow; CUDA's would be by speed.
+    if std::env::var_os("CUDA_DEVICE_ORDER").is_none() {
+        command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+    }
     command
 }
 

@@ -202,7 +202,7 @@ const FACTS: &[Fact] = {
         Fact {
             key: "host.gpu",
             title: "GPU",
-            of: |r, _| json!(r.host.gpu),
+            of: |r, _| alike::kinds(&r.host.gpu),
             alike: Alike::Gpus,
             compare: Refuse("gpu_model"),
             line: Splits("gpus"),

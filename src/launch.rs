@@ -14,10 +14,13 @@ use crate::sensors::bandwidth::last_level_cache;
 use crate::sensors::host_memory::excess;
 use crate::sensors::page_cache::{self, PageCache};
 use crate::sensors::rapl::POWERCAP;
-use crate::sensors::{Busy, Clocks, Rapl, ReadBandwidth, Sensors, Steal};
+use crate::sensors::{Busy, Clocks, GpuCard, Rapl, ReadBandwidth, Sensors, Steal};
 pub use crate::task::Identity;
 use crate::task::{Measured, Notes, Task, converse};
 use crate::units::BytesPerSecond;
+
+/// More than the caches of a graphics processor hold.
+const CACHE_OF_A_GPU: u64 = 128 << 20;
 
 /// The subject of a launch.
 #[derive(Clone, Copy)]
@@ -84,6 +87,9 @@ fn over(
         page_cache::bring(&settings.model_path, settings.page_cache).ok();
     let populated = installed.compile_cache_populated();
     environment.compile_cache = populated.map(|p| if p { "populated" } else { "empty" }.into());
+    if let Device::Cuda(index) = settings.device {
+        notes.sensors.add(GpuCard::of(index));
+    }
     notes.sensors.add(Busy::over(settings.idle_window));
     notes.sensors.add(Clocks::default());
     if settings.read_bandwidth {
@@ -119,7 +125,10 @@ fn over(
             bandwidth,
             device: settings.device,
             threads: settings.threads,
-            last_level_cache: last_level_cache(),
+            last_level_cache: match settings.device {
+                Device::Cpu => last_level_cache(),
+                Device::Cuda(_) | Device::Metal => Some(CACHE_OF_A_GPU),
+            },
         };
         let doubt = || excess(&measured.launch.memory).or_else(|| task.doubt(&measured));
         if error.is_none()

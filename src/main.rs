@@ -11,6 +11,7 @@ use llm_bench::cli::{Cli, Command};
 use llm_bench::engine::provision::use_python;
 use llm_bench::model::chat::renderer;
 use llm_bench::report::visible;
+use llm_bench::sensors::gpu::ceilings;
 use llm_bench::{cmd, interrupt, processes, progress, units::MonoNs, worker};
 use tracing::Level;
 
@@ -33,7 +34,9 @@ fn main() -> ExitCode {
 fn run(entry: MonoNs) -> Result<ExitCode> {
     let args: Vec<_> = std::env::args_os().collect();
     // A worker's start is measured, and no configuration file may affect it or a helper process.
-    let hidden = |a: &OsString| a == "worker" || a == "guard" || a == renderer::COMMAND;
+    let hidden = |a: &OsString| {
+        a == "worker" || a == "guard" || a == ceilings::COMMAND || a == renderer::COMMAND
+    };
     let parsed = match args.get(1).is_some_and(hidden) {
         true => Parsed::Run(Box::new(Cli::parse_from(&args))),
         false => config::parse(args)?,
@@ -55,6 +58,10 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
     log.with_ansi(false).without_time().init();
     if let Command::Worker { engine } = &cli.command {
         worker::serve::serve(engine, entry)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Command::CudaCeilings { index } = &cli.command {
+        ceilings::serve(*index)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Command::RenderChatTemplate = &cli.command {
@@ -88,9 +95,10 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         Command::History(args) => cmd::history::run(args)?,
         Command::Track(args) => cmd::track::run(args)?,
         Command::Completions { shell } => cmd::completions::run(*shell)?,
-        Command::Worker { .. } | Command::Guard | Command::RenderChatTemplate => {
-            unreachable!("served above")
-        }
+        Command::Worker { .. }
+        | Command::Guard
+        | Command::CudaCeilings { .. }
+        | Command::RenderChatTemplate => unreachable!("served above"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -31,6 +31,7 @@ pub enum Unit {
     Share,
     TokensPerSecondPerGb,
     JoulesPerToken,
+    Megahertz,
 }
 
 impl Unit {
@@ -43,6 +44,7 @@ impl Unit {
             Unit::Ratio | Unit::Share => "1",
             Unit::TokensPerSecondPerGb => "tok/s/GB",
             Unit::JoulesPerToken => "J/tok",
+            Unit::Megahertz => "MHz",
         }
     }
 }
@@ -132,6 +134,8 @@ metrics! {
         "first decode step of the process divided by the steady median: what JIT or lazy packing costs";
     PeakHostBytes "peak_host_bytes" "Peak memory" Bytes Lower Primary Any
         "the kernel's high-water mark of the process tree (VmHWM)";
+    PeakGpuBytes "peak_gpu_bytes" "Peak GPU memory" Bytes Lower Primary Any
+        "the most that the engine's processes held of the card, by its driver; where the driver does not say, the rise of the whole card's use";
     MemoryWeights "memory_weights_bytes" "Memory: weights" Bytes Lower Part Any
         "of the peak: weights, mapped and private";
     MemoryKv "memory_kv_bytes" "Memory: KV cache" Bytes Lower Part Generate
@@ -143,11 +147,17 @@ metrics! {
     MemoryUnaccounted "memory_unaccounted_bytes" "Memory: unaccounted" Bytes Lower Part Any
         "of the peak: what no reading explains; negative where parts overlap";
     Mbu "mbu" "MBU" Share Higher Shown Generate
-        "(weight bytes read per token + mean KV bytes read) / TPOT / read bandwidth around the launch";
+        "(weight bytes read per token + mean KV bytes read) / TPOT / read bandwidth of the device";
     TpsPerGb "tps_per_gb" "Decode per GB" TokensPerSecondPerGb Higher Shown Generate
-        "decode_tps / peak memory in GB (1e9 bytes)";
+        "decode_tps / peak memory of the device in GB (1e9 bytes)";
     JoulesPerToken "joules_per_token" "Energy" JoulesPerToken Lower Shown Generate
-        "energy of the packages over the decode windows / decode tokens; absent without a counter";
+        "energy over the decode windows / decode tokens: of the card, or of the processor packages where it ran on them; absent without a counter that resolves the windows";
+    JoulesPerTotalToken "joules_per_total_token" "Energy per total token" JoulesPerToken Lower Detail Generate
+        "energy from submit to last token / (prompt + output tokens)";
+    SmClock "sm_clock_mhz" "SM clock" Megahertz Higher Part Any
+        "median clock of the card's multiprocessors over the measured windows";
+    Throttled "throttled_s" "Throttled" Seconds Lower Part Any
+        "seconds of the measured windows in which the card gave a reason for a lowered clock; seconds with two reasons count twice";
     DecodeCv "decode_cv" "Decode CV over launches" Share Lower Detail Generate
         "sample sd / mean of decode_tps over launches; under 5 % is good, over 10 % warns";
     Time "time_s" "Time" Seconds Lower Primary Foreign
@@ -155,10 +165,6 @@ metrics! {
     TotalTps "total_tps" "Prompt and decode" TokensPerSecond Higher Primary Foreign
         "llama-bench -pg: prompt and generated tokens divided by the time of both";
 }
-
-/// Names of metrics that nothing measures yet. A list of deciding metrics may hold them: earlier
-/// versions named the first one in theirs.
-pub const PLANNED: [&str; 1] = ["peak_gpu_bytes"];
 
 impl Metric {
     /// What llm-bench itself measures, in the order of tables.
@@ -232,8 +238,6 @@ pub enum UnknownMetric {
     Misspelt { name: String, nearest: Metric },
     #[error("no metric is called {name:?}; there are: {}", names())]
     Unlike { name: String },
-    #[error("nothing measures {name:?} yet; there are: {}", names())]
-    Planned { name: String },
 }
 
 fn names() -> String {
@@ -248,9 +252,6 @@ impl FromStr for Metric {
             return Ok(*found);
         }
         let name = text.to_string();
-        if PLANNED.contains(&text) {
-            return Err(UnknownMetric::Planned { name });
-        }
         let nearest = Metric::ALL
             .iter()
             .map(|m| (strsim::jaro_winkler(m.name(), text), *m))
@@ -416,7 +417,7 @@ mod tests {
         for (i, m) in Metric::ALL.iter().enumerate() {
             assert_eq!(m.name().parse(), Ok(*m));
             assert!(Metric::ALL[i + 1..].iter().all(|other| other.name() != m.name()), "{m}");
-            assert!(!m.meaning().is_empty() && !PLANNED.contains(&m.name()), "{m}");
+            assert!(!m.meaning().is_empty(), "{m}");
         }
         assert_eq!(Metric::DecodeTps.better(), Better::Higher);
         assert!(Metric::measured().all(|m| m != Metric::Time));
@@ -427,7 +428,6 @@ mod tests {
         let error = |name: &str| name.parse::<Metric>().unwrap_err().to_string();
         assert!(error("decode_tsp").ends_with("did you mean \"decode_tps\"?"), "{}", error("x"));
         assert!(error("tok/s").contains("there are: model_load_s, cold_start_ttft_s"));
-        assert!(error("peak_gpu_bytes").starts_with("nothing measures \"peak_gpu_bytes\" yet"));
     }
 
     #[test]

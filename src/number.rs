@@ -209,9 +209,10 @@ fn unit_for(unit: Unit, least: f64, greatest: f64) -> (&'static str, f64) {
         Unit::Bytes => ("GB", 1e-9),
         Unit::Share => ("%", 100.0),
         Unit::Ratio => ("", 1.0),
-        Unit::TokensPerSecond | Unit::TokensPerSecondPerGb | Unit::JoulesPerToken => {
-            (unit.as_str(), 1.0)
-        }
+        Unit::TokensPerSecond
+        | Unit::TokensPerSecondPerGb
+        | Unit::JoulesPerToken
+        | Unit::Megahertz => (unit.as_str(), 1.0),
     }
 }
 

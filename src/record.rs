@@ -2,6 +2,8 @@
 //! absent. `disk` reads and writes it.
 
 mod disk;
+mod energy;
+mod gpu;
 mod memory;
 mod verification;
 
@@ -14,6 +16,8 @@ use crate::device::Device;
 use crate::metric::{Better, Metric, Values};
 pub use crate::protocol::{MemoryBook, Precision, Profile};
 pub use disk::{json_schema, write_atomically};
+pub use energy::Energy;
+pub use gpu::{Gpu, GpuMemory, GpuMemoryHow, GpuState, Spread};
 pub use memory::{How, Memory, MemoryPart, Part};
 pub use verification::{Divergence, FreeRunning, Limit, Verdict, Verification};
 
@@ -128,18 +132,6 @@ pub struct Host {
     /// Time between two back-to-back readings of the clock in nanoseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timer_overhead_ns: Option<f64>,
-}
-
-/// A graphics processor.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Gpu {
-    /// Name by its driver.
-    pub name: String,
-    /// Its memory in bytes.
-    pub memory_bytes: u64,
-    /// Version of the driver.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub driver: Option<String>,
 }
 
 /// The llm-bench that measured.
@@ -328,9 +320,13 @@ pub struct Launch {
     pub load_stages_ns: BTreeMap<String, u64>,
     /// The machine around the launch.
     pub environment: Environment,
-    /// Energy of its measured windows; absent without a counter that can be read.
+    /// Energy of the processor packages in its measured windows; absent without a counter that can
+    /// be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<Energy>,
+    /// The same of the graphics processor that it ran on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_energy: Option<Energy>,
 }
 
 impl Launch {
@@ -349,21 +345,9 @@ impl Launch {
             load_stages_ns: BTreeMap::new(),
             environment: Environment::default(),
             energy: None,
+            gpu_energy: None,
         }
     }
-}
-
-/// Energy over the measured windows of a launch: of a generation, first token to last.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Energy {
-    /// Which counters were added up: `RAPL package-0`.
-    pub source: String,
-    /// Joules in the windows together.
-    pub joules: f64,
-    /// Seconds of the windows together.
-    pub seconds: f64,
-    /// How often the counter was seen to move inside them.
-    pub steps: u32,
 }
 
 /// Whether a launch counts.
@@ -526,6 +510,9 @@ pub struct Environment {
     /// share of their mean.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_bandwidth_bytes_per_s: Option<[f64; 2]>,
+    /// The card that it ran on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuState>,
     /// Other work disturbed it, by a rule that was fixed before the session. Shown, not excluded.
     #[serde(default)]
     pub disturbed: bool,

@@ -1,6 +1,7 @@
 //! What a reader must know before quoting a number. Each finding has a stable code, a message and
 //! advice.
 
+use super::gpu::OfCard;
 use super::kind_name;
 use crate::metric::Metric;
 use crate::number::{Form, text};
@@ -101,6 +102,11 @@ pub(super) enum Finding {
         reference: String,
         reason: String,
     },
+    /// Of the card that the arm ran on.
+    Card {
+        arm: String,
+        of: OfCard,
+    },
     TokensDiffer {
         arm: String,
         reference: String,
@@ -151,6 +157,7 @@ impl Finding {
             Finding::UnequalPrecision { .. } => "unequal_precision",
             Finding::SlowedDown { .. } => "slowed_down",
             Finding::OtherFunction { .. } => "other_function",
+            Finding::Card { of, .. } => of.code(),
             Finding::TokensDiffer { .. } => "tokens_differ",
         }
     }
@@ -166,6 +173,7 @@ impl Finding {
             | Finding::Nondeterministic { arm, .. }
             | Finding::SlowedDown { arm, .. }
             | Finding::OtherFunction { arm, .. }
+            | Finding::Card { arm, .. }
             | Finding::TokensDiffer { arm, .. } => Some(arm),
             Finding::FewLaunches { arm, .. } => arm.as_deref(),
             _ => None,
@@ -271,6 +279,7 @@ impl Finding {
             Finding::OtherFunction { arm, reference, reason } => {
                 format!("{arm} does not compute the same function as {reference}: {reason}")
             }
+            Finding::Card { arm, of } => of.message(arm),
             Finding::TokensDiffer { arm, reference, prompt, agree, of, differing, prompts } => {
                 let others = match differing {
                     0 | 1 => String::new(),
@@ -343,6 +352,7 @@ impl Finding {
             Finding::OtherFunction { .. } => {
                 "its speed is that of another model; llm-bench verify shows the numbers"
             }
+            Finding::Card { of, .. } => of.advice(),
             Finding::TokensDiffer { .. } => {
                 "rounding can do that at a near tie; so can an engine that computes something else"
             }

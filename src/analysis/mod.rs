@@ -7,6 +7,7 @@ pub mod evidence;
 mod finding;
 pub mod foreign;
 pub mod gate;
+mod gpu;
 mod memory;
 pub mod pairing;
 mod profile;

@@ -108,9 +108,13 @@ fn start_compared(record: &Record, arm: &Arm) -> Option<String> {
 }
 
 fn memory_compared(arm: &Arm, base: &Arm) -> Option<String> {
-    let peak = |arm: &Arm| arm.metrics.get(&Metric::PeakHostBytes).map(|s| Bytes(s.mean as u64));
-    let (ours, theirs) = (peak(arm)?, peak(base)?);
-    Some(format!("{} peaks at {ours} of memory, {} at {theirs}.", arm.label, base.label))
+    let peak = |metric, arm: &Arm| arm.metrics.get(&metric).map(|s| Bytes(s.mean as u64));
+    let both = |metric| Some((peak(metric, arm)?, peak(metric, base)?));
+    let (of, (ours, theirs)) = match both(Metric::PeakGpuBytes) {
+        Some(peaks) => ("the card's memory", peaks),
+        None => ("memory", both(Metric::PeakHostBytes)?),
+    };
+    Some(format!("{} peaks at {ours} of {of}, {} at {theirs}.", arm.label, base.label))
 }
 
 /// "At 24.1 tok/s candle uses 78 % of the read bandwidth of 33.4 GB/s around its launches; …"
@@ -120,10 +124,10 @@ fn bandwidth(record: &Record, arm: &Arm) -> Option<String> {
     let around = |launch: &Launch| launch.environment.read_bandwidth_bytes_per_s;
     let mut rates: Vec<f64> = arm.launches.iter().filter_map(around).flatten().collect();
     rates.sort_by(f64::total_cmp);
-    // Records from before bandwidth was read around each launch hold the session's bandwidth.
+    // A card's is read once, before the session, and so it was in early records.
     let (measured, when) = match rates.get(rates.len() / 2) {
         Some(rate) => (*rate, " around its launches"),
-        None => (record.host.measured_read_bandwidth_bytes_per_s?, ""),
+        None => (record.host.read_bandwidth(arm.point.device.unwrap_or_default())?, ""),
     };
     let ceiling = rate / mbu;
     ceiling.is_finite().then(|| {

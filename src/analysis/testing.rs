@@ -237,6 +237,7 @@ fn launch(engine: &Engine, index: u32) -> Launch {
         memory: memory(engine),
         timeline_ns: BTreeMap::new(),
         energy: None,
+        gpu_energy: None,
         load_stages_ns: BTreeMap::new(),
         environment: Environment {
             page_cache_resident: Some(1.0),

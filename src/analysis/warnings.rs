@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::finding::{Finding, Seen};
 use super::timing::steady;
-use super::{kind_name, ok_launches, tokens};
+use super::{gpu, kind_name, ok_launches, tokens};
 use crate::identity::asked_for_cold_cache;
 use crate::metric::Metric;
 use crate::record::{
@@ -37,6 +37,8 @@ fn findings(record: &Record) -> Vec<Finding> {
     found.extend(few_launches(record));
     for arm in &record.arms {
         found.extend(of_the_arm(arm));
+        let cards = gpu::findings(record, arm).into_iter();
+        found.extend(cards.map(|of| Finding::Card { arm: arm.label.clone(), of }));
     }
     found.extend(unequal_precision(record));
     for agreement in tokens::agreements(record) {

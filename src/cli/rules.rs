@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 
 use crate::analysis::verdict::{MARGIN, Rule, Rules};
-use crate::metric::{Metric, PLANNED};
+use crate::metric::{Metric, UnknownMetric};
 
 /// What a change has to be, and how sure, before it counts.
 #[derive(Debug, Clone, Args)]
@@ -22,7 +22,7 @@ pub struct RulesArgs {
     #[arg(long, value_enum, default_value_t = RuleArg::Rank)]
     pub rule: RuleArg,
     /// The metrics that decide, comma separated [default: model_load_s, cold_start_ttft_s,
-    /// prefill_tps, decode_tps, peak_host_bytes]
+    /// prefill_tps, decode_tps, peak_host_bytes, peak_gpu_bytes]
     #[arg(long, value_delimiter = ',', value_parser = metric_name, value_name = "METRIC")]
     pub primary: Vec<String>,
 }
@@ -74,12 +74,6 @@ impl RulesArgs {
         let general = self.margin.iter().rfind(|m| m.metric.is_none()).map(|m| m.share);
         let own = self.margin.iter().filter_map(|m| Some((m.metric.clone()?, m.share)));
         let default = Rules::default().primary;
-        let planned = |name: &String| PLANNED.contains(&name.as_str());
-        // What nothing measures decides nothing, beside others; alone it must not pass for them.
-        let decide = match self.primary.iter().all(planned) {
-            true => self.primary.clone(),
-            false => self.primary.iter().filter(|name| !planned(name)).cloned().collect(),
-        };
         Rules {
             margin: general.unwrap_or(MARGIN),
             margins: own.collect(),
@@ -89,7 +83,7 @@ impl RulesArgs {
                 RuleArg::Welch => Rule::Welch,
                 RuleArg::Point => Rule::Point,
             },
-            primary: if decide.is_empty() { default } else { decide },
+            primary: if self.primary.is_empty() { default } else { self.primary.clone() },
         }
     }
 }
@@ -101,12 +95,10 @@ fn alpha(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A name of the catalogue or of a metric to come; the nearest one where it is neither.
+/// A name of the catalogue; the nearest one where it is none.
 pub fn metric_name(name: &str) -> Result<String, String> {
-    match name.parse::<Metric>() {
-        Err(e) if !PLANNED.contains(&name) => Err(e.to_string()),
-        _ => Ok(name.to_string()),
-    }
+    let metric: Metric = name.parse().map_err(|e: UnknownMetric| e.to_string())?;
+    Ok(metric.name().to_string())
 }
 
 #[cfg(test)]
@@ -134,11 +126,12 @@ mod tests {
 
     #[test]
     fn a_list_of_an_earlier_version_decides_as_it_did() {
-        let all = "model_load_s,cold_start_ttft_s,prefill_tps,decode_tps,peak_host_bytes";
-        let earlier = format!("{all},peak_gpu_bytes");
-        assert_eq!(rules(&["--primary", &earlier]).unwrap().rules(), Rules::default());
-        let alone = rules(&["--primary", "peak_gpu_bytes"]).unwrap().rules();
-        assert_eq!(alone.primary, ["peak_gpu_bytes"]);
+        let all =
+            "model_load_s,cold_start_ttft_s,prefill_tps,decode_tps,peak_host_bytes,peak_gpu_bytes";
+        assert_eq!(rules(&["--primary", all]).unwrap().rules(), Rules::default());
+        let name = Metric::PeakGpuBytes.name();
+        let alone = rules(&["--primary", name]).unwrap().rules();
+        assert_eq!(alone.primary, [name]);
         let help = <Line as clap::CommandFactory>::command().render_long_help().to_string();
         let help: String = help.split_whitespace().collect();
         assert!(help.contains(&format!("[default:{all}]")), "{help}");

@@ -14,6 +14,7 @@ use crate::measure::host;
 use crate::model::cache::CacheDir;
 use crate::progress::say;
 use crate::protocol::{Feature, Generate, Generated, Load, Sampling};
+use crate::sensors::gpu;
 use crate::session::failed;
 use crate::session::find::Found;
 use crate::task::generate::Step;
@@ -79,6 +80,7 @@ impl<'a> Session<'a> {
     ) -> Result<Self> {
         let model = &found.model;
         check_device(std::slice::from_ref(engine), args.device)?;
+        gpu::check(args.device)?;
         if let Some((_, why)) = engine.refusal(&model.quant, args.device) {
             bail!(why);
         }

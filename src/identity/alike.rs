@@ -168,6 +168,17 @@ impl Alike {
     }
 }
 
+/// Which cards there are, without what was measured of them and which of its kind each is.
+pub(super) fn kinds(all: &[Gpu]) -> Value {
+    let kind = |gpu: &Gpu| Gpu {
+        name: gpu.name.clone(),
+        memory_bytes: gpu.memory_bytes,
+        driver: gpu.driver.clone(),
+        ..Gpu::default()
+    };
+    serde_json::json!(all.iter().map(kind).collect::<Vec<_>>())
+}
+
 /// The driver of a list of GPUs.
 pub(super) fn driver(value: &Value) -> Value {
     gpus(value).into_iter().find_map(|gpu| gpu.driver).map_or(Value::Null, Value::String)

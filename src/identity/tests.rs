@@ -17,6 +17,7 @@ fn identity(change: impl Fn(&mut Record)) -> Identity {
         name: "RTX 4090".into(),
         memory_bytes: 24 << 30,
         driver: Some("580.95.05".into()),
+        ..Gpu::default()
     }];
     change(&mut record);
     Identity::of(&record, &record.arms[0])
@@ -148,7 +149,12 @@ fn another_machine_or_model_is_another_line_and_a_kernel_update_is_not() {
 #[test]
 fn only_the_major_number_of_a_driver_splits_a_line() {
     let gpu = |driver: &str| {
-        let gpu = Gpu { name: "H200".into(), memory_bytes: 1, driver: Some(driver.into()) };
+        let gpu = Gpu {
+            name: "H200".into(),
+            memory_bytes: 1,
+            driver: Some(driver.into()),
+            ..Gpu::default()
+        };
         line(|r| r.host.gpu = vec![gpu.clone()])
     };
     assert!(gpu("570.86.15").fits(&gpu("570.9")));

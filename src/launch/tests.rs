@@ -269,19 +269,20 @@ fn a_sensor_hears_of_each_decode_window_in_order() {
     let (model, workload) = (Model { n_vocab: None, ..model() }, workload());
     let launched = launched(&generation(&model, &workload), everything());
     let marks: Vec<Mark> = launched.marks.iter().map(|(mark, _)| *mark).collect();
-    let window = [Mark::WindowBegin, Mark::WindowEnd];
+    let window = [Mark::Submit, Mark::WindowBegin, Mark::WindowEnd];
     let expected =
         [&[Mark::Ready, Mark::Loaded][..], &window.repeat(4), &[Mark::Finished]].concat();
     assert_eq!(marks, expected);
     assert!(launched.marks.is_sorted_by_key(|(_, at)| *at), "{:?}", launched.marks);
     let launch = &launched.outcome.launch;
     let measured = launch.prompts.iter().filter(|run| run.role == Role::Measured);
-    let windows = launched.marks[2..].chunks(2).filter(|pair| pair[0].0 == Mark::WindowBegin);
-    for (run, pair) in measured.zip(windows) {
+    let windows = launched.marks[2..].chunks(3).filter(|marks| marks[0].0 == Mark::Submit);
+    for (run, marks) in measured.zip(windows) {
         let decode = run.token_ns[7] - run.token_ns[0];
-        assert_eq!(pair[1].1.0 - pair[0].1.0, decode, "first token to last, no more and no less");
+        assert_eq!(marks[2].1.0 - marks[1].1.0, decode, "first token to last, no more and no less");
+        assert_eq!(marks[2].1.0 - marks[0].1.0, run.token_ns[7], "submit to last token");
     }
-    assert_eq!(launch.environment.temperature_c, Some(11.0), "it ends after the machine's sensors");
+    assert_eq!(launch.environment.temperature_c, Some(15.0), "it ends after the machine's sensors");
 }
 
 #[test]

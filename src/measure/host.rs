@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::allowance;
 use crate::record::{Build, Gpu, Host};
+use crate::sensors::nvml::Library;
 use crate::units::Bytes;
 
 /// Reads the machine. Bandwidth is measured separately (`bandwidth`).
@@ -101,18 +102,7 @@ pub fn build() -> Build {
 
 /// GPUs as NVML reports them; none without its library.
 fn gpus() -> Vec<Gpu> {
-    let Ok(nvml) = nvml_wrapper::Nvml::init() else {
-        return Vec::new();
-    };
-    let driver = nvml.sys_driver_version().ok();
-    let count = nvml.device_count().unwrap_or(0);
-    (0..count)
-        .filter_map(|i| {
-            let device = nvml.device_by_index(i).ok()?;
-            let memory_bytes = device.memory_info().ok()?.total;
-            Some(Gpu { name: device.name().ok()?, memory_bytes, driver: driver.clone() })
-        })
-        .collect()
+    Library::of_machine().map_or_else(|_| Vec::new(), |library| library.cards())
 }
 
 /// Median cost of reading the clock, in nanoseconds.

@@ -4,6 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::gpu::GpuMemory;
 use crate::protocol::MemoryBook;
 
 /// Memory of the process tree at its high-water mark, as the kernel reports it, and of the engine, as
@@ -40,6 +41,9 @@ pub struct Memory {
     /// File-backed pages before the load: libraries and the program itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before_load_file_bytes: Option<u64>,
+    /// Memory of the card that the launch ran on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuMemory>,
     /// Parts that add up to the peak exactly; empty where the peak is not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub breakdown: Vec<MemoryPart>,

@@ -111,8 +111,7 @@ fn affordable(size: Bytes) -> Bytes {
 
 /// The bandwidth of the device's memory in the record, read once per session.
 pub fn of_session(host: &Host, device: Device) -> Option<BytesPerSecond> {
-    let of_host = host.measured_read_bandwidth_bytes_per_s.map(BytesPerSecond);
-    of_host.filter(|_| device == Device::Cpu)
+    host.read_bandwidth(device).map(BytesPerSecond)
 }
 
 /// The previous buffer, divided among the threads that read now. Launches with different numbers of
@@ -237,6 +236,7 @@ fn sum(bytes: &[u8], streams: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Gpu;
 
     #[test]
     fn the_sum_reads_every_word_in_any_number_of_streams() {
@@ -265,9 +265,19 @@ mod tests {
 
     #[test]
     fn the_memory_of_the_host_is_no_ceiling_of_another_device() {
-        let host = Host { measured_read_bandwidth_bytes_per_s: Some(1e9), ..Host::default() };
+        let card = |index, rate| Gpu {
+            index: Some(index),
+            measured_read_bandwidth_bytes_per_s: rate,
+            ..Gpu::default()
+        };
+        let host = Host {
+            measured_read_bandwidth_bytes_per_s: Some(1e9),
+            gpu: vec![card(0, None), card(1, Some(3e12))],
+            ..Host::default()
+        };
         assert_eq!(of_session(&host, Device::Cpu), Some(BytesPerSecond(1e9)));
-        for device in [Device::Cuda(0), Device::Metal] {
+        assert_eq!(of_session(&host, Device::Cuda(1)), Some(BytesPerSecond(3e12)));
+        for device in [Device::Cuda(0), Device::Cuda(2), Device::Metal] {
             assert_eq!(of_session(&host, device), None);
             assert_eq!(sustained(device, 1).unwrap(), None);
         }

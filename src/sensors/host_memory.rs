@@ -55,7 +55,7 @@ impl Sensor for HostMemory {
                 let pids = tree(self.root).into_iter();
                 memory.model_file_bytes = pids.map(|pid| mapped_pages(pid, &self.model)).sum();
             }
-            Mark::WindowBegin | Mark::WindowEnd => {}
+            Mark::Submit | Mark::WindowBegin | Mark::WindowEnd => {}
         }
     }
 

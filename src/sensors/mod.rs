@@ -7,16 +7,21 @@
 pub mod bandwidth;
 pub mod clocks;
 pub mod cpu;
+pub mod gpu;
 pub mod host_memory;
+pub mod nvml;
 pub mod page_cache;
 pub mod rapl;
+mod windows;
 
 pub use bandwidth::ReadBandwidth;
 pub use clocks::Clocks;
 pub use cpu::{Busy, Steal};
+pub use gpu::GpuCard;
 pub use host_memory::HostMemory;
 pub use rapl::Rapl;
 
+use crate::engine::Pid;
 use crate::record::Launch;
 use crate::units::MonoNs;
 
@@ -27,6 +32,8 @@ pub enum Mark {
     Ready,
     /// Every weight is usable.
     Loaded,
+    /// A measured request was sent. Its window follows. Reported with the answer, as the window is.
+    Submit,
     /// A measured window began: in a generation, when its first token reached the host. Reported
     /// with the answer, so it lies in the past.
     WindowBegin,
@@ -40,6 +47,9 @@ pub enum Mark {
 pub trait Sensor {
     /// Called before anything of the launch that follows has started.
     fn begin(&mut self) {}
+
+    /// The engine's process, once it is there.
+    fn process(&mut self, _pid: Pid) {}
 
     /// `at` is when the event happened, not when it was reported; marks come in the order of their
     /// times.
@@ -60,6 +70,10 @@ impl Sensors {
         self.0.push(Box::new(sensor));
     }
 
+    pub fn process(&mut self, pid: Pid) {
+        self.0.iter_mut().for_each(|sensor| sensor.process(pid));
+    }
+
     pub fn mark(&mut self, mark: Mark, at: MonoNs) {
         self.0.iter_mut().for_each(|sensor| sensor.mark(mark, at));
     }
@@ -74,7 +88,6 @@ impl Sensors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Pid;
     use crate::units::Seconds;
 
     /// The median of many calls.

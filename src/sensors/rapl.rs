@@ -10,6 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::windows::{Curve, Windows};
 use super::{Mark, Sensor};
 use crate::record::{Energy, Launch};
 use crate::units::MonoNs;
@@ -29,7 +30,7 @@ pub struct Rapl {
     source: String,
     stop: Sender<()>,
     reader: JoinHandle<Vec<Sample>>,
-    windows: Vec<(MonoNs, MonoNs)>,
+    windows: Windows,
 }
 
 /// The counter of one package, in microjoules. It wraps to 0 beyond `range`.
@@ -82,18 +83,14 @@ impl Rapl {
             source: format!("RAPL {}", names.join(" + ")),
             stop,
             reader,
-            windows: Vec::new(),
+            windows: Windows::default(),
         })
     }
 }
 
 impl Sensor for Rapl {
     fn mark(&mut self, mark: Mark, at: MonoNs) {
-        match mark {
-            Mark::WindowBegin => self.windows.push((at, at)),
-            Mark::WindowEnd => self.windows.last_mut().into_iter().for_each(|w| w.1 = at),
-            Mark::Ready | Mark::Loaded | Mark::Finished => {}
-        }
+        self.windows.mark(mark, at);
     }
 
     fn end(self: Box<Self>, launch: &mut Launch) {
@@ -132,28 +129,20 @@ fn step(last: u64, now: u64, range: u64) -> u64 {
 
 /// The energy of the windows; `None` if one of them lies outside the samples or the counters moved
 /// too rarely inside them.
-fn energy(samples: &[Sample], windows: &[(MonoNs, MonoNs)], source: String) -> Option<Energy> {
-    let (mut microjoules, mut seconds, mut steps) = (0.0, 0.0, 0);
-    for (from, to) in windows {
-        microjoules += until(samples, *to)? - until(samples, *from)?;
-        seconds += to.since(*from).0;
-        let moved = samples.windows(2).filter(|pair| {
-            (*from..=*to).contains(&pair[1].at) && pair[1].microjoules > pair[0].microjoules
-        });
-        steps += moved.count() as u32;
-    }
-    (steps >= LEAST_STEPS).then(|| Energy { source, joules: microjoules / 1e6, seconds, steps })
-}
-
-/// Microjoules from the first sample until `at`.
-fn until(samples: &[Sample], at: MonoNs) -> Option<f64> {
-    let next = samples.partition_point(|sample| sample.at < at);
-    let after = samples.get(next)?;
-    let Some(before) = next.checked_sub(1).map(|i| samples[i]) else {
-        return (after.at == at).then_some(after.microjoules as f64);
-    };
-    let share = at.since(before.at).0 / after.at.since(before.at).0;
-    Some(before.microjoules as f64 + share * (after.microjoules - before.microjoules) as f64)
+fn energy(samples: &[Sample], windows: &Windows, source: String) -> Option<Energy> {
+    let curve = Curve(samples.iter().map(|s| (s.at, s.microjoules as f64 / 1e6)).collect());
+    let steps = windows.measured.iter().map(|window| curve.steps(*window)).sum();
+    let joules = curve.joules(&windows.measured).filter(|_| steps >= LEAST_STEPS)?;
+    let request_joules = curve.joules(&windows.requests).filter(|_| !windows.requests.is_empty());
+    Some(Energy {
+        source,
+        joules,
+        seconds: Windows::seconds(&windows.measured),
+        steps,
+        resolution_s: None,
+        request_joules,
+        request_seconds: request_joules.map(|_| Windows::seconds(&windows.requests)),
+    })
 }
 
 #[cfg(test)]
@@ -199,8 +188,12 @@ mod tests {
 
     #[test]
     fn the_energy_of_a_window_is_cut_out_between_the_samples() {
-        let windows = [(ms(155), ms(255)), (ms(300), ms(353))];
+        let measured = vec![(ms(155), ms(255)), (ms(300), ms(353))];
+        let requests = vec![(ms(145), ms(255)), (ms(290), ms(353))];
+        let windows = Windows { measured, requests, ..Windows::default() };
         let e = energy(&samples(), &windows, "x".into()).unwrap();
+        assert!((e.request_joules.unwrap() - 2.0 * 0.173).abs() < 1e-9, "{e:?}");
+        assert!((e.request_seconds.unwrap() - 0.173).abs() < 1e-9, "{e:?}");
         assert!((e.joules - 2.0 * 0.153).abs() < 1e-9, "{e:?}");
         assert!((e.seconds - 0.153).abs() < 1e-9, "{e:?}");
         assert_eq!(e.steps, 10 + 6);
@@ -208,7 +201,10 @@ mod tests {
 
     #[test]
     fn a_window_with_few_steps_or_outside_the_samples_has_no_energy() {
-        let of = |windows: &[(MonoNs, MonoNs)]| energy(&samples(), windows, "x".into());
+        let of = |windows: &[(MonoNs, MonoNs)]| {
+            let windows = Windows { measured: windows.to_vec(), ..Windows::default() };
+            energy(&samples(), &windows, "x".into())
+        };
         assert_eq!(of(&[(ms(155), ms(205))]), None);
         assert_eq!(of(&[(ms(50), ms(255))]), None);
         assert_eq!(of(&[(ms(155), ms(2000))]), None);

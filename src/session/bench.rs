@@ -20,7 +20,7 @@ use crate::plan::grid::{Cell, each_once, labels};
 use crate::plan::{Planned, Spec, order};
 use crate::progress::say;
 use crate::record::{self, Arm, FailureKind, Host, Model};
-use crate::sensors::bandwidth;
+use crate::sensors::{bandwidth, gpu};
 use crate::task::Task;
 use crate::task::generate::Generation;
 use crate::workload::{PromptSet, Shape, Workload};
@@ -74,6 +74,7 @@ impl Bench {
         spec.engine = sides.iter().map(|side| side.engine.name.clone()).collect();
         let engines: Vec<EngineSpec> = sides.iter().map(|side| side.engine.clone()).collect();
         spec.target.device.iter().try_for_each(|device| check_device(&engines, *device))?;
+        spec.target.device.iter().try_for_each(|device| gpu::check(*device))?;
         let cells = Cell::grid(&spec.target, sides.len(), host::available_threads());
         spec.target.threads = each_once(cells.iter().map(|cell| cell.threads));
         let quants = each_once(cells.iter().map(|cell| cell.quant));
@@ -104,6 +105,15 @@ impl Bench {
     /// The most threads that an engine gets.
     pub fn threads(&self) -> u32 {
         self.seats.iter().map(|seat| seat.threads).max().unwrap_or(1)
+    }
+
+    /// The cards that are used, each once.
+    pub fn cards(&self) -> Vec<u32> {
+        let card = |seat: &Seat| match seat.device {
+            Device::Cuda(index) => Some(index),
+            Device::Cpu | Device::Metal => None,
+        };
+        each_once(self.seats.iter().filter_map(card))
     }
 
     /// The order of launches.
@@ -207,7 +217,7 @@ impl Bench {
                 page_cache: work.page_cache,
                 deadlines: self.deadlines(),
                 idle_window: Duration::from_millis(200),
-                read_bandwidth: around && in_memory(&file.model),
+                read_bandwidth: around && seat.device == Device::Cpu && in_memory(&file.model),
                 known_bandwidth: bandwidth::of_session(host, seat.device),
             }
         };

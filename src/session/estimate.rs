@@ -1,6 +1,7 @@
 //! Estimates how long a planned run will take, from earlier records of the same file and engine.
 
 use crate::analysis::ok_launches;
+use crate::device::Device;
 use crate::metric::Metric;
 use crate::plan::Workload;
 use crate::record::{Arm, Record, WorkloadPrompt};
@@ -8,17 +9,19 @@ use crate::stats::Sample;
 use crate::units::Seconds;
 
 /// The time of one launch of an engine, from the newest of `records` (oldest first) that measured
-/// the model file with this checksum on the same number of threads; `None` if no record did.
+/// the model file with this checksum on the device with the same number of threads; `None` if no record did.
 pub fn launch_time(
     records: &[Record],
-    (sha256, engine, threads): (&str, &str, u32),
+    (sha256, engine, device, threads): (&str, &str, Device, u32),
     prompts: &[WorkloadPrompt],
     work: &Workload,
 ) -> Option<Seconds> {
     let newest_first = records.iter().rev().flat_map(|r| r.arms.iter().map(move |arm| (r, arm)));
     let fits = |(r, arm): &(&Record, &Arm)| {
         let file = r.model_of(arm).sha256 == sha256;
-        file && arm.engine == engine && arm.point.threads == Some(threads)
+        // Records from before there were devices are of the processor.
+        let on = arm.point.device.unwrap_or_default();
+        file && arm.engine == engine && on == device && arm.point.threads == Some(threads)
     };
     let arms: Vec<&Arm> = newest_first.filter(fits).map(|(_, arm)| arm).collect();
     let rates = arms.iter().find_map(|arm| {
@@ -82,17 +85,27 @@ mod tests {
         let work = Workload::repeated(1, 2);
         let sha = record.model.sha256.clone();
         let time = |threads, engine: &str| {
-            launch_time(std::slice::from_ref(&record), (&sha, engine, threads), &prompts, &work)
+            launch_time(
+                std::slice::from_ref(&record),
+                (&sha, engine, Device::Cpu, threads),
+                &prompts,
+                &work,
+            )
         };
         // Cold: 2 + 2. First prompt: 2 · (0.5 + 2). Second: warm-up 1 + 0.2, then 2 · (1 + 3).
         let expected = 4.0 + 5.0 + 1.2 + 8.0;
         assert!((time(2, &engine).unwrap().0 - expected).abs() < 1e-9);
         assert!(time(2, "another").is_none());
         assert!(time(4, &engine).is_none(), "other threads, other rates");
+        let on_a_card = (sha.as_str(), engine.as_str(), Device::Cuda(0), 2);
+        let records = std::slice::from_ref(&record);
+        assert!(launch_time(records, on_a_card, &prompts, &work).is_none(), "another device");
         // At depth 200 no warm-up is cold, and the context takes 2 more seconds, once or each time.
         let deep = [prompt(50, 20, 200)];
         let time = |record: &Record| {
-            launch_time(std::slice::from_ref(record), (&sha, &engine, 2), &deep, &work).unwrap().0
+            launch_time(std::slice::from_ref(record), (&sha, &engine, Device::Cpu, 2), &deep, &work)
+                .unwrap()
+                .0
         };
         assert!((time(&record) - (4.0 + 2.0 + 0.7 + 5.0)).abs() < 1e-9);
         let mut within = record.clone();

@@ -50,7 +50,7 @@ pub fn list(bench: &Bench, launches: u32, folder: &Path) -> Result<()> {
     writeln!(out, "time      by earlier results in {}:", clean(&folder.display().to_string()))?;
     for seat in arms {
         let sha256 = &bench.file_of(seat).model.sha256;
-        let of = (sha256.as_str(), seat.point.engine.as_str(), seat.threads);
+        let of = (sha256.as_str(), seat.point.engine.as_str(), seat.device, seat.threads);
         match launch_time(&records, of, &prompts, work) {
             Some(one) => {
                 sum += f64::from(launches) * (one.0 + work.delay);
@@ -63,7 +63,7 @@ pub fn list(bench: &Bench, launches: u32, folder: &Path) -> Result<()> {
         [] => writeln!(out, "          {} in all", Seconds(sum))?,
         names => writeln!(
             out,
-            "          {} and what {} takes, not measured before with this file and as many threads",
+            "          {} and what {} takes, not measured before with this file on this device with as many threads",
             Seconds(sum),
             names.join(", ")
         )?,

@@ -30,6 +30,7 @@ pub use self::look::first_look;
 pub use self::resume::{Claim, Interrupted};
 pub use self::stop::{Ended, Limits, Stop};
 use crate::analysis;
+use crate::device::Device;
 use crate::engine::Failure;
 use crate::launch::{self, Settings, Subject};
 use crate::measure::host;
@@ -39,6 +40,7 @@ use crate::progress::say;
 use crate::record::{Build, Environment, Record, Run, SCHEMA, Status, WeightsSource};
 use crate::report::clean;
 use crate::secrets;
+use crate::sensors::gpu::ceilings;
 use crate::sensors::{bandwidth, page_cache};
 use crate::shell;
 use crate::task::Task;
@@ -98,6 +100,10 @@ impl Session<'_> {
                 let BytesPerSecond(bytes) = rate.rate;
                 record.host.measured_read_bandwidth_bytes_per_s = Some(bytes);
                 record.host.bandwidth_method = Some(rate.method);
+                for card in bench.cards() {
+                    say(&format!("measuring what cuda:{card} delivers"));
+                    ceilings::note(card, ceilings::of(card), &mut record.host.gpu);
+                }
                 let new = || output_base(self.folder, self.kind);
                 (record, self.base.map_or_else(new, Ok)?)
             }
@@ -307,6 +313,13 @@ fn announce(record: &Record, bench: &Bench) {
             three_digits(quota),
             bench.threads()
         ));
+    }
+    for gpu in bench.cards().iter().filter_map(|n| record.host.gpu_of(Device::Cuda(*n))) {
+        let reads = match gpu.measured_read_bandwidth_bytes_per_s {
+            Some(rate) => format!("reads {}", BytesPerSecond(rate)),
+            None => "read bandwidth not measured: no MBU".into(),
+        };
+        say(&format!("{}, {reads}", clean(&gpu.name)));
     }
     let threads: Vec<String> = bench.spec.target.threads.iter().map(u32::to_string).collect();
     say(&format!(

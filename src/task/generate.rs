@@ -135,6 +135,7 @@ impl Generation<'_> {
         if role == Role::Measured {
             let decode = &generated.value.t_tokens_ns;
             if let (Some(first), Some(last)) = (decode.first(), decode.last()) {
+                launch.mark(Mark::Submit, generated.sent);
                 launch.mark(Mark::WindowBegin, MonoNs(*first));
                 launch.mark(Mark::WindowEnd, MonoNs(*last));
             }

@@ -138,6 +138,7 @@ pub fn converse<A>(
     }
     identity.version = engine.ready.versions.clone();
     if let Some(pid) = observes.pid {
+        sensors.process(pid);
         sensors.add(HostMemory::of(pid, load.path.as_ref()));
     }
     sensors.mark(Mark::Ready, MonoNs::now());

@@ -16,6 +16,7 @@ mod doctor;
 mod evidence;
 mod fake_engine;
 mod gate;
+mod gpu;
 mod grid;
 mod history;
 mod history_foreign;

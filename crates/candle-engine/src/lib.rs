@@ -7,6 +7,7 @@ pub mod bench;
 pub mod candle;
 pub mod candle_stock;
 mod config;
+pub mod cuda;
 pub mod generate;
 mod iq4_nl;
 mod kernels;

@@ -155,7 +155,10 @@ fn facts(record: &Record) -> Vec<(String, String)> {
         Some(b) => format!("read bandwidth {}", BytesPerSecond(b)),
         None => "read bandwidth not measured".into(),
     };
-    let machine = host.gpu.iter().map(|gpu| gpu.name.clone());
+    let machine = host.gpu.iter().map(|gpu| match gpu.measured_read_bandwidth_bytes_per_s {
+        Some(rate) => format!("{}, which reads {}", clean(&gpu.name), BytesPerSecond(rate)),
+        None => clean(&gpu.name),
+    });
     let cpu = [host.cpu_model.clone(), threads, Bytes(host.ram_bytes).to_string()];
     let run = [
         record.run.started_at.clone(),

@@ -121,6 +121,7 @@ mod tests {
                 allocator_free_bytes: Some(30),
                 ..MemoryBook::default()
             },
+            gpu: None,
             breakdown: Vec::new(),
         }
     }
@@ -220,6 +221,7 @@ Anonymous:             0 kB
                     allocator_free_bytes: bytes[11],
                     ..MemoryBook::default()
                 },
+                gpu: None,
                 breakdown: Vec::new(),
             };
             let sum: i64 = breakdown(&memory).iter().map(|p| p.bytes).sum();

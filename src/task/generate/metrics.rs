@@ -2,8 +2,9 @@
 //! docs/METHODOLOGY.md; names: `metric`.
 
 use super::Measured;
+use crate::device::DeviceKind;
 use crate::metric::{Metric, Values};
-use crate::record::{MemoryPart, Model, Part, PromptRun, Role};
+use crate::record::{Energy, MemoryPart, Model, Part, PromptRun, Role};
 use crate::stats::Sample;
 use crate::units::{BytesPerSecond, Seconds};
 
@@ -64,22 +65,35 @@ fn of_runs<'a>(
 /// sums, gaps pooled. Load and cold start are already filled in.
 pub fn of_launch(measured: &mut Measured<'_>, model: &Model) {
     let reads = ReadsPerToken::of(measured, model);
+    let device = measured.device;
     let launch = &mut *measured.launch;
     for run in launch.prompts.iter_mut().filter(|run| run.role == Role::Measured) {
         run.metrics = of_runs([&*run], reads.as_ref());
     }
     let mut values = of_prompts(&launch.prompts, reads.as_ref());
     let decode = values.get(&Metric::DecodeTps).copied();
+    let gpu_peak = launch.memory.gpu.as_ref().and_then(|gpu| gpu.peak_bytes);
     if let Some(peak) = launch.memory.peak_host_bytes {
         values.insert(Metric::PeakHostBytes, peak as f64);
         values.extend(of_memory(&launch.memory.breakdown));
-        values.extend(decode.map(|rate| (Metric::TpsPerGb, rate / (peak as f64 / 1e9))));
     }
-    if let Some(energy) = &launch.energy {
-        let measured = launch.prompts.iter().filter(|run| run.role == Role::Measured);
-        let tokens: usize = measured.map(|run| run.token_ns.len().saturating_sub(1)).sum();
-        if tokens > 0 {
-            values.insert(Metric::JoulesPerToken, energy.joules / tokens as f64);
+    values.extend(gpu_peak.map(|peak| (Metric::PeakGpuBytes, peak as f64)));
+    let peak = match device.kind() {
+        DeviceKind::Cpu => launch.memory.peak_host_bytes,
+        DeviceKind::Cuda | DeviceKind::Metal => gpu_peak,
+    };
+    if let (Some(rate), Some(peak)) = (decode, peak.filter(|peak| *peak > 0)) {
+        values.insert(Metric::TpsPerGb, rate / (peak as f64 / 1e9));
+    }
+    let energy = match device.kind() {
+        DeviceKind::Cpu => &launch.energy,
+        DeviceKind::Cuda | DeviceKind::Metal => &launch.gpu_energy,
+    };
+    values.extend(energy.iter().flat_map(|energy| of_energy(energy, &launch.prompts)));
+    if let Some(gpu) = &launch.environment.gpu {
+        values.extend(gpu.sm_clock_mhz.map(|clock| (Metric::SmClock, clock.median)));
+        if gpu.readings > 0 {
+            values.insert(Metric::Throttled, gpu.throttled_s.values().sum());
         }
     }
     launch.metrics.extend(values);
@@ -95,6 +109,26 @@ fn of_prompts(runs: &[PromptRun], reads: Option<&ReadsPerToken>) -> Values {
         && let (Some(first), Some(steady)) = (first_decode_step(runs), quantile(&gaps, 0.5))
     {
         values.insert(Metric::WarmupGain, first / steady);
+    }
+    values
+}
+
+/// Energy per token, over the measured windows and over the whole requests.
+fn of_energy(energy: &Energy, runs: &[PromptRun]) -> Values {
+    let measured = || runs.iter().filter(|run| run.role == Role::Measured);
+    let decoded: usize = measured().map(|run| run.token_ns.len().saturating_sub(1)).sum();
+    let all = |run: &PromptRun| run.n_prompt as usize + run.token_ns.len();
+    let total: usize = measured().map(all).sum();
+    let mut values = Values::new();
+    if decoded > 0 {
+        values.insert(Metric::JoulesPerToken, energy.joules / decoded as f64);
+    }
+    // A request that holds its context costs what that takes too.
+    if let Some(joules) = energy.request_joules
+        && measured().all(|run| !run.context_in_request)
+        && total > 0
+    {
+        values.insert(Metric::JoulesPerTotalToken, joules / total as f64);
     }
     values
 }
@@ -342,6 +376,24 @@ mod tests {
         for metric in [Metric::Ttft, Metric::PrefillTps, Metric::E2eTps] {
             assert!(!v.contains_key(&metric) && !launch.contains_key(&metric), "{metric}");
         }
+    }
+
+    #[test]
+    fn energy_is_shared_among_the_tokens_of_its_windows() {
+        let energy = Energy {
+            source: "x".into(),
+            joules: 8.0,
+            seconds: 0.4,
+            steps: 10,
+            resolution_s: None,
+            request_joules: Some(21.0),
+            request_seconds: Some(1.3),
+        };
+        let v = of_energy(&energy, &[run(Role::Cold), run(Role::Measured)]);
+        close(&v, Metric::JoulesPerToken, 8.0 / 4.0);
+        close(&v, Metric::JoulesPerTotalToken, 21.0 / (16.0 + 5.0));
+        let within = PromptRun { depth: 9, context_in_request: true, ..run(Role::Measured) };
+        assert!(!of_energy(&energy, &[within]).contains_key(&Metric::JoulesPerTotalToken));
     }
 
     #[test]

@@ -61,6 +61,9 @@ def load(path):
         os.rename(path + ".new", path)
     if MODE.startswith("daemon"):
         daemonize()
+    if MODE == "holds-a-card":
+        with open(os.path.join(os.environ["TMPDIR"], "holder"), "w") as file:
+            file.write(str(os.getpid()))
     notes = ["a note"] * 5_000 if MODE == "many-notes" else []
     if MODE == "oom":
         send(type="error", kind="oom", message="expected 5 GB of memory, found 1 GB")
