@@ -130,7 +130,8 @@ fn over(
                 Device::Cuda(_) | Device::Metal => Some(CACHE_OF_A_GPU),
             },
         };
-        let doubt = || excess(&measured.launch.memory).or_else(|| task.doubt(&measured));
+        let doubt =
+            || excess(&measured.launch.memory, settings.device).or_else(|| task.doubt(&measured));
         if error.is_none()
             && let Some(message) = doubt()
         {

@@ -9,6 +9,11 @@
 # OUT                   the folder that it writes to [gate-out]
 # FAIL_ON_INCONCLUSIVE  "true": an inconclusive gate fails the job [false: it warns]
 # LLM_BENCH             an existing program; otherwise one is built
+# DEVICE                where to measure; "auto": cuda where `nvidia-smi -L` lists a card, else cpu. An
+#                       argument --device comes before it [the gate's own]
+#
+# Clocks are watched and never set here: who wants them locked does it on the runner
+# (`sudo nvidia-smi -lgc MHZ`).
 #
 # Exit codes: the gate's own (docs/GATE.md).
 set -euo pipefail
@@ -24,6 +29,16 @@ if [[ $# -eq 0 ]]; then
     exit 2
   fi
   set -- --baseline-rev "$base"
+fi
+
+DEVICE=${DEVICE:-}
+if [[ $DEVICE == auto ]]; then
+  DEVICE=cpu
+  if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then DEVICE=cuda; fi
+fi
+# A resumed gate and a stored baseline state their device themselves.
+if [[ -n $DEVICE && ! " $*" =~ \ --(device|resume|baseline)[\ =] ]]; then
+  set -- "$@" --device "$DEVICE"
 fi
 
 if [[ -z ${LLM_BENCH:-} ]]; then

@@ -102,7 +102,7 @@ pub fn build() -> Build {
 
 /// GPUs as NVML reports them; none without its library.
 fn gpus() -> Vec<Gpu> {
-    Library::of_machine().map_or_else(|_| Vec::new(), |library| library.cards())
+    Library::for_a_look().map_or_else(|_| Vec::new(), |library| library.cards())
 }
 
 /// Median cost of reading the clock, in nanoseconds.

@@ -14,7 +14,8 @@ use crate::device::Device;
 pub struct Gpu {
     /// Name by its driver.
     pub name: String,
-    /// Its memory in bytes.
+    /// Its memory in bytes; absent where it has none of its own, or the driver does not say.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub memory_bytes: u64,
     /// Version of the driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,6 +47,10 @@ pub struct Gpu {
     /// Why those were not measured, for a card that was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unmeasured: Option<String>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Host {
@@ -83,7 +88,7 @@ pub struct GpuState {
     /// The driver's name for this one card.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
-    /// How many readings lie in the measured windows.
+    /// How many readings of all this lie in the measured windows; the energy is read more often.
     #[serde(default)]
     pub readings: u32,
     /// What one reading of all this takes, in seconds.

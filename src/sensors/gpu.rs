@@ -29,8 +29,9 @@ use crate::units::MonoNs;
 
 /// Time between two readings; docs/METHODOLOGY.md states their cost.
 const PERIOD: Duration = Duration::from_millis(20);
-/// Every so many readings the processes that hold the card are listed too, which takes longer.
-const LIST_EVERY: usize = 5;
+/// Every so many readings all is read; between them the energy alone, so that a window sees one
+/// question to the driver in 20 ms and no more.
+const WHOLE_EVERY: usize = 5;
 /// Readings before the launch, for what the card needs when it is idle.
 const BEFORE: usize = 5;
 /// How long to wait, after the launch, for the counter's next step.
@@ -214,11 +215,13 @@ fn watch(
     let mut readings = Readings::default();
     let mut owners = Owners { engine, others, known: BTreeMap::new() };
     loop {
-        let listed = readings.all.len().is_multiple_of(LIST_EVERY);
-        readings.take(card, listed.then_some(&mut owners));
+        match readings.all.len().is_multiple_of(WHOLE_EVERY) {
+            true => readings.take(card, &mut owners),
+            false => readings.all.push(card.read_energy(&mut readings.unread)),
+        }
         match asked.recv_timeout(period) {
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) => readings.take(card, Some(&mut owners)),
+            Ok(()) => readings.take(card, &mut owners),
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
@@ -226,15 +229,14 @@ fn watch(
     let (last, ended) = (energy(&readings), Instant::now());
     while last.is_some() && energy(&readings) == last && ended.elapsed() < LAST_STEP {
         std::thread::sleep(period);
-        readings.take(card, None);
+        readings.all.push(card.read_energy(&mut readings.unread));
     }
     readings
 }
 
 impl Readings {
-    fn take(&mut self, card: &Card, owners: Option<&mut Owners<'_>>) {
+    fn take(&mut self, card: &Card, owners: &mut Owners<'_>) {
         self.all.push(card.read(&mut self.unread));
-        let Some(owners) = owners else { return };
         let held = card.holders(&mut self.unread).and_then(|all| owners.held(&all));
         self.own_peak = self.own_peak.max(held);
     }

@@ -9,23 +9,25 @@ use std::path::{Path, PathBuf};
 use self::breakdown::{breakdown, mapped_pages};
 pub use self::excess::excess;
 use super::{Mark, Sensor};
+use crate::device::Device;
 use crate::engine::Pid;
 use crate::processes::tree;
-use crate::record::{Launch, Memory};
+use crate::record::{Launch, Memory, MemoryBook};
 use crate::units::MonoNs;
 
 /// Reads at `ready`, after the load, and after the measured requests.
 pub struct HostMemory {
     root: u32,
     model: PathBuf,
+    device: Device,
     memory: Memory,
 }
 
 impl HostMemory {
     /// Observes the process, its descendants, and those that left it. The sensor needs a process that is known to be the
     /// engine's.
-    pub fn of(pid: Pid, model: &Path) -> Self {
-        Self { root: pid.0, model: model.into(), memory: Memory::default() }
+    pub fn of(pid: Pid, model: &Path, device: Device) -> Self {
+        Self { root: pid.0, model: model.into(), device, memory: Memory::default() }
     }
 }
 
@@ -62,7 +64,19 @@ impl Sensor for HostMemory {
     fn end(self: Box<Self>, launch: &mut Launch) {
         let book = std::mem::take(&mut launch.memory.book);
         launch.memory = Memory { book, ..self.memory };
-        launch.memory.breakdown = breakdown(&launch.memory);
+        launch.memory.breakdown = match self.device {
+            Device::Cpu => breakdown(&launch.memory),
+            // What the engine accounts for lies on the card, and is no part of the host's peak.
+            Device::Cuda(_) | Device::Metal => {
+                let book = MemoryBook {
+                    weights_mapped_bytes: launch.memory.book.weights_mapped_bytes,
+                    compiler_bytes: launch.memory.book.compiler_bytes,
+                    allocator_free_bytes: launch.memory.book.allocator_free_bytes,
+                    ..MemoryBook::default()
+                };
+                breakdown(&Memory { book, ..launch.memory.clone() })
+            }
+        };
     }
 }
 

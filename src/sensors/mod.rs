@@ -88,6 +88,7 @@ impl Sensors {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
     use crate::units::Seconds;
 
     /// The median of many calls.
@@ -107,7 +108,7 @@ mod tests {
     #[ignore = "prints what docs/METHODOLOGY.md states"]
     fn the_cost_of_each_reading() {
         let pid = Pid(std::process::id());
-        let mut memory = HostMemory::of(pid, "models/tiny.gguf".as_ref());
+        let mut memory = HostMemory::of(pid, "models/tiny.gguf".as_ref(), Device::Cpu);
         for mark in [Mark::Ready, Mark::Loaded, Mark::WindowEnd, Mark::Finished] {
             let at = MonoNs::now();
             println!("host memory at {mark:?}: {}", cost(|| memory.mark(mark, at)));

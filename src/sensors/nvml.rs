@@ -33,8 +33,7 @@ pub enum Missing {
     Card { cards: Vec<String> },
 }
 
-/// The library. It stays open until the process ends: opening it takes longer than a reading, and
-/// an open one keeps the driver from putting the card to sleep between launches.
+/// The library, open.
 #[derive(Clone)]
 pub struct Library(Arc<Nvml>);
 
@@ -55,6 +54,8 @@ pub struct Reading {
     /// When it began.
     pub at: MonoNs,
     pub took: Seconds,
+    /// Whether more than the energy was asked for.
+    pub whole: bool,
     /// Millijoules since the driver was loaded, and when that was read.
     pub energy: Option<(MonoNs, u64)>,
     pub power_mw: Option<u32>,
@@ -86,11 +87,16 @@ const THROTTLES: [(ThrottleReasons, &str); 7] = [
 pub const RECOVERS: [&str; 4] = ["hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"];
 
 impl Library {
-    /// The library of this machine, opened once.
+    /// The library of this machine, opened once and kept open: opening it takes longer than a
+    /// reading, and an open one keeps the driver from putting the card to sleep between launches.
     pub fn of_machine() -> Result<Self, Missing> {
         static OPEN: OnceLock<Result<Library, Missing>> = OnceLock::new();
-        let named = || std::env::var_os(LIBRARY).filter(|path| !path.is_empty());
-        OPEN.get_or_init(|| Self::open(named().as_deref())).clone()
+        OPEN.get_or_init(Self::for_a_look).clone()
+    }
+
+    /// The same for a short look, after which the card may sleep.
+    pub fn for_a_look() -> Result<Self, Missing> {
+        Self::open(std::env::var_os(LIBRARY).filter(|path| !path.is_empty()).as_deref())
     }
 
     /// The library at `path`, or the driver's own.
@@ -116,7 +122,8 @@ impl Library {
             let index = shown.iter().position(|other| *other == place);
             Some(Gpu {
                 name: device.name().ok()?,
-                memory_bytes: device.memory_info().ok()?.total,
+                // A card that shares the host's memory reports none.
+                memory_bytes: device.memory_info().map_or(0, |memory| memory.total),
                 driver: driver.clone(),
                 index: index.map(|index| index as u32),
                 uuid: device.uuid().ok(),
@@ -180,6 +187,7 @@ impl Reading {
         Self {
             at,
             took: Seconds(0.0),
+            whole: false,
             energy: None,
             power_mw: None,
             sm_clock_mhz: None,
@@ -208,19 +216,24 @@ impl Card {
         self.library.cards().into_iter().find(|gpu| gpu.uuid.as_deref() == Some(&uuid))
     }
 
+    /// The energy alone: one question to the driver.
+    pub fn read_energy(&self, unread: &mut Unread) -> Reading {
+        let at = MonoNs::now();
+        let device = known(unread, "card", self.device());
+        let energy = device.and_then(|d| known(unread, "energy", d.total_energy_consumption()));
+        let middle = MonoNs(at.0.midpoint(MonoNs::now().0));
+        Reading { energy: energy.map(|mj| (middle, mj)), ..Reading::nothing(at) }
+    }
+
     /// What the card does now.
     pub fn read(&self, unread: &mut Unread) -> Reading {
-        let at = MonoNs::now();
-        let Some(device) = known(unread, "card", self.device()) else {
-            return Reading::nothing(at);
-        };
-        let before = MonoNs::now();
-        let energy = known(unread, "energy", device.total_energy_consumption());
-        let energy = energy.map(|mj| (MonoNs(before.0.midpoint(MonoNs::now().0)), mj));
+        let Reading { at, energy, .. } = self.read_energy(unread);
+        let Ok(device) = self.device() else { return Reading::nothing(at) };
         let throttle = known(unread, "throttle reasons", device.current_throttle_reasons());
         let reading = Reading {
             at,
             took: Seconds(0.0),
+            whole: true,
             energy,
             power_mw: known(unread, "power", device.power_usage()),
             sm_clock_mhz: known(unread, "SM clock", device.clock_info(Clock::SM)),

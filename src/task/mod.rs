@@ -139,7 +139,11 @@ pub fn converse<A>(
     identity.version = engine.ready.versions.clone();
     if let Some(pid) = observes.pid {
         sensors.process(pid);
-        sensors.add(HostMemory::of(pid, load.path.as_ref()));
+        sensors.add(HostMemory::of(
+            pid,
+            load.path.as_ref(),
+            load.device.parse().unwrap_or_default(),
+        ));
     }
     sensors.mark(Mark::Ready, MonoNs::now());
     engine.require(task.needs())?;

@@ -84,6 +84,39 @@ fn the_gate_script_without_arguments_asks_for_the_base() {
     assert!(printed(&output).contains("fetch the whole history"), "{}", printed(&output));
 }
 
+#[test]
+fn the_gate_script_measures_on_the_card_of_a_runner_that_has_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = |name: &str, code: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{code}\n")).unwrap();
+        let done = Command::new("chmod").arg("+x").arg(&path).status().unwrap();
+        assert!(done.success());
+        path
+    };
+    let echo = program("echo-arguments", "echo \"$@\"");
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let asked = |device: &str, args: &[&str]| {
+        let mut command = script("gate.sh");
+        command.args(args).env("LLM_BENCH", &echo).env("OUT", dir.path().join("out"));
+        let output = command.env("PATH", &path).env("DEVICE", device).output().unwrap();
+        assert!(output.status.success(), "{}", printed(&output));
+        text(&output.stdout)
+    };
+    let with = |device: &str| format!("--model tiny --device {device} ");
+    let tiny = ["--model", "tiny"];
+    program("nvidia-smi", "exit 9");
+    assert!(asked("auto", &tiny).contains(&with("cpu")));
+    program("nvidia-smi", "echo 'GPU 0: NVIDIA H100 (UUID: GPU-1)'");
+    assert!(asked("auto", &tiny).contains(&with("cuda")));
+    assert!(asked("cuda:1", &tiny).contains(&with("cuda:1")));
+    assert!(!asked("", &tiny).contains("--device"));
+    for own in [&["--device", "cpu"][..], &["--resume", "F"], &["--baseline", "F"]] {
+        assert!(!asked("auto", own).contains("--device cuda"), "{own:?}");
+    }
+    assert!(asked("auto", &["--baseline-rev", "main"]).contains("--device cuda"));
+}
+
 /// The comments of a pull request, and every request about them.
 #[derive(Default)]
 struct Hub {

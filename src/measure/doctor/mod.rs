@@ -4,6 +4,7 @@
 
 pub mod activity;
 pub mod ceilings;
+pub mod gpu;
 pub mod limits;
 pub mod settings;
 
@@ -13,9 +14,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::ceilings::{Measured, Roofline};
+use self::gpu::CardRoofline;
 use super::host;
 pub use crate::allowance::Tree;
 use crate::record::Host;
+use crate::sensors::gpu::ceilings as gpu_ceilings;
+use crate::sensors::nvml::Library;
 use crate::units::{Bytes, Seconds};
 
 /// The outcome of a check.
@@ -71,6 +75,8 @@ pub struct Diagnosis {
     pub checks: Vec<Finding>,
     pub measured: Measured,
     pub rooflines: Vec<Roofline>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub card_rooflines: Vec<CardRoofline>,
 }
 
 pub const SCHEMA: &str = "llm-bench-doctor/1";
@@ -108,7 +114,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// No check fails. The measurements fail if there is not enough memory or the user asked to stop.
 pub fn examine(question: Question<'_>, say: &dyn Fn(&str)) -> anyhow::Result<Diagnosis> {
     let tree = Tree::new("/");
-    let host = host::host();
+    let mut host = host::host();
     say(&format!("watching other programs for {}", Seconds::from(WINDOW)));
     let watched = activity::watch(&tree, WINDOW);
     let threads = question.threads;
@@ -131,14 +137,19 @@ pub fn examine(question: Question<'_>, say: &dyn Fn(&str)) -> anyhow::Result<Dia
         activity::throttling(&tree),
         settings::clock(&tree, host.timer_overhead_ns),
         settings::numa(&tree),
-        settings::gpu(&host),
+        settings::energy(&tree),
     ];
+    if !host.gpu.is_empty() {
+        say("measuring what the cards deliver");
+    }
+    checks.extend(gpu::findings(&Library::of_machine(), &mut host.gpu, &gpu_ceilings::of));
     checks.extend(question.others);
     say(&format!("measuring read bandwidth and arithmetic, threads: {threads}"));
     let measured = ceilings::measure(threads)?;
     checks.extend(measured.findings());
     let rooflines = ceilings::rooflines(&measured, question.models);
-    Ok(Diagnosis { schema: SCHEMA, host, threads, checks, measured, rooflines })
+    let card_rooflines = gpu::rooflines(&host.gpu, question.models);
+    Ok(Diagnosis { schema: SCHEMA, host, threads, checks, measured, rooflines, card_rooflines })
 }
 
 #[cfg(test)]

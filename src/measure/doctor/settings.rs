@@ -2,9 +2,9 @@
 //! large pages, clock, guest or host.
 
 use super::{Finding, Tree};
-use crate::number::{Form, text};
+use crate::number::{Form, count, text};
 use crate::record::{Build, Host};
-use crate::units::Bytes;
+use crate::sensors::rapl::POWERCAP;
 
 const CPU: &str = "/sys/devices/system/cpu";
 const CPUFREQ: &str = "/sys/devices/system/cpu/cpufreq";
@@ -202,13 +202,23 @@ pub fn numa(tree: &Tree) -> Finding {
     }
 }
 
-pub fn gpu(host: &Host) -> Finding {
-    if host.gpu.is_empty() {
-        return Finding::ok("GPU", "none that NVML reports");
-    }
-    let gpus = host.gpu.iter().map(|g| {
-        let driver = g.driver.as_deref().unwrap_or("unknown");
-        format!("{}, {}, driver {driver}", g.name, Bytes(g.memory_bytes))
+/// Whether the processor's energy can be read.
+pub fn energy(tree: &Tree) -> Finding {
+    let packages = tree.list(POWERCAP, "intel-rapl:").into_iter();
+    let packages = packages.filter(|folder| {
+        tree.read(&format!("{folder}/name")).is_some_and(|name| name.starts_with("package"))
     });
-    Finding::ok("GPU", gpus.collect::<Vec<_>>().join("; "))
+    let counters: Vec<String> = packages.map(|folder| format!("{folder}/energy_uj")).collect();
+    let hidden: Vec<&str> =
+        counters.iter().filter(|c| tree.number(c).is_none()).map(String::as_str).collect();
+    match (counters.len(), hidden.len()) {
+        (0, _) => Finding::unknown("energy", "no counter (RAPL; usual in a virtual machine)"),
+        (n, 0) => Finding::ok("energy", format!("RAPL, {}", count(n, "package"))),
+        _ => Finding::unknown("energy", "this user may not read the processor's counter (RAPL)")
+            .advice(format!(
+                "`sudo chmod a+r {}` until the next boot; it lets every program guess at what \
+                 others compute, so only where those are yours",
+                hidden.join(" ")
+            )),
+    }
 }

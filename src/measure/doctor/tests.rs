@@ -42,6 +42,23 @@ fn state_and_advice(finding: &Finding) -> (State, String) {
 }
 
 #[test]
+fn an_energy_counter_that_is_hidden_comes_with_the_command_that_shows_it() {
+    let folder = "/sys/class/powercap/intel-rapl:0";
+    let name = format!("{folder}/name");
+    let counter = format!("{folder}/energy_uj");
+    let none = Sample::of(&[]);
+    assert_eq!(settings::energy(&none.tree()).state, State::Unknown);
+    let hidden = Sample::of(&[(&name, "package-0")]);
+    let (state, said) = state_and_advice(&settings::energy(&hidden.tree()));
+    assert_eq!(state, State::Unknown);
+    assert!(said.contains(&format!("`sudo chmod a+r {counter}`")), "{said}");
+    let part = format!("{folder}:0/name");
+    let files = [(name.as_str(), "package-0"), (counter.as_str(), "123"), (part.as_str(), "core")];
+    let readable = settings::energy(&Sample::of(&files).tree());
+    assert_eq!((readable.state, readable.found.as_str()), (State::Ok, "RAPL, 1 package"));
+}
+
+#[test]
 fn a_powersave_governor_is_warned_of_with_the_command_that_changes_it() {
     let policy = |n: u32, file: &str| format!("{FREQ}/policy{n}/{file}");
     let (g0, g1, d0) =

@@ -40,6 +40,17 @@ fn document(d: &Diagnosis, medium: Medium) -> Document {
             r.format.name()
         )));
     }
+    for r in &d.card_rooflines {
+        let prefill = r.prefill_tps.map_or(String::new(), |tps| {
+            format!(", {} tok/s of prefill (f16 arithmetic)", three_digits(tps))
+        });
+        document.push(Block::Text(format!(
+            "{} on {}: at most {} tok/s of decode (read bandwidth){prefill}",
+            r.model,
+            r.device,
+            three_digits(r.decode_tps)
+        )));
+    }
     document
 }
 

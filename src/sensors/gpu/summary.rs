@@ -30,12 +30,13 @@ pub(super) fn state(
     readings: &[Reading],
     windows: &Windows,
 ) -> GpuState {
+    let whole = || readings.iter().filter(|r| r.whole);
     let within = |r: &&Reading| windows.measured.iter().any(|w| (w.0..=w.1).contains(&r.at));
-    let mut inside: Vec<&Reading> = readings.iter().filter(within).collect();
+    let mut inside: Vec<&Reading> = whole().filter(within).collect();
     if inside.is_empty()
         && let Some((_, end)) = windows.measured.last()
     {
-        inside.extend(readings.iter().rfind(|r| r.at <= *end));
+        inside.extend(whole().rfind(|r| r.at <= *end));
     }
     let spread = |value: fn(&Reading) -> Option<u32>, unit: f64| {
         spread(inside.iter().filter_map(|r| Some(f64::from(value(r)?) / unit)).collect())
@@ -45,7 +46,7 @@ pub(super) fn state(
         uuid: facts.uuid,
         mig: facts.mig,
         readings: inside.len() as u32,
-        reading_s: self::spread(readings.iter().map(|r| r.took.0).collect()).map(|s| s.median),
+        reading_s: self::spread(whole().map(|r| r.took.0).collect()).map(|s| s.median),
         sm_clock_mhz: spread(|r| r.sm_clock_mhz, 1.0),
         memory_clock_mhz: spread(|r| r.memory_clock_mhz, 1.0),
         temperature_c: spread(|r| r.temperature_c, 1.0),
@@ -63,7 +64,8 @@ pub(super) fn state(
 /// Seconds of the windows by reason: a reading stands for the time since the one before it.
 fn throttled(readings: &[Reading], windows: &Windows) -> BTreeMap<String, f64> {
     let mut seconds: BTreeMap<String, f64> = BTreeMap::new();
-    for pair in readings.windows(2) {
+    let whole: Vec<&Reading> = readings.iter().filter(|r| r.whole).collect();
+    for pair in whole.windows(2) {
         let overlap = |(from, to): &(crate::units::MonoNs, crate::units::MonoNs)| {
             pair[1].at.min(*to).since(pair[0].at.max(*from)).0
         };

@@ -167,6 +167,7 @@ fn readings(step: u64, counter: bool) -> Vec<Reading> {
     let one = |t: u64| Reading {
         at: ms(t),
         took: Seconds(0.0),
+        whole: true,
         energy: counter.then(|| (ms(t), energy(t))),
         power_mw: Some(if t <= 1000 { 100_000 } else { 300_000 }),
         sm_clock_mhz: None,

@@ -1,5 +1,6 @@
 //! An engine's own book of memory against what the kernel counted.
 
+use crate::device::Device;
 use crate::record::Memory;
 use crate::units::Bytes;
 
@@ -7,10 +8,15 @@ use crate::units::Bytes;
 const SLACK: f64 = 1.02;
 const SLACK_BYTES: u64 = 4 << 20;
 
-/// What the engine claims to hold beyond the peak of its processes; `None` if all of it fits.
-/// Mapped weights are left out: pages that were never read are in no memory.
-pub fn excess(memory: &Memory) -> Option<String> {
-    let peak = memory.peak_host_bytes?;
+/// What the engine claims to hold beyond the peak of its processes, on the host and on the card
+/// together; `None` if all of it fits. Mapped weights are left out: pages that were never read are
+/// in no memory.
+pub fn excess(memory: &Memory, device: Device) -> Option<String> {
+    let of_card = match device {
+        Device::Cpu => 0,
+        Device::Cuda(_) | Device::Metal => memory.gpu.as_ref()?.peak_bytes?,
+    };
+    let peak = memory.peak_host_bytes?.saturating_add(of_card);
     let most = (peak as f64 * SLACK) as u64 + SLACK_BYTES;
     let book = &memory.book;
     let held = [
@@ -37,21 +43,31 @@ pub fn excess(memory: &Memory) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::GpuMemory;
 
     #[test]
     fn a_book_beyond_the_peak_is_seen_in_one_part_and_in_the_sum() {
         let mut memory = Memory { peak_host_bytes: Some(100 << 20), ..Memory::default() };
-        assert_eq!(excess(&memory), None);
+        assert_eq!(excess(&memory, Device::Cpu), None);
         memory.book.kv_bytes = Some(60 << 20);
         memory.book.activation_bytes = Some(30 << 20);
-        assert_eq!(excess(&memory), None);
+        assert_eq!(excess(&memory, Device::Cpu), None);
         memory.book.weights_private_bytes = Some(60 << 20);
-        assert!(excess(&memory).unwrap().contains("together"));
+        assert!(excess(&memory, Device::Cpu).unwrap().contains("together"));
         memory.book.kv_resident_bytes = Some(1 << 20);
-        assert_eq!(excess(&memory), None, "untouched pages are no memory");
+        assert_eq!(excess(&memory, Device::Cpu), None, "untouched pages are no memory");
         memory.book.weights_mapped_bytes = Some(900 << 20);
-        assert_eq!(excess(&memory), None);
+        assert_eq!(excess(&memory, Device::Cpu), None);
+        memory.book.weights_private_bytes = Some(300 << 20);
+        assert!(excess(&memory, Device::Cpu).unwrap().contains("private weights"));
+        assert_eq!(excess(&memory, Device::Cuda(0)), None, "the card's peak is not known");
+        let gpu = |peak| Some(GpuMemory { peak_bytes: Some(peak), ..GpuMemory::default() });
+        memory.gpu = gpu(250 << 20);
+        assert_eq!(excess(&memory, Device::Cuda(0)), None, "they lie on the card");
+        memory.gpu = gpu(150 << 20);
+        assert!(excess(&memory, Device::Cuda(0)).is_some());
+        memory.book.weights_private_bytes = Some(60 << 20);
         memory.book.kv_resident_bytes = Some(u64::MAX);
-        assert!(excess(&memory).unwrap().contains("KV cache"));
+        assert!(excess(&memory, Device::Cpu).unwrap().contains("KV cache"));
     }
 }
