@@ -222,11 +222,12 @@ const FACTS: &[Fact] = {
         Fact {
             key: "host.measured_read_bandwidth_bytes_per_s",
             title: "measured read bandwidth",
-            of: |r, _| json!(r.host.measured_read_bandwidth_bytes_per_s),
+            of: |r, arm| json!(r.host.read_bandwidth(arm.point.device.unwrap_or_default())),
             alike: Alike::Rate { within: 0.10 },
             compare: Warn("bandwidth"),
             resume: Resume::No,
-            why: "a reading, and on a busy machine a low one; it is read again around each launch",
+            why: "of the arm's device: a reading, and on a busy machine a low one; the host's is read \
+                  again around each launch",
             ..EXACT
         },
         Fact {

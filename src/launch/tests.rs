@@ -156,6 +156,15 @@ impl Launched {
 
 /// Runs one launch of `task` over a fake connection, on a model file that exists.
 fn launched(task: &dyn Task<Answer = ()>, observes: Observes) -> Launched {
+    launched_on(Device::Cpu, Some(BytesPerSecond(1e9)), task, observes)
+}
+
+fn launched_on(
+    device: Device,
+    known_bandwidth: Option<BytesPerSecond>,
+    task: &dyn Task<Answer = ()>,
+    observes: Observes,
+) -> Launched {
     let folder = tempfile::tempdir().unwrap();
     let model_path = folder.path().join("fake.gguf");
     std::fs::write(&model_path, [0; 100]).unwrap();
@@ -166,14 +175,14 @@ fn launched(task: &dyn Task<Answer = ()>, observes: Observes) -> Launched {
     let settings = Settings {
         model_path,
         stamp: None,
-        device: Device::Cpu,
+        device,
         threads: 1,
         n_ctx: 64,
         page_cache: PageCache::Warm,
         deadlines: Deadlines::default(),
         idle_window: Duration::ZERO,
         read_bandwidth: false,
-        known_bandwidth: Some(BytesPerSecond(1e9)),
+        known_bandwidth,
     };
     let subject = Subject { engine, installed: &installed, task, settings: &settings };
     let (requests, marks) = (Arc::default(), Arc::default());
@@ -262,6 +271,24 @@ fn the_same_connection_with_everything_has_them() {
     let precision = launched.outcome.identity.precision;
     assert!(precision.is_some());
     assert_eq!(launched.outcome.identity.settings["weight_bytes_per_token"], 1000);
+}
+
+#[test]
+fn a_launch_on_a_card_has_its_state_and_an_mbu_only_with_the_cards_own_bandwidth() {
+    let (model, workload) = (Model { n_vocab: None, ..model() }, workload());
+    let task = generation(&model, &workload);
+    let card = Device::Cuda(0);
+    let with = launched_on(card, Some(BytesPerSecond(1e12)), &task, everything());
+    let without = launched_on(card, None, &task, everything());
+    assert!(with.has(Metric::Mbu) && !without.has(Metric::Mbu));
+    for launched in [with, without] {
+        let launch = launched.outcome.launch;
+        assert_eq!(launch.status, Status::Ok, "{:?}", launch.error);
+        // Without a card, the reason why nothing was read.
+        assert!(launch.environment.gpu.is_some());
+        let of_host = launch.memory.breakdown.iter().map(|part| part.part);
+        assert!(!of_host.collect::<Vec<_>>().contains(&crate::record::Part::KvCache));
+    }
 }
 
 #[test]

@@ -165,11 +165,11 @@ fn facts(record: &Record) -> Vec<(String, String)> {
         format!("seed {}", record.run.seed),
         record.build.to_string(),
     ];
-    vec![
-        ("Host".into(), joined(cpu.into_iter().chain(machine).chain([bandwidth]))),
-        ("Workload".into(), workload(record)),
-        ("Run".into(), joined(run)),
-    ]
+    let mut facts =
+        vec![("Host".into(), joined(cpu.into_iter().chain(machine).chain([bandwidth])))];
+    facts.extend(super::card::fact(record));
+    facts.extend([("Workload".into(), workload(record)), ("Run".into(), joined(run))]);
+    facts
 }
 
 fn workload(record: &Record) -> String {
