@@ -1,8 +1,8 @@
 """LLaMA 3 from a GGUF file in PyTorch: load, prefill, decode, score.
 
-The KV cache is allocated once for n_ctx positions. Prefill is always eager, because its length changes
-from prompt to prompt. `torch.compile` gets the decode step, including the argmax: one graph, in which the
-position is a tensor, so it is compiled once.
+The KV cache is allocated once for n_ctx positions. On the CPU prefill is eager, because its length changes
+from prompt to prompt, and `torch.compile` gets the decode step, in which the position is a tensor, so that it
+is compiled once. cuda_model.py has what is different on CUDA.
 """
 
 import time
@@ -63,36 +63,33 @@ class Model(Engine):
             from torch._inductor import config  # noqa: F401
         return options["compile"]
 
+    def __new__(cls, _path: str, device: str, *_):
+        if device != "cpu":
+            from cuda_model import CudaModel as cls
+        return object.__new__(cls)
+
     def __init__(self, path: str, device: str, n_ctx: int, options: dict):
         half, compiled = options["half"], options["compile"]
         if device != "cpu" and not torch.cuda.is_available():
             raise MissingDependency(f"device '{device}': this torch sees no CUDA device; use --device cpu")
         self.device, self.n_ctx, self.compiled = device, n_ctx, compiled
         stages = Spans(self.sync)
+        if device != "cpu":
+            self._start()
+            stages.end("device")
         file = Gguf(path)
         self.config = c = Config.from_gguf(file)
         self.vocab = c.vocab
         stages.end("parse")
-        on_cpu = device == "cpu"
-        # bf16 on the CPU, which has instructions for it; f16 products there are 17 times slower.
-        # f16 on CUDA.
-        self.dtype = (torch.bfloat16 if on_cpu else torch.float16) if half else torch.float32
-        make = lambda *t: make_linear(list(t), self.dtype, device, tiles=half and on_cpu and compiled, int4=half and on_cpu)
-        # ATen's int4 kernel cannot look up rows, so the embedding is dense if tiles are not used.
-        embedding = file.tensor("token_embd.weight")
-        self.embedding = make_linear([embedding], self.dtype, device, tiles=half and on_cpu and compiled, int4=False)
+        self.dtype = self._sixteen_bit(file) if half else torch.float32
+        make = lambda *tensors: self._linear(list(tensors))
+        self.embedding = self._linear([file.tensor("token_embd.weight")], lookup=True)
         self.head = self.embedding if c.tied else make(file.tensor("output.weight", (c.vocab, c.dim)))
         self.output_norm = self._vector(file.tensor("output_norm.weight", (1, c.dim)))
-        tiled = isinstance(self.head, Tiles)
-        # Tiles have f16 scales. Inductor does not vectorise a kernel with both f16 and bf16 in it,
-        # so decoding over tiles computes in f32 with an f16 cache; dense weights use their own type
-        # throughout.
-        self.decode_dtype = torch.float32 if tiled else self.dtype
-        packed = file.tensor("blk.0.attn_q.weight").type in FOUR_BIT  # Int4Pack: bf16 in and out
-        self.kv_dtype = torch.float16 if tiled and not packed else self.dtype
+        self.decode_dtype, self.kv_dtype = self._types(file)
         # In pieces, because sums by groups of a whole vocabulary (65 MB) would not fit the cache
         # and be slow.
-        self.head_pieces = self.head.pieces(HEAD_TILES) if tiled else [self.head]
+        self.head_pieces = self.head.pieces(HEAD_TILES) if isinstance(self.head, Tiles) else [self.head]
         cache = lambda: torch.zeros(c.kv_heads, n_ctx, c.head_dim, dtype=self.kv_dtype, device=device)
         self.layers = []
         for i in range(c.layers):
@@ -120,14 +117,38 @@ class Model(Engine):
         stages.end("weights")
         self.stages = stages.take()
 
+    def _sixteen_bit(self, _file: Gguf) -> torch.dtype:
+        """The 16-bit type: bf16, for which CPUs have instructions; f16 products are 17 times slower."""
+        return torch.bfloat16
+
+    def _linear(self, tensors: list[Tensor], lookup: bool = False):
+        """A layer for these weights, stacked by rows; `lookup` for one whose rows are looked up too."""
+        half = self.dtype != torch.float32
+        # ATen's int4 kernel cannot look up rows, so the embedding is dense if tiles are not used.
+        return make_linear(tensors, self.dtype, self.device, tiles=half and self.compiled, int4=half and not lookup)
+
+    def _types(self, file: Gguf) -> tuple[torch.dtype, torch.dtype]:
+        """Types of activations in decode steps and of the cache.
+
+        Tiles have f16 scales. Inductor does not vectorise a kernel with both f16 and bf16 in it, so decoding
+        over tiles computes in f32 with an f16 cache; dense weights use their own type throughout.
+        """
+        tiled = isinstance(self.head, Tiles)
+        packed = file.tensor("blk.0.attn_q.weight").type in FOUR_BIT  # Int4Pack: bf16 in and out
+        kv = torch.float16 if tiled and not packed else self.dtype
+        return (torch.float32 if tiled else self.dtype), kv
+
+    def _start(self):
+        """Prepares the device."""
+
     def _vector(self, tensor: Tensor) -> torch.Tensor:
         return torch.from_numpy(dequantize(tensor)[0]).to(self.device)
 
     def _compile_once(self):
         """Wraps the functions that are compiled on their first call. `compile_ns` counts that, not the load.
 
-        On the CPU one layer is compiled and used for all: a graph of 16 layers took 111 s to build where this
-        took 33 s, on the same busy machine. On CUDA the whole step is compiled, to allow CUDA graphs.
+        One layer is compiled and used for all: a graph of 16 layers took 111 s to build where this took 33 s,
+        on the same busy machine.
         """
         if not self.compiled or self._wrapped:
             return
@@ -137,19 +158,18 @@ class Model(Engine):
 
         torch._dynamo.config.suppress_errors = False
         torch._dynamo.config.recompile_limit = 64
-        # Multiply-add in one instruction takes int8 tiles from 0.73 to 0.40 ms (see linear.py).
-        inductor.cpp.enable_floating_point_contract_flag = "fast"
-        wrap = lambda f, mode=None: self._timed(torch.compile(f, fullgraph=True, dynamic=False, mode=mode))
-        if self.device != "cpu":
-            self._decode = wrap(self._decode_step, "reduce-overhead")
-            self._logits = wrap(self._decode_logits, "reduce-overhead")
-        else:
-            self._layer, self._head_piece = wrap(self._decode_layer), wrap(self._head_piece)
-            to_dense = wrap(dense_tiles)
-            for tiles in (p for w in self.weights() for p in getattr(w, "parts", [w]) if isinstance(p, Tiles)):
-                tiles.to_dense = to_dense
+        self._wrap(inductor)
         self._wrapped = True
         self.compile_ns += time.monotonic_ns() - begin
+
+    def _wrap(self, inductor):
+        # Multiply-add in one instruction takes int8 tiles from 0.73 to 0.40 ms (see linear.py).
+        inductor.cpp.enable_floating_point_contract_flag = "fast"
+        wrap = lambda f: self._timed(torch.compile(f, fullgraph=True, dynamic=False))
+        self._layer, self._head_piece = wrap(self._decode_layer), wrap(self._head_piece)
+        to_dense = wrap(dense_tiles)
+        for tiles in (p for w in self.weights() for p in getattr(w, "parts", [w]) if isinstance(p, Tiles)):
+            tiles.to_dense = to_dense
 
     def _timed(self, compiled):
         """Adds the time of calls that compiled something to `compile_ns`."""
@@ -162,7 +182,7 @@ class Model(Engine):
             except (MemoryError, torch.OutOfMemoryError):
                 raise
             except Exception as error:
-                if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                if type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton")):
                     raise CompileFailed(str(error).strip()[:2000]) from error
                 raise
             if counters["stats"]["unique_graphs"] != graphs:
@@ -171,11 +191,6 @@ class Model(Engine):
             return out
 
         return call
-
-    def sync(self):
-        """Waits for the device."""
-        if self.device != "cpu":
-            torch.cuda.synchronize(self.device)
 
     def _norm(self, x, weight, dtype):
         """RMS norm of float32 `[T, dim]`, returned as `dtype`."""
