@@ -1,10 +1,10 @@
 """The model on CUDA: weights uploaded through page-locked memory, decode steps as one CUDA graph, compiled prefill.
 
 The compiled arm compiles one layer for decoding and one for prefill, each used for all layers of its kind, and
-captures the whole decode step in a CUDA graph: embedding, layers, output head, argmax, and the copy of the id to
-the host. That is what mode `reduce-overhead` does inside a compiled function; captured here, the step is a single
-launch without checks of its inputs, and a step that cannot be captured is an error. Tests run all but the
-capture and the kernels on the CPU.
+captures the whole decode step in a CUDA graph, from the embedding to the argmax. That is what mode
+`reduce-overhead` does inside a compiled function; captured here, the step is a single launch without checks of
+its inputs, and a step that cannot be captured is an error. Tests run all but the capture and the kernels on the
+CPU.
 """
 
 import time
@@ -173,11 +173,10 @@ class CudaModel(Model):
         return self._head(x)
 
     def _step(self):
-        """The token in `self.token` at `self.position`, to the logits, the next token, its copy on the host."""
+        """The token in `self.token` at `self.position`: to the logits, the next token, the next position."""
         self.logits = self._decode_logits(self.token, self.position)
         self.token.copy_(self.logits.argmax(-1, keepdim=True))
         self.position.add_(1)
-        self.on_host.copy_(self.token, non_blocking=True)
 
     def _set(self, token: int, position: int):
         self.token.fill_(token)
@@ -201,6 +200,7 @@ class CudaModel(Model):
                     self._step()
             torch.cuda.current_stream().wait_stream(side)
             self.sync()
+            torch.cuda.empty_cache()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 self._step()
@@ -237,6 +237,9 @@ class CudaModel(Model):
         self._set(token, position)
         while True:
             self.run()
+            # Enqueued behind the step, before it has run.
+            self.on_host.copy_(self.token, non_blocking=True)
             if not self.on_cpu:
                 torch.cuda.current_stream().synchronize()
+            self.spans.end("layers")
             yield int(self.on_host)

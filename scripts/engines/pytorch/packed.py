@@ -60,8 +60,9 @@ class DeviceDense:
                 continue
             step = max(1, STEP // cols)
             for first in range(0, tensor.rows, step):
+                raw = upload(tensor, first, min(step, tensor.rows - first))
                 with upload.device:
-                    part = unpack(tensor.type, upload(tensor, first, min(step, tensor.rows - first)))
+                    part = unpack(tensor.type, raw)
                 w = part.q.view(part.q.shape[0], -1, part.group).float() * part.scale[..., None]
                 if part.offset is not None:
                     w += part.offset[..., None]
@@ -88,9 +89,8 @@ class Packed:
     """Quantized weights: `words` int32 `[tiles, L, 4]`, `scales` and `offsets` float16 `[tiles, groups, 4]`.
 
     Field k of word j of a row holds the integer of column k * L + j: w = (field - bias) * scale + offset. Types
-    of four bits have eight fields, all others four. Scales are exact for Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and IQ4_NL;
-    in K types the product of two scales is rounded once, by at most 2^-11. Fields are centred, so that offsets
-    are small and lose little as f16.
+    of four bits have eight fields, all others four. Scales are exact but in K types, where the product of two
+    scales is rounded once, by at most 2^-11. Fields are centred, so that offsets are small: those are rounded too.
     """
 
     def __init__(self, tensors: list[Tensor], dtype: torch.dtype, upload: Upload):
@@ -109,8 +109,9 @@ class Packed:
             step = max(1, STEP // self.cols // ROWS) * ROWS
             for first in range(0, tensor.rows, step):
                 rows = min(step, tensor.rows - first)
+                raw = upload(tensor, first, rows)
                 with upload.device:
-                    part = unpack(kind, upload(tensor, first, rows))
+                    part = unpack(kind, raw)
                 where = slice(done // ROWS, (done + rows) // ROWS)
                 side_by_side = lambda t: t.view(rows // ROWS, ROWS, -1).transpose(1, 2)
                 q = (part.q.to(torch.int32) + (0 if offsets else self.bias)).view(rows, fields, -1)
