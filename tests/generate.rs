@@ -171,7 +171,10 @@ fn what_cannot_be_done_is_refused_with_its_name() {
         (&["--prompt", "x", "--temperature", "inf"], &["--temperature inf"]),
         (&["--prompt", "x", "--top-p", "0"], &["--top-p 0"]),
         (&["--prompt", "x", "--top-p", "1.01"], &["--top-p 1.01"]),
-        (&["--prompt", "x", "--device", "cuda"], &["--device cuda", "candle runs on cpu"]),
+        (
+            &["--prompt", "x", "--engine", "candle-stock", "--device", "cuda"],
+            &["--device cuda", "candle-stock runs on cpu"],
+        ),
         (
             &["--prompt", "x", "--engine", "fake-honest", "--temperature", "1"],
             &["fake-honest cannot sample"],

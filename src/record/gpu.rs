@@ -32,7 +32,7 @@ pub struct Gpu {
     /// Plain reading of its memory, measured before the session, in bytes per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_read_bandwidth_bytes_per_s: Option<f64>,
-    /// Copying within its memory: bytes copied per second.
+    /// Copying within its memory: bytes read and bytes written, together per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_copy_bandwidth_bytes_per_s: Option<f64>,
     /// Copying from pinned memory of the host, in bytes per second.

@@ -50,20 +50,18 @@ const MARGIN_C: u32 = 10;
 pub fn check(device: Device) -> Result<()> {
     let Device::Cuda(index) = device else { return Ok(()) };
     const ADVICE: &str = "`nvidia-smi -L` lists the cards; `--device cpu` needs none";
-    match Card::of(index) {
-        Ok(_) => Ok(()),
-        Err(why @ (Missing::Driver | Missing::Card { .. })) => {
-            bail!("--device {device}: {why}; {ADVICE}")
-        }
-        // A container may have the driver without this library.
-        Err(Missing::Library(why)) => match ceilings::of(index) {
-            Ok(_) => Ok(()),
-            Err(other) => {
-                bail!(
-                    "--device {device}: expected NVIDIA's driver, found none: {other}; {why}; {ADVICE}"
-                )
-            }
-        },
+    let why = match Card::of(index) {
+        Ok(_) => return Ok(()),
+        Err(Missing::Driver) => bail!("--device {device}: {}; {ADVICE}", Missing::Driver),
+        Err(why) => why,
+    };
+    // A container may have the driver without this library, and some cards are unknown to it.
+    match (ceilings::of(index), why) {
+        (Ok(_), _) => Ok(()),
+        (Err(other), Missing::Library(why)) => bail!(
+            "--device {device}: expected NVIDIA's driver, found none: {other}; {why}; {ADVICE}"
+        ),
+        (Err(_), why) => bail!("--device {device}: {why}; {ADVICE}"),
     }
 }
 

@@ -204,7 +204,10 @@ fn numbers_that_no_run_can_have_are_refused_with_the_flag() {
         (&["--seed", "1e99"], &["--seed"]),
         (&["--quant", "q5"], &["unknown quantization", "Q4_K_M"]),
         (&["--device", "tpu"], &["--device", "cpu, cuda", "tpu"]),
-        (&["--device", "cuda:1"], &["--device cuda:1", "candle runs on cpu"]),
+        (
+            &["--engine", "candle-stock", "--device", "cuda:1"],
+            &["--device cuda:1", "candle-stock runs on cpu"],
+        ),
         (&["--engine", "candel"], &["did you mean \"candle\""]),
         (&["--engine", ""], &["no engine", "candle-stock"]),
         (&["--prompts", "quik"], &["no prompt set", "quick"]),

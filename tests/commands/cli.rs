@@ -202,9 +202,9 @@ fn a_prompt_beyond_the_context_is_refused_with_its_numbers() {
 
 #[test]
 fn a_device_that_no_engine_declares_is_refused() {
-    let candle = ["run", "--model", "tiny", "--engine", "candle,candle-f32", "--device"];
-    refused(&[&candle[..], &["cuda"]].concat(), &["cuda:0", "candle-f32 runs on cpu"]);
-    refused(&[&candle[..], &["metal"]].concat(), &["metal", "candle runs on cpu"]);
+    let candle = ["run", "--model", "tiny", "--engine", "candle-f32,candle-stock", "--device"];
+    refused(&[&candle[..], &["cuda"]].concat(), &["cuda:0", "candle-stock runs on cpu"]);
+    refused(&[&candle[..], &["metal"]].concat(), &["metal", "candle-f32 runs on cpu"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 pub struct Ceilings {
     /// Plain reading of its memory.
     pub read_bytes_per_s: f64,
-    /// Copying within its memory: bytes copied per second.
+    /// Copying within its memory: bytes read and bytes written, together per second.
     pub copy_bytes_per_s: f64,
     /// Copying from pinned memory of the host.
     pub upload_bytes_per_s: f64,
