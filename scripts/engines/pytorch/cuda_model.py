@@ -34,6 +34,8 @@ class CudaModel(Model):
     def _start(self):
         if not self.on_cpu:
             torch.cuda.set_device(self.device)
+            # cuDNN's attention builds a plan for each length, which costs more than it gains here.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         # Partial sums in f16 would cost accuracy and gain nothing at these sizes.
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         self.upload = Upload(self.device)
