@@ -129,7 +129,9 @@ pub(super) struct Seen {
 
 /// Whether a warning states a circumstance rather than a doubt about the numbers.
 pub fn is_information(code: &str) -> bool {
-    matches!(code, "synthetic_weights" | "unequal_precision" | "tokens_differ")
+    const CODES: [&str; 5] =
+        ["synthetic_weights", "unequal_precision", "tokens_differ", "gpu_unread", "gpu_waited"];
+    CODES.contains(&code)
 }
 
 impl Finding {

@@ -9,8 +9,8 @@ use crate::number::{Form, count, text};
 use crate::record::{Arm, GpuState, Launch, Record};
 use crate::units::three_digits;
 
-/// A launch whose median SM clock differs from the middle of its arm's by more than this share
-/// left the band of the others: less than the smallest margin in use, as for stolen time.
+/// A launch whose median SM clock differs from the middle of all launches of its engine by more
+/// than this share left the band of the others: less than the smallest margin in use, as for stolen time.
 pub const CLOCK_BAND: f64 = 0.02;
 /// Seconds with a reason for a lowered clock, as a share of the windows, from which it is said.
 const THROTTLED: f64 = 0.05;
@@ -57,7 +57,7 @@ pub(super) fn findings(record: &Record, arm: &Arm) -> Vec<OfCard> {
         ok_launches(arm).filter_map(|l| Some((l, l.environment.gpu.as_ref()?))).collect();
     let of = launches.len();
     let mut found = Vec::new();
-    found.extend(off_the_band(&launches));
+    found.extend(off_the_band(record, arm));
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     for (launch, gpu) in &launches {
         let window = measured_seconds(launch);
@@ -102,15 +102,24 @@ fn measured_seconds(launch: &Launch) -> f64 {
     measured.filter_map(window).sum()
 }
 
-fn off_the_band(launches: &[(&Launch, &GpuState)]) -> Option<OfCard> {
-    let clock =
-        |(launch, gpu): &(&Launch, &GpuState)| Some((launch.index + 1, gpu.sm_clock_mhz?.median));
-    let clocks: Vec<(u32, f64)> = launches.iter().filter_map(clock).collect();
-    let mut sorted: Vec<f64> = clocks.iter().map(|(_, mhz)| *mhz).collect();
-    sorted.sort_by(f64::total_cmp);
-    let others = *sorted.get(sorted.len() / 2)?;
+/// The band is that of the same engine on the same file and device, whichever build or label: two
+/// builds that are compared need the same clock.
+fn off_the_band(record: &Record, arm: &Arm) -> Option<OfCard> {
+    let place = |arm: &Arm| {
+        let point = &arm.point;
+        (arm.engine.clone(), point.model.clone(), point.quant.clone(), point.device)
+    };
+    let clock = |launch: &Launch| {
+        let clock = launch.environment.gpu.as_ref()?.sm_clock_mhz?;
+        Some((launch.index + 1, clock.median))
+    };
+    let peers = record.arms.iter().filter(|other| place(other) == place(arm));
+    let mut band: Vec<f64> =
+        peers.flat_map(ok_launches).filter_map(clock).map(|(_, mhz)| mhz).collect();
+    band.sort_by(f64::total_cmp);
+    let others = *band.get(band.len() / 2)?;
     let off = |(_, mhz): &(u32, f64)| (mhz / others - 1.0).abs() > CLOCK_BAND;
-    let launches: Vec<(u32, f64)> = clocks.into_iter().filter(off).collect();
+    let launches: Vec<(u32, f64)> = ok_launches(arm).filter_map(clock).filter(off).collect();
     (!launches.is_empty()).then_some(OfCard::Clock { launches, others })
 }
 
@@ -224,6 +233,14 @@ mod tests {
         let off = found(&record(&[1980.0, 1605.0, 1980.0, 1980.0]));
         assert_eq!(off, [OfCard::Clock { launches: vec![(2, 1605.0)], others: 1980.0 }]);
         assert!(off[0].message("candle").contains("#2 at 1605 MHz"), "{}", off[0].message("x"));
+        // Two builds of one engine: the second runs at a lower clock as a whole.
+        let mut builds = record(&[1980.0; 4]);
+        let mut second = record(&[1755.0; 3]).arms.remove(0);
+        second.label = "candidate".into();
+        builds.arms.push(second);
+        assert_eq!(found(&builds), []);
+        let off = findings(&builds, &builds.arms[1]);
+        assert!(matches!(&off[..], [OfCard::Clock { launches, .. }] if launches.len() == 3));
         let warnings = crate::analysis::warnings(&record(&[1980.0, 1605.0, 1980.0]));
         assert!(warnings.iter().any(|w| w.code == "gpu_clock" && w.arm.is_some()));
     }

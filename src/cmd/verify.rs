@@ -14,6 +14,7 @@ use crate::progress::say;
 use crate::record::{Verdict, Verification};
 use crate::report::write::json;
 use crate::report::{Style, of::verify as report};
+use crate::sensors::gpu;
 use crate::session::find::{DEFAULT_SEED, Found, find_model};
 use crate::session::verify::{Check, Subject, explained};
 
@@ -26,6 +27,7 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
             args.engine.iter().map(|name| registry.find(name).cloned()).collect::<Result<_>>()?
         }
     };
+    args.target.device.iter().try_for_each(|device| gpu::check(*device))?;
     let (mut passed, mut all) = (true, Vec::new());
     for cell in Cell::grid(&args.target, 1, host::available_threads()) {
         let found = find_model(&args.target.model, cell.quant, args.target.weights, DEFAULT_SEED)?;

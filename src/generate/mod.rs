@@ -15,9 +15,11 @@ use self::session::{Ask, End, Session};
 use self::terminal::TextOut;
 use crate::cli::GenerateArgs;
 use crate::engine::Registry;
+use crate::engine::registry::check_device;
 use crate::model::tokenizer::Tokenizer;
 use crate::progress::say;
 use crate::protocol::Sampling;
+use crate::sensors::gpu;
 use crate::session::find::{DEFAULT_SEED, Found, find_model};
 
 /// Tokens of a completion where the user does not say.
@@ -28,6 +30,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let prompt = if args.interactive { None } else { Some(prompt(args)?) };
     let registry = Registry::load()?;
     let engine = registry.find(&args.engine)?;
+    check_device(std::slice::from_ref(engine), args.device)?;
+    gpu::check(args.device)?;
     let quant = args.quant.as_deref().map(str::parse).transpose()?;
     let found = find_model(&args.model, quant, args.weights, DEFAULT_SEED)?;
     let longest = found.model.context_length.unwrap_or(u32::MAX);

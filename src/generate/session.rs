@@ -7,14 +7,12 @@ use anyhow::{Result, bail};
 
 use crate::cli::GenerateArgs;
 use crate::engine::provision::{Installed, Provisioner};
-use crate::engine::registry::check_device;
 use crate::engine::{Deadlines, Engine, EngineSpec, Failure, Observes, Stamped};
 use crate::interrupt;
 use crate::measure::host;
 use crate::model::cache::CacheDir;
 use crate::progress::say;
 use crate::protocol::{Feature, Generate, Generated, Load, Sampling};
-use crate::sensors::gpu;
 use crate::session::failed;
 use crate::session::find::Found;
 use crate::task::generate::Step;
@@ -79,8 +77,6 @@ impl<'a> Session<'a> {
         n_ctx: u32,
     ) -> Result<Self> {
         let model = &found.model;
-        check_device(std::slice::from_ref(engine), args.device)?;
-        gpu::check(args.device)?;
         if let Some((_, why)) = engine.refusal(&model.quant, args.device) {
             bail!(why);
         }

@@ -86,10 +86,20 @@ fn a_device_that_is_not_there_is_refused_before_anything_is_loaded() {
 }
 
 #[test]
-fn without_a_driver_there_is_one_clear_error() {
+fn without_a_driver_each_command_ends_with_one_clear_error() {
     let dir = tempfile::tempdir().unwrap();
-    let output = run(dir.path(), Path::new("/no/such/library.so"), "cuda", "fake-holds-a-card");
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("--device cuda:0: expected NVIDIA's driver, found none"), "{said}");
+    let cases: [&[&str]; 3] = [
+        &["run", "--engine", "fake-honest", "--model", "tiny", "--no-install"],
+        &["verify", "--engine", "fake-honest", "--model", "/no/such/model.gguf"],
+        &["generate", "--engine", "fake-honest", "--model", "/no/such/model.gguf", "--prompt", "x"],
+    ];
+    for args in cases {
+        let mut command = with_fakes(dir.path(), &[args, &["--device", "cuda"]].concat());
+        let output = command.env("LLM_BENCH_NVML", "/no/such/library.so").output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        let expected = "--device cuda:0: expected NVIDIA's driver, found none";
+        assert!(said.contains(expected) && said.contains("nvidia-smi -L"), "{args:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
 }

@@ -37,7 +37,8 @@ fn line(arm: &Arm) -> Option<String> {
     let heat = launches.iter().filter_map(|(_, gpu)| Some(gpu.temperature_c?.max));
     parts.extend(heat.reduce(f64::max).map(|c| format!("at most {c:.0} °C")));
     if let Some(watts) = medians(|gpu| Some(gpu.power_w?.median)) {
-        let idle = medians(|gpu| gpu.idle_power_w);
+        // A reading soon after a launch still holds a part of it: the driver averages.
+        let idle = launches.iter().filter_map(|(_, gpu)| gpu.idle_power_w).reduce(f64::min);
         let idle = idle.map_or(String::new(), |w| format!(" ({} W idle)", three_digits(w)));
         parts.push(format!("{} W{idle}", three_digits(watts)));
     }
