@@ -260,9 +260,11 @@ impl Card {
         Some(all.into_iter().map(holder).collect())
     }
 
-    /// The temperature at which the card halves its clock, in °C.
+    /// The temperature at which the card halves its clock, in °C. Recent cards answer with their
+    /// distance to it instead, which is no temperature.
     pub fn slowdown_c(&self) -> Option<u32> {
-        self.device().ok()?.temperature_threshold(TemperatureThreshold::Slowdown).ok()
+        let limit = self.device().ok()?.temperature_threshold(TemperatureThreshold::Slowdown);
+        limit.ok().filter(|celsius| (60..150).contains(celsius))
     }
 
     /// The highest clock of the multiprocessors in MHz.

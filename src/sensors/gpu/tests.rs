@@ -133,6 +133,13 @@ fn a_throttled_card_is_waited_for_and_its_seconds_are_counted_by_reason() {
     assert!(capped > 0.0 && capped <= window * 1.5, "{gpu:?}");
     assert_eq!(gpu.throttled_s.len(), 1);
 
+    // At 41 °C: far from its limit, or its limit is no temperature.
+    for limit in ["SLOWDOWN=90", "SLOWDOWN=2", "SLOWDOWN=0"] {
+        assert_eq!(state(&of_this_process(&[limit], 5)).waited_s, None, "{limit}");
+    }
+    let hot = of_this_process(&["SLOWDOWN=60", "TEMPERATURE=52"], 5);
+    assert!(state(&hot).waited_s.is_some());
+
     // It lasts, so the wait ends by its bound.
     let launch = of_this_process(&["THROTTLE=0x40"], 50);
     let gpu = state(&launch);

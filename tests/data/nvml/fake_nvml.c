@@ -12,6 +12,8 @@
  *   THROTTLE       reasons for a lowered clock [0]
  *   THROTTLE_MS    how long they last from the first call on [forever]
  *   CLOCK          clock of the multiprocessors in MHz [1980]
+ *   SLOWDOWN       temperature at which the clock is halved [90]
+ *   TEMPERATURE    of the card [41]
  *   ALL            what every call about a card returns [0]
  *
  * The card draws 100 W and holds 1 GB for nobody in particular. While a file `holder` lies beside
@@ -60,6 +62,12 @@
 #endif
 #ifndef CLOCK
 #define CLOCK 1980
+#endif
+#ifndef SLOWDOWN
+#define SLOWDOWN 90
+#endif
+#ifndef TEMPERATURE
+#define TEMPERATURE 41
 #endif
 #ifndef ALL
 #define ALL 0
@@ -191,12 +199,12 @@ nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t d, int kind, unsigned *mhz) 
 }
 nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t d, int kind, unsigned *c) {
   (void)d, (void)kind;
-  *c = 41;
+  *c = TEMPERATURE;
   return ALL;
 }
 nvmlReturn_t nvmlDeviceGetTemperatureThreshold(nvmlDevice_t d, int kind, unsigned *c) {
   (void)d, (void)kind;
-  *c = 90;
+  *c = SLOWDOWN;
   return ALL;
 }
 nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t d, struct utilization *u) {
