@@ -299,6 +299,9 @@ pub enum EnginesCommand {
         /// A name from `engines list`
         #[arg(required = true, value_name = "NAME")]
         engines: Vec<String>,
+        /// Build engines that are compiled here for CUDA devices; needs NVIDIA's nvcc
+        #[arg(long)]
+        cuda: bool,
         /// Use this Python's environment for engines with scripts, instead of installing one
         #[arg(long, value_name = "PATH")]
         python: Option<PathBuf>,

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 
 use super::print_line;
 use crate::cli::EnginesCommand;
+use crate::device::DeviceKind;
 use crate::engine::provision::Provisioner;
 use crate::engine::{EngineSpec, Registry};
 use crate::model::cache::CacheDir;
@@ -16,7 +17,7 @@ pub fn run(command: &EnginesCommand) -> Result<()> {
     let registry = Registry::load()?;
     match command {
         EnginesCommand::List { .. } => list(&registry),
-        EnginesCommand::Install { engines, .. } => install(&registry, engines),
+        EnginesCommand::Install { engines, cuda, .. } => install(&registry, engines, *cuda),
         EnginesCommand::Check { engines, .. } => check(&registry, engines),
     }
 }
@@ -36,9 +37,12 @@ fn list(registry: &Registry) -> Result<()> {
     Ok(())
 }
 
-fn install(registry: &Registry, names: &[String]) -> Result<()> {
+fn install(registry: &Registry, names: &[String], cuda: bool) -> Result<()> {
     let engines = names.iter().map(|n| registry.find(n)).collect::<Result<Vec<_>>>()?;
-    let provisioner = Provisioner::new(CacheDir::from_env()?.path().into(), true)?;
+    let mut provisioner = Provisioner::new(CacheDir::from_env()?.path().into(), true)?;
+    if cuda {
+        provisioner.device = DeviceKind::Cuda;
+    }
     for engine in engines {
         let installed = provisioner.provide(engine, "", &say)?;
         print_line(&format!("{}: ready, {}", engine.name, installed.program.display()))?;

@@ -57,7 +57,8 @@ fn verified(
 ) -> Result<(Vec<(String, Verification)>, bool)> {
     let at = (cell.device, cell.threads);
     let check = Check::new(found, at, Deadlines::default(), (args.positions, args.decode))?;
-    let provisioner = Provisioner::new(CacheDir::from_env()?.path().into(), !args.no_install)?;
+    let mut provisioner = Provisioner::new(CacheDir::from_env()?.path().into(), !args.no_install)?;
+    provisioner.device = cell.device.kind();
     let mut subjects = Vec::new();
     for engine in engines {
         // Minutes of building are for those who ask for this engine.

@@ -20,6 +20,7 @@ pub use self::python::{OPTION, PYTHON, Python, UsersEnvironment, find_python, us
 pub use self::revision::Revision;
 use self::step::run_step;
 use super::registry::{self, Code, EngineFolder, EngineSpec, Files, Launcher};
+use crate::device::DeviceKind;
 use crate::environment::{self, Purpose};
 
 /// What an isolated Python (`-I`) runs to become an engine: it imports from the engine's folder
@@ -40,6 +41,8 @@ pub struct Provisioner {
     pub cache: PathBuf,
     /// False for `--no-install`.
     pub may_install: bool,
+    /// Programs that are built for a kind of device are built for this one.
+    pub device: DeviceKind,
     /// The llm-bench program that runs the built-in engines as workers, normally this one.
     pub program: PathBuf,
 }
@@ -64,7 +67,7 @@ impl Provisioner {
     /// Installs into `cache`; built-in engines are this program's own workers.
     pub fn new(cache: PathBuf, may_install: bool) -> Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
-        Ok(Self { cache, may_install, program })
+        Ok(Self { cache, may_install, device: DeviceKind::Cpu, program })
     }
 
     /// Makes the engine startable and installs what is missing; `say` gets a line of progress.
@@ -168,9 +171,10 @@ impl Provisioner {
             return Ok(home);
         }
         if !self.may_install {
+            let cuda = if self.device == DeviceKind::Cuda { " --cuda" } else { "" };
             bail!(
                 "engine {name} is not installed and --no-install was given; \
-                 run `llm-bench engines install {name}`"
+                 run `llm-bench engines install {name}{cuda}`"
             );
         }
         std::fs::create_dir_all(&root)

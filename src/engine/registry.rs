@@ -125,6 +125,22 @@ pub struct Native {
     pub advice: String,
     /// The commands that build the program, run in an empty folder.
     pub steps: Vec<BuildStep>,
+    /// How the build for CUDA devices differs. Without it one build serves every device.
+    pub cuda: Option<CudaBuild>,
+}
+
+/// `[native.cuda]`: a build of its own, for CUDA devices.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CudaBuild {
+    /// What this build needs beside what every build does. It is also looked for where CUDA's
+    /// toolkit usually is.
+    #[serde(default)]
+    pub needs: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    pub advice: String,
+    /// These take the place of the word `{cuda}` in the steps; other builds leave the word out.
+    pub arguments: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -90,7 +90,9 @@ impl<'a> Session<'a> {
             say(&format!("note: {} computes another function: {}", engine.name, known.why));
         }
         let threads = args.threads.unwrap_or_else(host::available_threads);
-        let provisioner = Provisioner::new(CacheDir::from_env()?.path().into(), !args.no_install)?;
+        let mut provisioner =
+            Provisioner::new(CacheDir::from_env()?.path().into(), !args.no_install)?;
+        provisioner.device = args.device.kind();
         let work = format!("{} n_ctx {n_ctx} threads {threads}", model.sha256);
         let installed = provisioner.provide(engine, &work, &say)?;
         if installed.compile_cache_populated() == Some(false) {

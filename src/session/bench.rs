@@ -160,6 +160,7 @@ impl Bench {
                 bail!("stopped before anything was measured");
             }
             let mut provisioner = Provisioner::new(cache.clone(), may_install)?;
+            provisioner.device = seat.device.kind();
             if let Some(program) = &seat.side.program {
                 provisioner.program.clone_from(program);
             }

@@ -128,7 +128,8 @@ impl Check {
         found: &Found,
         named: Option<&str>,
     ) -> Result<Subject> {
-        let looking = Provisioner::new(self.cache.path().into(), false)?;
+        let mut looking = Provisioner::new(self.cache.path().into(), false)?;
+        looking.device = self.question.device.kind();
         let provide = |name: &str| -> Result<Subject> {
             let engine = registry.find(name)?.clone();
             let installed = looking.provide(&engine, &self.work(found), &|_| {})?;
@@ -382,12 +383,13 @@ impl Check {
 /// # Errors
 /// The user stopped it.
 pub fn verify_arms(record: &mut Record, bench: &Bench, plans: &[ArmPlan]) -> Result<()> {
-    let provisioner = Provisioner::new(CacheDir::from_env()?.path().into(), false)?;
+    let mut provisioner = Provisioner::new(CacheDir::from_env()?.path().into(), false)?;
     let seats = || bench.seats.iter().zip(plans).enumerate();
     let groups = each_once(bench.seats.iter().map(|seat| (seat.file, seat.device)));
     for (file, device) in groups {
         let found = &bench.files[file];
         let at = (device, bench.threads());
+        provisioner.device = device.kind();
         let of_group: Vec<(usize, &ArmPlan)> = seats()
             .filter(|(_, (seat, _))| seat.file == file && seat.device == device)
             .map(|(arm, (_, plan))| (arm, plan))

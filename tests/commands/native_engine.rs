@@ -185,3 +185,35 @@ fn a_manifest_has_a_script_or_a_build_and_not_both() {
         assert!(stderr.contains("either script"), "{stderr}");
     }
 }
+
+#[test]
+fn a_build_for_cuda_is_another_one_and_needs_its_compiler() {
+    let folder = Folder::new(&format!(
+        "devices = ['cpu', 'cuda']\n{}\n[native.cuda]\nneeds = {{ 'a CUDA compiler' = ['some-nvcc'] }}\n\
+         advice = 'install it'\narguments = ['-DWITH=CUDA', 'more']\n",
+        BY_SHELL.replace("build.sh']", "build.sh', '{cuda}', 'last']")
+    ));
+    let script = std::fs::read_to_string(folder.engine().join("build.sh")).unwrap();
+    let with_words = format!("{script}echo \"$@\" > '{}'\n", folder.path("words").display());
+    folder.write("build.sh", &with_words);
+    let words = || std::fs::read_to_string(folder.path("words")).unwrap();
+    assert!(folder.install().0.status.success());
+    assert_eq!((folder.builds(), words().trim()), (1, "last"));
+
+    let install = ["engines", "install", "fake-honest", "--cuda"];
+    let missing = folder.command(&install).env("CUDA_HOME", "/nowhere").output().unwrap();
+    let words_of_error = ["a CUDA compiler", "some-nvcc", "install it"];
+    support::refused(missing, &words_of_error);
+
+    let bin = folder.path("toolkit/bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    std::fs::write(bin.join("some-nvcc"), "#!/bin/sh\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(bin.join("some-nvcc"), mode).unwrap();
+    let mut command = folder.command(&install);
+    support::done(command.env("CUDA_HOME", folder.path("toolkit")).output().unwrap());
+    assert_eq!((folder.builds(), words().trim()), (2, "-DWITH=CUDA more last"));
+    // Both stay.
+    assert!(folder.install().0.status.success());
+    assert_eq!(folder.builds(), 2);
+}

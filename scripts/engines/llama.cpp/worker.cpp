@@ -80,7 +80,41 @@ struct Options {
     std::string flash_attn = "auto"; // on, off, or llama.cpp's choice
     uint32_t poll = 50;             // how hard a waiting thread polls: 0 sleeps at once, 100 never
     uint32_t ubatch = 512;          // prompt tokens per graph
+    // By llama-bench's names; they mean nothing on the CPU, but for the types.
+    int32_t n_gpu_layers = 99;        // on the card
+    std::string split_mode = "none"; // none: all on the device asked for; layer, row: on all cards
+    std::string type_k = "f16", type_v = "f16";
 };
+
+// The type of a KV cache of this name.
+ggml_type kv_type(const std::string & name) {
+    for (ggml_type type : { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1,
+                            GGML_TYPE_IQ4_NL, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1 }) {
+        if (name == ggml_type_name(type)) {
+            return type;
+        }
+    }
+    throw Failure{ "internal", "KV type '" + name + "': expected f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1" };
+}
+
+// The card of a device such as `cuda:0`; nothing for `cpu`.
+ggml_backend_dev_t card_of(const std::string & device) {
+    if (device == "cpu") {
+        return nullptr;
+    }
+    if (device.rfind("cuda:", 0) != 0) {
+        throw Failure{ "internal", "expected device cpu or cuda:N, found '" + device + "'" };
+    }
+    if (!llama_supports_gpu_offload()) {
+        throw Failure{ "missing_dependency", "device '" + device + "': this llama.cpp has no CUDA, or finds no card; run "
+                                             "`llm-bench engines install llama.cpp --cuda`" };
+    }
+    ggml_backend_dev_t found = ggml_backend_dev_by_name(("CUDA" + device.substr(5)).c_str());
+    if (!found) {
+        throw Failure{ "missing_dependency", "device '" + device + "': llama.cpp finds no such card" };
+    }
+    return found;
+}
 
 class Engine {
 public:
@@ -137,6 +171,7 @@ private:
     std::set<std::string> features;
     uint64_t free_at_ready;
     Options options;
+    ggml_backend_dev_t card = nullptr; // nothing on the CPU
     uint32_t threads = 1, n_ctx = 0;
     int n_vocab = 0;
     // Freed in reverse order.
@@ -159,13 +194,26 @@ private:
                 o.poll = value;
             } else if (name == "ubatch") {
                 o.ubatch = value;
+            } else if (name == "n_gpu_layers") {
+                o.n_gpu_layers = value;
+            } else if (name == "split_mode") {
+                o.split_mode = value;
+            } else if (name == "type_k") {
+                o.type_k = value;
+            } else if (name == "type_v") {
+                o.type_v = value;
             } else {
-                throw Failure{ "internal", "option '" + name + "': expected mmap, repack, flash_attn, poll or ubatch" };
+                throw Failure{ "internal", "option '" + name + "': expected mmap, repack, flash_attn, poll, ubatch, "
+                                           "n_gpu_layers, split_mode, type_k or type_v" };
             }
         }
         if (o.ubatch == 0 || o.poll > 100 || (o.flash_attn != "on" && o.flash_attn != "off" && o.flash_attn != "auto")) {
             throw Failure{ "internal", "expected ubatch of at least 1, poll of at most 100 and flash_attn on, off or auto" };
         }
+        if (o.split_mode != "none" && o.split_mode != "layer" && o.split_mode != "row") {
+            throw Failure{ "internal", "split_mode '" + o.split_mode + "': expected none, layer or row" };
+        }
+        kv_type(o.type_k), kv_type(o.type_v);
         return o;
     }
 
@@ -179,7 +227,8 @@ private:
         p.flash_attn_type = options.flash_attn == "on"    ? LLAMA_FLASH_ATTN_TYPE_ENABLED
                             : options.flash_attn == "off" ? LLAMA_FLASH_ATTN_TYPE_DISABLED
                                                           : LLAMA_FLASH_ATTN_TYPE_AUTO;
-        p.type_k = p.type_v = GGML_TYPE_F16;
+        p.type_k = kv_type(options.type_k);
+        p.type_v = kv_type(options.type_v);
         p.no_perf = true;
         std::unique_ptr<llama_context, Free> made(llama_init_from_model(model.get(), p));
         if (!made) {
@@ -192,9 +241,7 @@ private:
     json load(const json & request) {
         const std::string path = request.at("path"), device = request.at("device");
         options = parse(request.value("options", json::object()));
-        if (device != "cpu") {
-            throw Failure{ "internal", "expected device cpu, found '" + device + "'" };
-        }
+        card = card_of(device);
         threads = request.at("threads");
         n_ctx = request.at("n_ctx");
         if (threads == 0 || n_ctx == 0) {
@@ -214,6 +261,17 @@ private:
         llama_model_params p = llama_model_default_params();
         p.load_mode = options.mmap ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
         p.use_extra_bufts = options.repack;
+        ggml_backend_dev_t cards[] = { card, nullptr };
+        if (!card) {
+            p.n_gpu_layers = 0;
+            p.devices = &cards[1]; // none: a build for CUDA stays on the CPU too
+        } else {
+            p.n_gpu_layers = options.n_gpu_layers;
+            p.split_mode = options.split_mode == "none"    ? LLAMA_SPLIT_MODE_NONE
+                           : options.split_mode == "layer" ? LLAMA_SPLIT_MODE_LAYER
+                                                           : LLAMA_SPLIT_MODE_ROW;
+            p.devices = options.split_mode == "none" ? cards : nullptr;
+        }
         // Called before each tensor's data is read, so the first call ends the parsing of the
         // header.
         p.progress_callback = [](float, void * at) {
@@ -235,7 +293,8 @@ private:
 
         const json book = memory();
         const bool repacked = book.at("repacked") > 0;
-        const char * note = repacked       ? "llama.cpp reorders weights for this processor while it loads; they lie in private "
+        const char * note = card             ? "llama.cpp keeps the weights on the card"
+                            : repacked       ? "llama.cpp reorders weights for this processor while it loads; they lie in private "
                                              "memory, beside the mapped file where there is one"
                             : options.mmap ? "llama.cpp multiplies the weights as they lie in the mapped file"
                                            : "llama.cpp reads the weights into private memory";
@@ -248,8 +307,12 @@ private:
             { "n_ubatch", llama_n_ubatch(ctx.get()) },
             { "n_ctx", llama_n_ctx(ctx.get()) },
             { "argmax", "over the logits, in the worker" },
-            { "kernels", isa(features) },
+            { "kernels", card ? ggml_backend_dev_description(card) : isa(features) },
         };
+        if (card) {
+            settings["n_gpu_layers"] = options.n_gpu_layers;
+            settings["split_mode"] = options.split_mode;
+        }
         // If ggml was built with OpenMP, threads come from OpenMP, and only the pool's size
         // matters.
         if (features.count("OPENMP")) {
@@ -275,7 +338,8 @@ private:
     json precision() const {
         const std::string weights = type_name(llama_model_ftype(model.get()));
         const std::string compute = weights == "f32" || weights == "f16" || weights == "bf16" ? weights : "int8";
-        return { { "weights", weights }, { "compute", compute }, { "kv", "f16" } };
+        const std::string kv = options.type_k == options.type_v ? options.type_k : options.type_k + "+" + options.type_v;
+        return { { "weights", weights }, { "compute", compute }, { "kv", kv } };
     }
 
     // ---- running tokens ----
@@ -498,9 +562,14 @@ private:
 
     // Bytes by llama.cpp's own account, and how much of its buffers is resident.
     json memory() {
-        uint64_t mapped = 0, priv = 0, repacked = 0, kv = 0, compute = 0;
+        uint64_t mapped = 0, priv = 0, repacked = 0, kv = 0, compute = 0, on_card = 0;
         for (const auto & [type, size] : llama_get_memory_breakdown(ctx.get())) {
             const std::string name = ggml_backend_buft_name(type);
+            ggml_backend_dev_t device = ggml_backend_buft_get_device(type);
+            if (device && ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_GPU && !ggml_backend_buft_is_host(type)) {
+                on_card += size.model + size.context + size.compute;
+                continue;
+            }
             (name.find("Mapped") != std::string::npos ? mapped : priv) += size.model;
             repacked += name.find("REPACK") != std::string::npos ? size.model : 0;
             kv += size.context;
@@ -514,7 +583,11 @@ private:
             { "activation_bytes", compute },
             { "repacked", repacked },
         };
-        residents(book);
+        if (card) {
+            book["device_allocated_bytes"] = on_card;
+        } else {
+            residents(book);
+        }
         const uint64_t free = allocator_free();
         book["allocator_free_bytes"] = free > free_at_ready ? free - free_at_ready : 0;
         return book;

@@ -34,6 +34,7 @@ const MEASURING: &[&str] = &[
     "alpha",
     "col",
     "commit",
+    "cuda",
     "decode",
     "delay",
     "depth",

@@ -163,33 +163,29 @@ fn environment_of(
     Ok(None)
 }
 
-/// Names the environment, and the versions that are not the pinned ones: the engine's own packages
-/// first.
+/// Names the environment, and the versions of the engine's own packages that are not the pinned
+/// ones. The others are in the record's versions.
 fn note(
     python: &Path,
     needed: &[&str],
     pins: &BTreeMap<String, String>,
     versions: &BTreeMap<String, String>,
 ) -> String {
-    const MOST: usize = 6;
     let differs = |name: &&str| {
-        let pinned = pins.get(*name)?;
+        let (pinned, found) = (pins.get(*name)?, versions.get(*name)?);
         // A local version (+cu130) is a build of the same one.
-        let found = versions.get(*name)?;
         let public = found.split('+').next().unwrap_or(found);
         (found != pinned && public != pinned).then(|| format!("{name} {found}, not {pinned}"))
     };
+    let mut differing: Vec<String> = needed.iter().filter_map(differs).collect();
     let others = pins.keys().map(String::as_str).filter(|name| !needed.contains(name));
-    let all: Vec<&str> = needed.iter().copied().chain(others).collect();
-    let differing: Vec<String> = all.iter().filter_map(differs).collect();
-    let which = match differing.get(..MOST) {
-        _ if differing.is_empty() => "with the pinned versions".to_string(),
-        Some(first) if differing.len() > MOST => {
-            format!("{}; {} more differ", first.join("; "), differing.len() - MOST)
-        }
-        _ => differing.join("; "),
-    };
-    format!("Environment of the user's, {}: {which}.", python.display())
+    match others.filter(|name| differs(name).is_some()).count() {
+        0 if differing.is_empty() => differing.push("with the pinned versions".into()),
+        0 => {}
+        1 => differing.push("1 other package differs".into()),
+        n => differing.push(format!("{n} other packages differ")),
+    }
+    format!("Environment of the user's, {}: {}.", python.display(), differing.join("; "))
 }
 
 /// Names and versions of pinned requirements.
@@ -301,7 +297,7 @@ mod tests {
             assert!(found.python.ends_with("python"), "{found:?}");
             assert_eq!(found.versions.len(), 3);
             assert_eq!(found.versions["torch"], "2+cu130");
-            let differing = "python: numpy 9, not 1; six 5, not 6.";
+            let differing = "python: numpy 9, not 1; 1 other package differs.";
             assert!(found.note.ends_with(differing), "{}", found.note);
         }
         let same = environment("torch 2\\nnumpy 1\\n", Named::by_option).unwrap().unwrap();
