@@ -34,14 +34,14 @@ pub struct Candle {
 
 /// The switches of `load.options`.
 #[derive(Debug, Clone, Copy)]
-struct Options {
+pub(crate) struct Options {
     /// `slow_down`: makes each token and each prefill take this many times as long, spent busy. It
     /// checks whether the instrument finds a slow-down of known size.
-    slow_down: f64,
+    pub slow_down: f64,
     /// `kernels`: the kernels to use instead of the best ones that the CPU supports.
     kernels: Isa,
     /// `float32`: widens the weights to float32 and rounds nothing. A slow reference.
-    float32: bool,
+    pub float32: bool,
 }
 
 impl Default for Options {
@@ -51,7 +51,7 @@ impl Default for Options {
 }
 
 impl Options {
-    fn read(map: &serde_json::Map<String, serde_json::Value>) -> Result<Self, EngineError> {
+    pub fn read(map: &serde_json::Map<String, serde_json::Value>) -> Result<Self, EngineError> {
         let mut options = Self::default();
         for (key, value) in map {
             if let ("kernels", Some(name)) = (key.as_str(), value.as_str()) {
@@ -70,6 +70,18 @@ impl Options {
             }
         }
         Ok(options)
+    }
+
+    /// Keeps the processor busy until the step has taken `slow_down` times as long. A sleep would
+    /// be as coarse as the timer, and would let the clock and the caches rest.
+    pub fn slow_down(&self, begin: MonoNs) {
+        let factor = self.slow_down;
+        if factor > 1.0 {
+            let whole = MonoNs::now().since(begin).0 * factor;
+            while MonoNs::now().since(begin).0 < whole {
+                std::hint::spin_loop();
+            }
+        }
     }
 }
 
@@ -252,14 +264,14 @@ impl Decoder for Candle {
         Ok(())
     }
 
-    fn head(&mut self) {
-        if let Some(model) = &mut self.model {
-            model.logits(self.last_row);
-        }
+    fn head(&mut self) -> Result<(), EngineError> {
+        let row = self.last_row;
+        self.loaded()?.logits(row);
+        Ok(())
     }
 
-    fn logits(&self) -> &[f32] {
-        self.model.as_ref().map_or(&[], Model::last_logits)
+    fn logits(&mut self) -> Result<&[f32], EngineError> {
+        Ok(self.loaded()?.last_logits())
     }
 
     fn why_not_finite(&mut self, tokens: &[u32], first: usize) -> EngineError {
@@ -288,15 +300,7 @@ impl Decoder for Candle {
         stages.map(|(stage, bytes)| (stage.name().to_string(), bytes as u64)).collect()
     }
 
-    /// Keeps the processor busy until the step has taken `slow_down` times as long. A sleep would
-    /// be as coarse as the timer, and would let the clock and the caches rest.
     fn slow_down(&self, begin: MonoNs) {
-        let factor = self.options.slow_down;
-        if factor > 1.0 {
-            let whole = MonoNs::now().since(begin).0 * factor;
-            while MonoNs::now().since(begin).0 < whole {
-                std::hint::spin_loop();
-            }
-        }
+        self.options.slow_down(begin);
     }
 }

@@ -200,12 +200,13 @@ impl Decoder for Stock {
         Ok(())
     }
 
-    fn head(&mut self) {
+    fn head(&mut self) -> Result<(), EngineError> {
         // candle computes the logits in its forward pass.
+        Ok(())
     }
 
-    fn logits(&self) -> &[f32] {
-        &self.logits
+    fn logits(&mut self) -> Result<&[f32], EngineError> {
+        Ok(&self.logits)
     }
 }
 

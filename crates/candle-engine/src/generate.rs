@@ -28,10 +28,23 @@ pub trait Decoder {
     fn forward(&mut self, tokens: &[u32], first: usize) -> Result<(), EngineError>;
 
     /// Computes the logits of the last token of the latest `forward`.
-    fn head(&mut self);
+    fn head(&mut self) -> Result<(), EngineError>;
 
     /// The result of `head`: `[n_vocab]`.
-    fn logits(&self) -> &[f32];
+    fn logits(&mut self) -> Result<&[f32], EngineError>;
+
+    /// The likeliest token of `head`, and whether every logit is a finite number, from an engine that
+    /// chooses where it computes; others leave it to `logits`.
+    fn choice(&mut self) -> Result<Option<(u32, bool)>, EngineError> {
+        Ok(None)
+    }
+
+    /// Says that `choice` will be asked for next, and its token run at `position`, so that an engine
+    /// may start with that while the choice is on its way to the host.
+    fn will_continue(&mut self, position: usize) -> Result<(), EngineError> {
+        let _ = position;
+        Ok(())
+    }
 
     /// The clock of the model's stages; `None` if the engine cannot profile itself.
     fn spans(&mut self) -> Option<&mut Spans> {
@@ -122,7 +135,7 @@ pub fn generate(
     let mut last = MonoNs::now();
     let mut position = prefill(decoder, &request.prompt[reused..], depth + reused, reader)?;
     if position == depth + request.prompt.len() {
-        decoder.head();
+        decoder.head()?;
         decoder.slow_down(last);
     }
     last = MonoNs::now();
@@ -131,25 +144,17 @@ pub fn generate(
         if let Some(&token) = tokens.last() {
             decoder.forward(&[token], position)?;
             decoder.held().push(token);
-            decoder.head();
+            decoder.head()?;
             position += 1;
         }
         if let Some(spans) = decoder.spans() {
             spans.resume();
         }
         let step = tokens.len() as u64;
-        // All of the first ones; later the one that counts, which is NaN with them where the model
-        // itself went wrong.
-        let logits = decoder.logits();
-        let (token, finite) = match &mut sampler {
-            _ if step == 0 && !all_finite(logits) => (0, false),
-            Some(_) if !all_finite(logits) => (0, false),
-            Some(sampler) => (sampler.draw(logits, step), true),
-            None => {
-                let best = argmax(logits);
-                (best as u32, logits.get(best).is_some_and(|x| x.is_finite()))
-            }
-        };
+        if sampler.is_none() && tokens.len() + 1 < n && request.stop.is_empty() {
+            decoder.will_continue(position)?;
+        }
+        let (token, finite) = pick(decoder, sampler.as_mut(), step)?;
         if !finite {
             return Err(why_not_finite(decoder, request, &tokens, depth));
         }
@@ -182,6 +187,30 @@ pub fn generate(
         decoder.held().truncate(depth);
     }
     Ok(Generation { tokens, prefill_end, at, reused: reused as u32, profile })
+}
+
+/// The token of a step, and whether the logits are finite numbers: all of the first step's, later the
+/// one that counts, which is NaN with them where the model itself went wrong.
+fn pick(
+    decoder: &mut dyn Decoder,
+    sampler: Option<&mut Sampler>,
+    step: u64,
+) -> Result<(u32, bool), EngineError> {
+    if sampler.is_none()
+        && let Some(choice) = decoder.choice()?
+    {
+        return Ok(choice);
+    }
+    let logits = decoder.logits()?;
+    Ok(match sampler {
+        _ if step == 0 && !all_finite(logits) => (0, false),
+        Some(_) if !all_finite(logits) => (0, false),
+        Some(sampler) => (sampler.draw(logits, step), true),
+        None => {
+            let best = argmax(logits);
+            (best as u32, logits.get(best).is_some_and(|x| x.is_finite()))
+        }
+    })
 }
 
 /// The fault behind logits that are no finite numbers, found by running the last tokens again.
@@ -267,12 +296,13 @@ mod tests {
             self.forwarded += tokens.len();
             Ok(())
         }
-        fn head(&mut self) {
+        fn head(&mut self) -> Result<(), EngineError> {
             let next = (self.cache.iter().sum::<u32>() + 1) as usize % 10;
             self.logits = (0..10).map(|i| if i == next { 9.0 } else { 0.0 }).collect();
+            Ok(())
         }
-        fn logits(&self) -> &[f32] {
-            &self.logits
+        fn logits(&mut self) -> Result<&[f32], EngineError> {
+            Ok(&self.logits)
         }
     }
 

@@ -59,7 +59,7 @@ const CANDLE_VERSION: &str = "0.11.1";
 /// Makes the engine of this name; `None` if there is none.
 pub fn engine(name: &str) -> Option<Box<dyn Engine>> {
     match name {
-        "candle" | "candle-f32" => Some(Box::<candle::Candle>::default()),
+        "candle" | "candle-f32" => Some(Box::<cuda::OnAnyDevice>::default()),
         "candle-stock" => Some(Box::<candle_stock::CandleStock>::default()),
         _ => None,
     }

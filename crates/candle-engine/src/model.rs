@@ -19,26 +19,33 @@ use crate::weights::{Gguf, Matrix};
 /// token.
 pub const BATCH: usize = 256;
 
-struct Layer {
-    attn_norm: Vec<f32>,
-    q: Matrix,
-    k: Matrix,
-    v: Matrix,
-    o: Matrix,
-    ffn_norm: Vec<f32>,
-    gate: Matrix,
-    up: Matrix,
-    down: Matrix,
+/// The weights of one layer.
+pub struct Layer {
+    pub attn_norm: Vec<f32>,
+    pub q: Matrix,
+    pub k: Matrix,
+    pub v: Matrix,
+    pub o: Matrix,
+    pub ffn_norm: Vec<f32>,
+    pub gate: Matrix,
+    pub up: Matrix,
+    pub down: Matrix,
+}
+
+impl Layer {
+    pub fn matrices(&self) -> [&Matrix; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
 }
 
 /// The weights: matrices inside the mapped file, vectors as f32.
 pub struct Weights {
-    embedding: Matrix,
-    layers: Vec<Layer>,
-    output_norm: Vec<f32>,
+    pub embedding: Matrix,
+    pub layers: Vec<Layer>,
+    pub output_norm: Vec<f32>,
     /// The output head, unless it is the embedding.
-    output: Option<Matrix>,
-    rope_factors: Option<Vec<f32>>,
+    pub output: Option<Matrix>,
+    pub rope_factors: Option<Vec<f32>>,
 }
 
 impl Weights {
@@ -82,12 +89,14 @@ impl Weights {
         self.output.as_ref().unwrap_or(&self.embedding)
     }
 
-    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        let layers = self.layers.iter();
-        layers
-            .flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down])
-            .chain([&self.embedding])
-            .chain(&self.output)
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        self.layers.iter().flat_map(Layer::matrices).chain([&self.embedding]).chain(&self.output)
+    }
+
+    /// The vectors that norms multiply with.
+    pub fn vectors(&self) -> impl Iterator<Item = &[f32]> {
+        let layers = self.layers.iter().flat_map(|l| [&l.attn_norm[..], &l.ffn_norm[..]]);
+        layers.chain([&self.output_norm[..]])
     }
 
     /// The first matrix, in the order of computation, with a weight that is no finite number: its
@@ -146,9 +155,7 @@ impl Weights {
     /// Encodings of the matrices that a decode step reads, in order of bytes, the largest first.
     pub fn encodings(&self) -> Vec<crate::weights::Encoding> {
         let mut by_bytes: Vec<(crate::weights::Encoding, usize)> = Vec::new();
-        let layers = self.layers.iter();
-        let all = layers.flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down]);
-        for matrix in all.chain([self.head()]) {
+        for matrix in self.layers.iter().flat_map(Layer::matrices).chain([self.head()]) {
             match by_bytes.iter_mut().find(|(e, _)| *e == matrix.encoding()) {
                 Some((_, bytes)) => *bytes += matrix.bytes(),
                 None => by_bytes.push((matrix.encoding(), matrix.bytes())),

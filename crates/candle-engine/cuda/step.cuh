@@ -1,0 +1,362 @@
+// One decode step in one launch: every multiprocessor runs one block, and blocks wait for each other
+// between the stages of a layer instead of being launched for each. While they wait, the weights of
+// the next stages are already on their way into the second-level cache.
+#pragma once
+#include "attention.cuh"
+#include "formats.cuh"
+
+const u32 STEP_THREADS = 512, STEP_WARPS = STEP_THREADS / 32;
+
+struct Layer {
+    Matrix q, k, v, o, gate, up, down;
+    const float *attn_norm, *ffn_norm;
+    u16 *keys, *values; // [kv_heads][n_ctx][head_dim]
+};
+
+struct Model {
+    Matrix embedding, head;
+    const float *output_norm;
+    const float *angles; // [n_ctx][head_dim / 2]: cosine, sine
+    const Layer *layers;
+    u32 n_layers, hidden, ffn, n_heads, n_kv_heads, head_dim, n_ctx, n_vocab;
+    float eps;
+    // Bytes of each matrix that a block asks for ahead of its stage.
+    u32 ahead;
+};
+
+// What a step reads and writes besides the model.
+struct State {
+    u32 *counter;   // of the grid's barrier; then its value after the last launch, and how many chose
+    u32 *token;     // the one chosen
+    float *x;       // [hidden]
+    float *q;       // [n_heads][head_dim], scaled
+    float *parts;   // [n_heads][splits][head_dim + 2]
+    float *h;       // [ffn]
+    float *logits;  // [n_vocab]
+    float *best;    // [blocks]: the largest logit
+    u32 *best_at;   // [blocks]: its index, all ones if some logit is no finite number
+    // In the host's memory: how many steps have chosen; from word 2 on, for the n-th at 2 · (n % 8),
+    // the token and whether every logit is a finite number.
+    volatile u32 *result;
+};
+
+DEVICE float sum_of_block(float v, float *scratch) {
+    v = sum_of_warp(v);
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
+    sync_block();
+    float sum = 0;
+    for (u32 w = 0; w < blockDim.x / 32; w++) sum += scratch[w];
+    sync_block();
+    return sum;
+}
+
+// Writes four values at 4 · i of a vector in shared memory. All lanes of a warp call it; lanes
+// beyond the end (`here` false) take part in the shuffles.
+DEVICE void put(char *at, const VectorLayout &layout, bool floats, bool blocks, u32 i, float4 x, bool here) {
+    if (floats && here) ((float4 *)(at + (i % 2 ? layout.second : 0)))[i / 2] = x;
+    if (!blocks) return;
+    float top = max(max(fabsf(x.x), fabsf(x.y)), max(fabsf(x.z), fabsf(x.w)));
+    // A maximum passes over NaN; this does not.
+    float bad = x.x * 0 + x.y * 0 + x.z * 0 + x.w * 0;
+    for (int mask = 1; mask < 8; mask *= 2) {
+        top = max(top, shuffle_xor(top, mask));
+        bad += shuffle_xor(bad, mask);
+    }
+    float scale = top / 127 + bad, inverse = top > 0 ? 127 / top : 0;
+    int a = (int)rintf(x.x * inverse), b = (int)rintf(x.y * inverse);
+    int c = (int)rintf(x.z * inverse), d = (int)rintf(x.w * inverse);
+    int sum = a + b + c + d;
+    for (int mask = 1; mask < 4; mask *= 2) sum += shuffle_xor(sum, mask);
+    if (!here) return;
+    u32 word = (u32)(a & 255) | (u32)(b & 255) << 8 | (u32)(c & 255) << 16 | (u32)(d & 255) << 24;
+    u32 block = i / 8, in = i % 8;
+    ((u32 *)(at + (in < 4 ? layout.low : layout.high)))[block * 4 + in % 4] = word;
+    if (in == 0) ((float *)(at + layout.scales))[block] = scale;
+    if (in % 4 == 0) ((float *)(at + layout.sums))[2 * block + in / 4] = scale * (float)sum;
+}
+
+// Four neighbouring values of a source.
+struct Plain {
+    const float *x;
+    DEVICE float4 operator()(u32 i) const { return load_shared_by_all((const float4 *)x + i); }
+};
+struct Embedded {
+    const Matrix &m;
+    u32 row;
+    DEVICE float4 operator()(u32 i) const {
+        return float4{weight_at(m, row, 4 * i), weight_at(m, row, 4 * i + 1), weight_at(m, row, 4 * i + 2),
+                      weight_at(m, row, 4 * i + 3)};
+    }
+};
+// Attention's result out of what the splits found.
+struct Joined {
+    const float *parts;
+    u32 splits, head_dim;
+    DEVICE float4 operator()(u32 i) const {
+        const u32 head = 4 * i / head_dim, d = 4 * i % head_dim, width = head_dim + 2;
+        const float *from = parts + (u64)head * splits * width;
+        float top = -1e30f;
+        for (u32 s = 0; s < splits; s++) top = max(top, load_shared_by_all(from + s * width + head_dim));
+        float total = 0, r[4] = {0, 0, 0, 0};
+        for (u32 s = 0; s < splits; s++) {
+            const float *part = from + s * width;
+            float scale = fast_exp(load_shared_by_all(part + head_dim) - top);
+            total += scale * load_shared_by_all(part + head_dim + 1);
+#pragma unroll
+            for (int j = 0; j < 4; j++) r[j] += scale * load_shared_by_all(part + d + j);
+        }
+        return float4{r[0] / total, r[1] / total, r[2] / total, r[3] / total};
+    }
+};
+
+// Brings `n` values of a source into shared memory, ready for products, normalized if `norm` is
+// given. Its last barrier makes them visible to the block.
+template <class Source>
+DEVICE Vector prepare(const Source &source, u32 n, const float *norm, float eps, bool floats, bool blocks,
+                      float *scratch, char *at) {
+    const VectorLayout layout(n, floats, blocks);
+    const u32 quarters = n / 4;
+    float4 first = {0, 0, 0, 0};
+    if (threadIdx.x < quarters) first = source(threadIdx.x);
+    float scale = 1;
+    if (norm) {
+        float sum = first.x * first.x + first.y * first.y + first.z * first.z + first.w * first.w;
+        for (u32 i = threadIdx.x + blockDim.x; i < quarters; i += blockDim.x) {
+            float4 x = source(i);
+            sum += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+        }
+        scale = rsqrtf(sum_of_block(sum, scratch) / (float)n + eps);
+        // Also where the sum overflowed: a scale of 0 would hide it.
+        if (!(scale > 0)) scale = bits_to_float(0x7fc00000);
+    } else {
+        sync_block();
+    }
+    for (u32 base = 0; base < quarters; base += blockDim.x) {
+        const u32 i = base + threadIdx.x;
+        const bool here = i < quarters;
+        float4 x = base == 0 ? first : here ? source(i) : float4{0, 0, 0, 0};
+        if (norm && here) {
+            float4 w = ((const float4 *)norm)[i];
+            x = float4{x.x * scale * w.x, x.y * scale * w.y, x.z * scale * w.z, x.w * scale * w.w};
+        }
+        put(at, layout, floats, blocks, i, x, here);
+    }
+    sync_block();
+    return layout.in(at);
+}
+
+DEVICE void prefetch_share(const Matrix &m, u32 limit) {
+    Share share = share_of_block(m.rows);
+    u64 bytes = (u64)(share.end - share.begin) * m.stride;
+    prefetch(row_of(m, share.begin), bytes < limit ? bytes : limit);
+}
+
+DEVICE u32 splits_of(u32 positions, u32 n_kv_heads) {
+    u32 most = max(1u, min(16u, gridDim.x / n_kv_heads));
+    return max(1u, min(most, (positions + 63) / 64));
+}
+
+// Rows of `n_vocab`, two at a time, into `logits`; the block's best into `best`.
+DEVICE void head_stage(const Model &m, const State &s, const Vector &v, float *scratch) {
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    Share share = share_of_block(m.n_vocab / 2);
+    float top = -3.0e38f;
+    u32 at = 0, bad = 0;
+    for (u32 pair = share.begin + warp; pair < share.end; pair += STEP_WARPS) {
+        const float2 both = times(m.head, 2 * pair, m.head, 2 * pair + 1, v);
+        const float two[2] = {both.x, both.y};
+#pragma unroll
+        for (u32 i = 0; i < 2; i++) {
+            if (lane == 0) s.logits[2 * pair + i] = two[i];
+            if (!(fabsf(two[i]) < 3.0e38f)) bad = 1;
+            if (two[i] > top) top = two[i], at = 2 * pair + i;
+        }
+    }
+    // An odd last row.
+    if (m.n_vocab % 2 && blockIdx.x == gridDim.x - 1 && warp == 0) {
+        float one = times(m.head, m.n_vocab - 1, v);
+        if (lane == 0) s.logits[m.n_vocab - 1] = one;
+        if (!(fabsf(one) < 3.0e38f)) bad = 1;
+        if (one > top) top = one, at = m.n_vocab - 1;
+    }
+    u32 *indices = (u32 *)(scratch + STEP_WARPS);
+    if (lane == 0) {
+        scratch[warp] = top;
+        indices[warp] = bad ? ~0u : at;
+    }
+    sync_block();
+    if (threadIdx.x == 0) {
+        for (u32 w = 0; w < STEP_WARPS; w++) {
+            if (indices[w] == ~0u) bad = 1;
+            if (scratch[w] > top || (scratch[w] == top && indices[w] < at)) top = scratch[w], at = indices[w];
+        }
+        s.best[blockIdx.x] = top;
+        s.best_at[blockIdx.x] = bad ? ~0u : at;
+    }
+}
+
+// Chooses among the blocks' best, in block 0.
+DEVICE void choose(const State &s) {
+    if (blockIdx.x != 0 || threadIdx.x >= 32) return;
+    const u32 lane = threadIdx.x;
+    float top = -3.1e38f;
+    int at = 0x7fffffff, bad = 0;
+    for (u32 b = lane; b < gridDim.x; b += 32) {
+        float value = load_shared_by_all(s.best + b);
+        u32 index = load_shared_by_all(s.best_at + b);
+        if (index == ~0u) bad = 1;
+        else if (value > top || (value == top && (int)index < at)) top = value, at = (int)index;
+    }
+    for (int mask = 16; mask > 0; mask /= 2) {
+        float value = shuffle_xor(top, mask);
+        int index = shuffle_xor(at, mask);
+        bad |= shuffle_xor(bad, mask);
+        if (value > top || (value == top && index < at)) top = value, at = index;
+    }
+    if (lane == 0) {
+        *s.token = (u32)at;
+        const u32 n = ++s.counter[2];
+        s.result[2 + n % 8 * 2] = (u32)at;
+        s.result[3 + n % 8 * 2] = bad ? 0 : 1;
+        fence_host();
+        s.result[0] = n;
+    }
+}
+
+// Runs a token at a position; ~0 is the token that the last step chose.
+KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
+    char *shared = shared_memory();
+    // Shared memory: 64 floats, the layers, the vector or attention's scratch.
+    float *scratch = (float *)shared;
+    Layer *layers = (Layer *)(shared + 256);
+    char *at = shared + 256 + (m.n_layers * (u32)sizeof(Layer) + 127) / 128 * 128;
+    for (u32 i = threadIdx.x; i < m.n_layers * sizeof(Layer) / 4; i += blockDim.x)
+        ((u32 *)layers)[i] = ((const u32 *)m.layers)[i];
+    sync_block();
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const u32 token = given == ~0u ? *s.token : given;
+    const u32 d = m.head_dim, q_rows = m.n_heads * d, kv_rows = m.n_kv_heads * d;
+    const u32 splits = splits_of(position + 1, m.n_kv_heads), per_kv = m.n_heads / m.n_kv_heads;
+    const u32 chunk = (position + 1 + splits - 1) / splits;
+    const float scale = rsqrtf((float)d);
+    u32 arrived = s.counter[1];
+
+    for (u32 l = 0; l < m.n_layers; l++) {
+        const Layer &y = layers[l];
+        bool floats = is_float(y.q.format) || is_float(y.k.format) || is_float(y.v.format);
+        bool blocks = !is_float(y.q.format) || !is_float(y.k.format) || !is_float(y.v.format);
+        Vector v;
+        prefetch_share(y.o, m.ahead);
+        if (l == 0) {
+            Embedded row{m.embedding, token};
+            v = prepare(row, m.hidden, y.attn_norm, m.eps, floats, blocks, scratch, at);
+            if (blockIdx.x == 0)
+                for (u32 i = threadIdx.x; i < m.hidden; i += blockDim.x) s.x[i] = weight_at(m.embedding, token, i);
+        } else {
+            v = prepare(Plain{s.x}, m.hidden, y.attn_norm, m.eps, floats, blocks, scratch, at);
+        }
+        {
+            Share share = share_of_block((q_rows + 2 * kv_rows) / 2);
+            for (u32 pair = share.begin + warp; pair < share.end; pair += STEP_WARPS) {
+                u32 row = 2 * pair;
+                const Matrix &matrix = row < q_rows ? y.q : row < q_rows + kv_rows ? y.k : y.v;
+                u32 in = row < q_rows ? row : row < q_rows + kv_rows ? row - q_rows : row - q_rows - kv_rows;
+                const float2 two = times(matrix, in, matrix, in + 1, v);
+                if (lane != 0) continue;
+                float a = two.x, b = two.y;
+                if (row < q_rows + kv_rows) {
+                    const float *angle = m.angles + ((u64)position * (d / 2) + in % d / 2) * 2;
+                    a = two.x * angle[0] - two.y * angle[1];
+                    b = two.x * angle[1] + two.y * angle[0];
+                }
+                if (row < q_rows) {
+                    s.q[in] = a * scale;
+                    s.q[in + 1] = b * scale;
+                } else {
+                    u16 *cache = row < q_rows + kv_rows ? y.keys : y.values;
+                    u64 place = ((u64)(in / d) * m.n_ctx + position) * d + in % d;
+                    *(u32 *)(cache + place) = two_halves(a, b);
+                }
+            }
+        }
+        sync_grid(s.counter, arrived += gridDim.x);
+
+        prefetch_share(y.gate, m.ahead);
+        prefetch_share(y.up, m.ahead);
+        for (u32 item = blockIdx.x; item < m.n_kv_heads * splits; item += gridDim.x) {
+            u32 kv = item / splits, split = item % splits;
+            u32 begin = split * chunk, end = min(position + 1, begin + chunk);
+            float *found = (float *)at;
+            for (u32 h = 0; h < per_kv; h += HEADS_AT_ONCE) {
+                u32 n = min(HEADS_AT_ONCE, per_kv - h), head = kv * per_kv + h;
+                u64 base = (u64)kv * m.n_ctx * d;
+                attend_block(s.q + head * d, n, d, y.keys + base, y.values + base, begin, end, found);
+                const float *result = found + n * (d + 2) * STEP_WARPS;
+                for (u32 i = threadIdx.x; i < n * (d + 2); i += blockDim.x)
+                    s.parts[((u64)(head + i / (d + 2)) * splits + split) * (d + 2) + i % (d + 2)] = result[i];
+            }
+        }
+        sync_grid(s.counter, arrived += gridDim.x);
+
+        prefetch_share(y.down, m.ahead);
+        {
+            bool f = is_float(y.o.format);
+            v = prepare(Joined{s.parts, splits, d}, q_rows, nullptr, 0, f, !f, scratch, at);
+            Share share = share_of_block(m.hidden);
+            for (u32 row = share.begin + warp; row < share.end; row += STEP_WARPS) {
+                float sum = times(y.o, row, v);
+                if (lane == 0) s.x[row] = load_shared_by_all(s.x + row) + sum;
+            }
+        }
+        sync_grid(s.counter, arrived += gridDim.x);
+
+        if (l + 1 < m.n_layers) {
+            const Layer &next = layers[l + 1];
+            prefetch_share(next.q, m.ahead);
+            prefetch_share(next.k, m.ahead);
+            prefetch_share(next.v, m.ahead);
+        }
+        {
+            bool f = is_float(y.gate.format) || is_float(y.up.format);
+            bool b = !is_float(y.gate.format) || !is_float(y.up.format);
+            v = prepare(Plain{s.x}, m.hidden, y.ffn_norm, m.eps, f, b, scratch, at);
+            Share share = share_of_block(m.ffn);
+            for (u32 row = share.begin + warp; row < share.end; row += STEP_WARPS) {
+                const float2 two = times(y.gate, row, y.up, row, v);
+                if (lane == 0) s.h[row] = two.x / (1 + fast_exp(-two.x)) * two.y;
+            }
+        }
+        sync_grid(s.counter, arrived += gridDim.x);
+
+        if (l + 1 == m.n_layers) prefetch_share(m.head, m.ahead);
+        {
+            bool f = is_float(y.down.format);
+            v = prepare(Plain{s.h}, m.ffn, nullptr, 0, f, !f, scratch, at);
+            Share share = share_of_block(m.hidden);
+            for (u32 row = share.begin + warp; row < share.end; row += STEP_WARPS) {
+                float sum = times(y.down, row, v);
+                if (lane == 0) s.x[row] = load_shared_by_all(s.x + row) + sum;
+            }
+        }
+        sync_grid(s.counter, arrived += gridDim.x);
+    }
+    bool f = is_float(m.head.format);
+    Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, m.eps, f, !f, scratch, at);
+    head_stage(m, s, v, scratch);
+    sync_grid(s.counter, arrived += gridDim.x);
+    choose(s);
+    if (blockIdx.x == 0 && threadIdx.x == 0) s.counter[1] = arrived;
+}
+
+// The output head alone, for row `*row` of the residuals after a prompt: the same state, the logits
+// and the choice. `s.x` points to the row.
+KERNEL(STEP_THREADS, 1) head_step(Model m, State s) {
+    char *shared = shared_memory();
+    bool f = is_float(m.head.format);
+    u32 arrived = s.counter[1];
+    Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, m.eps, f, !f, (float *)shared, shared + 256);
+    head_stage(m, s, v, (float *)shared);
+    sync_grid(s.counter, arrived += gridDim.x);
+    choose(s);
+    if (blockIdx.x == 0 && threadIdx.x == 0) s.counter[1] = arrived;
+}

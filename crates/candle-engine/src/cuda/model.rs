@@ -1,0 +1,529 @@
+//! A LLaMA in a card's memory: weights uploaded once, a step as one launch, a prompt as a few for
+//! each layer.
+
+use std::mem::offset_of;
+
+use super::device::{Address, Device, Fault, Launch, Result, launch};
+use super::layout::{Layout, Matrix, Planes, is_float, vector_bytes};
+use crate::config::Config;
+use crate::model::Weights;
+use crate::rope::Rope;
+use crate::weights;
+
+/// Tokens of a prompt that pass through the layers together.
+pub const BATCH: usize = 1024;
+
+/// Bytes of each matrix that a block asks for ahead of its stage.
+const AHEAD: u32 = 48 << 10;
+
+const STEP_THREADS: u32 = 512;
+/// Query heads that share a pass over the keys: `HEADS_AT_ONCE` of `attention.cuh`.
+const HEADS_AT_ONCE: usize = 4;
+/// The sizes of `multiply` and of `flash_…` in `prompt.cuh`.
+const TILE: u32 = 128;
+const GEMM_SHARED: usize = 3 * 2 * 128 * 64 * 2;
+const QUERIES: usize = 64;
+
+/// `Layer` of `step.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Layer {
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
+    o: Matrix,
+    gate: Matrix,
+    up: Matrix,
+    down: Matrix,
+    attn_norm: Address,
+    ffn_norm: Address,
+    keys: Address,
+    values: Address,
+}
+
+/// `Model` of `step.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Shape {
+    embedding: Matrix,
+    head: Matrix,
+    output_norm: Address,
+    angles: Address,
+    layers: Address,
+    n_layers: u32,
+    hidden: u32,
+    ffn: u32,
+    n_heads: u32,
+    n_kv_heads: u32,
+    head_dim: u32,
+    n_ctx: u32,
+    n_vocab: u32,
+    eps: f32,
+    ahead: u32,
+}
+
+/// `State` of `step.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct State {
+    counter: Address,
+    token: Address,
+    x: Address,
+    q: Address,
+    parts: Address,
+    h: Address,
+    logits: Address,
+    best: Address,
+    best_at: Address,
+    result: Address,
+}
+
+// The layouts of `step.cuh`, in bytes.
+const _: () = assert!(size_of::<Layer>() == 200 && offset_of!(Layer, keys) == 184);
+const _: () = assert!(size_of::<Shape>() == 112 && size_of::<State>() == 80);
+
+/// Values that the stages of a prompt pass on.
+struct Rows {
+    /// f32 `[BATCH, hidden]`.
+    x: Address,
+    /// f16 `[BATCH, max(hidden, q_dim)]`.
+    h: Address,
+    /// f16 `[BATCH, q_dim]`.
+    q16: Address,
+    /// f32 `[BATCH, q_dim]`, where attention takes f32.
+    q: Address,
+    /// f32 `[BATCH, q | k | v]`, then f16 `[BATCH, ffn]`.
+    wide: Address,
+    /// u32 `[BATCH]`.
+    tokens: Address,
+    /// One matrix in f16.
+    widened: Address,
+}
+
+/// What a step chose: the likeliest token, and whether every logit is a finite number.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    pub token: u32,
+    pub finite: bool,
+}
+
+pub struct Model<D: Device> {
+    pub device: D,
+    pub config: Config,
+    layers: Vec<Layer>,
+    shape: Shape,
+    state: State,
+    rows: Rows,
+    batch: usize,
+    step_shared: usize,
+    head_shared: usize,
+    /// How many steps have been started that choose a token.
+    chosen: u32,
+    /// Bytes of the weights, of the cache, and of everything else on the card.
+    pub weight_bytes: usize,
+    pub kv_bytes: usize,
+    pub other_bytes: usize,
+}
+
+/// What the kernels cannot compute, for readers.
+pub fn refusal(config: &Config) -> Option<String> {
+    let c = config;
+    let d = c.head_dim;
+    if !d.is_multiple_of(8) || d > 256 || !c.hidden.is_multiple_of(8) || !c.ffn.is_multiple_of(8) {
+        return Some(format!(
+            "a head dimension of {d}, width {} and feed-forward width {}: on CUDA, expected multiples of 8, and at \
+             most 256 for a head",
+            c.hidden, c.ffn
+        ));
+    }
+    None
+}
+
+impl<D: Device> Model<D> {
+    /// Uploads the weights and allocates everything that a context of `n_ctx` needs.
+    pub fn new(mut device: D, config: Config, found: &Weights, n_ctx: usize) -> Result<Self> {
+        if let Some(why) = refusal(&config) {
+            return Err(Fault::Other(why));
+        }
+        let c = &config;
+        let (q_dim, kv_dim, d) = (c.q_dim(), c.kv_dim(), c.head_dim);
+        let mut upload = Upload::begin(&mut device, found)?;
+        let embedding = upload.matrix(&found.embedding)?;
+        let head = match &found.output {
+            Some(output) => upload.matrix(output)?,
+            None => embedding,
+        };
+        let mut layers = Vec::with_capacity(c.n_layers);
+        for layer in &found.layers {
+            layers.push(Layer {
+                q: upload.matrix(&layer.q)?,
+                k: upload.matrix(&layer.k)?,
+                v: upload.matrix(&layer.v)?,
+                o: upload.matrix(&layer.o)?,
+                gate: upload.matrix(&layer.gate)?,
+                up: upload.matrix(&layer.up)?,
+                down: upload.matrix(&layer.down)?,
+                attn_norm: upload.vector(&layer.attn_norm)?,
+                ffn_norm: upload.vector(&layer.ffn_norm)?,
+                ..Layer::default()
+            });
+        }
+        let output_norm = upload.vector(&found.output_norm)?;
+        let (scratch, weight_bytes) = (upload.scratch, upload.end);
+
+        let rope = Rope::new(c.rope_base, d, found.rope_factors.as_deref());
+        let mut angles = vec![(0.0, 0.0); n_ctx * rope.pairs()];
+        for (position, row) in angles.chunks_exact_mut(rope.pairs()).enumerate() {
+            rope.angles(position, row);
+        }
+        let angles: Vec<f32> = angles.into_iter().flat_map(|(cos, sin)| [cos, sin]).collect();
+        let angles_at = device.allocate(size_of_val(&angles[..]))?;
+        device.upload(angles_at, weights::f32_bytes(&angles))?;
+
+        let per_head = n_ctx * d * 2;
+        let kv_bytes = 2 * c.n_layers * c.n_kv_heads * per_head;
+        let cache = device.allocate(kv_bytes)?;
+        // A key that no token wrote must not be NaN: a weight of zero would not hide it.
+        device.clear(cache, kv_bytes)?;
+        for (i, layer) in layers.iter_mut().enumerate() {
+            layer.keys = cache + (2 * i * c.n_kv_heads * per_head) as u64;
+            layer.values = layer.keys + (c.n_kv_heads * per_head) as u64;
+        }
+        let layers_at = device.allocate(layers.len() * size_of::<Layer>())?;
+        device.upload(layers_at, bytes_of(&layers))?;
+
+        let processors = device.processors() as usize;
+        let batch = BATCH.min(n_ctx);
+        let flash = matches!(d, 64 | 128);
+        let mut small = |bytes: usize| device.allocate(bytes);
+        let counter = small(256)?;
+        let state = State {
+            counter,
+            token: counter + 128,
+            x: small(4 * c.hidden)?,
+            q: small(4 * q_dim)?,
+            parts: small(4 * c.n_heads * 16 * (d + 2))?,
+            h: small(4 * c.ffn)?,
+            logits: small(4 * c.n_vocab)?,
+            best: small(4 * processors)?,
+            best_at: small(4 * processors)?,
+            result: 0,
+        };
+        let rows = Rows {
+            x: small(4 * batch * c.hidden)?,
+            h: small(2 * batch * c.hidden.max(q_dim))?,
+            q16: small(2 * batch * q_dim)?,
+            q: small(if flash { 0 } else { 4 * batch * q_dim })?,
+            wide: small(batch * (4 * (q_dim + 2 * kv_dim)).max(2 * c.ffn))?,
+            tokens: small(4 * batch)?,
+            widened: scratch,
+        };
+        device.clear(counter, 256)?;
+        let state = State { result: device.mailbox().0, ..state };
+        let shape = Shape {
+            embedding,
+            head,
+            output_norm,
+            angles: angles_at,
+            layers: layers_at,
+            n_layers: c.n_layers as u32,
+            hidden: c.hidden as u32,
+            ffn: c.ffn as u32,
+            n_heads: c.n_heads as u32,
+            n_kv_heads: c.n_kv_heads as u32,
+            head_dim: d as u32,
+            n_ctx: n_ctx as u32,
+            n_vocab: c.n_vocab as u32,
+            eps: c.norm_eps,
+            ahead: AHEAD,
+        };
+        let (step_shared, head_shared) = shared_bytes(c, &layers, &head);
+        if step_shared > device.shared_memory() {
+            return Err(Fault::Other(format!(
+                "a step needs {step_shared} bytes of shared memory a block; {} has {}",
+                device.name(),
+                device.shared_memory()
+            )));
+        }
+        device.wait()?;
+        let other_bytes = device.allocated() - weight_bytes - kv_bytes;
+        Ok(Self {
+            device,
+            layers,
+            shape,
+            state,
+            rows,
+            batch,
+            step_shared,
+            head_shared,
+            chosen: 0,
+            weight_bytes,
+            kv_bytes,
+            other_bytes,
+            config,
+        })
+    }
+
+    pub fn n_ctx(&self) -> usize {
+        self.shape.n_ctx as usize
+    }
+
+    /// Starts one token at `position`, up to its logits and the choice; `None` is the token that the
+    /// step before chooses.
+    pub fn step(&mut self, token: Option<u32>, position: usize) -> Result<()> {
+        assert!(position < self.n_ctx());
+        let grid = [self.device.processors(), 1, 1];
+        let at = Launch { together: true, ..Launch::of("decode_step", grid, STEP_THREADS) }.shared(self.step_shared);
+        launch!(self.device, at, self.shape, self.state, token.unwrap_or(u32::MAX), position as u32)?;
+        self.chosen = self.chosen.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Starts tokens at positions `first..`, at most `BATCH`, through all layers. `head` makes the
+    /// logits of one of them.
+    pub fn prompt(&mut self, tokens: &[u32], first: usize) -> Result<()> {
+        let m = tokens.len();
+        assert!(m > 0 && m <= self.batch && first + m <= self.n_ctx());
+        let c = &self.config;
+        let (q_dim, kv_dim, d) = (c.q_dim(), c.kv_dim(), c.head_dim);
+        let (hidden, ffn) = (c.hidden as u32, c.ffn as u32);
+        let (heads, kv_heads) = (c.n_heads as u32, c.n_kv_heads as u32);
+        let (n_ctx, eps, first) = (self.shape.n_ctx, self.shape.eps, first as u32);
+        let r = &self.rows;
+        let width = (q_dim + 2 * kv_dim) as u32;
+        let (m, rows_of) = (m as u32, |kernel, threads| Launch::of(kernel, [m as u32, 1, 1], threads));
+        let device = &mut self.device;
+        let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
+        device.upload(r.tokens, &bytes)?;
+        launch!(device, rows_of("embed_rows", 256), self.shape.embedding, r.tokens, r.x)?;
+        for layer in &self.layers {
+            let norm = rows_of("norm_rows", 256).shared(64);
+            launch!(device, norm, r.x, layer.attn_norm, r.h, hidden, eps)?;
+            multiply(device, r, layer.q, r.h, m, r.wide, width, Store::Write)?;
+            multiply(device, r, layer.k, r.h, m, r.wide + 4 * q_dim as u64, width, Store::Write)?;
+            multiply(device, r, layer.v, r.h, m, r.wide + 4 * (q_dim + kv_dim) as u64, width, Store::Write)?;
+            let flash = match d {
+                64 => Some("flash_64"),
+                128 => Some("flash_128"),
+                _ => None,
+            };
+            let q32 = if flash.is_some() { 0 } else { r.q };
+            launch!(
+                device, rows_of("rotate_rows", 256), r.wide, self.shape.angles, first, heads, kv_heads, d as u32, n_ctx,
+                q32, r.q16, layer.keys, layer.values
+            )?;
+            match flash {
+                Some(kernel) => {
+                    let grid = [m.div_ceil(QUERIES as u32), heads, 1];
+                    let at = Launch::of(kernel, grid, 128).shared((QUERIES + 4 * 64) * d * 2);
+                    launch!(device, at, r.q16, layer.keys, layer.values, first, m, heads, kv_heads, n_ctx, r.h)?;
+                }
+                None => {
+                    let scratch = (128 / 32 + 1) * HEADS_AT_ONCE * (d + 2) * 4;
+                    let at = Launch::of("attend_rows", [m, kv_heads, 1], 128).shared(scratch);
+                    launch!(device, at, r.q, layer.keys, layer.values, first, heads, kv_heads, d as u32, n_ctx, r.h)?;
+                }
+            }
+            multiply(device, r, layer.o, r.h, m, r.x, hidden, Store::Add)?;
+            launch!(device, norm, r.x, layer.ffn_norm, r.h, hidden, eps)?;
+            multiply(device, r, layer.gate, r.h, m, r.wide, ffn, Store::Half)?;
+            multiply(device, r, layer.up, r.h, m, r.wide, ffn, Store::Gated)?;
+            multiply(device, r, layer.down, r.wide, m, r.x, hidden, Store::Add)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the logits and the choice for row `row` of the last prompt.
+    pub fn head(&mut self, row: usize) -> Result<()> {
+        let state = State { x: self.rows.x + (row * self.config.hidden * 4) as u64, ..self.state };
+        let grid = [self.device.processors(), 1, 1];
+        let at = Launch { together: true, ..Launch::of("head_step", grid, STEP_THREADS) }.shared(self.head_shared);
+        launch!(self.device, at, self.shape, state)?;
+        self.chosen = self.chosen.wrapping_add(1);
+        Ok(())
+    }
+
+    /// How many steps and heads have been started.
+    pub fn started(&self) -> u32 {
+        self.chosen
+    }
+
+    /// Waits for what the `n`-th step or head chose, one of the last eight.
+    pub fn choice(&mut self, n: u32) -> Result<Choice> {
+        let mailbox = self.device.mailbox().1;
+        // SAFETY: words of pinned memory that live as long as the device; the card writes them.
+        let read = |i: u32| unsafe { mailbox.add(i as usize).read_volatile() };
+        let here = || read(0).wrapping_sub(n) < 1 << 31;
+        let mut rounds = 0u32;
+        while !here() {
+            rounds = rounds.wrapping_add(1);
+            // Now and then, ask whether the card is still at work.
+            if rounds.is_multiple_of(1 << 12) && self.device.idle()? && !here() {
+                return Err(Fault::Other("a step ended without a result".into()));
+            }
+            std::hint::spin_loop();
+        }
+        // What was written before the count is seen after it.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
+        let slot = 2 + n % 8 * 2;
+        Ok(Choice { token: read(slot), finite: read(slot + 1) == 1 })
+    }
+
+    /// The logits of the last step or head: `[n_vocab]`.
+    pub fn logits(&mut self, out: &mut [f32]) -> Result<()> {
+        assert_eq!(out.len(), self.config.n_vocab);
+        // SAFETY: floats are plain bytes, and any bytes are floats.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size_of_val(out)) };
+        self.device.download(self.state.logits, bytes)
+    }
+}
+
+/// `Store` of `prompt.cuh`.
+#[derive(Debug, Clone, Copy)]
+enum Store {
+    Write,
+    Add,
+    Half,
+    Gated,
+}
+
+/// Starts `out[t] = store(a[t] · matrixᵀ)` for `m` rows of f16.
+#[allow(clippy::too_many_arguments)]
+fn multiply<D: Device>(
+    device: &mut D,
+    rows: &Rows,
+    matrix: Matrix,
+    a: Address,
+    m: u32,
+    out: Address,
+    out_stride: u32,
+    store: Store,
+) -> Result<()> {
+    let (n, k) = (matrix.rows, matrix.columns);
+    let (w, w_stride) = match matrix.format {
+        1 => (matrix.data, matrix.stride / 2),
+        _ => {
+            let grid = [k.div_ceil(8 * 256), n.min(4096), 1];
+            launch!(device, Launch::of("widen", grid, 256), matrix, rows.widened)?;
+            (rows.widened, k)
+        }
+    };
+    let at = Launch::of("multiply", [n.div_ceil(TILE), m.div_ceil(TILE), 1], 256).shared(GEMM_SHARED);
+    launch!(device, at, a, w, w_stride, out, out_stride, m, n, k, store as u32)
+}
+
+/// Shared memory of `decode_step` and of `head_step`.
+fn shared_bytes(c: &Config, layers: &[Layer], head: &Matrix) -> (usize, usize) {
+    let vector = |n: usize, of: &[&Matrix]| {
+        vector_bytes(n, of.iter().any(|m| is_float(m.format)), of.iter().any(|m| !is_float(m.format)))
+    };
+    let attention = (STEP_THREADS as usize / 32 + 1) * HEADS_AT_ONCE * (c.head_dim + 2) * 4;
+    let output = vector(c.hidden, &[head]);
+    let stages = layers.iter().flat_map(|l| {
+        [
+            vector(c.hidden, &[&l.q, &l.k, &l.v]),
+            vector(c.q_dim(), &[&l.o]),
+            vector(c.hidden, &[&l.gate, &l.up]),
+            vector(c.ffn, &[&l.down]),
+        ]
+    });
+    let most = stages.chain([attention, output]).max().unwrap_or(0);
+    let table = (layers.len() * size_of::<Layer>()).next_multiple_of(128);
+    (256 + table + most, 256 + output)
+}
+
+/// Brings the weights into one allocation.
+struct Upload<'a, D: Device> {
+    device: &'a mut D,
+    at: Address,
+    end: usize,
+    /// Where rows lie that are taken apart, and later the matrix that a prompt widens.
+    scratch: Address,
+    scratch_bytes: usize,
+}
+
+impl<'a, D: Device> Upload<'a, D> {
+    fn begin(device: &'a mut D, found: &Weights) -> Result<Self> {
+        let mut bytes = 0;
+        for matrix in found.matrices() {
+            bytes += layout(matrix)?.stride.saturating_mul(matrix.rows()).next_multiple_of(256);
+        }
+        for vector in found.vectors() {
+            bytes += (4 * vector.len()).next_multiple_of(256);
+        }
+        let longest = found.matrices().map(|m| m.bytes() / m.rows().max(1)).max().unwrap_or(0);
+        let widest = found.layers.iter().flat_map(|l| l.matrices()).map(|m| m.rows() * m.columns()).max();
+        let scratch_bytes = longest.max(2 * widest.unwrap_or(0));
+        let scratch = device.allocate(scratch_bytes)?;
+        let at = device.allocate(bytes)?;
+        Ok(Self { device, at, end: 0, scratch, scratch_bytes })
+    }
+
+    fn place(&mut self, bytes: usize) -> Address {
+        let at = self.at + self.end as u64;
+        self.end += bytes.next_multiple_of(256);
+        at
+    }
+
+    fn vector(&mut self, values: &[f32]) -> Result<Address> {
+        let at = self.place(size_of_val(values));
+        self.device.upload(at, weights::f32_bytes(values))?;
+        Ok(at)
+    }
+
+    fn matrix(&mut self, matrix: &weights::Matrix) -> Result<Matrix> {
+        let layout = layout(matrix)?;
+        let (rows, columns) = (matrix.rows(), matrix.columns());
+        let data = self.place(layout.stride * rows);
+        let stride = layout.stride;
+        match layout.planes {
+            _ if layout.widened => self.widened(matrix, data, stride)?,
+            None if stride == layout.stored => self.device.upload(data, matrix.some_rows(0..rows))?,
+            None => {
+                for row in 0..rows {
+                    self.device.upload(data + (row * stride) as u64, matrix.row(row))?;
+                }
+            }
+            Some((blocks, planes)) => {
+                let at_once = (self.scratch_bytes / layout.stored).max(1);
+                for first in (0..rows).step_by(at_once) {
+                    let n = at_once.min(rows - first);
+                    self.device.upload(self.scratch, matrix.some_rows(first..first + n))?;
+                    let to = data + (first * stride) as u64;
+                    let at = Launch::of("repack", [self.device.processors() * 8, 1, 1], 256);
+                    let planes: Planes = planes;
+                    launch!(
+                        self.device, at, self.scratch, layout.stored as u64, planes, to, stride as u64, blocks, n as u32
+                    )?;
+                }
+            }
+        }
+        Ok(Matrix { data, rows: rows as u32, columns: columns as u32, stride: stride as u32, format: layout.format })
+    }
+
+    /// Uploads rows as f16 that the kernels cannot read as they are.
+    fn widened(&mut self, matrix: &weights::Matrix, data: Address, stride: usize) -> Result<()> {
+        let mut values = vec![0.0; matrix.columns()];
+        let mut rows = vec![0u8; stride];
+        for r in 0..matrix.rows() {
+            matrix.dequantize_row(r, &mut values);
+            for (out, value) in rows.chunks_exact_mut(2).zip(&values) {
+                out.copy_from_slice(&half::f16::from_f32(*value).to_le_bytes());
+            }
+            self.device.upload(data + (r * stride) as u64, &rows)?;
+        }
+        Ok(())
+    }
+}
+
+fn layout(matrix: &weights::Matrix) -> Result<Layout> {
+    Layout::of(matrix.encoding(), matrix.columns()).ok_or_else(|| {
+        Fault::Other(format!("rows of {} values: on CUDA, expected a multiple of 8", matrix.columns()))
+    })
+}
+
+/// The bytes of values that are plain numbers.
+fn bytes_of(layers: &[Layer]) -> &[u8] {
+    // SAFETY: `Layer` is numbers without padding: its size is the sum of theirs.
+    unsafe { std::slice::from_raw_parts(layers.as_ptr().cast(), size_of_val(layers)) }
+}
