@@ -486,22 +486,35 @@ pub fn check_device(engines: &[EngineSpec], device: Device) -> Result<()> {
 
 fn builtin() -> Vec<EngineSpec> {
     [
-        ("candle", "our LLaMA on candle-core, weights straight from the mapped file", "", None),
-        ("candle-f32", "the same in plain float32: a slow reference for verify", "float32", None),
+        (
+            "candle",
+            "our LLaMA on candle-core, weights straight from the mapped file",
+            "",
+            None,
+            vec![DeviceKind::Cpu, DeviceKind::Cuda],
+        ),
+        (
+            "candle-f32",
+            "the same in plain float32: a slow reference for verify",
+            "float32",
+            None,
+            cpu_only(),
+        ),
         (
             "candle-stock",
             "candle-transformers' quantized_llama exactly as published",
             "",
             Some("it ignores rope_freqs.weight, LLaMA 3's rope scaling"),
+            cpu_only(),
         ),
     ]
-    .map(|(name, summary, switch, differs): (_, _, _, Option<&str>)| EngineSpec {
+    .map(|(name, summary, switch, differs, devices): (_, _, _, Option<&str>, _)| EngineSpec {
         name: name.into(),
         family: "builtin".into(),
         summary: summary.into(),
         options: [switch].into_iter().filter(|s| !s.is_empty()).map(on).collect(),
         quants: Vec::new(),
-        devices: cpu_only(),
+        devices,
         known_differences: differs
             .map(|why| KnownDifference { why: why.into(), quants: Vec::new(), nmse: None })
             .into_iter()
@@ -545,22 +558,22 @@ mod tests {
     #[test]
     fn an_engine_refuses_a_device_and_a_file_type_that_its_manifest_does_not_declare() {
         let registry = Registry::load().unwrap();
-        let (candle, pytorch) =
-            (registry.find("candle").unwrap(), registry.find("pytorch").unwrap());
+        let (candle, stock) =
+            (registry.find("candle").unwrap(), registry.find("candle-stock").unwrap());
         let cuda = Device::Cuda(1);
         assert!(candle.refusal("Q4_0", Device::Cpu).is_none());
-        assert!(pytorch.refusal("Q4_0", cuda).is_none());
-        let (kind, message) = candle.refusal("Q4_0", cuda).unwrap();
+        assert!(candle.refusal("Q4_0", cuda).is_none());
+        let (kind, message) = stock.refusal("Q4_0", cuda).unwrap();
         assert_eq!(kind, FailureKind::Unsupported);
-        assert_eq!(message, "candle runs on cpu; asked for cuda:1");
+        assert_eq!(message, "candle-stock runs on cpu; asked for cuda:1");
         let only_f16 = EngineSpec { quants: vec!["F16".into()], ..candle.clone() };
         let (kind, message) = only_f16.refusal("Q4_0", Device::Cpu).unwrap();
         assert_eq!(kind, FailureKind::UnsupportedQuant);
         assert_eq!(message, "candle takes F16; this file is Q4_0");
         assert!(only_f16.refusal("f16", Device::Cpu).is_none());
-        assert!(check_device(&[candle.clone(), pytorch.clone()], cuda).is_ok());
-        let error = check_device(std::slice::from_ref(candle), cuda).unwrap_err().to_string();
-        assert_eq!(error, "--device cuda:1: no engine has it: candle runs on cpu");
+        assert!(check_device(&[candle.clone(), stock.clone()], cuda).is_ok());
+        let error = check_device(std::slice::from_ref(stock), cuda).unwrap_err().to_string();
+        assert_eq!(error, "--device cuda:1: no engine has it: candle-stock runs on cpu");
     }
 
     #[test]

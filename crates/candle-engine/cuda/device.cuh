@@ -134,6 +134,13 @@ DEVICE void sync_grid(u32 *counter, u32 target) {
     __syncthreads();
 }
 
+// Cycles of this multiprocessor.
+DEVICE u64 cycles() {
+    u64 c;
+    asm volatile("mov.u64 %0, %clock64;" : "=l"(c)::"memory");
+    return c;
+}
+
 // Makes stores visible to the host, which polls what is stored after it.
 DEVICE void fence_host() { __threadfence_system(); }
 

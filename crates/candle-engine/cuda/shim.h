@@ -149,6 +149,7 @@ DEVICE void sync_grid(u32 *counter, u32 target) {
     }
     sync_block();
 }
+DEVICE u64 cycles() { return ++shim::moves; }
 DEVICE void fence_host() {}
 
 struct MmaInput {

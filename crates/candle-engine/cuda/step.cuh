@@ -38,6 +38,16 @@ struct State {
     // In the host's memory: how many steps have chosen; from word 2 on, for the n-th at 2 · (n % 8),
     // the token and whether every logit is a finite number.
     volatile u32 *result;
+    // If not null: the cycle at which block 0 began and ended each stage, 10 · n_layers + 3 of them.
+    u64 *trace;
+};
+
+struct Trace {
+    u64 *at;
+    DEVICE Trace(const State &s) : at(blockIdx.x == 0 && threadIdx.x == 0 ? s.trace : nullptr) { note(); }
+    DEVICE void note() {
+        if (at) *at++ = cycles();
+    }
 };
 
 DEVICE float sum_of_block(float v, float *scratch) {
@@ -240,6 +250,7 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
     const u32 chunk = (position + 1 + splits - 1) / splits;
     const float scale = rsqrtf((float)d);
     u32 arrived = s.counter[1];
+    Trace trace(s);
 
     for (u32 l = 0; l < m.n_layers; l++) {
         const Layer &y = layers[l];
@@ -279,7 +290,9 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
                 }
             }
         }
+        trace.note();
         sync_grid(s.counter, arrived += gridDim.x);
+        trace.note();
 
         prefetch_share(y.gate, m.ahead);
         prefetch_share(y.up, m.ahead);
@@ -296,7 +309,9 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
                     s.parts[((u64)(head + i / (d + 2)) * splits + split) * (d + 2) + i % (d + 2)] = result[i];
             }
         }
+        trace.note();
         sync_grid(s.counter, arrived += gridDim.x);
+        trace.note();
 
         prefetch_share(y.down, m.ahead);
         {
@@ -308,7 +323,9 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
                 if (lane == 0) s.x[row] = load_shared_by_all(s.x + row) + sum;
             }
         }
+        trace.note();
         sync_grid(s.counter, arrived += gridDim.x);
+        trace.note();
 
         if (l + 1 < m.n_layers) {
             const Layer &next = layers[l + 1];
@@ -326,7 +343,9 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
                 if (lane == 0) s.h[row] = two.x / (1 + fast_exp(-two.x)) * two.y;
             }
         }
+        trace.note();
         sync_grid(s.counter, arrived += gridDim.x);
+        trace.note();
 
         if (l + 1 == m.n_layers) prefetch_share(m.head, m.ahead);
         {
@@ -338,12 +357,16 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
                 if (lane == 0) s.x[row] = load_shared_by_all(s.x + row) + sum;
             }
         }
+        trace.note();
         sync_grid(s.counter, arrived += gridDim.x);
+        trace.note();
     }
     bool f = is_float(m.head.format);
     Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, m.eps, f, !f, scratch, at);
     head_stage(m, s, v, scratch);
+    trace.note();
     sync_grid(s.counter, arrived += gridDim.x);
+    trace.note();
     choose(s);
     if (blockIdx.x == 0 && threadIdx.x == 0) s.counter[1] = arrived;
 }

@@ -10,7 +10,7 @@ use llm_bench_units::MonoNs;
 use super::card::Card;
 use super::device::{Device, Fault};
 use super::layout::{Layout, is_float};
-use super::model::{BATCH, Model, refusal};
+use super::model::{AHEAD, BATCH, Model, refusal};
 use crate::candle::{Candle, Options};
 use crate::generate::Decoder;
 use crate::model::Weights;
@@ -91,7 +91,8 @@ pub struct OnCard<D: Device = Card> {
 }
 
 impl OnCard {
-    fn load(request: &Load, index: u32) -> Result<(Self, Loaded), EngineError> {
+    /// Opens card `index` and loads the model onto it.
+    pub fn load(request: &Load, index: u32) -> Result<(Self, Loaded), EngineError> {
         let begin = MonoNs::now();
         let missing = |message| EngineError::new(ErrorKind::MissingDependency, message);
         let card = Card::open(index, request.threads as usize).map_err(missing)?;
@@ -141,7 +142,7 @@ impl<D: Device> OnCard<D> {
         let name = device.name();
         let n_vocab = config.n_vocab;
         let of_fault = |fault| engine_error(&request.path, fault);
-        let model = Model::new(device, config, &weights, n_ctx).map_err(of_fault)?;
+        let model = Model::new(device, config, &weights, n_ctx, options.ahead.unwrap_or(AHEAD)).map_err(of_fault)?;
         drop(weights); // and with it the mapping: nothing of the file stays in memory
         crate::resident::give_back();
         let mut settings = BTreeMap::from([
@@ -192,6 +193,19 @@ impl<D: Device> OnCard<D> {
             stages: stages.into(),
         };
         Ok((engine, loaded))
+    }
+
+    /// The cycles of one step at `position` by stage, as one block saw them: work, and waiting for
+    /// the others.
+    pub fn trace(&mut self, position: usize) -> Result<[(&'static str, (u64, u64)); 6], EngineError> {
+        let names = ["q, k, v", "attention", "output", "gate, up", "down", "head"];
+        let mut stages = [(0, 0); 6];
+        // The second one is warm.
+        for _ in 0..2 {
+            stages = self.model.trace(1, position).map_err(self.fault())?;
+        }
+        self.model.end_trace();
+        Ok(std::array::from_fn(|i| (names[i], stages[i])))
     }
 
     fn fault(&self) -> impl Fn(Fault) -> EngineError + use<D> {

@@ -12,4 +12,4 @@ mod shim;
 mod tests;
 
 pub use self::ceilings::{Ceilings, ceilings};
-pub use self::engine::OnAnyDevice;
+pub use self::engine::{OnAnyDevice, OnCard};

@@ -14,7 +14,7 @@ use crate::weights;
 pub const BATCH: usize = 1024;
 
 /// Bytes of each matrix that a block asks for ahead of its stage.
-const AHEAD: u32 = 48 << 10;
+pub const AHEAD: u32 = 48 << 10;
 
 const STEP_THREADS: u32 = 512;
 /// Query heads that share a pass over the keys: `HEADS_AT_ONCE` of `attention.cuh`.
@@ -76,11 +76,12 @@ struct State {
     best: Address,
     best_at: Address,
     result: Address,
+    trace: Address,
 }
 
 // The layouts of `step.cuh`, in bytes.
 const _: () = assert!(size_of::<Layer>() == 200 && offset_of!(Layer, keys) == 184);
-const _: () = assert!(size_of::<Shape>() == 112 && size_of::<State>() == 80);
+const _: () = assert!(size_of::<Shape>() == 112 && size_of::<State>() == 88);
 
 /// Values that the stages of a prompt pass on.
 struct Rows {
@@ -141,13 +142,20 @@ pub fn refusal(config: &Config) -> Option<String> {
 
 impl<D: Device> Model<D> {
     /// Uploads the weights and allocates everything that a context of `n_ctx` needs.
-    pub fn new(mut device: D, config: Config, found: &Weights, n_ctx: usize) -> Result<Self> {
+    pub fn new(
+        mut device: D,
+        config: Config,
+        found: &Weights,
+        n_ctx: usize,
+        ahead: u32,
+    ) -> Result<Self> {
         if let Some(why) = refusal(&config) {
             return Err(Fault::Other(why));
         }
         let c = &config;
         let (q_dim, kv_dim, d) = (c.q_dim(), c.kv_dim(), c.head_dim);
-        let mut upload = Upload::begin(&mut device, found)?;
+        let (bytes, scratch_bytes) = sizes(found)?;
+        let mut upload = Upload::begin(&mut device, bytes, scratch_bytes)?;
         let embedding = upload.matrix(&found.embedding)?;
         let head = match &found.output {
             Some(output) => upload.matrix(output)?,
@@ -208,6 +216,7 @@ impl<D: Device> Model<D> {
             best: small(4 * processors)?,
             best_at: small(4 * processors)?,
             result: 0,
+            trace: 0,
         };
         let rows = Rows {
             x: small(4 * batch * c.hidden)?,
@@ -235,7 +244,7 @@ impl<D: Device> Model<D> {
             n_ctx: n_ctx as u32,
             n_vocab: c.n_vocab as u32,
             eps: c.norm_eps,
-            ahead: AHEAD,
+            ahead: ahead / 16 * 16,
         };
         let (step_shared, head_shared) = shared_bytes(c, &layers, &head);
         if step_shared > device.shared_memory() {
@@ -369,6 +378,32 @@ impl<D: Device> Model<D> {
         Ok(Choice { token: read(slot), finite: read(slot + 1) == 1 })
     }
 
+    /// Runs a token as `step` does and returns its cycles by stage, as one block saw them: work and
+    /// then waiting for the others, for the projections q, k, v; attention; its output; gate and up;
+    /// down; and the head.
+    pub fn trace(&mut self, token: u32, position: usize) -> Result<[(u64, u64); 6]> {
+        let n = 10 * self.layers.len() + 3;
+        if self.state.trace == 0 {
+            self.state.trace = self.device.allocate(8 * n)?;
+        }
+        self.step(Some(token), position)?;
+        let mut bytes = vec![0; 8 * n];
+        self.device.download(self.state.trace, &mut bytes)?;
+        let at: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+        let mut stages = [(0, 0); 6];
+        for i in 0..5 * self.layers.len() + 1 {
+            let stage = if i < 5 * self.layers.len() { i % 5 } else { 5 };
+            stages[stage].0 += at[2 * i + 1] - at[2 * i];
+            stages[stage].1 += at[2 * i + 2] - at[2 * i + 1];
+        }
+        Ok(stages)
+    }
+
+    /// No more traces: a step writes none.
+    pub fn end_trace(&mut self) {
+        self.state.trace = 0;
+    }
+
     /// The logits of the last step or head: `[n_vocab]`.
     pub fn logits(&mut self, out: &mut [f32]) -> Result<()> {
         assert_eq!(out.len(), self.config.n_vocab);
@@ -432,8 +467,22 @@ fn shared_bytes(c: &Config, layers: &[Layer], head: &Matrix) -> (usize, usize) {
     (256 + table + most, 256 + output)
 }
 
+/// Bytes of the weights on a card, and of the largest matrix in f16, in which a stored row fits too.
+fn sizes(found: &Weights) -> Result<(usize, usize)> {
+    let mut bytes = 0;
+    for matrix in found.matrices() {
+        bytes += layout(matrix)?.stride.saturating_mul(matrix.rows()).next_multiple_of(256);
+    }
+    for vector in found.vectors() {
+        bytes += size_of_val(vector).next_multiple_of(256);
+    }
+    let longest = found.matrices().map(|m| m.bytes() / m.rows().max(1)).max().unwrap_or(0);
+    let widest = found.layers.iter().flat_map(|l| l.matrices()).map(|m| m.rows() * m.columns()).max();
+    Ok((bytes, longest.max(2 * widest.unwrap_or(0))))
+}
+
 /// Brings the weights into one allocation.
-struct Upload<'a, D: Device> {
+pub(super) struct Upload<'a, D: Device> {
     device: &'a mut D,
     at: Address,
     end: usize,
@@ -443,17 +492,8 @@ struct Upload<'a, D: Device> {
 }
 
 impl<'a, D: Device> Upload<'a, D> {
-    fn begin(device: &'a mut D, found: &Weights) -> Result<Self> {
-        let mut bytes = 0;
-        for matrix in found.matrices() {
-            bytes += layout(matrix)?.stride.saturating_mul(matrix.rows()).next_multiple_of(256);
-        }
-        for vector in found.vectors() {
-            bytes += (4 * vector.len()).next_multiple_of(256);
-        }
-        let longest = found.matrices().map(|m| m.bytes() / m.rows().max(1)).max().unwrap_or(0);
-        let widest = found.layers.iter().flat_map(|l| l.matrices()).map(|m| m.rows() * m.columns()).max();
-        let scratch_bytes = longest.max(2 * widest.unwrap_or(0));
+    /// Room for `bytes` of weights, each padded to 256, and for `scratch_bytes` of rows in between.
+    pub fn begin(device: &'a mut D, bytes: usize, scratch_bytes: usize) -> Result<Self> {
         let scratch = device.allocate(scratch_bytes)?;
         let at = device.allocate(bytes)?;
         Ok(Self { device, at, end: 0, scratch, scratch_bytes })
@@ -471,7 +511,7 @@ impl<'a, D: Device> Upload<'a, D> {
         Ok(at)
     }
 
-    fn matrix(&mut self, matrix: &weights::Matrix) -> Result<Matrix> {
+    pub fn matrix(&mut self, matrix: &weights::Matrix) -> Result<Matrix> {
         let layout = layout(matrix)?;
         let (rows, columns) = (matrix.rows(), matrix.columns());
         let data = self.place(layout.stride * rows);
@@ -526,4 +566,79 @@ fn layout(matrix: &weights::Matrix) -> Result<Layout> {
 fn bytes_of(layers: &[Layer]) -> &[u8] {
     // SAFETY: `Layer` is numbers without padding: its size is the sum of theirs.
     unsafe { std::slice::from_raw_parts(layers.as_ptr().cast(), size_of_val(layers)) }
+}
+
+#[cfg(test)]
+impl Shape {
+    /// A model of nothing but an output head, behind a norm of ones.
+    fn of_head(head: Matrix, output_norm: Address) -> Self {
+        Self {
+            embedding: head,
+            head,
+            output_norm,
+            angles: 0,
+            layers: 0,
+            n_layers: 0,
+            hidden: head.columns,
+            ffn: 0,
+            n_heads: 0,
+            n_kv_heads: 0,
+            head_dim: 0,
+            n_ctx: 0,
+            n_vocab: head.rows,
+            eps: 0.0,
+            ahead: 0,
+        }
+    }
+}
+
+/// The kernels' view of one matrix: its weights in f16, and its product with a vector by the kernel
+/// of the output head, with what that chose.
+#[cfg(test)]
+pub fn of_matrix<D: Device>(
+    device: &mut D,
+    matrix: &weights::Matrix,
+    x: &[f32],
+) -> Result<(Vec<half::f16>, Vec<f32>, Choice)> {
+    let (rows, columns) = (matrix.rows(), matrix.columns());
+    let bytes = layout(matrix)?.stride * rows + 256 + 4 * columns;
+    let mut upload = Upload::begin(device, bytes + 512, 2 * matrix.bytes() / rows)?;
+    let on_card = upload.matrix(matrix)?;
+    let norm = upload.vector(&vec![1.0; columns])?;
+    let mut small = |bytes: usize| device.allocate(bytes);
+    let (widened, x_at) = (small(2 * rows * columns)?, small(4 * columns)?);
+    let (logits, best, best_at, counter) = (small(4 * rows)?, small(64)?, small(64)?, small(256)?);
+    device.clear(counter, 256)?;
+    device.upload(x_at, weights::f32_bytes(x))?;
+    let grid = [(columns as u32).div_ceil(8 * 256), 3, 1];
+    launch!(device, Launch::of("widen", grid, 256), on_card, widened)?;
+    let result = device.mailbox().0;
+    let nothing = State {
+        counter,
+        token: counter + 128,
+        x: x_at,
+        q: 0,
+        parts: 0,
+        h: 0,
+        logits,
+        best,
+        best_at,
+        result,
+        trace: 0,
+    };
+    let grid = [device.processors(), 1, 1];
+    let shared = 256 + vector_bytes(columns, is_float(on_card.format), !is_float(on_card.format));
+    let at = Launch { together: true, ..Launch::of("head_step", grid, STEP_THREADS) }.shared(shared);
+    launch!(device, at, Shape::of_head(on_card, norm), nothing)?;
+    let (mut f16, mut f32) = (vec![0; 2 * rows * columns], vec![0; 4 * rows]);
+    device.download(widened, &mut f16)?;
+    device.download(logits, &mut f32)?;
+    let mailbox = device.mailbox().1;
+    // SAFETY: words of the mailbox, written by the kernel above.
+    let [token, finite] = [4, 5].map(|i| unsafe { mailbox.add(i).read_volatile() });
+    Ok((
+        f16.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b)).collect(),
+        f32.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Choice { token, finite: finite == 1 },
+    ))
 }

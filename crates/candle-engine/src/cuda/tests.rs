@@ -6,11 +6,16 @@ use llm_bench_protocol::{Generate, Load, Score};
 use llm_bench_units::MonoNs;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
+use memmap2::MmapMut;
+
 use super::engine::OnCard;
+use super::layout::{Layout, is_float};
+use super::model::of_matrix;
 use super::shim::Shim;
+use crate::Engine;
 use crate::candle::Candle;
 use crate::generate::{Nobody, generate};
-use crate::{Engine, candle};
+use crate::weights::{Encoding, Matrix, with_block};
 
 fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny.gguf")
@@ -84,5 +89,92 @@ fn greedy_generation_is_the_same_with_and_without_early_starts() {
     cpu.load(&self::request(&tiny(), 64)).unwrap();
     let wanted = generate(cpu.decoder().unwrap(), &request, &mut Nobody).unwrap().tokens;
     assert_eq!((&early, &again, &late), (&wanted, &wanted, &wanted));
-    let _ = candle::examine;
+}
+
+/// A matrix of an encoding with every code of a block.
+fn matrix(encoding: Encoding, rows: usize, columns: usize, rng: &mut StdRng) -> Matrix {
+    let bytes = match encoding {
+        Encoding::Iq4Nl => {
+            let mut bytes: Vec<u8> = (0..rows * encoding.row_bytes(columns)).map(|_| rng.random()).collect();
+            for block in bytes.chunks_exact_mut(18) {
+                let scale = half::f16::from_f32(rng.random_range(-0.01..0.01));
+                block[..2].copy_from_slice(&scale.to_le_bytes());
+            }
+            bytes
+        }
+        encoding => {
+            let x: Vec<f32> = (0..rows * columns).map(|_| rng.random_range(-1.0f32..1.0).powi(3)).collect();
+            with_block!(encoding, T => {
+                let mut blocks = vec![T::zeros(); x.len() / T::BLCK_SIZE];
+                T::from_float(&x, &mut blocks);
+                // SAFETY: blocks are plain bytes without padding.
+                let bytes = unsafe {
+                    std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), size_of_val(&blocks[..]))
+                };
+                bytes.to_vec()
+            })
+        }
+    };
+    let mut map = MmapMut::map_anon(bytes.len()).unwrap();
+    map.copy_from_slice(&bytes);
+    let map = std::sync::Arc::new(map.make_read_only().unwrap());
+    Matrix::in_map(&map, 0..bytes.len(), encoding, rows, columns)
+}
+
+/// What a step multiplies with: normalized and, for blocks, rounded to int8 with a scale for 32.
+fn prepared(x: &[f32], blocks: bool) -> Vec<f64> {
+    let size = x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32;
+    let mut values: Vec<f64> = x.iter().map(|x| f64::from(x / size.sqrt())).collect();
+    if blocks {
+        for block in values.chunks_mut(32) {
+            let scale = block.iter().fold(0.0f64, |top, x| top.max(x.abs())) / 127.0;
+            block.iter_mut().for_each(|x| *x = (*x / scale).round() * scale);
+        }
+    }
+    values
+}
+
+#[test]
+fn every_encoding_is_widened_and_multiplied_as_the_file_defines_it() {
+    let mut rng = StdRng::seed_from_u64(11);
+    for encoding in Encoding::ALL {
+        for (rows, columns, processors) in [(1, 256, 1), (7, 512, 2), (33, 2048, 3), (4, 8448, 1)] {
+            let at = format!("{} {rows} x {columns}", encoding.name());
+            let stored = matrix(encoding, rows, columns, &mut rng);
+            let x: Vec<f32> = (0..columns).map(|_| rng.random_range(-2.0..2.0)).collect();
+            let mut card = Shim::new(processors);
+            let (widened, product, choice) = of_matrix(&mut card, &stored, &x).unwrap();
+            let blocks = !is_float(Layout::of(encoding, columns).unwrap().format);
+            let vector = prepared(&x, blocks);
+            let mut row = vec![0.0f32; columns];
+            for r in 0..rows {
+                stored.dequantize_row(r, &mut row);
+                for (got, wanted) in widened[r * columns..].iter().zip(&row) {
+                    let close = (got.to_f32() - wanted).abs() <= 1e-3 * wanted.abs() + 1e-7;
+                    assert!(close, "{at}: {got} {wanted}");
+                }
+                let terms = || row.iter().zip(&vector).map(|(w, x)| f64::from(*w) * x);
+                let (wanted, size) = (terms().sum::<f64>(), terms().map(|t| t * t).sum::<f64>().sqrt());
+                let error = (f64::from(product[r]) - wanted).abs() / size;
+                // A value in the middle between two steps may be rounded the other way.
+                assert!(error < if blocks { 1e-3 } else { 1e-5 }, "{at}, row {r}: {} {wanted}", product[r]);
+            }
+            let best = (0..rows).max_by(|a, b| product[*a].total_cmp(&product[*b])).unwrap();
+            assert_eq!((choice.token, choice.finite), (best as u32, true), "{at}");
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_no_number_never_passes() {
+    let mut rng = StdRng::seed_from_u64(12);
+    for encoding in [Encoding::F16, Encoding::Q4_0, Encoding::Q6K] {
+        for bad in [f32::NAN, f32::INFINITY, 3e38] {
+            let stored = matrix(encoding, 5, 512, &mut rng);
+            let mut x: Vec<f32> = (0..512).map(|_| rng.random_range(-2.0..2.0)).collect();
+            x[77] = bad;
+            let (_, _, choice) = of_matrix(&mut Shim::new(2), &stored, &x).unwrap();
+            assert!(!choice.finite, "{} {bad}", encoding.name());
+        }
+    }
 }
