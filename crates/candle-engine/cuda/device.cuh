@@ -61,9 +61,21 @@ DEVICE uint4 load_weights(const void *p) {
     return v;
 }
 
+DEVICE uint2 load_weights64(const void *p) {
+    uint2 v;
+    asm("ld.global.nc.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+    return v;
+}
+
 DEVICE u16 load_weights16(const void *p) {
     u16 v;
     asm("ld.global.nc.u16 %0, [%1];" : "=h"(v) : "l"(p));
+    return v;
+}
+
+DEVICE u16 load_weights8(const void *p) {
+    u16 v;
+    asm("ld.global.nc.u8 %0, [%1];" : "=h"(v) : "l"(p));
     return v;
 }
 
@@ -74,35 +86,7 @@ DEVICE u32 load_weights32(const void *p) {
 }
 
 // What other blocks of the same launch wrote: read past the first-level cache, which is not coherent.
-DEVICE float4 load_shared_by_all(const float4 *p) {
-    float4 v;
-    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                 : "l"(p)
-                 : "memory");
-    return v;
-}
-
-DEVICE float load_shared_by_all(const float *p) {
-    float v;
-    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
-    return v;
-}
-
-DEVICE uint4 load_shared_by_all(const uint4 *p) {
-    uint4 v;
-    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(p)
-                 : "memory");
-    return v;
-}
-
-DEVICE u32 load_shared_by_all(const u32 *p) {
-    u32 v;
-    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
-    return v;
-}
+template <class T> DEVICE T load_shared_by_all(const T *p) { return __ldcg(p); }
 
 // Asks for bytes to be brought into the second-level cache; called by a whole block. `p` and `bytes`
 // are multiples of 16.
@@ -118,16 +102,17 @@ DEVICE void prefetch(const u8 *p, u64 bytes) {
 #endif
 }
 
-// A barrier over all blocks of a cooperative launch. `target` is the count that the counter reaches
-// when every block has arrived. Traps after seconds rather than hang.
+// A barrier over all blocks of a launch that run at the same time. `target` is the count that the
+// counter reaches when every block has arrived. What other blocks wrote before it is read with
+// `load_shared_by_all` after it: past the first-level cache, which an acquiring load would empty. Traps
+// after seconds rather than hang.
 DEVICE void sync_grid(u32 *counter, u32 target) {
     __syncthreads();
     if (threadIdx.x == 0) {
-        asm volatile("fence.acq_rel.gpu;" ::: "memory");
         asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
         u32 seen, rounds = 0;
         do {
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
+            asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
             if (++rounds == 1u << 25) asm volatile("trap;");
         } while ((int)(seen - target) < 0);
     }
@@ -205,5 +190,6 @@ struct Share {
     u32 begin, end;
 };
 DEVICE Share share_of_block(u32 n) {
-    return Share{(u32)((u64)n * blockIdx.x / gridDim.x), (u32)((u64)n * (blockIdx.x + 1) / gridDim.x)};
+    // In 32 bits, since a division of 64 takes hundreds of cycles: n is at most 2³² ÷ blocks.
+    return Share{n * blockIdx.x / gridDim.x, n * (blockIdx.x + 1) / gridDim.x};
 }

@@ -333,15 +333,15 @@ struct Q6kRow {
     static const u32 UNIT = 32, BYTES = 208;
     struct Raw {
         uint4 q, upper;
-        u16 d;
-        u8 low, high;
+        u16 d, low, high;
     };
     DEVICE static u32 scales(u32 n) { return n / 256 * BYTES; }
     DEVICE static Raw load(const u8 *row, u32 u, u32 n) {
         const u8 *block = row + u / 8 * BYTES;
         u32 in = u % 8, group = in / 4 * 8 + in % 4;
         return Raw{load_weights(block + in * 16), load_weights(block + 128 + in / 4 * 32 + in % 2 * 16),
-                   load_weights16(row + scales(n) + u / 8 * 2), block[192 + group], block[192 + group + 4]};
+                   load_weights16(row + scales(n) + u / 8 * 2), load_weights8(block + 192 + group),
+                   load_weights8(block + 196 + group)};
     }
     DEVICE static uint4 add_bits(uint4 q, uint4 upper, u32 shift) {
         const u32 mask = 0x03030303;
@@ -367,6 +367,58 @@ struct Q6kRow {
         return d * (float)(signed char)block[192 + k % 256 / 16] * (float)q;
     }
 };
+
+// Eight neighbouring weights of a row, from column k on, a multiple of eight. The general way, then
+// that of the formats whose prompts should be fast.
+template <class R> DEVICE void eight(const u8 *row, u32 k, u32 n, float (&w)[8]) {
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) w[i] = R::weight(row, k + i, n);
+}
+// Four bits at `shift` of each of eight bytes.
+DEVICE void eight_nibbles(uint2 bytes, u32 shift, u32 (&q)[8]) {
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) q[i] = bytes.x >> (8 * i + shift) & 15, q[i + 4] = bytes.y >> (8 * i + shift) & 15;
+}
+template <> DEVICE void eight<Q40Row>(const u8 *row, u32 k, u32 n, float (&w)[8]) {
+    u32 q[8];
+    eight_nibbles(load_weights64(row + k / 32 * 16 + k % 16), k % 32 / 16 * 4, q);
+    const float d = half_to_float(load_weights16(row + n / 2 + k / 32 * 2));
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) w[i] = d * (float)((int)q[i] - 8);
+}
+template <> DEVICE void eight<Q80Row>(const u8 *row, u32 k, u32 n, float (&w)[8]) {
+    const uint2 q = load_weights64(row + k);
+    const float d = half_to_float(load_weights16(row + n + k / 32 * 2));
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        w[i] = d * (float)(signed char)(q.x >> 8 * i);
+        w[i + 4] = d * (float)(signed char)(q.y >> 8 * i);
+    }
+}
+template <> DEVICE void eight<Q4kRow>(const u8 *row, u32 k, u32, float (&w)[8]) {
+    const u8 *block = row + k / 256 * Q4kRow::BYTES;
+    const u32 group = k % 256 / 32;
+    u32 q[8];
+    eight_nibbles(load_weights64(block + 16 + group / 2 * 32 + k % 32), group % 2 * 4, q);
+    const ScalesOfK scales(load_weights(block), group / 2);
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) w[i] = scales.weight(q[i], group);
+}
+template <> DEVICE void eight<Q6kRow>(const u8 *row, u32 k, u32 n, float (&w)[8]) {
+    const u8 *block = row + k / 256 * Q6kRow::BYTES;
+    const u32 half = k % 256 / 128, in = k % 128, quarter = in / 32;
+    const uint2 upper = load_weights64(block + 128 + half * 32 + in % 32);
+    u32 q[8];
+    eight_nibbles(load_weights64(block + half * 64 + quarter % 2 * 32 + in % 32), quarter / 2 * 4, q);
+    const float d = half_to_float(load_weights16(row + Q6kRow::scales(n) + k / 256 * 2));
+    const float scale = d * (float)(signed char)block[192 + k % 256 / 16];
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        const u32 shift = 8 * i + 2 * quarter;
+        w[i] = scale * (float)((int)(q[i] | (upper.x >> shift & 3) << 4) - 32);
+        w[i + 4] = scale * (float)((int)(q[i + 4] | (upper.y >> shift & 3) << 4) - 32);
+    }
+}
 
 // Runs `body` with `R` as the row type of a format.
 #define WITH_FORMAT(format, R, ...)                                                                                    \
@@ -429,14 +481,14 @@ template <class R, int AT_ONCE> DEVICE void rows_times(const u8 *a, const u8 *b,
     out[1] = sum_of_warp(second);
 }
 
-OUTLINED float times(const Matrix &m, u32 row, const Vector &v) {
+OUTLINED float times(const Matrix &m, u32 row, Vector v) {
     const u8 *at = row_of(m, row);
     float sum = 0;
     WITH_FORMAT(m.format, R, sum = row_times<R, 4>(at, m.columns, v);)
     return sum;
 }
 
-OUTLINED float2 times(const Matrix &a, u32 row_a, const Matrix &b, u32 row_b, const Vector &v) {
+OUTLINED float2 times(const Matrix &a, u32 row_a, const Matrix &b, u32 row_b, Vector v) {
     float out[2];
     if (a.format == b.format) {
         const u8 *at_a = row_of(a, row_a), *at_b = row_of(b, row_b);

@@ -35,7 +35,7 @@ KERNEL(256, 4) widen(Matrix m, u16 *out) {
     WITH_FORMAT(m.format, R, for (u32 row = blockIdx.y; row < m.rows; row += gridDim.y) {
         const u8 *at = row_of(m, row);
         float w[8];
-        _Pragma("unroll") for (u32 i = 0; i < 8; i++) w[i] = R::weight(at, eighth * 8 + i, m.columns);
+        eight<R>(at, eighth * 8, m.columns, w);
         *(uint4 *)(out + (u64)row * m.columns + eighth * 8) =
             uint4{two_halves(w[0], w[1]), two_halves(w[2], w[3]), two_halves(w[4], w[5]), two_halves(w[6], w[7])};
     })
@@ -189,12 +189,11 @@ KERNEL(128, 4) attend_rows(const float *q, const u16 *keys, const u16 *values, u
     for (u32 h = 0; h < per_kv; h += HEADS_AT_ONCE) {
         const u32 n = min(HEADS_AT_ONCE, per_kv - h), head = kv * per_kv + h;
         const u64 at = ((u64)t * n_heads + head) * d;
-        attend_block(q + at, n, d, keys + base, values + base, 0, first + t + 1, scratch);
-        const float *result = scratch + blockDim.x / 32 * n * (d + 2);
-        for (u32 i = threadIdx.x; i < n * d; i += blockDim.x) {
-            const float *of = result + i / d * (d + 2);
-            out[at + i] = float_to_half(of[i % d] / of[d + 1]);
-        }
+        const float *sums = scratch; // where attend_block keeps them
+        attend_block(
+            q + at, n, d, keys + base, values + base, 0, first + t + 1, scratch,
+            [&](u32 i, float value) { out[at + i] = float_to_half(value / sums[2 * (i / d) + 1]); },
+            [](u32, float, float) {});
         sync_block();
     }
 }

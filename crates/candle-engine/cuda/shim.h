@@ -24,6 +24,9 @@ struct Dim {
 struct alignas(16) uint4 {
     u32 x, y, z, w;
 };
+struct uint2 {
+    u32 x, y;
+};
 struct float2 {
     float x, y;
 };
@@ -123,10 +126,15 @@ DEVICE uint4 load_weights(const void *p) {
     if ((u64)p % 16 != 0) fprintf(stderr, "a load of 16 bytes at %p\n", p), abort();
     return *(const uint4 *)p;
 }
+DEVICE uint2 load_weights64(const void *p) {
+    if ((u64)p % 8 != 0) fprintf(stderr, "a load of 8 bytes at %p\n", p), abort();
+    return *(const uint2 *)p;
+}
 DEVICE u16 load_weights16(const void *p) {
     if ((u64)p % 2 != 0) fprintf(stderr, "a load of 2 bytes at %p\n", p), abort();
     return *(const u16 *)p;
 }
+DEVICE u16 load_weights8(const void *p) { return *(const u8 *)p; }
 DEVICE u32 load_weights32(const void *p) {
     if ((u64)p % 4 != 0) fprintf(stderr, "a load of 4 bytes at %p\n", p), abort();
     return *(const u32 *)p;

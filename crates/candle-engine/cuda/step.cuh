@@ -22,6 +22,17 @@ struct Model {
     float eps;
     // Bytes of each matrix that a block asks for ahead of its stage.
     u32 ahead;
+    // log2 of head_dim, or 32 where it is no power of two.
+    u32 head_shift;
+    u32 unused;
+
+    // i / head_dim without a division, which takes as long as a load.
+    DEVICE u32 head_of(u32 i) const { return head_shift < 32 ? i >> head_shift : i / head_dim; }
+};
+
+// This block's shares of what the stages go through.
+struct Shares {
+    Share qkv_pairs, q, kv, hidden, ffn, vocab_pairs, vocab;
 };
 
 // What a step reads and writes besides the model.
@@ -30,7 +41,7 @@ struct State {
     u32 *token;     // the one chosen
     float *x;       // [hidden]
     float *q;       // [n_heads][head_dim], scaled
-    float *parts;   // [n_heads][splits][head_dim + 2]
+    float *parts;   // [n_heads][splits][head_dim], then [n_heads][splits]: greatest score, sum of weights
     float *h;       // [ffn]
     float *logits;  // [n_vocab]
     float *best;    // [blocks]: the largest logit
@@ -100,30 +111,49 @@ struct Embedded {
 };
 // Attention's result out of what the splits found.
 struct Joined {
+    const Model &m;
     const float *parts;
-    u32 splits, head_dim;
+    u32 splits;
     DEVICE float4 operator()(u32 i) const {
-        const u32 head = 4 * i / head_dim, d = 4 * i % head_dim, width = head_dim + 2;
-        const float *from = parts + (u64)head * splits * width;
-        float top = -1e30f;
-        for (u32 s = 0; s < splits; s++) top = max(top, load_shared_by_all(from + s * width + head_dim));
-        float total = 0, r[4] = {0, 0, 0, 0};
-        for (u32 s = 0; s < splits; s++) {
-            const float *part = from + s * width;
-            float scale = fast_exp(load_shared_by_all(part + head_dim) - top);
-            total += scale * load_shared_by_all(part + head_dim + 1);
+        const u32 d = m.head_dim, head = m.head_of(4 * i), first = head * splits;
+        const float2 *sums = (const float2 *)(parts + m.n_heads * splits * d) + first;
+        const float4 *from = (const float4 *)(parts + first * d + (4 * i - head * d));
+        float top = -1e30f, total = 0;
+        float4 r = {0, 0, 0, 0};
+        for (u32 begin = 0; begin < splits; begin += 4) {
+            float2 sum[4];
+            float4 x[4];
 #pragma unroll
-            for (int j = 0; j < 4; j++) r[j] += scale * load_shared_by_all(part + d + j);
+            for (u32 j = 0; j < 4; j++) {
+                const u32 s = min(begin + j, splits - 1);
+                sum[j] = load_shared_by_all(sums + s);
+                x[j] = load_shared_by_all(from + s * (d / 4));
+            }
+#pragma unroll
+            for (u32 j = 0; j < 4; j++) {
+                if (begin + j >= splits) break;
+                const float most = max(top, sum[j].x), old = fast_exp(top - most), scale = fast_exp(sum[j].x - most);
+                top = most;
+                total = total * old + sum[j].y * scale;
+                r.x = r.x * old + x[j].x * scale, r.y = r.y * old + x[j].y * scale;
+                r.z = r.z * old + x[j].z * scale, r.w = r.w * old + x[j].w * scale;
+            }
         }
-        return float4{r[0] / total, r[1] / total, r[2] / total, r[3] / total};
+        const float inverse = 1 / total;
+        return float4{r.x * inverse, r.y * inverse, r.z * inverse, r.w * inverse};
     }
 };
 
+// This thread's first four values of a norm, to be loaded before a barrier rather than after it.
+DEVICE float4 part_of_norm(const float *norm, u32 n) {
+    return threadIdx.x < n / 4 ? ((const float4 *)norm)[threadIdx.x] : float4{0, 0, 0, 0};
+}
+
 // Brings `n` values of a source into shared memory, ready for products, normalized if `norm` is
-// given. Its last barrier makes them visible to the block.
+// given, of which the thread has its first part. Its last barrier makes them visible to the block.
 template <class Source>
-DEVICE Vector prepare(const Source &source, u32 n, const float *norm, float eps, bool floats, bool blocks,
-                      float *scratch, char *at) {
+DEVICE Vector prepare(const Source &source, u32 n, const float *norm, float4 norm_part, float eps, bool floats,
+                      bool blocks, float *scratch, char *at) {
     const VectorLayout layout(n, floats, blocks);
     const u32 quarters = n / 4;
     float4 first = {0, 0, 0, 0};
@@ -146,7 +176,7 @@ DEVICE Vector prepare(const Source &source, u32 n, const float *norm, float eps,
         const bool here = i < quarters;
         float4 x = base == 0 ? first : here ? source(i) : float4{0, 0, 0, 0};
         if (norm && here) {
-            float4 w = ((const float4 *)norm)[i];
+            float4 w = base == 0 ? norm_part : ((const float4 *)norm)[i];
             x = float4{x.x * scale * w.x, x.y * scale * w.y, x.z * scale * w.z, x.w * scale * w.w};
         }
         put(at, layout, floats, blocks, i, x, here);
@@ -155,10 +185,10 @@ DEVICE Vector prepare(const Source &source, u32 n, const float *norm, float eps,
     return layout.in(at);
 }
 
-DEVICE void prefetch_share(const Matrix &m, u32 limit) {
-    Share share = share_of_block(m.rows);
-    u64 bytes = (u64)(share.end - share.begin) * m.stride;
-    prefetch(row_of(m, share.begin), bytes < limit ? bytes : limit);
+DEVICE void prefetch_share(const Matrix &m, Share share, u32 limit) {
+    // Fewer than 2³² bytes: a share of a matrix that fits a card.
+    const u32 bytes = (share.end - share.begin) * m.stride;
+    prefetch(row_of(m, share.begin), min(bytes, limit));
 }
 
 DEVICE u32 splits_of(u32 positions, u32 n_kv_heads) {
@@ -167,9 +197,8 @@ DEVICE u32 splits_of(u32 positions, u32 n_kv_heads) {
 }
 
 // Rows of `n_vocab`, two at a time, into `logits`; the block's best into `best`.
-DEVICE void head_stage(const Model &m, const State &s, const Vector &v, float *scratch) {
+DEVICE void head_stage(const Model &m, const State &s, Share share, const Vector &v, float *scratch) {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    Share share = share_of_block(m.n_vocab / 2);
     float top = -3.0e38f;
     u32 at = 0, bad = 0;
     for (u32 pair = share.begin + warp; pair < share.end; pair += STEP_WARPS) {
@@ -236,57 +265,64 @@ DEVICE void choose(const State &s) {
 // Runs a token at a position; ~0 is the token that the last step chose.
 KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
     char *shared = shared_memory();
-    // Shared memory: 64 floats, the layers, the vector or attention's scratch.
+    // Shared memory: 64 floats, the shares, the layers, the vector or attention's scratch.
     float *scratch = (float *)shared;
-    Layer *layers = (Layer *)(shared + 256);
-    char *at = shared + 256 + (m.n_layers * (u32)sizeof(Layer) + 127) / 128 * 128;
+    Shares &mine = *(Shares *)(shared + 256);
+    Layer *layers = (Layer *)(shared + 384);
+    char *at = shared + 384 + (m.n_layers * (u32)sizeof(Layer) + 127) / 128 * 128;
     for (u32 i = threadIdx.x; i < m.n_layers * sizeof(Layer) / 4; i += blockDim.x)
         ((u32 *)layers)[i] = ((const u32 *)m.layers)[i];
-    sync_block();
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const u32 token = given == ~0u ? *s.token : given;
     const u32 d = m.head_dim, q_rows = m.n_heads * d, kv_rows = m.n_kv_heads * d;
+    if (threadIdx.x == 0) {
+        mine.qkv_pairs = share_of_block((q_rows + 2 * kv_rows) / 2);
+        mine.q = share_of_block(q_rows);
+        mine.kv = share_of_block(kv_rows);
+        mine.hidden = share_of_block(m.hidden);
+        mine.ffn = share_of_block(m.ffn);
+        mine.vocab_pairs = share_of_block(m.n_vocab / 2);
+        mine.vocab = share_of_block(m.n_vocab);
+    }
     const u32 splits = splits_of(position + 1, m.n_kv_heads), per_kv = m.n_heads / m.n_kv_heads;
-    const u32 chunk = (position + 1 + splits - 1) / splits;
+    const u32 chunk = (position + splits) / splits;
     const float scale = rsqrtf((float)d);
     u32 arrived = s.counter[1];
+    sync_block();
+    float4 norm = part_of_norm(layers[0].attn_norm, m.hidden);
     Trace trace(s);
 
     for (u32 l = 0; l < m.n_layers; l++) {
         const Layer &y = layers[l];
-        bool floats = is_float(y.q.format) || is_float(y.k.format) || is_float(y.v.format);
-        bool blocks = !is_float(y.q.format) || !is_float(y.k.format) || !is_float(y.v.format);
         Vector v;
-        prefetch_share(y.o, m.ahead);
-        if (l == 0) {
-            Embedded row{m.embedding, token};
-            v = prepare(row, m.hidden, y.attn_norm, m.eps, floats, blocks, scratch, at);
-            if (blockIdx.x == 0)
-                for (u32 i = threadIdx.x; i < m.hidden; i += blockDim.x) s.x[i] = weight_at(m.embedding, token, i);
-        } else {
-            v = prepare(Plain{s.x}, m.hidden, y.attn_norm, m.eps, floats, blocks, scratch, at);
-        }
+        prefetch_share(y.o, mine.hidden, m.ahead);
         {
-            Share share = share_of_block((q_rows + 2 * kv_rows) / 2);
-            for (u32 pair = share.begin + warp; pair < share.end; pair += STEP_WARPS) {
-                u32 row = 2 * pair;
-                const Matrix &matrix = row < q_rows ? y.q : row < q_rows + kv_rows ? y.k : y.v;
-                u32 in = row < q_rows ? row : row < q_rows + kv_rows ? row - q_rows : row - q_rows - kv_rows;
+            const bool floats = is_float(y.q.format) || is_float(y.k.format) || is_float(y.v.format);
+            const bool blocks = !is_float(y.q.format) || !is_float(y.k.format) || !is_float(y.v.format);
+            if (l == 0) {
+                Embedded row{m.embedding, token};
+                v = prepare(row, m.hidden, y.attn_norm, norm, m.eps, floats, blocks, scratch, at);
+                if (blockIdx.x == 0)
+                    for (u32 i = threadIdx.x; i < m.hidden; i += blockDim.x) s.x[i] = weight_at(m.embedding, token, i);
+            } else {
+                v = prepare(Plain{s.x}, m.hidden, y.attn_norm, norm, m.eps, floats, blocks, scratch, at);
+            }
+            for (u32 pair = mine.qkv_pairs.begin + warp; pair < mine.qkv_pairs.end; pair += STEP_WARPS) {
+                const u32 row = 2 * pair;
+                const bool is_q = row < q_rows, is_k = !is_q && row < q_rows + kv_rows;
+                const Matrix &matrix = is_q ? y.q : is_k ? y.k : y.v;
+                const u32 in = is_q ? row : is_k ? row - q_rows : row - q_rows - kv_rows;
+                const u32 head = m.head_of(in), dim = in - head * d;
+                float2 angle = {1, 0};
+                if (is_q || is_k) angle = ((const float2 *)m.angles)[position * (d / 2) + dim / 2];
                 const float2 two = times(matrix, in, matrix, in + 1, v);
                 if (lane != 0) continue;
-                float a = two.x, b = two.y;
-                if (row < q_rows + kv_rows) {
-                    const float *angle = m.angles + ((u64)position * (d / 2) + in % d / 2) * 2;
-                    a = two.x * angle[0] - two.y * angle[1];
-                    b = two.x * angle[1] + two.y * angle[0];
-                }
-                if (row < q_rows) {
-                    s.q[in] = a * scale;
-                    s.q[in + 1] = b * scale;
+                const float a = two.x * angle.x - two.y * angle.y, b = two.x * angle.y + two.y * angle.x;
+                if (is_q) {
+                    *(float2 *)(s.q + in) = float2{a * scale, b * scale};
                 } else {
-                    u16 *cache = row < q_rows + kv_rows ? y.keys : y.values;
-                    u64 place = ((u64)(in / d) * m.n_ctx + position) * d + in % d;
-                    *(u32 *)(cache + place) = two_halves(a, b);
+                    const u64 place = ((u64)head * m.n_ctx + position) * d + dim;
+                    *(u32 *)((is_k ? y.keys : y.values) + place) = two_halves(a, b);
                 }
             }
         }
@@ -294,51 +330,59 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
         sync_grid(s.counter, arrived += gridDim.x);
         trace.note();
 
-        prefetch_share(y.gate, m.ahead);
-        prefetch_share(y.up, m.ahead);
+        prefetch_share(y.gate, mine.ffn, m.ahead);
+        prefetch_share(y.up, mine.ffn, m.ahead);
         for (u32 item = blockIdx.x; item < m.n_kv_heads * splits; item += gridDim.x) {
-            u32 kv = item / splits, split = item % splits;
-            u32 begin = split * chunk, end = min(position + 1, begin + chunk);
-            float *found = (float *)at;
+            const u32 kv = item / splits, split = item - kv * splits;
+            const u32 begin = split * chunk, end = min(position + 1, begin + chunk);
+            const u64 base = (u64)kv * m.n_ctx * d;
             for (u32 h = 0; h < per_kv; h += HEADS_AT_ONCE) {
-                u32 n = min(HEADS_AT_ONCE, per_kv - h), head = kv * per_kv + h;
-                u64 base = (u64)kv * m.n_ctx * d;
-                attend_block(s.q + head * d, n, d, y.keys + base, y.values + base, begin, end, found);
-                const float *result = found + n * (d + 2) * STEP_WARPS;
-                for (u32 i = threadIdx.x; i < n * (d + 2); i += blockDim.x)
-                    s.parts[((u64)(head + i / (d + 2)) * splits + split) * (d + 2) + i % (d + 2)] = result[i];
+                const u32 n = min(HEADS_AT_ONCE, per_kv - h), head = kv * per_kv + h;
+                float *sums = s.parts + m.n_heads * splits * d;
+                attend_block(
+                    s.q + head * d, n, d, y.keys + base, y.values + base, begin, end, (float *)at,
+                    [&](u32 i, float value) {
+                        const u32 in = m.head_of(i);
+                        s.parts[((head + in) * splits + split) * d + (i - in * d)] = value;
+                    },
+                    [&](u32 in, float most, float total) {
+                        ((float2 *)sums)[(head + in) * splits + split] = float2{most, total};
+                    });
+                sync_block();
             }
         }
         trace.note();
         sync_grid(s.counter, arrived += gridDim.x);
         trace.note();
 
-        prefetch_share(y.down, m.ahead);
+        prefetch_share(y.down, mine.hidden, m.ahead);
         {
-            bool f = is_float(y.o.format);
-            v = prepare(Joined{s.parts, splits, d}, q_rows, nullptr, 0, f, !f, scratch, at);
-            Share share = share_of_block(m.hidden);
-            for (u32 row = share.begin + warp; row < share.end; row += STEP_WARPS) {
-                float sum = times(y.o, row, v);
-                if (lane == 0) s.x[row] = load_shared_by_all(s.x + row) + sum;
+            const bool f = is_float(y.o.format);
+            v = prepare(Joined{m, s.parts, splits}, q_rows, nullptr, norm, 0, f, !f, scratch, at);
+            for (u32 row = mine.hidden.begin + warp; row < mine.hidden.end; row += STEP_WARPS) {
+                const float before = load_shared_by_all(s.x + row);
+                const float sum = times(y.o, row, v);
+                if (lane == 0) s.x[row] = before + sum;
             }
         }
+        norm = part_of_norm(y.ffn_norm, m.hidden);
         trace.note();
         sync_grid(s.counter, arrived += gridDim.x);
         trace.note();
 
         if (l + 1 < m.n_layers) {
             const Layer &next = layers[l + 1];
-            prefetch_share(next.q, m.ahead);
-            prefetch_share(next.k, m.ahead);
-            prefetch_share(next.v, m.ahead);
+            prefetch_share(next.q, mine.q, m.ahead);
+            prefetch_share(next.k, mine.kv, m.ahead);
+            prefetch_share(next.v, mine.kv, m.ahead);
+        } else {
+            prefetch_share(m.head, mine.vocab, m.ahead);
         }
         {
-            bool f = is_float(y.gate.format) || is_float(y.up.format);
-            bool b = !is_float(y.gate.format) || !is_float(y.up.format);
-            v = prepare(Plain{s.x}, m.hidden, y.ffn_norm, m.eps, f, b, scratch, at);
-            Share share = share_of_block(m.ffn);
-            for (u32 row = share.begin + warp; row < share.end; row += STEP_WARPS) {
+            const bool floats = is_float(y.gate.format) || is_float(y.up.format);
+            const bool blocks = !is_float(y.gate.format) || !is_float(y.up.format);
+            v = prepare(Plain{s.x}, m.hidden, y.ffn_norm, norm, m.eps, floats, blocks, scratch, at);
+            for (u32 row = mine.ffn.begin + warp; row < mine.ffn.end; row += STEP_WARPS) {
                 const float2 two = times(y.gate, row, y.up, row, v);
                 if (lane == 0) s.h[row] = two.x / (1 + fast_exp(-two.x)) * two.y;
             }
@@ -347,23 +391,23 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
         sync_grid(s.counter, arrived += gridDim.x);
         trace.note();
 
-        if (l + 1 == m.n_layers) prefetch_share(m.head, m.ahead);
         {
-            bool f = is_float(y.down.format);
-            v = prepare(Plain{s.h}, m.ffn, nullptr, 0, f, !f, scratch, at);
-            Share share = share_of_block(m.hidden);
-            for (u32 row = share.begin + warp; row < share.end; row += STEP_WARPS) {
-                float sum = times(y.down, row, v);
-                if (lane == 0) s.x[row] = load_shared_by_all(s.x + row) + sum;
+            const bool f = is_float(y.down.format);
+            v = prepare(Plain{s.h}, m.ffn, nullptr, norm, 0, f, !f, scratch, at);
+            for (u32 row = mine.hidden.begin + warp; row < mine.hidden.end; row += STEP_WARPS) {
+                const float before = load_shared_by_all(s.x + row);
+                const float sum = times(y.down, row, v);
+                if (lane == 0) s.x[row] = before + sum;
             }
         }
+        norm = part_of_norm(l + 1 < m.n_layers ? layers[l + 1].attn_norm : m.output_norm, m.hidden);
         trace.note();
         sync_grid(s.counter, arrived += gridDim.x);
         trace.note();
     }
-    bool f = is_float(m.head.format);
-    Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, m.eps, f, !f, scratch, at);
-    head_stage(m, s, v, scratch);
+    const bool f = is_float(m.head.format);
+    Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, norm, m.eps, f, !f, scratch, at);
+    head_stage(m, s, mine.vocab_pairs, v, scratch);
     trace.note();
     sync_grid(s.counter, arrived += gridDim.x);
     trace.note();
@@ -371,14 +415,14 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
     if (blockIdx.x == 0 && threadIdx.x == 0) s.counter[1] = arrived;
 }
 
-// The output head alone, for row `*row` of the residuals after a prompt: the same state, the logits
-// and the choice. `s.x` points to the row.
+// The output head alone, for the residuals `s.x` after a prompt: the logits and the choice.
 KERNEL(STEP_THREADS, 1) head_step(Model m, State s) {
     char *shared = shared_memory();
-    bool f = is_float(m.head.format);
+    const bool f = is_float(m.head.format);
     u32 arrived = s.counter[1];
-    Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, m.eps, f, !f, (float *)shared, shared + 256);
-    head_stage(m, s, v, (float *)shared);
+    const float4 norm = part_of_norm(m.output_norm, m.hidden);
+    Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, norm, m.eps, f, !f, (float *)shared, shared + 256);
+    head_stage(m, s, share_of_block(m.n_vocab / 2), v, (float *)shared);
     sync_grid(s.counter, arrived += gridDim.x);
     choose(s);
     if (blockIdx.x == 0 && threadIdx.x == 0) s.counter[1] = arrived;

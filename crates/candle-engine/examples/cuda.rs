@@ -29,14 +29,18 @@ fn main() -> Result<(), EngineError> {
         let load: Load = serde_json::from_value(json).expect("a load");
         let (mut engine, loaded) = OnCard::load(&load, 0)?;
         let ms = (loaded.t_end_ns - loaded.t_begin_ns) as f64 / 1e6;
-        println!("{path} ahead {ahead:?}: load {ms:.0} ms {:?} {:?}", loaded.stages, loaded.settings);
+        println!(
+            "{path} ahead {ahead:?}: load {ms:.0} ms {:?} {:?}",
+            loaded.stages, loaded.settings
+        );
         let n_vocab = engine.shape().1 as u32;
         for n in [16, 128, 512, 2048] {
             let prompt: Vec<u32> = (0..n).map(|i| (i * 7919 + 13) % n_vocab).collect();
             let mut best = (f64::INFINITY, f64::INFINITY);
             for _ in 0..3 {
                 let begin = MonoNs::now();
-                let done = generate(&mut engine, &Generate::greedy(1, prompt.clone(), 129), &mut Nobody)?;
+                let done =
+                    generate(&mut engine, &Generate::greedy(1, prompt.clone(), 129), &mut Nobody)?;
                 let first = done.at[0].0 - begin.0;
                 let step = (done.at[128].0 - done.at[0].0) as f64 / 128e3;
                 best = (best.0.min(first as f64 / 1e3), best.1.min(step));
@@ -44,7 +48,9 @@ fn main() -> Result<(), EngineError> {
             let rate = f64::from(n) / best.0 * 1e6;
             println!(
                 "  prompt {n}: first token {:.0} us ({rate:.0} tok/s), then {:.1} us a token ({:.0} tok/s)",
-                best.0, best.1, 1e6 / best.1
+                best.0,
+                best.1,
+                1e6 / best.1
             );
         }
         for (stage, (work, wait)) in engine.trace(100)? {

@@ -22,7 +22,11 @@ fn failed(what: &str) -> impl FnOnce(DriverError) -> Fault + '_ {
         let text = |t: std::result::Result<&std::ffi::CStr, DriverError>| {
             t.map_or_else(|_| format!("{:?}", error.0), |t| t.to_string_lossy().into_owned())
         };
-        Fault::Other(format!("{what}: {} ({})", text(error.error_string()), text(error.error_name())))
+        Fault::Other(format!(
+            "{what}: {} ({})",
+            text(error.error_string()),
+            text(error.error_name())
+        ))
     }
 }
 
@@ -30,9 +34,11 @@ fn failed(what: &str) -> impl FnOnce(DriverError) -> Fault + '_ {
 pub fn open_driver() -> std::result::Result<(), String> {
     // SAFETY: loads the driver's library, whose initialization we trust as every CUDA program does.
     if !unsafe { sys::is_culib_present() } {
-        return Err("no NVIDIA driver: libcuda.so.1 cannot be opened; install the driver (no CUDA \
+        return Err(
+            "no NVIDIA driver: libcuda.so.1 cannot be opened; install the driver (no CUDA \
                     toolkit is needed), or measure with --device cpu"
-            .into());
+                .into(),
+        );
     }
     result::init().map_err(|e| match failed("the NVIDIA driver does not start")(e) {
         Fault::Other(text) => text,
@@ -74,7 +80,9 @@ impl Card {
         open_driver()?;
         let count = result::device::get_count().map_err(|e| format!("cuDeviceGetCount: {e}"))?;
         if index as i64 >= count as i64 {
-            return Err(format!("--device cuda:{index}: this machine has {count} cards, from cuda:0"));
+            return Err(format!(
+                "--device cuda:{index}: this machine has {count} cards, from cuda:0"
+            ));
         }
         Self::opened(index, threads).map_err(|fault| match fault {
             Fault::Other(text) => text,
@@ -87,24 +95,30 @@ impl Card {
         let device = result::device::get(index as i32).map_err(failed("cuDeviceGet"))?;
         let get = |what| {
             // SAFETY: reads a number of a device that exists.
-            unsafe { result::device::get_attribute(device, what) }.map_err(failed("cuDeviceGetAttribute"))
+            unsafe { result::device::get_attribute(device, what) }
+                .map_err(failed("cuDeviceGetAttribute"))
         };
         let major = get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         let processors = get(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
-        let shared = get(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize;
+        let shared =
+            get(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize;
         if major < 8 {
-            let text = format!("cuda:{index} has compute capability {major}.{minor}; 8.0 (Ampere) or later is needed");
+            let text = format!(
+                "cuda:{index} has compute capability {major}.{minor}; 8.0 (Ampere) or later is needed"
+            );
             return Err(Fault::Other(text));
         }
         // SAFETY: the primary context is retained once and released in `drop`.
         unsafe {
-            let context = result::primary_ctx::retain(device).map_err(failed("cuDevicePrimaryCtxRetain"))?;
+            let context =
+                result::primary_ctx::retain(device).map_err(failed("cuDevicePrimaryCtxRetain"))?;
             result::ctx::set_current(context).map_err(failed("cuCtxSetCurrent"))?;
         }
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(failed("cuStreamCreate"))?;
-        let machine_code = IMAGES.iter().find(|i| i.0 == major && i.1 <= minor && !i.2.starts_with(b"//"));
+        let machine_code =
+            IMAGES.iter().find(|i| i.0 == major && i.1 <= minor && !i.2.starts_with(b"//"));
         let (_, _, image) = machine_code.unwrap_or(&IMAGES[IMAGES.len() - 1]);
         // Portable code is text and must end with a zero.
         let ended = [image, &[0][..]].concat();
@@ -145,8 +159,7 @@ impl Card {
         let text = CString::new(name).expect("a kernel's name has no zero");
         // SAFETY: the module is loaded, and the attribute is one of its functions'.
         let function = unsafe {
-            let function = result::module::get_function(self.module, text)
-                .map_err(failed(name))?;
+            let function = result::module::get_function(self.module, text).map_err(failed(name))?;
             result::function::set_function_attribute(
                 function,
                 sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
@@ -162,7 +175,8 @@ impl Card {
     fn staging(&mut self) -> Result<&mut Staging> {
         if self.staging.is_none() {
             // SAFETY: allocations and events that `drop` frees.
-            let buffer = || unsafe { result::malloc_host(STAGE, 0) }.map_err(failed("pinned memory"));
+            let buffer =
+                || unsafe { result::malloc_host(STAGE, 0) }.map_err(failed("pinned memory"));
             let event = || {
                 let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
                 result::event::create(flags).map_err(failed("cuEventCreate"))
@@ -187,7 +201,8 @@ impl Card {
     /// Seconds that `work` takes on the card.
     pub fn seconds(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<f64> {
         let event = || {
-            result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("cuEventCreate"))
+            result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)
+                .map_err(failed("cuEventCreate"))
         };
         let (begin, end) = (event()?, event()?);
         // SAFETY: events and stream are alive; the events are destroyed once.
@@ -242,7 +257,9 @@ impl Device for Card {
                 self.allocated += bytes;
                 Ok(at)
             }
-            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Err(Fault::OutOfMemory { bytes }),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                Err(Fault::OutOfMemory { bytes })
+            }
             Err(error) => Err(failed("cuMemAlloc")(error)),
         }
     }
@@ -258,9 +275,11 @@ impl Device for Card {
             let slot = staging.next;
             staging.next = 1 - slot;
             // SAFETY: an event that was never recorded counts as done.
-            unsafe { result::event::synchronize(staging.sent[slot]) }.map_err(failed("an upload"))?;
+            unsafe { result::event::synchronize(staging.sent[slot]) }
+                .map_err(failed("an upload"))?;
             // SAFETY: STAGE pinned bytes of our own; nobody reads them now, as the event says.
-            let buffer = unsafe { std::slice::from_raw_parts_mut(staging.buffers[slot], chunk.len()) };
+            let buffer =
+                unsafe { std::slice::from_raw_parts_mut(staging.buffers[slot], chunk.len()) };
             copy(chunk, buffer, threads);
             // SAFETY: the buffer stays until the event has been waited for; the caller's address has
             // room for `bytes`.
@@ -280,7 +299,8 @@ impl Device for Card {
 
     fn download(&mut self, from: Address, bytes: &mut [u8]) -> Result<()> {
         // SAFETY: the caller allocated as many bytes there; the copy is waited for.
-        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }.map_err(failed("a download"))?;
+        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }
+            .map_err(failed("a download"))?;
         self.wait()
     }
 
@@ -291,8 +311,22 @@ impl Device for Card {
         // SAFETY: the caller's promise.
         unsafe {
             match launch.together {
-                true => result::launch_cooperative_kernel(function, grid, block, launch.shared, self.stream, arguments),
-                false => result::launch_kernel(function, grid, block, launch.shared, self.stream, arguments),
+                true => result::launch_cooperative_kernel(
+                    function,
+                    grid,
+                    block,
+                    launch.shared,
+                    self.stream,
+                    arguments,
+                ),
+                false => result::launch_kernel(
+                    function,
+                    grid,
+                    block,
+                    launch.shared,
+                    self.stream,
+                    arguments,
+                ),
             }
         }
         .map_err(failed(launch.kernel))

@@ -41,9 +41,12 @@ fn measure(card: &mut Card) -> Result<Ceilings> {
     let words = (BYTES / 4) as u64;
     launch!(card, Launch::of("fill_words", blocks, 512), from, words, u32::MAX >> 1)?;
     launch!(card, Launch::of("fill_words", blocks, 512), to, words / 2, u32::MAX >> 1)?;
-    let read = best(card, |card| launch!(card, Launch::of("read_all", blocks, 512), from, (BYTES / 16) as u64, to))?;
+    let read = best(card, |card| {
+        launch!(card, Launch::of("read_all", blocks, 512), from, (BYTES / 16) as u64, to)
+    })?;
     let half = (BYTES / 32) as u64;
-    let copy = best(card, |card| launch!(card, Launch::of("copy_all", blocks, 512), from, to, half))?;
+    let copy =
+        best(card, |card| launch!(card, Launch::of("copy_all", blocks, 512), from, to, half))?;
     let upload_bytes = 256 << 20;
     let mut uploads = Vec::new();
     for _ in 0..ROUNDS {

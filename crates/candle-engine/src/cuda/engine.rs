@@ -142,7 +142,8 @@ impl<D: Device> OnCard<D> {
         let name = device.name();
         let n_vocab = config.n_vocab;
         let of_fault = |fault| engine_error(&request.path, fault);
-        let model = Model::new(device, config, &weights, n_ctx, options.ahead.unwrap_or(AHEAD)).map_err(of_fault)?;
+        let model = Model::new(device, config, &weights, n_ctx, options.ahead.unwrap_or(AHEAD))
+            .map_err(of_fault)?;
         drop(weights); // and with it the mapping: nothing of the file stays in memory
         crate::resident::give_back();
         let mut settings = BTreeMap::from([
@@ -197,7 +198,10 @@ impl<D: Device> OnCard<D> {
 
     /// The cycles of one step at `position` by stage, as one block saw them: work, and waiting for
     /// the others.
-    pub fn trace(&mut self, position: usize) -> Result<[(&'static str, (u64, u64)); 6], EngineError> {
+    pub fn trace(
+        &mut self,
+        position: usize,
+    ) -> Result<[(&'static str, (u64, u64)); 6], EngineError> {
         let names = ["q, k, v", "attention", "output", "gate, up", "down", "head"];
         let mut stages = [(0, 0); 6];
         // The second one is warm.
@@ -354,7 +358,9 @@ fn engine_error(path: &str, fault: Fault) -> EngineError {
     match fault {
         Fault::OutOfMemory { bytes } => EngineError::new(
             ErrorKind::Oom,
-            format!("{path}: the card has no room for {bytes} bytes more; take a smaller quantization or context"),
+            format!(
+                "{path}: the card has no room for {bytes} bytes more; take a smaller quantization or context"
+            ),
         ),
         Fault::Other(text) => internal(format!("{path}: {text}")),
     }

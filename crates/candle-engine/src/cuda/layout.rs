@@ -69,11 +69,22 @@ impl Layout {
         let widened = matches!(encoding, Encoding::Q2K | Encoding::Q3K);
         let Some((values, block_bytes, parts)) = parts else {
             let bytes = if widened { 2 * columns } else { stored };
-            return Some(Self { format, stride: bytes.next_multiple_of(16), stored, planes: None, widened });
+            return Some(Self {
+                format,
+                stride: bytes.next_multiple_of(16),
+                stored,
+                planes: None,
+                widened,
+            });
         };
         let blocks = columns / values;
-        let mut planes =
-            Planes { block_bytes: block_bytes as u32, n: parts.len() as u32, from: [0; 4], bytes: [0; 4], to: [0; 4] };
+        let mut planes = Planes {
+            block_bytes: block_bytes as u32,
+            n: parts.len() as u32,
+            from: [0; 4],
+            bytes: [0; 4],
+            to: [0; 4],
+        };
         let mut end = 0;
         for (i, &(from, bytes)) in parts.iter().enumerate() {
             (planes.from[i], planes.bytes[i], planes.to[i]) = (from, bytes, end as u32);

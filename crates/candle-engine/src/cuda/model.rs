@@ -60,6 +60,8 @@ struct Shape {
     n_vocab: u32,
     eps: f32,
     ahead: u32,
+    head_shift: u32,
+    unused: u32,
 }
 
 /// `State` of `step.cuh`.
@@ -81,7 +83,7 @@ struct State {
 
 // The layouts of `step.cuh`, in bytes.
 const _: () = assert!(size_of::<Layer>() == 200 && offset_of!(Layer, keys) == 184);
-const _: () = assert!(size_of::<Shape>() == 112 && size_of::<State>() == 88);
+const _: () = assert!(size_of::<Shape>() == 120 && size_of::<State>() == 88);
 
 /// Values that the stages of a prompt pass on.
 struct Rows {
@@ -245,8 +247,10 @@ impl<D: Device> Model<D> {
             n_vocab: c.n_vocab as u32,
             eps: c.norm_eps,
             ahead: ahead / 16 * 16,
+            head_shift: if d.is_power_of_two() { d.ilog2() } else { 32 },
+            unused: 0,
         };
-        let (step_shared, head_shared) = shared_bytes(c, &layers, &head);
+        let (step_shared, head_shared) = shared_bytes(c, &layers, &head, n_ctx, processors);
         if step_shared > device.shared_memory() {
             return Err(Fault::Other(format!(
                 "a step needs {step_shared} bytes of shared memory a block; {} has {}",
@@ -282,8 +286,16 @@ impl<D: Device> Model<D> {
     pub fn step(&mut self, token: Option<u32>, position: usize) -> Result<()> {
         assert!(position < self.n_ctx());
         let grid = [self.device.processors(), 1, 1];
-        let at = Launch { together: true, ..Launch::of("decode_step", grid, STEP_THREADS) }.shared(self.step_shared);
-        launch!(self.device, at, self.shape, self.state, token.unwrap_or(u32::MAX), position as u32)?;
+        let at = Launch { together: true, ..Launch::of("decode_step", grid, STEP_THREADS) }
+            .shared(self.step_shared);
+        launch!(
+            self.device,
+            at,
+            self.shape,
+            self.state,
+            token.unwrap_or(u32::MAX),
+            position as u32
+        )?;
         self.chosen = self.chosen.wrapping_add(1);
         Ok(())
     }
@@ -300,7 +312,8 @@ impl<D: Device> Model<D> {
         let (n_ctx, eps, first) = (self.shape.n_ctx, self.shape.eps, first as u32);
         let r = &self.rows;
         let width = (q_dim + 2 * kv_dim) as u32;
-        let (m, rows_of) = (m as u32, |kernel, threads| Launch::of(kernel, [m as u32, 1, 1], threads));
+        let (m, rows_of) =
+            (m as u32, |kernel, threads| Launch::of(kernel, [m as u32, 1, 1], threads));
         let device = &mut self.device;
         let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
         device.upload(r.tokens, &bytes)?;
@@ -310,7 +323,16 @@ impl<D: Device> Model<D> {
             launch!(device, norm, r.x, layer.attn_norm, r.h, hidden, eps)?;
             multiply(device, r, layer.q, r.h, m, r.wide, width, Store::Write)?;
             multiply(device, r, layer.k, r.h, m, r.wide + 4 * q_dim as u64, width, Store::Write)?;
-            multiply(device, r, layer.v, r.h, m, r.wide + 4 * (q_dim + kv_dim) as u64, width, Store::Write)?;
+            multiply(
+                device,
+                r,
+                layer.v,
+                r.h,
+                m,
+                r.wide + 4 * (q_dim + kv_dim) as u64,
+                width,
+                Store::Write,
+            )?;
             let flash = match d {
                 64 => Some("flash_64"),
                 128 => Some("flash_128"),
@@ -318,19 +340,54 @@ impl<D: Device> Model<D> {
             };
             let q32 = if flash.is_some() { 0 } else { r.q };
             launch!(
-                device, rows_of("rotate_rows", 256), r.wide, self.shape.angles, first, heads, kv_heads, d as u32, n_ctx,
-                q32, r.q16, layer.keys, layer.values
+                device,
+                rows_of("rotate_rows", 256),
+                r.wide,
+                self.shape.angles,
+                first,
+                heads,
+                kv_heads,
+                d as u32,
+                n_ctx,
+                q32,
+                r.q16,
+                layer.keys,
+                layer.values
             )?;
             match flash {
                 Some(kernel) => {
                     let grid = [m.div_ceil(QUERIES as u32), heads, 1];
                     let at = Launch::of(kernel, grid, 128).shared((QUERIES + 4 * 64) * d * 2);
-                    launch!(device, at, r.q16, layer.keys, layer.values, first, m, heads, kv_heads, n_ctx, r.h)?;
+                    launch!(
+                        device,
+                        at,
+                        r.q16,
+                        layer.keys,
+                        layer.values,
+                        first,
+                        m,
+                        heads,
+                        kv_heads,
+                        n_ctx,
+                        r.h
+                    )?;
                 }
                 None => {
-                    let scratch = (128 / 32 + 1) * HEADS_AT_ONCE * (d + 2) * 4;
+                    let scratch = attention_bytes(128, c, first as usize + m as usize);
                     let at = Launch::of("attend_rows", [m, kv_heads, 1], 128).shared(scratch);
-                    launch!(device, at, r.q, layer.keys, layer.values, first, heads, kv_heads, d as u32, n_ctx, r.h)?;
+                    launch!(
+                        device,
+                        at,
+                        r.q,
+                        layer.keys,
+                        layer.values,
+                        first,
+                        heads,
+                        kv_heads,
+                        d as u32,
+                        n_ctx,
+                        r.h
+                    )?;
                 }
             }
             multiply(device, r, layer.o, r.h, m, r.x, hidden, Store::Add)?;
@@ -346,7 +403,8 @@ impl<D: Device> Model<D> {
     pub fn head(&mut self, row: usize) -> Result<()> {
         let state = State { x: self.rows.x + (row * self.config.hidden * 4) as u64, ..self.state };
         let grid = [self.device.processors(), 1, 1];
-        let at = Launch { together: true, ..Launch::of("head_step", grid, STEP_THREADS) }.shared(self.head_shared);
+        let at = Launch { together: true, ..Launch::of("head_step", grid, STEP_THREADS) }
+            .shared(self.head_shared);
         launch!(self.device, at, self.shape, state)?;
         self.chosen = self.chosen.wrapping_add(1);
         Ok(())
@@ -389,7 +447,8 @@ impl<D: Device> Model<D> {
         self.step(Some(token), position)?;
         let mut bytes = vec![0; 8 * n];
         self.device.download(self.state.trace, &mut bytes)?;
-        let at: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+        let at: Vec<u64> =
+            bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
         let mut stages = [(0, 0); 6];
         for i in 0..5 * self.layers.len() + 1 {
             let stage = if i < 5 * self.layers.len() { i % 5 } else { 5 };
@@ -408,7 +467,8 @@ impl<D: Device> Model<D> {
     pub fn logits(&mut self, out: &mut [f32]) -> Result<()> {
         assert_eq!(out.len(), self.config.n_vocab);
         // SAFETY: floats are plain bytes, and any bytes are floats.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size_of_val(out)) };
+        let bytes =
+            unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size_of_val(out)) };
         self.device.download(self.state.logits, bytes)
     }
 }
@@ -443,16 +503,35 @@ fn multiply<D: Device>(
             (rows.widened, k)
         }
     };
-    let at = Launch::of("multiply", [n.div_ceil(TILE), m.div_ceil(TILE), 1], 256).shared(GEMM_SHARED);
+    let at =
+        Launch::of("multiply", [n.div_ceil(TILE), m.div_ceil(TILE), 1], 256).shared(GEMM_SHARED);
     launch!(device, at, a, w, w_stride, out, out_stride, m, n, k, store as u32)
 }
 
+/// Shared memory of `attend_block` for `positions`.
+fn attention_bytes(threads: usize, c: &Config, positions: usize) -> usize {
+    let n = HEADS_AT_ONCE.min(c.n_heads / c.n_kv_heads);
+    4 * (2 * HEADS_AT_ONCE + n * positions + threads / 32 * n * c.head_dim)
+}
+
 /// Shared memory of `decode_step` and of `head_step`.
-fn shared_bytes(c: &Config, layers: &[Layer], head: &Matrix) -> (usize, usize) {
+fn shared_bytes(
+    c: &Config,
+    layers: &[Layer],
+    head: &Matrix,
+    n_ctx: usize,
+    processors: usize,
+) -> (usize, usize) {
     let vector = |n: usize, of: &[&Matrix]| {
-        vector_bytes(n, of.iter().any(|m| is_float(m.format)), of.iter().any(|m| !is_float(m.format)))
+        vector_bytes(
+            n,
+            of.iter().any(|m| is_float(m.format)),
+            of.iter().any(|m| !is_float(m.format)),
+        )
     };
-    let attention = (STEP_THREADS as usize / 32 + 1) * HEADS_AT_ONCE * (c.head_dim + 2) * 4;
+    // A split has at most a sixteenth of the context, unless the card is small.
+    let splits = (processors / c.n_kv_heads).clamp(1, 16);
+    let attention = attention_bytes(STEP_THREADS as usize, c, n_ctx.div_ceil(splits).max(64));
     let output = vector(c.hidden, &[head]);
     let stages = layers.iter().flat_map(|l| {
         [
@@ -464,7 +543,7 @@ fn shared_bytes(c: &Config, layers: &[Layer], head: &Matrix) -> (usize, usize) {
     });
     let most = stages.chain([attention, output]).max().unwrap_or(0);
     let table = (layers.len() * size_of::<Layer>()).next_multiple_of(128);
-    (256 + table + most, 256 + output)
+    (384 + table + most, 256 + output)
 }
 
 /// Bytes of the weights on a card, and of the largest matrix in f16, in which a stored row fits too.
@@ -477,7 +556,8 @@ fn sizes(found: &Weights) -> Result<(usize, usize)> {
         bytes += size_of_val(vector).next_multiple_of(256);
     }
     let longest = found.matrices().map(|m| m.bytes() / m.rows().max(1)).max().unwrap_or(0);
-    let widest = found.layers.iter().flat_map(|l| l.matrices()).map(|m| m.rows() * m.columns()).max();
+    let widest =
+        found.layers.iter().flat_map(|l| l.matrices()).map(|m| m.rows() * m.columns()).max();
     Ok((bytes, longest.max(2 * widest.unwrap_or(0))))
 }
 
@@ -518,7 +598,9 @@ impl<'a, D: Device> Upload<'a, D> {
         let stride = layout.stride;
         match layout.planes {
             _ if layout.widened => self.widened(matrix, data, stride)?,
-            None if stride == layout.stored => self.device.upload(data, matrix.some_rows(0..rows))?,
+            None if stride == layout.stored => {
+                self.device.upload(data, matrix.some_rows(0..rows))?
+            }
             None => {
                 for row in 0..rows {
                     self.device.upload(data + (row * stride) as u64, matrix.row(row))?;
@@ -533,12 +615,26 @@ impl<'a, D: Device> Upload<'a, D> {
                     let at = Launch::of("repack", [self.device.processors() * 8, 1, 1], 256);
                     let planes: Planes = planes;
                     launch!(
-                        self.device, at, self.scratch, layout.stored as u64, planes, to, stride as u64, blocks, n as u32
+                        self.device,
+                        at,
+                        self.scratch,
+                        layout.stored as u64,
+                        planes,
+                        to,
+                        stride as u64,
+                        blocks,
+                        n as u32
                     )?;
                 }
             }
         }
-        Ok(Matrix { data, rows: rows as u32, columns: columns as u32, stride: stride as u32, format: layout.format })
+        Ok(Matrix {
+            data,
+            rows: rows as u32,
+            columns: columns as u32,
+            stride: stride as u32,
+            format: layout.format,
+        })
     }
 
     /// Uploads rows as f16 that the kernels cannot read as they are.
@@ -558,7 +654,10 @@ impl<'a, D: Device> Upload<'a, D> {
 
 fn layout(matrix: &weights::Matrix) -> Result<Layout> {
     Layout::of(matrix.encoding(), matrix.columns()).ok_or_else(|| {
-        Fault::Other(format!("rows of {} values: on CUDA, expected a multiple of 8", matrix.columns()))
+        Fault::Other(format!(
+            "rows of {} values: on CUDA, expected a multiple of 8",
+            matrix.columns()
+        ))
     })
 }
 
@@ -588,6 +687,8 @@ impl Shape {
             n_vocab: head.rows,
             eps: 0.0,
             ahead: 0,
+            head_shift: 32,
+            unused: 0,
         }
     }
 }
@@ -607,7 +708,8 @@ pub fn of_matrix<D: Device>(
     let norm = upload.vector(&vec![1.0; columns])?;
     let mut small = |bytes: usize| device.allocate(bytes);
     let (widened, x_at) = (small(2 * rows * columns)?, small(4 * columns)?);
-    let (logits, best, best_at, counter) = (small(4 * rows)?, small(64)?, small(64)?, small(256)?);
+    let (logits, best, best_at, counter) =
+        (small(4 * rows)?, small(2048)?, small(2048)?, small(256)?);
     device.clear(counter, 256)?;
     device.upload(x_at, weights::f32_bytes(x))?;
     let grid = [(columns as u32).div_ceil(8 * 256), 3, 1];
@@ -628,7 +730,8 @@ pub fn of_matrix<D: Device>(
     };
     let grid = [device.processors(), 1, 1];
     let shared = 256 + vector_bytes(columns, is_float(on_card.format), !is_float(on_card.format));
-    let at = Launch { together: true, ..Launch::of("head_step", grid, STEP_THREADS) }.shared(shared);
+    let at =
+        Launch { together: true, ..Launch::of("head_step", grid, STEP_THREADS) }.shared(shared);
     launch!(device, at, Shape::of_head(on_card, norm), nothing)?;
     let (mut f16, mut f32) = (vec![0; 2 * rows * columns], vec![0; 4 * rows]);
     device.download(widened, &mut f16)?;

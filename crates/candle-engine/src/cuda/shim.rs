@@ -9,15 +9,8 @@ use std::sync::OnceLock;
 
 use super::device::{Address, Device, Fault, Launch, MAILBOX, Result};
 
-type LaunchFn = unsafe extern "C" fn(
-    *const c_char,
-    u32,
-    u32,
-    u32,
-    u32,
-    u32,
-    *mut *mut c_void,
-) -> bool;
+type LaunchFn =
+    unsafe extern "C" fn(*const c_char, u32, u32, u32, u32, u32, *mut *mut c_void) -> bool;
 
 /// The library of the kernels, built once.
 fn library() -> &'static libloading::Library {
@@ -37,7 +30,8 @@ fn library() -> &'static libloading::Library {
             .unwrap_or_else(|e| panic!("{compiler} is needed to test the CUDA kernels: {e}"));
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         // SAFETY: our own code, without initializers that do anything.
-        let library = unsafe { libloading::Library::new(&out) }.expect("the library that was built");
+        let library =
+            unsafe { libloading::Library::new(&out) }.expect("the library that was built");
         let _ = std::fs::remove_file(out);
         library
     })
@@ -101,7 +95,9 @@ impl Device for Shim {
 
     fn download(&mut self, from: Address, bytes: &mut [u8]) -> Result<()> {
         // SAFETY: the caller allocated as much there.
-        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len())
+        };
         Ok(())
     }
 
