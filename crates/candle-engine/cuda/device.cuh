@@ -24,6 +24,13 @@ DEVICE char *shared_memory() {
     return shared;
 }
 
+// A place in the shared memory, which the compiler then knows not to be anywhere else.
+struct InShared {
+    u32 at;
+    DEVICE InShared operator+(u32 bytes) const { return InShared{at + bytes}; }
+    template <class T> DEVICE T as(u32 i) const { return ((const T *)(shared_memory() + at))[i]; }
+};
+
 DEVICE float half_to_float(u16 h) {
     float f;
     asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
@@ -87,20 +94,6 @@ DEVICE u32 load_weights32(const void *p) {
 
 // What other blocks of the same launch wrote: read past the first-level cache, which is not coherent.
 template <class T> DEVICE T load_shared_by_all(const T *p) { return __ldcg(p); }
-
-// Asks for bytes to be brought into the second-level cache; called by a whole block. `p` and `bytes`
-// are multiples of 16.
-DEVICE void prefetch(const u8 *p, u64 bytes) {
-    if (bytes == 0) return;
-#if __CUDA_ARCH__ >= 900
-    if (threadIdx.x == 0)
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"((u32)bytes)
-                     : "memory");
-#else
-    for (u64 at = (u64)threadIdx.x * 128; at < bytes; at += (u64)blockDim.x * 128)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(p + at));
-#endif
-}
 
 // A barrier over all blocks of a launch that run at the same time. `target` is the count that the
 // counter reaches when every block has arrived. What other blocks wrote before it is read with
@@ -175,6 +168,11 @@ template <int LATER> DEVICE void copies_wait() {
 }
 
 #endif
+
+DEVICE uint4 load_weights(InShared p) { return p.as<uint4>(0); }
+DEVICE u16 load_weights16(InShared p) { return p.as<u16>(0); }
+DEVICE u16 load_weights8(InShared p) { return p.as<u8>(0); }
+DEVICE u32 load_weights32(InShared p) { return p.as<u32>(0); }
 
 DEVICE float sum_of_warp(float v) {
     for (int mask = 16; mask > 0; mask /= 2) v += shuffle_xor(v, mask);

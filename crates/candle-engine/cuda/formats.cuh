@@ -23,32 +23,26 @@ DEVICE u32 padded(u32 bytes) { return (bytes + 15) / 16 * 16; }
 // scale for 32 values: the first 16 of each block in one plane, the others in a second one; so lanes
 // that read neighbouring blocks meet no bank twice.
 struct Vector {
-    const float4 *first, *second;
-    const uint4 *low, *high;
+    InShared firsts, seconds, lows, highs, scales_at, sums_at;
+    DEVICE float4 first(u32 i) const { return firsts.as<float4>(i); }
+    DEVICE float4 second(u32 i) const { return seconds.as<float4>(i); }
+    DEVICE uint4 low(u32 i) const { return lows.as<uint4>(i); }
+    DEVICE uint4 high(u32 i) const { return highs.as<uint4>(i); }
     // Per block: the scale.
-    const float *scales;
+    DEVICE float scale(u32 i) const { return scales_at.as<float>(i); }
     // Per 16 values: their sum, times the scale.
-    const float *sums;
+    DEVICE float sum(u32 i) const { return sums_at.as<float>(i); }
 };
 
-// Bytes that a vector of `n` values takes, by parts; both planes of a kind start in different banks.
+// Where the parts of a vector of `n` values lie behind `at`; both planes of a kind start in different
+// banks.
 DEVICE u32 plane_bytes(u32 bytes) { return (bytes + 127) / 128 * 128 + 64; }
-struct VectorLayout {
-    u32 second, low, high, scales, sums, end;
-    DEVICE VectorLayout(u32 n, bool floats, bool blocks) {
-        u32 half = floats ? plane_bytes((n + 7) / 8 * 16) : 0, bytes = blocks ? plane_bytes(n / 2) : 0;
-        second = half;
-        low = 2 * half;
-        high = low + bytes;
-        scales = high + bytes;
-        sums = scales + (blocks ? padded(n / 8) : 0);
-        end = sums + (blocks ? padded(n / 4) : 0);
-    }
-    DEVICE Vector in(char *at) const {
-        return Vector{(const float4 *)at,         (const float4 *)(at + second), (const uint4 *)(at + low),
-                      (const uint4 *)(at + high), (const float *)(at + scales),  (const float *)(at + sums)};
-    }
-};
+DEVICE Vector vector_at(u32 at, u32 n, bool floats, bool blocks) {
+    const u32 half = floats ? plane_bytes((n + 7) / 8 * 16) : 0, bytes = blocks ? plane_bytes(n / 2) : 0;
+    const u32 scales = at + 2 * half + 2 * bytes, sums = scales + (blocks ? padded(n / 8) : 0);
+    return Vector{InShared{at}, InShared{at + half}, InShared{at + 2 * half}, InShared{at + 2 * half + bytes},
+                  InShared{scales}, InShared{sums}};
+}
 
 DEVICE int dot16(uint4 a, uint4 b, int sum) {
     return dot4(a.w, b.w, dot4(a.z, b.z, dot4(a.y, b.y, dot4(a.x, b.x, sum))));
@@ -71,9 +65,9 @@ DEVICE uint4 with_fifth(uint4 v, u32 bits) {
 struct F32Row {
     static const u32 UNIT = 4;
     typedef uint4 Raw;
-    DEVICE static Raw load(const u8 *row, u32 u, u32) { return load_weights(row + (u64)u * 16); }
+    template <class P> DEVICE static Raw load(P row, u32 u, u32) { return load_weights(row + u * 16); }
     DEVICE static float times(Raw w, u32 u, const Vector &v) {
-        float4 x = u % 2 ? v.second[u / 2] : v.first[u / 2];
+        float4 x = u % 2 ? v.second(u / 2) : v.first(u / 2);
         return bits_to_float(w.x) * x.x + bits_to_float(w.y) * x.y + bits_to_float(w.z) * x.z + bits_to_float(w.w) * x.w;
     }
     DEVICE static float weight(const u8 *row, u32 k, u32) { return bits_to_float(load_weights32(row + 4 * (u64)k)); }
@@ -82,12 +76,12 @@ struct F32Row {
 struct F16Row {
     static const u32 UNIT = 8;
     typedef uint4 Raw;
-    DEVICE static Raw load(const u8 *row, u32 u, u32) { return load_weights(row + (u64)u * 16); }
+    template <class P> DEVICE static Raw load(P row, u32 u, u32) { return load_weights(row + u * 16); }
     DEVICE static float pair(u32 w, float a, float b, float sum) {
         return sum + half_to_float((u16)w) * a + half_to_float((u16)(w >> 16)) * b;
     }
     DEVICE static float times(Raw w, u32 u, const Vector &v) {
-        float4 a = v.first[u], b = v.second[u];
+        float4 a = v.first(u), b = v.second(u);
         return pair(w.w, b.z, b.w, pair(w.z, b.x, b.y, pair(w.y, a.z, a.w, pair(w.x, a.x, a.y, 0))));
     }
     DEVICE static float weight(const u8 *row, u32 k, u32) { return half_to_float(load_weights16(row + 2 * (u64)k)); }
@@ -96,12 +90,12 @@ struct F16Row {
 struct Bf16Row {
     static const u32 UNIT = 8;
     typedef uint4 Raw;
-    DEVICE static Raw load(const u8 *row, u32 u, u32) { return load_weights(row + (u64)u * 16); }
+    template <class P> DEVICE static Raw load(P row, u32 u, u32) { return load_weights(row + u * 16); }
     DEVICE static float pair(u32 w, float a, float b, float sum) {
         return sum + bits_to_float(w << 16) * a + bits_to_float(w & 0xffff0000u) * b;
     }
     DEVICE static float times(Raw w, u32 u, const Vector &v) {
-        float4 a = v.first[u], b = v.second[u];
+        float4 a = v.first(u), b = v.second(u);
         return pair(w.w, b.z, b.w, pair(w.z, b.x, b.y, pair(w.y, a.z, a.w, pair(w.x, a.x, a.y, 0))));
     }
     DEVICE static float weight(const u8 *row, u32 k, u32) {
@@ -116,12 +110,12 @@ struct Q40Row {
         uint4 q;
         u16 d;
     };
-    DEVICE static Raw load(const u8 *row, u32 u, u32 n) {
+    template <class P> DEVICE static Raw load(P row, u32 u, u32 n) {
         return Raw{load_weights(row + u * 16), load_weights16(row + n / 2 + u * 2)};
     }
     DEVICE static float times(const Raw &w, u32 u, const Vector &v) {
-        int sum = dot16(high_nibbles(w.q), v.high[u], dot16(low_nibbles(w.q), v.low[u], 0));
-        return half_to_float(w.d) * (v.scales[u] * (float)sum - 8 * (v.sums[2 * u] + v.sums[2 * u + 1]));
+        int sum = dot16(high_nibbles(w.q), v.high(u), dot16(low_nibbles(w.q), v.low(u), 0));
+        return half_to_float(w.d) * (v.scale(u) * (float)sum - 8 * (v.sum(2 * u) + v.sum(2 * u + 1)));
     }
     DEVICE static u32 nibble(const u8 *row, u32 k) {
         u32 byte = row[k / 32 * 16 + k % 16];
@@ -136,7 +130,7 @@ struct Q40Row {
 struct Iq4NlRow {
     static const u32 UNIT = 32;
     typedef Q40Row::Raw Raw;
-    DEVICE static Raw load(const u8 *row, u32 u, u32 n) { return Q40Row::load(row, u, n); }
+    template <class P> DEVICE static Raw load(P row, u32 u, u32 n) { return Q40Row::load(row, u, n); }
     DEVICE static u32 value(u32 q) {
         // -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113, eight bytes a word.
         u64 words = q < 8 ? 0xf6eaddcfbfad9881ull : 0x7159453526190d01ull;
@@ -147,8 +141,8 @@ struct Iq4NlRow {
     }
     DEVICE static uint4 values(uint4 v) { return uint4{values(v.x), values(v.y), values(v.z), values(v.w)}; }
     DEVICE static float times(const Raw &w, u32 u, const Vector &v) {
-        int sum = dot16(values(high_nibbles(w.q)), v.high[u], dot16(values(low_nibbles(w.q)), v.low[u], 0));
-        return half_to_float(w.d) * v.scales[u] * (float)sum;
+        int sum = dot16(values(high_nibbles(w.q)), v.high(u), dot16(values(low_nibbles(w.q)), v.low(u), 0));
+        return half_to_float(w.d) * v.scale(u) * (float)sum;
     }
     DEVICE static float weight(const u8 *row, u32 k, u32 n) {
         float d = half_to_float(load_weights16(row + n / 2 + k / 32 * 2));
@@ -163,13 +157,13 @@ struct Q41Row {
         uint4 q;
         u32 dm;
     };
-    DEVICE static Raw load(const u8 *row, u32 u, u32 n) {
+    template <class P> DEVICE static Raw load(P row, u32 u, u32 n) {
         return Raw{load_weights(row + u * 16), load_weights32(row + n / 2 + u * 4)};
     }
     DEVICE static float times(const Raw &w, u32 u, const Vector &v) {
-        int sum = dot16(high_nibbles(w.q), v.high[u], dot16(low_nibbles(w.q), v.low[u], 0));
-        return half_to_float((u16)w.dm) * v.scales[u] * (float)sum +
-               half_to_float((u16)(w.dm >> 16)) * (v.sums[2 * u] + v.sums[2 * u + 1]);
+        int sum = dot16(high_nibbles(w.q), v.high(u), dot16(low_nibbles(w.q), v.low(u), 0));
+        return half_to_float((u16)w.dm) * v.scale(u) * (float)sum +
+               half_to_float((u16)(w.dm >> 16)) * (v.sum(2 * u) + v.sum(2 * u + 1));
     }
     DEVICE static float weight(const u8 *row, u32 k, u32 n) {
         u32 dm = load_weights32(row + n / 2 + k / 32 * 4);
@@ -186,17 +180,17 @@ struct Q50Row {
         u16 d;
     };
     DEVICE static u32 scales(u32 n) { return n / 2 + padded(n / 8); }
-    DEVICE static Raw load(const u8 *row, u32 u, u32 n) {
+    template <class P> DEVICE static Raw load(P row, u32 u, u32 n) {
         return Raw{load_weights(row + u * 16), load_weights32(row + n / 2 + u * 4),
                    load_weights16(row + scales(n) + u * 2)};
     }
     DEVICE static int products(uint4 q, u32 fifth, u32 u, const Vector &v) {
-        int low = dot16(with_fifth(low_nibbles(q), fifth), v.low[u], 0);
-        return dot16(with_fifth(high_nibbles(q), fifth >> 16), v.high[u], low);
+        int low = dot16(with_fifth(low_nibbles(q), fifth), v.low(u), 0);
+        return dot16(with_fifth(high_nibbles(q), fifth >> 16), v.high(u), low);
     }
     DEVICE static float times(const Raw &w, u32 u, const Vector &v) {
         int sum = products(w.q, w.fifth, u, v);
-        return half_to_float(w.d) * (v.scales[u] * (float)sum - 16 * (v.sums[2 * u] + v.sums[2 * u + 1]));
+        return half_to_float(w.d) * (v.scale(u) * (float)sum - 16 * (v.sum(2 * u) + v.sum(2 * u + 1)));
     }
     DEVICE static int q(const u8 *row, u32 k, u32 n) {
         u32 fifth = load_weights32(row + n / 2 + k / 32 * 4) >> k % 32 & 1;
@@ -214,14 +208,14 @@ struct Q51Row {
         uint4 q;
         u32 fifth, dm;
     };
-    DEVICE static Raw load(const u8 *row, u32 u, u32 n) {
+    template <class P> DEVICE static Raw load(P row, u32 u, u32 n) {
         return Raw{load_weights(row + u * 16), load_weights32(row + n / 2 + u * 4),
                    load_weights32(row + Q50Row::scales(n) + u * 4)};
     }
     DEVICE static float times(const Raw &w, u32 u, const Vector &v) {
         int sum = Q50Row::products(w.q, w.fifth, u, v);
-        return half_to_float((u16)w.dm) * v.scales[u] * (float)sum +
-               half_to_float((u16)(w.dm >> 16)) * (v.sums[2 * u] + v.sums[2 * u + 1]);
+        return half_to_float((u16)w.dm) * v.scale(u) * (float)sum +
+               half_to_float((u16)(w.dm >> 16)) * (v.sum(2 * u) + v.sum(2 * u + 1));
     }
     DEVICE static float weight(const u8 *row, u32 k, u32 n) {
         u32 dm = load_weights32(row + Q50Row::scales(n) + k / 32 * 4);
@@ -236,12 +230,12 @@ struct Q80Row {
         uint4 q;
         u16 d;
     };
-    DEVICE static Raw load(const u8 *row, u32 u, u32 n) {
+    template <class P> DEVICE static Raw load(P row, u32 u, u32 n) {
         return Raw{load_weights(row + u * 16), load_weights16(row + n + u / 2 * 2)};
     }
     DEVICE static float times(const Raw &w, u32 u, const Vector &v) {
-        int sum = dot16(w.q, u % 2 ? v.high[u / 2] : v.low[u / 2], 0);
-        return half_to_float(w.d) * v.scales[u / 2] * (float)sum;
+        int sum = dot16(w.q, u % 2 ? v.high(u / 2) : v.low(u / 2), 0);
+        return half_to_float(w.d) * v.scale(u / 2) * (float)sum;
     }
     DEVICE static float weight(const u8 *row, u32 k, u32 n) {
         return half_to_float(load_weights16(row + n + k / 32 * 2)) * (float)(signed char)row[k];
@@ -262,10 +256,10 @@ struct ScalesOfK {
         offsets = pair < 2 ? z & 0x3f3f : (w >> 4 & 0x0f0f) | (z >> 2 & 0x3030);
     }
     DEVICE float times(int low, int high, u32 block, u32 half, const Vector &v) const {
-        float s = (float)(scales & 255) * v.scales[block] * (float)low;
-        s += (float)(scales >> 8 & 255) * v.scales[block + 1] * (float)high;
-        float m = (float)(offsets & 255) * v.sums[2 * block + half];
-        m += (float)(offsets >> 8 & 255) * v.sums[2 * block + 2 + half];
+        float s = (float)(scales & 255) * v.scale(block) * (float)low;
+        s += (float)(scales >> 8 & 255) * v.scale(block + 1) * (float)high;
+        float m = (float)(offsets & 255) * v.sum(2 * block + half);
+        m += (float)(offsets >> 8 & 255) * v.sum(2 * block + 2 + half);
         return d * s - dmin * m;
     }
     DEVICE float weight(u32 q, u32 group) const {
@@ -279,14 +273,14 @@ struct Q4kRow {
     struct Raw {
         uint4 q, head;
     };
-    DEVICE static Raw load(const u8 *row, u32 u, u32) {
-        const u8 *block = row + u / 8 * BYTES;
+    template <class P> DEVICE static Raw load(P row, u32 u, u32) {
+        const P block = row + u / 8 * BYTES;
         return Raw{load_weights(block + 16 + u % 8 * 16), load_weights(block)};
     }
     DEVICE static float times(const Raw &w, u32 u, const Vector &v) {
         u32 pair = u % 8 / 2, half = u % 2, block = u / 8 * 8 + 2 * pair;
-        const uint4 *plane = half ? v.high : v.low;
-        int low = dot16(low_nibbles(w.q), plane[block], 0), high = dot16(high_nibbles(w.q), plane[block + 1], 0);
+        const InShared plane = half ? v.highs : v.lows;
+        int low = dot16(low_nibbles(w.q), plane.as<uint4>(block), 0), high = dot16(high_nibbles(w.q), plane.as<uint4>(block + 1), 0);
         return ScalesOfK(w.head, pair).times(low, high, block, half, v);
     }
     DEVICE static float weight(const u8 *row, u32 k, u32) {
@@ -301,8 +295,8 @@ struct Q5kRow {
     struct Raw {
         uint4 q, fifth, head;
     };
-    DEVICE static Raw load(const u8 *row, u32 u, u32) {
-        const u8 *block = row + u / 8 * BYTES;
+    template <class P> DEVICE static Raw load(P row, u32 u, u32) {
+        const P block = row + u / 8 * BYTES;
         return Raw{load_weights(block + 48 + u % 8 * 16), load_weights(block + 16 + u % 2 * 16), load_weights(block)};
     }
     // Bit `bit` of each byte, as bit 4.
@@ -313,9 +307,9 @@ struct Q5kRow {
     }
     DEVICE static float times(const Raw &w, u32 u, const Vector &v) {
         u32 pair = u % 8 / 2, half = u % 2, block = u / 8 * 8 + 2 * pair;
-        const uint4 *plane = half ? v.high : v.low;
-        int low = dot16(add_bit(low_nibbles(w.q), w.fifth, 2 * pair), plane[block], 0);
-        int high = dot16(add_bit(high_nibbles(w.q), w.fifth, 2 * pair + 1), plane[block + 1], 0);
+        const InShared plane = half ? v.highs : v.lows;
+        int low = dot16(add_bit(low_nibbles(w.q), w.fifth, 2 * pair), plane.as<uint4>(block), 0);
+        int high = dot16(add_bit(high_nibbles(w.q), w.fifth, 2 * pair + 1), plane.as<uint4>(block + 1), 0);
         return ScalesOfK(w.head, pair).times(low, high, block, half, v);
     }
     DEVICE static float weight(const u8 *row, u32 k, u32) {
@@ -336,8 +330,8 @@ struct Q6kRow {
         u16 d, low, high;
     };
     DEVICE static u32 scales(u32 n) { return n / 256 * BYTES; }
-    DEVICE static Raw load(const u8 *row, u32 u, u32 n) {
-        const u8 *block = row + u / 8 * BYTES;
+    template <class P> DEVICE static Raw load(P row, u32 u, u32 n) {
+        const P block = row + u / 8 * BYTES;
         u32 in = u % 8, group = in / 4 * 8 + in % 4;
         return Raw{load_weights(block + in * 16), load_weights(block + 128 + in / 4 * 32 + in % 2 * 16),
                    load_weights16(row + scales(n) + u / 8 * 2), load_weights8(block + 192 + group),
@@ -350,11 +344,11 @@ struct Q6kRow {
     }
     DEVICE static float times(const Raw &w, u32 u, const Vector &v) {
         u32 in = u % 8, half = in % 2, shift = in % 4 / 2 * 2, block = u / 8 * 8 + in / 4 * 4 + in % 4 / 2;
-        const uint4 *plane = half ? v.high : v.low;
-        int low = dot16(add_bits(low_nibbles(w.q), w.upper, shift), plane[block], 0);
-        int high = dot16(add_bits(high_nibbles(w.q), w.upper, shift + 4), plane[block + 2], 0);
-        float a = v.scales[block] * (float)low - 32 * v.sums[2 * block + half];
-        float b = v.scales[block + 2] * (float)high - 32 * v.sums[2 * block + 4 + half];
+        const InShared plane = half ? v.highs : v.lows;
+        int low = dot16(add_bits(low_nibbles(w.q), w.upper, shift), plane.as<uint4>(block), 0);
+        int high = dot16(add_bits(high_nibbles(w.q), w.upper, shift + 4), plane.as<uint4>(block + 2), 0);
+        float a = v.scale(block) * (float)low - 32 * v.sum(2 * block + half);
+        float b = v.scale(block + 2) * (float)high - 32 * v.sum(2 * block + 4 + half);
         return half_to_float(w.d) * ((float)(signed char)w.low * a + (float)(signed char)w.high * b);
     }
     DEVICE static float weight(const u8 *row, u32 k, u32 n) {
@@ -437,67 +431,50 @@ template <> DEVICE void eight<Q6kRow>(const u8 *row, u32 k, u32 n, float (&w)[8]
     default: { typedef Iq4NlRow R; __VA_ARGS__ } break;                                                                \
     }
 
-// The product of one row with the vector, of which every lane of the warp gets the sum. `AT_ONCE`
-// units are loaded before the first is used.
-template <class R, int AT_ONCE> DEVICE float row_times(const u8 *row, u32 n, const Vector &v) {
-    const u32 units = n / R::UNIT, lane = threadIdx.x % 32;
+// This lane's part of the product of one row's piece with the vector: `units` from the `first` on. The
+// piece starts where `row` points; `n` is the number of the whole row's columns.
+template <class R, class P> DEVICE float piece_times(P row, u32 n, u32 units, u32 first, const Vector &v) {
+    const u32 lane = threadIdx.x % 32;
     float sum = 0;
-    u32 u = lane;
-    for (; u + 32 * (AT_ONCE - 1) < units; u += 32 * AT_ONCE) {
-        typename R::Raw raw[AT_ONCE];
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) raw[i] = R::load(row, u + 32 * i, n);
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) sum += R::times(raw[i], u + 32 * i, v);
-    }
-    for (; u < units; u += 32) sum += R::times(R::load(row, u, n), u, v);
-    return sum_of_warp(sum);
-}
-
-// The products of two rows of one format.
-template <class R, int AT_ONCE> DEVICE void rows_times(const u8 *a, const u8 *b, u32 n, const Vector &v, float (&out)[2]) {
-    const u32 units = n / R::UNIT, lane = threadIdx.x % 32;
-    float first = 0, second = 0;
-    u32 u = lane;
-    for (; u + 32 * (AT_ONCE - 1) < units; u += 32 * AT_ONCE) {
-        typename R::Raw left[AT_ONCE], right[AT_ONCE];
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            left[i] = R::load(a, u + 32 * i, n);
-            right[i] = R::load(b, u + 32 * i, n);
-        }
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            first += R::times(left[i], u + 32 * i, v);
-            second += R::times(right[i], u + 32 * i, v);
-        }
-    }
-    for (; u < units; u += 32) {
-        typename R::Raw left = R::load(a, u, n), right = R::load(b, u, n);
-        first += R::times(left, u, v);
-        second += R::times(right, u, v);
-    }
-    out[0] = sum_of_warp(first);
-    out[1] = sum_of_warp(second);
-}
-
-OUTLINED float times(const Matrix &m, u32 row, Vector v) {
-    const u8 *at = row_of(m, row);
-    float sum = 0;
-    WITH_FORMAT(m.format, R, sum = row_times<R, 4>(at, m.columns, v);)
+    for (u32 base = 0; base < units; base += 32)
+        if (base + lane < units) sum += R::times(R::load(row, base + lane, n), first + base + lane, v);
     return sum;
 }
 
-OUTLINED float2 times(const Matrix &a, u32 row_a, const Matrix &b, u32 row_b, Vector v) {
-    float out[2];
-    if (a.format == b.format) {
-        const u8 *at_a = row_of(a, row_a), *at_b = row_of(b, row_b);
-        WITH_FORMAT(a.format, R, rows_times<R, 2>(at_a, at_b, a.columns, v, out);)
-    } else {
-        out[0] = times(a, row_a, v);
-        out[1] = times(b, row_b, v);
+// The same for two rows.
+template <class R, class P> DEVICE float2 piece_times(P a, P b, u32 n, u32 units, u32 first, const Vector &v) {
+    const u32 lane = threadIdx.x % 32;
+    float2 sum = {0, 0};
+    for (u32 base = 0; base < units; base += 32) {
+        if (base + lane >= units) continue;
+        const typename R::Raw left = R::load(a, base + lane, n), right = R::load(b, base + lane, n);
+        sum.x += R::times(left, first + base + lane, v);
+        sum.y += R::times(right, first + base + lane, v);
     }
-    return float2{out[0], out[1]};
+    return sum;
+}
+
+// Float rows pass through the ring in pieces of this many columns, other rows whole.
+const u32 PIECE = 1024;
+
+OUTLINED float shared_times(u32 format, InShared row, u32 n, u32 columns, u32 from, Vector v) {
+    float sum = 0;
+    WITH_FORMAT(format, R, sum = piece_times<R>(row, n, columns / R::UNIT, from / R::UNIT, v);)
+    return sum;
+}
+
+OUTLINED float2 shared_times(u32 format, InShared a, InShared b, u32 n, u32 columns, u32 from, Vector v) {
+    float2 sum = {0, 0};
+    WITH_FORMAT(format, R, sum = piece_times<R>(a, b, n, columns / R::UNIT, from / R::UNIT, v);)
+    return sum;
+}
+
+// A row straight from the card's memory: for rows that no ring holds.
+OUTLINED float global_times(const Matrix &m, u32 row, Vector v) {
+    const u8 *at = row_of(m, row);
+    float sum = 0;
+    WITH_FORMAT(m.format, R, sum = piece_times<R>(at, m.columns, m.columns / R::UNIT, 0, v);)
+    return sum;
 }
 
 OUTLINED float weight_at(const Matrix &m, u32 row, u32 k) {

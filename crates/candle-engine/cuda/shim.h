@@ -92,6 +92,15 @@ template <class T, class Use> void together(const T &mine, Use use) {
 
 DEVICE char *shared_memory() { return shim::running->block->shared; }
 
+struct InShared {
+    u32 at;
+    InShared operator+(u32 bytes) const { return InShared{at + bytes}; }
+    template <class T> T as(u32 i) const {
+        if (at % sizeof(T) != 0) fprintf(stderr, "a misaligned load at %u of shared memory\n", at), abort();
+        return ((const T *)(shared_memory() + at))[i];
+    }
+};
+
 DEVICE float half_to_float(u16 h) {
     _Float16 f;
     memcpy(&f, &h, 2);
@@ -142,11 +151,6 @@ DEVICE u32 load_weights32(const void *p) {
 template <class T> T load_shared_by_all(const T *p) {
     if ((u64)p % sizeof(T) != 0) fprintf(stderr, "a misaligned load at %p\n", (const void *)p), abort();
     return *p;
-}
-// Touches what it would bring, so that a memory checker sees a range that is too long.
-DEVICE void prefetch(const u8 *p, u64 bytes) {
-    if ((u64)p % 16 != 0 || bytes % 16 != 0) fprintf(stderr, "a prefetch of %llu at %p\n", bytes, p), abort();
-    if (bytes > 0) (void)*(volatile const u8 *)p, (void)*(volatile const u8 *)(p + bytes - 1);
 }
 DEVICE void sync_grid(u32 *counter, u32 target) {
     sync_block();

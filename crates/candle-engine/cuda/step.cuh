@@ -1,9 +1,9 @@
 // One decode step in one launch: every multiprocessor runs one block, and blocks wait for each other
 // between the stages of a layer instead of being launched for each. While they wait, the weights of
-// the next stages are already on their way into the second-level cache.
+// the next stages are already on their way into shared memory.
 #pragma once
 #include "attention.cuh"
-#include "formats.cuh"
+#include "ring.cuh"
 
 const u32 STEP_THREADS = 512, STEP_WARPS = STEP_THREADS / 32;
 
@@ -20,11 +20,12 @@ struct Model {
     const Layer *layers;
     u32 n_layers, hidden, ffn, n_heads, n_kv_heads, head_dim, n_ctx, n_vocab;
     float eps;
-    // Bytes of each matrix that a block asks for ahead of its stage.
-    u32 ahead;
+    // Bytes of shared memory for the weights of each warp, a multiple of 128.
+    u32 ring;
     // log2 of head_dim, or 32 where it is no power of two.
     u32 head_shift;
-    u32 unused;
+    // Bytes of shared memory before the rings: for vectors and attention.
+    u32 before_rings;
 
     // i / head_dim without a division, which takes as long as a load.
     DEVICE u32 head_of(u32 i) const { return head_shift < 32 ? i >> head_shift : i / head_dim; }
@@ -32,7 +33,39 @@ struct Model {
 
 // This block's shares of what the stages go through.
 struct Shares {
-    Share qkv_pairs, q, kv, hidden, ffn, vocab_pairs, vocab;
+    Share of[STAGES_OF_LAYER + 1]; // pairs of q, k and v; hidden; ffn; hidden; pairs of the vocabulary
+    Matrix head;
+};
+
+// Which rows a warp multiplies with: the plan of its ring.
+struct StepPlan {
+    u32 n_layers;
+    const Matrix *head;
+    const Layer *layers;
+    const Shares &shares;
+
+    DEVICE bool over(u32 layer, u32 stage) const { return layer == n_layers && stage > 0; }
+    DEVICE void next(u32 &layer, u32 &stage) const {
+        stage++;
+        if (layer < n_layers && stage == STAGES_OF_LAYER) layer++, stage = 0;
+    }
+    DEVICE const Share &share(u32 layer, u32 stage) const {
+        return shares.of[layer == n_layers ? (u32)STAGES_OF_LAYER : stage];
+    }
+    DEVICE u32 begin(u32 layer, u32 stage) const { return share(layer, stage).begin + threadIdx.x / 32; }
+    DEVICE u32 end(u32 layer, u32 stage) const { return share(layer, stage).end; }
+    DEVICE Rows rows(u32 layer, u32 stage, u32 i) const {
+        if (layer == n_layers) return Rows{head, head, 2 * i, 2 * i + 1};
+        const Layer &y = layers[layer];
+        if (stage == OUTPUT) return Rows{&y.o, nullptr, i, 0};
+        if (stage == DOWN) return Rows{&y.down, nullptr, i, 0};
+        if (stage == GATE_UP) return Rows{&y.gate, &y.up, i, i};
+        u32 row = 2 * i;
+        const Matrix *matrix = &y.q;
+        if (row >= matrix->rows) row -= matrix->rows, matrix = &y.k;
+        if (row >= matrix->rows) row -= matrix->rows, matrix = &y.v;
+        return Rows{matrix, matrix, row, row + 1};
+    }
 };
 
 // What a step reads and writes besides the model.
@@ -73,27 +106,30 @@ DEVICE float sum_of_block(float v, float *scratch) {
 
 // Writes four values at 4 · i of a vector in shared memory. All lanes of a warp call it; lanes
 // beyond the end (`here` false) take part in the shuffles.
-DEVICE void put(char *at, const VectorLayout &layout, bool floats, bool blocks, u32 i, float4 x, bool here) {
-    if (floats && here) ((float4 *)(at + (i % 2 ? layout.second : 0)))[i / 2] = x;
+DEVICE void put(const Vector &v, bool floats, bool blocks, u32 i, float4 x, bool here) {
+    char *shared = shared_memory();
+    if (floats && here) ((float4 *)(shared + (i % 2 ? v.seconds.at : v.firsts.at)))[i / 2] = x;
     if (!blocks) return;
     float top = max(max(fabsf(x.x), fabsf(x.y)), max(fabsf(x.z), fabsf(x.w)));
     // A maximum passes over NaN; this does not.
     float bad = x.x * 0 + x.y * 0 + x.z * 0 + x.w * 0;
+#pragma unroll
     for (int mask = 1; mask < 8; mask *= 2) {
         top = max(top, shuffle_xor(top, mask));
         bad += shuffle_xor(bad, mask);
     }
-    float scale = top / 127 + bad, inverse = top > 0 ? 127 / top : 0;
-    int a = (int)rintf(x.x * inverse), b = (int)rintf(x.y * inverse);
-    int c = (int)rintf(x.z * inverse), d = (int)rintf(x.w * inverse);
+    const float scale = top / 127 + bad, inverse = top > 0 ? 127 / top : 0;
+    const int a = (int)rintf(x.x * inverse), b = (int)rintf(x.y * inverse);
+    const int c = (int)rintf(x.z * inverse), d = (int)rintf(x.w * inverse);
     int sum = a + b + c + d;
+#pragma unroll
     for (int mask = 1; mask < 4; mask *= 2) sum += shuffle_xor(sum, mask);
     if (!here) return;
-    u32 word = (u32)(a & 255) | (u32)(b & 255) << 8 | (u32)(c & 255) << 16 | (u32)(d & 255) << 24;
-    u32 block = i / 8, in = i % 8;
-    ((u32 *)(at + (in < 4 ? layout.low : layout.high)))[block * 4 + in % 4] = word;
-    if (in == 0) ((float *)(at + layout.scales))[block] = scale;
-    if (in % 4 == 0) ((float *)(at + layout.sums))[2 * block + in / 4] = scale * (float)sum;
+    const u32 word = (u32)(a & 255) | (u32)(b & 255) << 8 | (u32)(c & 255) << 16 | (u32)(d & 255) << 24;
+    const u32 block = i / 8, in = i % 8;
+    ((u32 *)(shared + (in < 4 ? v.lows.at : v.highs.at)))[block * 4 + in % 4] = word;
+    if (in == 0) ((float *)(shared + v.scales_at.at))[block] = scale;
+    if (in % 4 == 0) ((float *)(shared + v.sums_at.at))[2 * block + in / 4] = scale * (float)sum;
 }
 
 // Four neighbouring values of a source.
@@ -153,8 +189,8 @@ DEVICE float4 part_of_norm(const float *norm, u32 n) {
 // given, of which the thread has its first part. Its last barrier makes them visible to the block.
 template <class Source>
 DEVICE Vector prepare(const Source &source, u32 n, const float *norm, float4 norm_part, float eps, bool floats,
-                      bool blocks, float *scratch, char *at) {
-    const VectorLayout layout(n, floats, blocks);
+                      bool blocks, float *scratch, u32 at) {
+    const Vector v = vector_at(at, n, floats, blocks);
     const u32 quarters = n / 4;
     float4 first = {0, 0, 0, 0};
     if (threadIdx.x < quarters) first = source(threadIdx.x);
@@ -179,16 +215,10 @@ DEVICE Vector prepare(const Source &source, u32 n, const float *norm, float4 nor
             float4 w = base == 0 ? norm_part : ((const float4 *)norm)[i];
             x = float4{x.x * scale * w.x, x.y * scale * w.y, x.z * scale * w.z, x.w * scale * w.w};
         }
-        put(at, layout, floats, blocks, i, x, here);
+        put(v, floats, blocks, i, x, here);
     }
     sync_block();
-    return layout.in(at);
-}
-
-DEVICE void prefetch_share(const Matrix &m, Share share, u32 limit) {
-    // Fewer than 2³² bytes: a share of a matrix that fits a card.
-    const u32 bytes = (share.end - share.begin) * m.stride;
-    prefetch(row_of(m, share.begin), min(bytes, limit));
+    return v;
 }
 
 DEVICE u32 splits_of(u32 positions, u32 n_kv_heads) {
@@ -197,23 +227,24 @@ DEVICE u32 splits_of(u32 positions, u32 n_kv_heads) {
 }
 
 // Rows of `n_vocab`, two at a time, into `logits`; the block's best into `best`.
-DEVICE void head_stage(const Model &m, const State &s, Share share, const Vector &v, float *scratch) {
+DEVICE void head_stage(const Model &m, const State &s, const StepPlan &plan, Ring<StepPlan> &ring, const Vector &v,
+                       float *scratch) {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float top = -3.0e38f;
     u32 at = 0, bad = 0;
-    for (u32 pair = share.begin + warp; pair < share.end; pair += STEP_WARPS) {
-        const float2 both = times(m.head, 2 * pair, m.head, 2 * pair + 1, v);
+    for (u32 pair = plan.begin(m.n_layers, 0); pair < plan.end(m.n_layers, 0); pair += STEP_WARPS) {
+        const float2 both = ring.times(plan.rows(m.n_layers, 0, pair), v);
         const float two[2] = {both.x, both.y};
+        if (lane == 0) *(float2 *)(s.logits + 2 * pair) = both;
 #pragma unroll
         for (u32 i = 0; i < 2; i++) {
-            if (lane == 0) s.logits[2 * pair + i] = two[i];
             if (!(fabsf(two[i]) < 3.0e38f)) bad = 1;
             if (two[i] > top) top = two[i], at = 2 * pair + i;
         }
     }
     // An odd last row.
     if (m.n_vocab % 2 && blockIdx.x == gridDim.x - 1 && warp == 0) {
-        float one = times(m.head, m.n_vocab - 1, v);
+        const float one = sum_of_warp(global_times(*plan.head, m.n_vocab - 1, v));
         if (lane == 0) s.logits[m.n_vocab - 1] = one;
         if (!(fabsf(one) < 3.0e38f)) bad = 1;
         if (one > top) top = one, at = m.n_vocab - 1;
@@ -265,37 +296,36 @@ DEVICE void choose(const State &s) {
 // Runs a token at a position; ~0 is the token that the last step chose.
 KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
     char *shared = shared_memory();
-    // Shared memory: 64 floats, the shares, the layers, the vector or attention's scratch.
+    // Shared memory: 64 floats, the shares, the layers, the vector or attention's scratch, the rings.
     float *scratch = (float *)shared;
-    Shares &mine = *(Shares *)(shared + 256);
+    Shares &shares = *(Shares *)(shared + 256);
     Layer *layers = (Layer *)(shared + 384);
-    char *at = shared + 384 + (m.n_layers * (u32)sizeof(Layer) + 127) / 128 * 128;
+    const u32 at = 384 + (m.n_layers * (u32)sizeof(Layer) + 127) / 128 * 128;
     for (u32 i = threadIdx.x; i < m.n_layers * sizeof(Layer) / 4; i += blockDim.x)
         ((u32 *)layers)[i] = ((const u32 *)m.layers)[i];
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const u32 token = given == ~0u ? *s.token : given;
     const u32 d = m.head_dim, q_rows = m.n_heads * d, kv_rows = m.n_kv_heads * d;
     if (threadIdx.x == 0) {
-        mine.qkv_pairs = share_of_block((q_rows + 2 * kv_rows) / 2);
-        mine.q = share_of_block(q_rows);
-        mine.kv = share_of_block(kv_rows);
-        mine.hidden = share_of_block(m.hidden);
-        mine.ffn = share_of_block(m.ffn);
-        mine.vocab_pairs = share_of_block(m.n_vocab / 2);
-        mine.vocab = share_of_block(m.n_vocab);
+        shares.of[QKV] = share_of_block((q_rows + 2 * kv_rows) / 2);
+        shares.of[OUTPUT] = shares.of[DOWN] = share_of_block(m.hidden);
+        shares.of[GATE_UP] = share_of_block(m.ffn);
+        shares.of[STAGES_OF_LAYER] = share_of_block(m.n_vocab / 2);
+        shares.head = m.head;
     }
     const u32 splits = splits_of(position + 1, m.n_kv_heads), per_kv = m.n_heads / m.n_kv_heads;
     const u32 chunk = (position + splits) / splits;
     const float scale = rsqrtf((float)d);
     u32 arrived = s.counter[1];
     sync_block();
+    const StepPlan plan{m.n_layers, &shares.head, layers, shares};
+    Ring<StepPlan> ring(plan, m.before_rings + warp * m.ring, m.ring, 0, QKV);
     float4 norm = part_of_norm(layers[0].attn_norm, m.hidden);
     Trace trace(s);
 
     for (u32 l = 0; l < m.n_layers; l++) {
         const Layer &y = layers[l];
         Vector v;
-        prefetch_share(y.o, mine.hidden, m.ahead);
         {
             const bool floats = is_float(y.q.format) || is_float(y.k.format) || is_float(y.v.format);
             const bool blocks = !is_float(y.q.format) || !is_float(y.k.format) || !is_float(y.v.format);
@@ -307,15 +337,14 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
             } else {
                 v = prepare(Plain{s.x}, m.hidden, y.attn_norm, norm, m.eps, floats, blocks, scratch, at);
             }
-            for (u32 pair = mine.qkv_pairs.begin + warp; pair < mine.qkv_pairs.end; pair += STEP_WARPS) {
+            for (u32 pair = plan.begin(l, QKV); pair < plan.end(l, QKV); pair += STEP_WARPS) {
                 const u32 row = 2 * pair;
                 const bool is_q = row < q_rows, is_k = !is_q && row < q_rows + kv_rows;
-                const Matrix &matrix = is_q ? y.q : is_k ? y.k : y.v;
                 const u32 in = is_q ? row : is_k ? row - q_rows : row - q_rows - kv_rows;
                 const u32 head = m.head_of(in), dim = in - head * d;
                 float2 angle = {1, 0};
                 if (is_q || is_k) angle = ((const float2 *)m.angles)[position * (d / 2) + dim / 2];
-                const float2 two = times(matrix, in, matrix, in + 1, v);
+                const float2 two = ring.times(plan.rows(l, QKV, pair), v);
                 if (lane != 0) continue;
                 const float a = two.x * angle.x - two.y * angle.y, b = two.x * angle.y + two.y * angle.x;
                 if (is_q) {
@@ -330,8 +359,6 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
         sync_grid(s.counter, arrived += gridDim.x);
         trace.note();
 
-        prefetch_share(y.gate, mine.ffn, m.ahead);
-        prefetch_share(y.up, mine.ffn, m.ahead);
         for (u32 item = blockIdx.x; item < m.n_kv_heads * splits; item += gridDim.x) {
             const u32 kv = item / splits, split = item - kv * splits;
             const u32 begin = split * chunk, end = min(position + 1, begin + chunk);
@@ -340,7 +367,7 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
                 const u32 n = min(HEADS_AT_ONCE, per_kv - h), head = kv * per_kv + h;
                 float *sums = s.parts + m.n_heads * splits * d;
                 attend_block(
-                    s.q + head * d, n, d, y.keys + base, y.values + base, begin, end, (float *)at,
+                    s.q + head * d, n, d, y.keys + base, y.values + base, begin, end, (float *)(shared + at),
                     [&](u32 i, float value) {
                         const u32 in = m.head_of(i);
                         s.parts[((head + in) * splits + split) * d + (i - in * d)] = value;
@@ -355,13 +382,12 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
         sync_grid(s.counter, arrived += gridDim.x);
         trace.note();
 
-        prefetch_share(y.down, mine.hidden, m.ahead);
         {
             const bool f = is_float(y.o.format);
             v = prepare(Joined{m, s.parts, splits}, q_rows, nullptr, norm, 0, f, !f, scratch, at);
-            for (u32 row = mine.hidden.begin + warp; row < mine.hidden.end; row += STEP_WARPS) {
+            for (u32 row = plan.begin(l, OUTPUT); row < plan.end(l, OUTPUT); row += STEP_WARPS) {
                 const float before = load_shared_by_all(s.x + row);
-                const float sum = times(y.o, row, v);
+                const float sum = ring.times(plan.rows(l, OUTPUT, row), v).x;
                 if (lane == 0) s.x[row] = before + sum;
             }
         }
@@ -370,20 +396,12 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
         sync_grid(s.counter, arrived += gridDim.x);
         trace.note();
 
-        if (l + 1 < m.n_layers) {
-            const Layer &next = layers[l + 1];
-            prefetch_share(next.q, mine.q, m.ahead);
-            prefetch_share(next.k, mine.kv, m.ahead);
-            prefetch_share(next.v, mine.kv, m.ahead);
-        } else {
-            prefetch_share(m.head, mine.vocab, m.ahead);
-        }
         {
             const bool floats = is_float(y.gate.format) || is_float(y.up.format);
             const bool blocks = !is_float(y.gate.format) || !is_float(y.up.format);
             v = prepare(Plain{s.x}, m.hidden, y.ffn_norm, norm, m.eps, floats, blocks, scratch, at);
-            for (u32 row = mine.ffn.begin + warp; row < mine.ffn.end; row += STEP_WARPS) {
-                const float2 two = times(y.gate, row, y.up, row, v);
+            for (u32 row = plan.begin(l, GATE_UP); row < plan.end(l, GATE_UP); row += STEP_WARPS) {
+                const float2 two = ring.times(plan.rows(l, GATE_UP, row), v);
                 if (lane == 0) s.h[row] = two.x / (1 + fast_exp(-two.x)) * two.y;
             }
         }
@@ -394,9 +412,9 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
         {
             const bool f = is_float(y.down.format);
             v = prepare(Plain{s.h}, m.ffn, nullptr, norm, 0, f, !f, scratch, at);
-            for (u32 row = mine.hidden.begin + warp; row < mine.hidden.end; row += STEP_WARPS) {
+            for (u32 row = plan.begin(l, DOWN); row < plan.end(l, DOWN); row += STEP_WARPS) {
                 const float before = load_shared_by_all(s.x + row);
-                const float sum = times(y.down, row, v);
+                const float sum = ring.times(plan.rows(l, DOWN, row), v).x;
                 if (lane == 0) s.x[row] = before + sum;
             }
         }
@@ -407,7 +425,7 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
     }
     const bool f = is_float(m.head.format);
     Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, norm, m.eps, f, !f, scratch, at);
-    head_stage(m, s, mine.vocab_pairs, v, scratch);
+    head_stage(m, s, plan, ring, v, scratch);
     trace.note();
     sync_grid(s.counter, arrived += gridDim.x);
     trace.note();
@@ -420,9 +438,17 @@ KERNEL(STEP_THREADS, 1) head_step(Model m, State s) {
     char *shared = shared_memory();
     const bool f = is_float(m.head.format);
     u32 arrived = s.counter[1];
+    Shares &shares = *(Shares *)(shared + 256);
+    if (threadIdx.x == 0) {
+        shares.of[STAGES_OF_LAYER] = share_of_block(m.n_vocab / 2);
+        shares.head = m.head;
+    }
+    sync_block();
+    const StepPlan plan{m.n_layers, &shares.head, nullptr, shares};
+    Ring<StepPlan> ring(plan, m.before_rings + threadIdx.x / 32 * m.ring, m.ring, m.n_layers, 0);
     const float4 norm = part_of_norm(m.output_norm, m.hidden);
-    Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, norm, m.eps, f, !f, (float *)shared, shared + 256);
-    head_stage(m, s, share_of_block(m.n_vocab / 2), v, (float *)shared);
+    Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, norm, m.eps, f, !f, (float *)shared, 384);
+    head_stage(m, s, plan, ring, v, (float *)shared);
     sync_grid(s.counter, arrived += gridDim.x);
     choose(s);
     if (blockIdx.x == 0 && threadIdx.x == 0) s.counter[1] = arrived;

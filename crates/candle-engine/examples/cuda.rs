@@ -1,7 +1,8 @@
 //! Times the engine `candle` on a card without the harness: load, prompts, steps by stage. For work on
 //! the kernels; figures for others come from `llm-bench run`.
 //!
-//! `cargo run --release -p llm-bench-candle-engine --example cuda -- FILE.gguf [AHEAD...]`
+//! `cargo run --release -p llm-bench-candle-engine --example cuda -- FILE.gguf [RING...]`, with
+//! the lengths of prompts in PROMPTS.
 
 use llm_bench_candle_engine::cuda::{OnCard, ceilings};
 use llm_bench_candle_engine::generate::{Decoder, Nobody, generate};
@@ -17,11 +18,11 @@ fn main() -> Result<(), EngineError> {
         }
         return Ok(());
     };
-    let aheads: Vec<String> = args.collect();
-    for ahead in aheads.iter().map(Some).chain(aheads.is_empty().then_some(None)) {
+    let rings: Vec<String> = args.collect();
+    for ring in rings.iter().map(Some).chain(rings.is_empty().then_some(None)) {
         let mut options = serde_json::Map::new();
-        if let Some(bytes) = ahead {
-            options.insert("ahead".into(), bytes.parse::<u32>().unwrap_or(0).into());
+        if let Some(bytes) = ring {
+            options.insert("ring".into(), bytes.parse::<u32>().unwrap_or(0).into());
         }
         let json = serde_json::json!({
             "path": path, "device": "cuda:0", "threads": 8, "n_ctx": 4096, "options": options
@@ -29,12 +30,10 @@ fn main() -> Result<(), EngineError> {
         let load: Load = serde_json::from_value(json).expect("a load");
         let (mut engine, loaded) = OnCard::load(&load, 0)?;
         let ms = (loaded.t_end_ns - loaded.t_begin_ns) as f64 / 1e6;
-        println!(
-            "{path} ahead {ahead:?}: load {ms:.0} ms {:?} {:?}",
-            loaded.stages, loaded.settings
-        );
+        println!("{path} ring {ring:?}: load {ms:.0} ms {:?} {:?}", loaded.stages, loaded.settings);
         let n_vocab = engine.shape().1 as u32;
-        for n in [16, 128, 512, 2048] {
+        let lengths = std::env::var("PROMPTS").unwrap_or_else(|_| "16,128,512,2048".into());
+        for n in lengths.split(',').filter_map(|n| n.parse::<u32>().ok()) {
             let prompt: Vec<u32> = (0..n).map(|i| (i * 7919 + 13) % n_vocab).collect();
             let mut best = (f64::INFINITY, f64::INFINITY);
             for _ in 0..3 {

@@ -42,13 +42,13 @@ pub(crate) struct Options {
     kernels: Isa,
     /// `float32`: widens the weights to float32 and rounds nothing. A slow reference.
     pub float32: bool,
-    /// `ahead`: bytes of each matrix that a block asks for ahead of its stage, on a card.
-    pub ahead: Option<u32>,
+    /// `ring`: the most bytes of weights that a warp reads ahead, on a card.
+    pub ring: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { slow_down: 1.0, kernels: Isa::detect(), float32: false, ahead: None }
+        Self { slow_down: 1.0, kernels: Isa::detect(), float32: false, ring: None }
     }
 }
 
@@ -63,13 +63,13 @@ impl Options {
             match (key.as_str(), value.as_f64(), value.as_bool()) {
                 ("slow_down", Some(x), _) if (1.0..=100.0).contains(&x) => options.slow_down = x,
                 ("float32", _, Some(on)) => options.float32 = on,
-                ("ahead", Some(bytes), _) if (0.0..=1e6).contains(&bytes) => {
-                    options.ahead = Some(bytes as u32);
+                ("ring", Some(bytes), _) if (0.0..=1e6).contains(&bytes) => {
+                    options.ring = Some(bytes as usize);
                 }
                 _ => {
                     return Err(internal(format!(
                         "option {key} = {value}: the engine candle knows slow_down (1 to 100), \
-                         float32 (true or false), ahead (bytes, on a card) and kernels (a name such as \
+                         float32 (true or false), ring (bytes, on a card) and kernels (a name such as \
                          \"portable\")"
                     )));
                 }

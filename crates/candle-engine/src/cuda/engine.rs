@@ -10,7 +10,7 @@ use llm_bench_units::MonoNs;
 use super::card::Card;
 use super::device::{Device, Fault};
 use super::layout::{Layout, is_float};
-use super::model::{AHEAD, BATCH, Model, refusal};
+use super::model::{BATCH, Model, RING, refusal};
 use crate::candle::{Candle, Options};
 use crate::generate::Decoder;
 use crate::model::Weights;
@@ -142,7 +142,7 @@ impl<D: Device> OnCard<D> {
         let name = device.name();
         let n_vocab = config.n_vocab;
         let of_fault = |fault| engine_error(&request.path, fault);
-        let model = Model::new(device, config, &weights, n_ctx, options.ahead.unwrap_or(AHEAD))
+        let model = Model::new(device, config, &weights, n_ctx, options.ring.unwrap_or(RING))
             .map_err(of_fault)?;
         drop(weights); // and with it the mapping: nothing of the file stays in memory
         crate::resident::give_back();

@@ -13,8 +13,10 @@ use crate::weights;
 /// Tokens of a prompt that pass through the layers together.
 pub const BATCH: usize = 1024;
 
-/// Bytes of each matrix that a block asks for ahead of its stage.
-pub const AHEAD: u32 = 48 << 10;
+/// The warps of a step's block, each of which has a ring of weights in shared memory.
+const WARPS: usize = STEP_THREADS as usize / 32;
+/// The most bytes of such a ring: more is of no use.
+pub const RING: usize = 16 << 10;
 
 const STEP_THREADS: u32 = 512;
 /// Query heads that share a pass over the keys: `HEADS_AT_ONCE` of `attention.cuh`.
@@ -59,9 +61,9 @@ struct Shape {
     n_ctx: u32,
     n_vocab: u32,
     eps: f32,
-    ahead: u32,
+    ring: u32,
     head_shift: u32,
-    unused: u32,
+    before_rings: u32,
 }
 
 /// `State` of `step.cuh`.
@@ -119,7 +121,6 @@ pub struct Model<D: Device> {
     rows: Rows,
     batch: usize,
     step_shared: usize,
-    head_shared: usize,
     /// How many steps have been started that choose a token.
     chosen: u32,
     /// Bytes of the weights, of the cache, and of everything else on the card.
@@ -149,7 +150,7 @@ impl<D: Device> Model<D> {
         config: Config,
         found: &Weights,
         n_ctx: usize,
-        ahead: u32,
+        ring: usize,
     ) -> Result<Self> {
         if let Some(why) = refusal(&config) {
             return Err(Fault::Other(why));
@@ -231,6 +232,15 @@ impl<D: Device> Model<D> {
         };
         device.clear(counter, 256)?;
         let state = State { result: device.mailbox().0, ..state };
+        let before_rings = shared_bytes(c, &layers, &head, n_ctx, processors);
+        let free = device.shared_memory().checked_sub(before_rings).ok_or_else(|| {
+            Fault::Other(format!(
+                "a step needs {before_rings} bytes of shared memory a block; {} has {}",
+                device.name(),
+                device.shared_memory()
+            ))
+        })?;
+        let ring = ring.min(free / WARPS) / 128 * 128;
         let shape = Shape {
             embedding,
             head,
@@ -246,18 +256,10 @@ impl<D: Device> Model<D> {
             n_ctx: n_ctx as u32,
             n_vocab: c.n_vocab as u32,
             eps: c.norm_eps,
-            ahead: ahead / 16 * 16,
+            ring: ring as u32,
             head_shift: if d.is_power_of_two() { d.ilog2() } else { 32 },
-            unused: 0,
+            before_rings: before_rings as u32,
         };
-        let (step_shared, head_shared) = shared_bytes(c, &layers, &head, n_ctx, processors);
-        if step_shared > device.shared_memory() {
-            return Err(Fault::Other(format!(
-                "a step needs {step_shared} bytes of shared memory a block; {} has {}",
-                device.name(),
-                device.shared_memory()
-            )));
-        }
         device.wait()?;
         let other_bytes = device.allocated() - weight_bytes - kv_bytes;
         Ok(Self {
@@ -267,8 +269,7 @@ impl<D: Device> Model<D> {
             state,
             rows,
             batch,
-            step_shared,
-            head_shared,
+            step_shared: before_rings + WARPS * ring,
             chosen: 0,
             weight_bytes,
             kv_bytes,
@@ -321,18 +322,16 @@ impl<D: Device> Model<D> {
         for layer in &self.layers {
             let norm = rows_of("norm_rows", 256).shared(64);
             launch!(device, norm, r.x, layer.attn_norm, r.h, hidden, eps)?;
-            multiply(device, r, layer.q, r.h, m, r.wide, width, Store::Write)?;
-            multiply(device, r, layer.k, r.h, m, r.wide + 4 * q_dim as u64, width, Store::Write)?;
-            multiply(
-                device,
-                r,
-                layer.v,
-                r.h,
-                m,
-                r.wide + 4 * (q_dim + kv_dim) as u64,
-                width,
-                Store::Write,
-            )?;
+            match side_by_side(&[layer.q, layer.k, layer.v]) {
+                Some(qkv) => multiply(device, r, qkv, r.h, m, r.wide, width, Store::Write)?,
+                None => {
+                    let mut to = r.wide;
+                    for matrix in [layer.q, layer.k, layer.v] {
+                        multiply(device, r, matrix, r.h, m, to, width, Store::Write)?;
+                        to += 4 * u64::from(matrix.rows);
+                    }
+                }
+            }
             let flash = match d {
                 64 => Some("flash_64"),
                 128 => Some("flash_128"),
@@ -404,7 +403,7 @@ impl<D: Device> Model<D> {
         let state = State { x: self.rows.x + (row * self.config.hidden * 4) as u64, ..self.state };
         let grid = [self.device.processors(), 1, 1];
         let at = Launch { together: true, ..Launch::of("head_step", grid, STEP_THREADS) }
-            .shared(self.head_shared);
+            .shared(self.step_shared);
         launch!(self.device, at, self.shape, state)?;
         self.chosen = self.chosen.wrapping_add(1);
         Ok(())
@@ -508,20 +507,33 @@ fn multiply<D: Device>(
     launch!(device, at, a, w, w_stride, out, out_stride, m, n, k, store as u32)
 }
 
+/// Matrices that lie one after the other, as one.
+fn side_by_side(matrices: &[Matrix]) -> Option<Matrix> {
+    let mut whole = matrices[0];
+    for next in &matrices[1..] {
+        let alike = (next.format, next.stride) == (whole.format, whole.stride);
+        if !alike || next.data != whole.data + u64::from(whole.rows) * u64::from(whole.stride) {
+            return None;
+        }
+        whole.rows += next.rows;
+    }
+    Some(whole)
+}
+
 /// Shared memory of `attend_block` for `positions`.
 fn attention_bytes(threads: usize, c: &Config, positions: usize) -> usize {
     let n = HEADS_AT_ONCE.min(c.n_heads / c.n_kv_heads);
     4 * (2 * HEADS_AT_ONCE + n * positions + threads / 32 * n * c.head_dim)
 }
 
-/// Shared memory of `decode_step` and of `head_step`.
+/// Shared memory of `decode_step` before its rings.
 fn shared_bytes(
     c: &Config,
     layers: &[Layer],
     head: &Matrix,
     n_ctx: usize,
     processors: usize,
-) -> (usize, usize) {
+) -> usize {
     let vector = |n: usize, of: &[&Matrix]| {
         vector_bytes(
             n,
@@ -543,7 +555,7 @@ fn shared_bytes(
     });
     let most = stages.chain([attention, output]).max().unwrap_or(0);
     let table = (layers.len() * size_of::<Layer>()).next_multiple_of(128);
-    (384 + table + most, 256 + output)
+    384 + table + most.next_multiple_of(128)
 }
 
 /// Bytes of the weights on a card, and of the largest matrix in f16, in which a stored row fits too.
@@ -556,8 +568,14 @@ fn sizes(found: &Weights) -> Result<(usize, usize)> {
         bytes += size_of_val(vector).next_multiple_of(256);
     }
     let longest = found.matrices().map(|m| m.bytes() / m.rows().max(1)).max().unwrap_or(0);
-    let widest =
-        found.layers.iter().flat_map(|l| l.matrices()).map(|m| m.rows() * m.columns()).max();
+    // The three projections are widened together where they lie together.
+    let qkv =
+        |l: &crate::model::Layer| [&l.q, &l.k, &l.v].map(|m| m.rows() * m.columns()).iter().sum();
+    let widest = found
+        .layers
+        .iter()
+        .flat_map(|l| l.matrices().map(|m| m.rows() * m.columns()).into_iter().chain([qkv(l)]))
+        .max();
     Ok((bytes, longest.max(2 * widest.unwrap_or(0))))
 }
 
@@ -670,7 +688,7 @@ fn bytes_of(layers: &[Layer]) -> &[u8] {
 #[cfg(test)]
 impl Shape {
     /// A model of nothing but an output head, behind a norm of ones.
-    fn of_head(head: Matrix, output_norm: Address) -> Self {
+    fn of_head(head: Matrix, output_norm: Address, vector: usize, ring: usize) -> Self {
         Self {
             embedding: head,
             head,
@@ -686,9 +704,9 @@ impl Shape {
             n_ctx: 0,
             n_vocab: head.rows,
             eps: 0.0,
-            ahead: 0,
+            ring: ring as u32,
             head_shift: 32,
-            unused: 0,
+            before_rings: (384 + vector.next_multiple_of(128)) as u32,
         }
     }
 }
@@ -700,6 +718,7 @@ pub fn of_matrix<D: Device>(
     device: &mut D,
     matrix: &weights::Matrix,
     x: &[f32],
+    ring: usize,
 ) -> Result<(Vec<half::f16>, Vec<f32>, Choice)> {
     let (rows, columns) = (matrix.rows(), matrix.columns());
     let bytes = layout(matrix)?.stride * rows + 256 + 4 * columns;
@@ -729,10 +748,12 @@ pub fn of_matrix<D: Device>(
         trace: 0,
     };
     let grid = [device.processors(), 1, 1];
-    let shared = 256 + vector_bytes(columns, is_float(on_card.format), !is_float(on_card.format));
+    let vector = vector_bytes(columns, is_float(on_card.format), !is_float(on_card.format));
+    let shape = Shape::of_head(on_card, norm, vector, ring);
+    let shared = shape.before_rings as usize + WARPS * ring;
     let at =
         Launch { together: true, ..Launch::of("head_step", grid, STEP_THREADS) }.shared(shared);
-    launch!(device, at, Shape::of_head(on_card, norm), nothing)?;
+    launch!(device, at, shape, nothing)?;
     let (mut f16, mut f32) = (vec![0; 2 * rows * columns], vec![0; 4 * rows]);
     device.download(widened, &mut f16)?;
     device.download(logits, &mut f32)?;

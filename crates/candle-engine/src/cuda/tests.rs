@@ -190,7 +190,9 @@ fn encodings_agree<D: Device>(device: impl Fn(u32) -> D) {
             let stored = matrix(encoding, rows, columns, &mut rng);
             let x: Vec<f32> = (0..columns).map(|_| rng.random_range(-2.0..2.0)).collect();
             let mut card = device(processors);
-            let (widened, product, choice) = of_matrix(&mut card, &stored, &x).unwrap();
+            // The last ring is too small for these rows.
+            let ring = [10_240, 12_288, 1024][processors as usize - 1];
+            let (widened, product, choice) = of_matrix(&mut card, &stored, &x, ring).unwrap();
             let blocks = !is_float(Layout::of(encoding, columns).unwrap().format);
             let vector = prepared(&x, blocks);
             let mut row = vec![0.0f32; columns];
@@ -236,7 +238,7 @@ fn bad_values_are_seen<D: Device>(device: impl Fn(u32) -> D) {
             let stored = matrix(encoding, 5, 512, &mut rng);
             let mut x: Vec<f32> = (0..512).map(|_| rng.random_range(-2.0..2.0)).collect();
             x[77] = bad;
-            let (_, _, choice) = of_matrix(&mut device(2), &stored, &x).unwrap();
+            let (_, _, choice) = of_matrix(&mut device(2), &stored, &x, 4096).unwrap();
             assert!(!choice.finite, "{} {bad}", encoding.name());
         }
     }
