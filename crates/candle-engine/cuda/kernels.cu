@@ -7,6 +7,6 @@
 #include "probe.cuh"
 
 #define ALL_KERNELS(K)                                                                                                 \
-    K(decode_step), K(head_step), K(embed_rows), K(norm_rows), K(widen), K(repack), K(multiply), K(rotate_rows),       \
+    K(decode_step), K(head_step), K(embed_rows), K(norm_rows), K(widen), K(repack), K(multiply), K(add_parts), K(rotate_rows),       \
         K(attend_rows), K(flash_64), K(flash_128), K(read_all), K(copy_all), K(fill_words),         \
         K(peak_f16), K(peak_int8)

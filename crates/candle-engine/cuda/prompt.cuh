@@ -75,20 +75,37 @@ const u32 STAGE_BYTES = 2 * TILE * DEPTH * 2;
 // Where 16 bytes lie in a tile of 64 halves a row, so that eight rows of one column meet eight banks.
 DEVICE u32 in_tile(u32 row, u32 eighth) { return row * DEPTH + ((eighth ^ (row & 7)) * 8); }
 
+// Puts a sum where it belongs.
+DEVICE void store_sum(void *out, u64 at, float sum, u32 store) {
+    if (store == WRITE) {
+        ((float *)out)[at] = sum;
+    } else if (store == ADD) {
+        ((float *)out)[at] += sum;
+    } else if (store == HALF) {
+        ((u16 *)out)[at] = float_to_half(sum);
+    } else {
+        const float gate = half_to_float(((u16 *)out)[at]);
+        ((u16 *)out)[at] = float_to_half(gate / (1 + fast_exp(-gate)) * sum);
+    }
+}
+
 // out[t][r] for tokens t < m and rows r < n: a is [m][k] f16, w is [n][k] f16 with `w_stride` halves
-// from row to row; k is a multiple of 8. Grid: (ceil(n / 128), ceil(m / 128)).
-KERNEL(GEMM_THREADS, 2) multiply(const u16 *a, const u16 *w, u32 w_stride, void *out, u32 out_stride, u32 m, u32 n, u32 k, u32 store) {
+// from row to row; k is a multiple of 8. Grid: (ceil(n / 128), ceil(m / 128), parts): a part takes
+// `steps_each` times 64 of k, and where there are several, writes its sums to out[part][m][n].
+KERNEL(GEMM_THREADS, 2)
+multiply(const u16 *a, const u16 *w, u32 w_stride, void *out, u32 out_stride, u32 m, u32 n, u32 k, u32 steps_each, u32 store) {
     u16 *tiles = (u16 *)shared_memory();
     const u32 thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const u32 first_t = blockIdx.y * TILE, first_r = blockIdx.x * TILE;
     const u32 warp_t = warp / 4 * 64, warp_r = warp % 4 * 32;
-    const u32 steps = (k + DEPTH - 1) / DEPTH;
+    const u32 from = blockIdx.z * steps_each, all = (k + DEPTH - 1) / DEPTH;
+    const u32 steps = from < all ? min(steps_each, all - from) : 0;
 
     auto fill = [&](u32 step) {
         u16 *left = tiles + step % STAGES * (STAGE_BYTES / 2), *right = left + TILE * DEPTH;
 #pragma unroll
         for (u32 i = 0; i < TILE * DEPTH / 8 / GEMM_THREADS; i++) {
-            const u32 at = i * GEMM_THREADS + thread, row = at / 8, eighth = at % 8, column = step * DEPTH + eighth * 8;
+            const u32 at = i * GEMM_THREADS + thread, row = at / 8, eighth = at % 8, column = (from + step) * DEPTH + eighth * 8;
             const bool in_t = first_t + row < m && column < k, in_r = first_r + row < n && column < k;
             copy_async(left + in_tile(row, eighth), in_t ? a + (u64)(first_t + row) * k + column : a, in_t);
             copy_async(right + in_tile(row, eighth), in_r ? w + (u64)(first_r + row) * w_stride + column : w, in_r);
@@ -139,16 +156,18 @@ KERNEL(GEMM_THREADS, 2) multiply(const u16 *a, const u16 *w, u32 w_stride, void 
             for (u32 c = 0; c < 4; c++) {
                 const u32 t = first_t + warp_t + i * 16 + lane / 4 + c / 2 * 8, r = first_r + warp_r + j * 8 + lane % 4 * 2 + c % 2;
                 if (t >= m || r >= n) continue;
-                const u64 at = (u64)t * out_stride + r;
-                const float sum = sums[i][j][c];
-                if (store == WRITE) ((float *)out)[at] = sum;
-                else if (store == ADD) ((float *)out)[at] += sum;
-                else if (store == HALF) ((u16 *)out)[at] = float_to_half(sum);
-                else {
-                    float gate = half_to_float(((u16 *)out)[at]);
-                    ((u16 *)out)[at] = float_to_half(gate / (1 + fast_exp(-gate)) * sum);
-                }
+                if (gridDim.z == 1) store_sum(out, (u64)t * out_stride + r, sums[i][j][c], store);
+                else ((float *)out)[((u64)blockIdx.z * m + t) * n + r] = sums[i][j][c];
             }
+}
+
+// Adds what the parts of a product found, in their order. Grid: (ceil(n / 256), m).
+KERNEL(256, 4) add_parts(const float *parts, u32 n_parts, void *out, u32 out_stride, u32 m, u32 n, u32 store) {
+    const u32 r = blockIdx.x * 256 + threadIdx.x, t = blockIdx.y;
+    if (r >= n) return;
+    float sum = 0;
+    for (u32 p = 0; p < n_parts; p++) sum += parts[((u64)p * m + t) * n + r];
+    store_sum(out, (u64)t * out_stride + r, sum, store);
 }
 
 // Rotates queries and keys of `qkv` ([m][q | k | v], f32) at positions first..; queries, scaled, go to

@@ -23,6 +23,7 @@ const STEP_THREADS: u32 = 512;
 const HEADS_AT_ONCE: usize = 4;
 /// The sizes of `multiply` and of `flash_…` in `prompt.cuh`.
 const TILE: u32 = 128;
+const DEPTH: u32 = 64;
 const GEMM_SHARED: usize = 3 * 2 * 128 * 64 * 2;
 const QUERIES: usize = 64;
 
@@ -103,6 +104,10 @@ struct Rows {
     tokens: Address,
     /// One matrix in f16.
     widened: Address,
+    /// f32 sums of products whose columns several blocks share.
+    parts: Address,
+    /// Blocks of products that the card holds at the same time.
+    blocks: u32,
 }
 
 /// What a step chose: the likeliest token, and whether every logit is a finite number.
@@ -205,6 +210,9 @@ impl<D: Device> Model<D> {
 
         let processors = device.processors() as usize;
         let batch = BATCH.min(n_ctx);
+        let blocks = 2 * processors as u32;
+        // At most `blocks` tiles, each of which may be smaller than it could be.
+        let parts_bytes = 4 * (TILE * TILE * blocks) as usize;
         let flash = matches!(d, 64 | 128);
         let mut small = |bytes: usize| device.allocate(bytes);
         let counter = small(256)?;
@@ -229,6 +237,8 @@ impl<D: Device> Model<D> {
             wide: small(batch * (4 * (q_dim + 2 * kv_dim)).max(2 * c.ffn))?,
             tokens: small(4 * batch)?,
             widened: scratch,
+            parts: small(parts_bytes)?,
+            blocks,
         };
         device.clear(counter, 256)?;
         let state = State { result: device.mailbox().0, ..state };
@@ -502,9 +512,20 @@ fn multiply<D: Device>(
             (rows.widened, k)
         }
     };
-    let at =
-        Launch::of("multiply", [n.div_ceil(TILE), m.div_ceil(TILE), 1], 256).shared(GEMM_SHARED);
-    launch!(device, at, a, w, w_stride, out, out_stride, m, n, k, store as u32)
+    // Where there are too few tiles for the card, several blocks share the columns of one.
+    let (tiles, steps) = (n.div_ceil(TILE) * m.div_ceil(TILE), k.div_ceil(DEPTH));
+    let parts = (rows.blocks / tiles).clamp(1, 8).min(steps.div_ceil(2));
+    let steps_each = steps.div_ceil(parts);
+    let parts = steps.div_ceil(steps_each);
+    let at = Launch::of("multiply", [n.div_ceil(TILE), m.div_ceil(TILE), parts], 256)
+        .shared(GEMM_SHARED);
+    let to = if parts == 1 { out } else { rows.parts };
+    launch!(device, at, a, w, w_stride, to, out_stride, m, n, k, steps_each, store as u32)?;
+    if parts > 1 {
+        let at = Launch::of("add_parts", [n.div_ceil(256), m, 1], 256);
+        launch!(device, at, rows.parts, parts, out, out_stride, m, n, store as u32)?;
+    }
+    Ok(())
 }
 
 /// Matrices that lie one after the other, as one.
