@@ -84,6 +84,9 @@ struct State {
     volatile u32 *result;
     // If not null: the cycle at which block 0 began and ended each stage, 10 · n_layers + 3 of them.
     u64 *trace;
+    // How many times as long a step takes, on purpose: to check whether that is found.
+    float slow_down;
+    u32 unused;
 };
 
 struct Trace {
@@ -265,8 +268,8 @@ DEVICE void head_stage(const Model &m, const State &s, const StepPlan &plan, Rin
     }
 }
 
-// Chooses among the blocks' best, in block 0.
-DEVICE void choose(const State &s) {
+// Chooses among the blocks' best, in block 0, which began at cycle `begin`.
+DEVICE void choose(const State &s, u64 begin) {
     if (blockIdx.x != 0 || threadIdx.x >= 32) return;
     const u32 lane = threadIdx.x;
     float top = -3.1e38f;
@@ -284,6 +287,10 @@ DEVICE void choose(const State &s) {
         if (value > top || (value == top && index < at)) top = value, at = index;
     }
     if (lane == 0) {
+        if (s.slow_down > 1) {
+            const float whole = (float)(cycles() - begin) * s.slow_down;
+            while ((float)(cycles() - begin) < whole) {}
+        }
         *s.token = (u32)at;
         const u32 n = ++s.counter[2];
         s.result[2 + n % 8 * 2] = (u32)at;
@@ -295,6 +302,7 @@ DEVICE void choose(const State &s) {
 
 // Runs a token at a position; ~0 is the token that the last step chose.
 KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
+    const u64 begin = cycles();
     char *shared = shared_memory();
     // Shared memory: 64 floats, the shares, the layers, the vector or attention's scratch, the rings.
     float *scratch = (float *)shared;
@@ -429,12 +437,13 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
     trace.note();
     sync_grid(s.counter, arrived += gridDim.x);
     trace.note();
-    choose(s);
+    choose(s, begin);
     if (blockIdx.x == 0 && threadIdx.x == 0) s.counter[1] = arrived;
 }
 
 // The output head alone, for the residuals `s.x` after a prompt: the logits and the choice.
 KERNEL(STEP_THREADS, 1) head_step(Model m, State s) {
+    const u64 begin = cycles();
     char *shared = shared_memory();
     const bool f = is_float(m.head.format);
     u32 arrived = s.counter[1];
@@ -450,6 +459,6 @@ KERNEL(STEP_THREADS, 1) head_step(Model m, State s) {
     Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, norm, m.eps, f, !f, (float *)shared, 384);
     head_stage(m, s, plan, ring, v, (float *)shared);
     sync_grid(s.counter, arrived += gridDim.x);
-    choose(s);
+    choose(s, begin);
     if (blockIdx.x == 0 && threadIdx.x == 0) s.counter[1] = arrived;
 }

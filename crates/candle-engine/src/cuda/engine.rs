@@ -142,8 +142,9 @@ impl<D: Device> OnCard<D> {
         let name = device.name();
         let n_vocab = config.n_vocab;
         let of_fault = |fault| engine_error(&request.path, fault);
-        let model = Model::new(device, config, &weights, n_ctx, options.ring.unwrap_or(RING))
+        let mut model = Model::new(device, config, &weights, n_ctx, options.ring.unwrap_or(RING))
             .map_err(of_fault)?;
+        model.slow_down(options.slow_down);
         drop(weights); // and with it the mapping: nothing of the file stays in memory
         crate::resident::give_back();
         let mut settings = BTreeMap::from([
@@ -288,8 +289,11 @@ impl<D: Device> Decoder for OnCard<D> {
 
     fn head(&mut self) -> Result<(), EngineError> {
         if let Some(row) = self.row {
-            self.model.head(row).map_err(self.fault())?;
+            let fault = self.fault();
+            self.model.head(row).map_err(&fault)?;
             self.current = self.model.started();
+            // A prompt is over when its logits are there.
+            self.model.choice(self.current).map_err(fault)?;
         }
         Ok(())
     }
@@ -306,8 +310,7 @@ impl<D: Device> Decoder for OnCard<D> {
     }
 
     fn will_continue(&mut self, position: usize) -> Result<(), EngineError> {
-        // A step that is slowed down ends before the next begins.
-        if self.options.slow_down > 1.0 || position >= self.model.n_ctx() {
+        if position >= self.model.n_ctx() {
             return Ok(());
         }
         self.model.step(None, position).map_err(self.fault())?;
@@ -342,7 +345,10 @@ impl<D: Device> Decoder for OnCard<D> {
     }
 
     fn slow_down(&self, begin: MonoNs) {
-        self.options.slow_down(begin);
+        // A step is slowed down on the card, where the next one may already wait.
+        if self.row.is_some() {
+            self.options.slow_down(begin);
+        }
     }
 }
 

@@ -82,11 +82,13 @@ struct State {
     best_at: Address,
     result: Address,
     trace: Address,
+    slow_down: f32,
+    unused: u32,
 }
 
 // The layouts of `step.cuh`, in bytes.
 const _: () = assert!(size_of::<Layer>() == 200 && offset_of!(Layer, keys) == 184);
-const _: () = assert!(size_of::<Shape>() == 120 && size_of::<State>() == 88);
+const _: () = assert!(size_of::<Shape>() == 120 && size_of::<State>() == 96);
 
 /// Values that the stages of a prompt pass on.
 struct Rows {
@@ -228,6 +230,8 @@ impl<D: Device> Model<D> {
             best_at: small(4 * processors)?,
             result: 0,
             trace: 0,
+            slow_down: 1.0,
+            unused: 0,
         };
         let rows = Rows {
             x: small(4 * batch * c.hidden)?,
@@ -309,6 +313,11 @@ impl<D: Device> Model<D> {
         )?;
         self.chosen = self.chosen.wrapping_add(1);
         Ok(())
+    }
+
+    /// Makes every step take `factor` times as long.
+    pub fn slow_down(&mut self, factor: f64) {
+        self.state.slow_down = factor as f32;
     }
 
     /// Starts tokens at positions `first..`, at most `BATCH`, through all layers. `head` makes the
@@ -410,7 +419,9 @@ impl<D: Device> Model<D> {
 
     /// Starts the logits and the choice for row `row` of the last prompt.
     pub fn head(&mut self, row: usize) -> Result<()> {
-        let state = State { x: self.rows.x + (row * self.config.hidden * 4) as u64, ..self.state };
+        // A prompt is slowed down by who waits for it.
+        let x = self.rows.x + (row * self.config.hidden * 4) as u64;
+        let state = State { x, slow_down: 1.0, ..self.state };
         let grid = [self.device.processors(), 1, 1];
         let at = Launch { together: true, ..Launch::of("head_step", grid, STEP_THREADS) }
             .shared(self.step_shared);
@@ -767,6 +778,8 @@ pub fn of_matrix<D: Device>(
         best_at,
         result,
         trace: 0,
+        slow_down: 1.0,
+        unused: 0,
     };
     let grid = [device.processors(), 1, 1];
     let vector = vector_bytes(columns, is_float(on_card.format), !is_float(on_card.format));
