@@ -124,7 +124,7 @@ impl Card {
         let ended = [image, &[0][..]].concat();
         // SAFETY: one of our own images, which outlives the call.
         let module = unsafe { result::module::load_data(ended.as_ptr().cast()) }
-            .map_err(failed("the driver refuses our kernels"))?;
+            .map_err(failed("the driver does not take the kernels (580 or later does)"))?;
         // SAFETY: allocates pinned words, freed in `drop`.
         let mailbox = unsafe { result::malloc_host(4 * MAILBOX, sys::CU_MEMHOSTALLOC_DEVICEMAP) }
             .map_err(failed("cuMemHostAlloc"))?;
