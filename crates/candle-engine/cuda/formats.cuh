@@ -454,29 +454,6 @@ template <class R, class P> DEVICE float2 piece_times(P a, P b, u32 n, u32 units
     return sum;
 }
 
-// Float rows pass through the ring in pieces of this many columns, other rows whole.
-const u32 PIECE = 1024;
-
-OUTLINED float shared_times(u32 format, InShared row, u32 n, u32 columns, u32 from, Vector v) {
-    float sum = 0;
-    WITH_FORMAT(format, R, sum = piece_times<R>(row, n, columns / R::UNIT, from / R::UNIT, v);)
-    return sum;
-}
-
-OUTLINED float2 shared_times(u32 format, InShared a, InShared b, u32 n, u32 columns, u32 from, Vector v) {
-    float2 sum = {0, 0};
-    WITH_FORMAT(format, R, sum = piece_times<R>(a, b, n, columns / R::UNIT, from / R::UNIT, v);)
-    return sum;
-}
-
-// A row straight from the card's memory: for rows that no ring holds.
-OUTLINED float global_times(const Matrix &m, u32 row, Vector v) {
-    const u8 *at = row_of(m, row);
-    float sum = 0;
-    WITH_FORMAT(m.format, R, sum = piece_times<R>(at, m.columns, m.columns / R::UNIT, 0, v);)
-    return sum;
-}
-
 OUTLINED float weight_at(const Matrix &m, u32 row, u32 k) {
     const u8 *at = row_of(m, row);
     float w = 0;

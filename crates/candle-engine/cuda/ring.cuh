@@ -4,86 +4,144 @@
 #pragma once
 #include "formats.cuh"
 
-// The stages of a layer that read weights; the output head is the stage after the last layer.
-enum Stage : u32 { QKV, OUTPUT, GATE_UP, DOWN, STAGES_OF_LAYER };
+// Float rows pass through the ring in pieces of this many columns, other rows whole.
+const u32 PIECE = 1024;
 
-// What a warp multiplies with at once: a row, or two.
-struct Rows {
-    const Matrix *a, *b; // b is null for one row
-    u32 row_a, row_b;
+// What the warps of a block multiply with, in turn: item i is the row at a + i · step_a and, unless b is
+// null, the one at b + i · step_b.
+struct Work {
+    const u8 *a, *b;
+    u32 step_a, step_b;
+    // Bytes of a piece, and of the last piece.
+    u32 size_a, size_b, last_a, last_b;
+    u32 pieces, columns, format_a, format_b;
+    // This block's items. The warp of item i is the one numbered i − begin + offset, modulo the warps.
+    u32 begin, end, offset;
+    // Whether a piece is larger than a ring: such rows are read where they are used.
+    u32 direct;
+
+    DEVICE u32 first_of_warp() const {
+        const u32 warps = blockDim.x / 32;
+        return begin + (threadIdx.x / 32 + warps - offset % warps) % warps;
+    }
 };
 
-// Columns of piece `i` of rows of `m`.
-DEVICE u32 columns_of_piece(const Matrix &m, u32 i) {
-    return is_float(m.format) ? min(PIECE, m.columns - i * PIECE) : m.columns;
-}
-DEVICE u32 pieces_of(const Matrix &m) { return is_float(m.format) ? (m.columns + PIECE - 1) / PIECE : 1; }
-DEVICE u32 bytes_of_piece(const Matrix &m, u32 i) {
+DEVICE u32 piece_bytes(const Matrix &m, u32 piece, u32 pieces) {
     if (!is_float(m.format)) return m.stride;
-    return columns_of_piece(m, i) * (m.format == F32 ? 4 : 2);
+    return (piece + 1 < pieces ? PIECE : m.columns - piece * PIECE) * (m.format == F32 ? 4 : 2);
 }
 
-// `Plan` says what there is: `Rows rows(layer, stage, i)` and `u32 end(layer, stage)`, where i runs from
-// `begin(layer, stage)` in steps of the number of warps.
-template <class Plan> struct Ring {
-    const Plan &plan;
-    u32 base, bytes;       // of this warp's ring in shared memory, and its size
-    u32 head, tail, count; // where the next piece goes, where the next use begins, pieces in between
-    u32 layer, stage, i, piece; // of the next piece to copy
+// The work on rows of `a`, two at a time if `pairs`, or on rows of `a` and `b` side by side.
+DEVICE Work work_on(const Matrix &a, const Matrix *b, bool pairs, u32 offset, u32 ring) {
+    Work w;
+    const Matrix &second = b ? *b : a;
+    w.a = a.data;
+    w.b = b ? b->data : pairs ? a.data + a.stride : nullptr;
+    w.step_a = pairs ? 2 * a.stride : a.stride;
+    w.step_b = pairs ? 2 * a.stride : second.stride;
+    w.pieces = is_float(a.format) ? (a.columns + PIECE - 1) / PIECE : 1;
+    w.size_a = piece_bytes(a, 0, w.pieces);
+    w.last_a = piece_bytes(a, w.pieces - 1, w.pieces);
+    w.size_b = w.b ? piece_bytes(second, 0, w.pieces) : 0;
+    w.last_b = w.b ? piece_bytes(second, w.pieces - 1, w.pieces) : 0;
+    w.columns = a.columns;
+    w.format_a = a.format;
+    w.format_b = second.format;
+    const Share share = share_of_block(pairs ? a.rows / 2 : a.rows);
+    w.begin = share.begin;
+    w.end = share.end;
+    w.offset = offset;
+    // Two float types side by side have pieces of different lengths; two kinds, different numbers.
+    w.direct = w.size_a + w.size_b > ring || is_float(w.format_a) != is_float(w.format_b);
+    return w;
+}
 
-    DEVICE Ring(const Plan &plan, u32 base, u32 bytes, u32 layer, u32 stage)
-        : plan(plan), base(base), bytes(bytes), head(0), tail(0), count(0), layer(layer), stage(stage), piece(0) {
-        i = plan.begin(layer, stage);
-        fill();
-    }
+OUTLINED float shared_times(u32 format, InShared row, u32 n, u32 columns, u32 from, Vector v) {
+    float sum = 0;
+    WITH_FORMAT(format, R, sum = piece_times<R>(row, n, columns / R::UNIT, from / R::UNIT, v);)
+    return sum;
+}
 
+OUTLINED float2 shared_times(u32 format, InShared a, InShared b, u32 n, u32 columns, u32 from, Vector v) {
+    float2 sum = {0, 0};
+    WITH_FORMAT(format, R, sum = piece_times<R>(a, b, n, columns / R::UNIT, from / R::UNIT, v);)
+    return sum;
+}
+
+// A row straight from the card's memory.
+OUTLINED float global_times(u32 format, const u8 *row, u32 n, Vector v) {
+    float sum = 0;
+    WITH_FORMAT(format, R, sum = piece_times<R>(row, n, n / R::UNIT, 0, v);)
+    return sum;
+}
+
+// Where pieces lie in a ring: one after the other, from 0 again where one does not fit before the end.
+struct Slots {
+    u32 bytes;
+    u32 head, tail, count; // where the next piece goes, where the last one taken ended, pieces in between
+
+    DEVICE explicit Slots(u32 bytes) : bytes(bytes), head(0), tail(0), count(0) {}
     DEVICE u32 place(u32 at, u32 size) const { return at + size <= bytes ? at : 0; }
 
-    // Rows that no ring holds are read where they are used.
-    DEVICE bool fits(const Rows &r) const {
-        return bytes_of_piece(*r.a, 0) + (r.b ? bytes_of_piece(*r.b, 0) : 0) <= bytes;
+    // A place for one more piece, if there is room.
+    DEVICE bool put(u32 size, u32 &at) {
+        // An empty ring begins anew: where the last piece ended says nothing about what comes.
+        if (count == 0) head = tail = 0;
+        at = place(head, size);
+        // Either everything lies between tail and head, or what is newer has begun again at 0.
+        const bool room = head > tail ? at == head || size <= tail : at == head && head + size <= tail;
+        if (count > 0 && !room) return false;
+        head = at + size;
+        count++;
+        return true;
+    }
+    // The place of the oldest piece.
+    DEVICE u32 oldest(u32 size) const { return place(tail, size); }
+    DEVICE void take(u32 at, u32 size) {
+        tail = at + size;
+        count--;
+    }
+};
+
+struct Ring {
+    const Work *works;
+    u32 n_works, base; // of this warp's ring in shared memory
+    Slots slots;
+    u32 w, i, piece; // of the next piece to copy
+
+    DEVICE Ring(const Work *works, u32 n_works, u32 base, u32 bytes)
+        : works(works), n_works(n_works), base(base), slots(bytes), w(0), i(works[0].first_of_warp()), piece(0) {
+        fill();
     }
 
     // Copies as many pieces as there is room for.
     DEVICE void fill() {
         const u32 lane = threadIdx.x % 32;
-        while (count < 8 && !plan.over(layer, stage)) {
-            if (i >= plan.end(layer, stage)) {
-                plan.next(layer, stage);
-                if (plan.over(layer, stage)) return;
-                i = plan.begin(layer, stage);
+        while (slots.count < 8 && w < n_works) {
+            const Work &k = works[w];
+            if (i >= k.end || k.direct) {
+                if (++w < n_works) i = works[w].first_of_warp();
                 continue;
             }
-            const Rows r = plan.rows(layer, stage, i);
-            if (!fits(r)) {
-                i += blockDim.x / 32;
-                continue;
-            }
-            const u32 size_a = bytes_of_piece(*r.a, piece), size = size_a + (r.b ? bytes_of_piece(*r.b, piece) : 0);
-            const u32 at = place(head, size);
-            if (count > 0) {
-                // Either everything lies between tail and head, or what is newer has begun again at 0.
-                const bool room = head > tail ? at == head || size <= tail : at == head && head + size <= tail;
-                if (!room) return;
-            }
+            const bool last = piece + 1 == k.pieces;
+            const u32 size_a = last ? k.last_a : k.size_a, size_b = last ? k.last_b : k.size_b;
+            u32 at;
+            if (!slots.put(size_a + size_b, at)) return;
             char *to = shared_memory() + base + at;
-            const u32 skipped = is_float(r.a->format) ? piece * PIECE * (r.a->format == F32 ? 4 : 2) : 0;
-            const u8 *from = row_of(*r.a, r.row_a) + skipped;
+            const u8 *from = k.a + (u64)i * k.step_a + piece * k.size_a;
             for (u32 o = lane * 16; o < size_a; o += 512) copy_async(to + o, from + o, true);
-            if (r.b) {
-                from = row_of(*r.b, r.row_b) + skipped;
-                for (u32 o = size_a + lane * 16; o < size; o += 512) copy_async(to + o, from + (o - size_a), true);
-            }
+            from = k.b + (u64)i * k.step_b + piece * k.size_b;
+            to += size_a;
+            for (u32 o = lane * 16; o < size_b; o += 512) copy_async(to + o, from + o, true);
             copies_end();
-            head = at + size;
-            count++;
-            if (++piece == pieces_of(*r.a)) piece = 0, i += blockDim.x / 32;
+            piece = last ? 0 : piece + 1;
+            if (last) i += blockDim.x / 32;
         }
     }
 
     // Waits for the oldest piece. The number of newer ones must be a constant for the instruction.
     DEVICE void wait() const {
-        switch (count) {
+        switch (slots.count) {
         case 1: copies_wait<0>(); break;
         case 2: copies_wait<1>(); break;
         case 3: copies_wait<2>(); break;
@@ -96,37 +154,38 @@ template <class Plan> struct Ring {
         sync_warp();
     }
 
-    // The products of the next rows with the vector; every lane gets the sums.
-    DEVICE float2 times(const Rows &r, const Vector &v) {
+    // The products of item `item` of `k`, the next in turn, with the vector; every lane gets the sums.
+    DEVICE float2 times(const Work &k, u32 item, const Vector &v) {
         float2 sum = {0, 0};
-        const u32 n = r.a->columns;
-        if (!fits(r)) {
-            sum.x = global_times(*r.a, r.row_a, v);
-            if (r.b) sum.y = global_times(*r.b, r.row_b, v);
+        if (k.direct) {
+            sum.x = global_times(k.format_a, k.a + (u64)item * k.step_a, k.columns, v);
+            if (k.b) sum.y = global_times(k.format_b, k.b + (u64)item * k.step_b, k.columns, v);
         } else {
-            for (u32 p = 0; p < pieces_of(*r.a); p++) {
-                const u32 size_a = bytes_of_piece(*r.a, p), size = size_a + (r.b ? bytes_of_piece(*r.b, p) : 0);
-                const u32 columns = columns_of_piece(*r.a, p), at = place(tail, size);
+            for (u32 p = 0; p < k.pieces; p++) {
+                const bool last = p + 1 == k.pieces;
+                const u32 size_a = last ? k.last_a : k.size_a, size = size_a + (last ? k.last_b : k.size_b);
+                const u32 columns = k.pieces == 1 ? k.columns : last ? k.columns - p * PIECE : PIECE;
+                const u32 at = slots.oldest(size);
                 const InShared a{base + at}, b{base + at + size_a};
                 wait();
-                if (!r.b) {
-                    sum.x += shared_times(r.a->format, a, n, columns, p * PIECE, v);
-                } else if (r.a->format == r.b->format) {
-                    const float2 both = shared_times(r.a->format, a, b, n, columns, p * PIECE, v);
+                if (size_a == size) {
+                    sum.x += shared_times(k.format_a, a, k.columns, columns, p * PIECE, v);
+                } else if (k.format_a == k.format_b) {
+                    const float2 both = shared_times(k.format_a, a, b, k.columns, columns, p * PIECE, v);
                     sum.x += both.x, sum.y += both.y;
                 } else {
-                    sum.x += shared_times(r.a->format, a, n, columns, p * PIECE, v);
-                    sum.y += shared_times(r.b->format, b, n, columns, p * PIECE, v);
+                    sum.x += shared_times(k.format_a, a, k.columns, columns, p * PIECE, v);
+                    sum.y += shared_times(k.format_b, b, k.columns, columns, p * PIECE, v);
                 }
                 sync_warp(); // every lane has read the piece
-                tail = at + size;
-                count--;
+                slots.take(at, size);
                 fill();
             }
         }
+#pragma unroll
         for (int mask = 16; mask > 0; mask /= 2) {
             sum.x += shuffle_xor(sum.x, mask);
-            if (r.b) sum.y += shuffle_xor(sum.y, mask);
+            if (k.b) sum.y += shuffle_xor(sum.y, mask);
         }
         return sum;
     }

@@ -104,3 +104,22 @@ extern "C" bool shim_launch(const char *name, u32 x, u32 y, u32 z, u32 n_threads
     }
     return false;
 }
+
+// Whether pieces of these sizes pass through a ring of `bytes` in their order, each untouched until it
+// is taken.
+extern "C" bool shim_ring(u32 bytes, const u32 *sizes, u32 n) {
+    Slots slots(bytes);
+    std::vector<std::pair<u32, u32>> live;
+    for (u32 put = 0, taken = 0; taken < n; taken++) {
+        u32 at;
+        while (put < n && slots.put(sizes[put], at)) {
+            for (auto [begin, end] : live)
+                if (at < end && at + sizes[put] > begin) return false;
+            live.push_back({at, at + sizes[put++]});
+        }
+        if (live.empty() || slots.oldest(sizes[taken]) != live[0].first) return false;
+        slots.take(live[0].first, sizes[taken]);
+        live.erase(live.begin());
+    }
+    return true;
+}

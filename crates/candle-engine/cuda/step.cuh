@@ -31,42 +31,25 @@ struct Model {
     DEVICE u32 head_of(u32 i) const { return head_shift < 32 ? i >> head_shift : i / head_dim; }
 };
 
-// This block's shares of what the stages go through.
-struct Shares {
-    Share of[STAGES_OF_LAYER + 1]; // pairs of q, k and v; hidden; ffn; hidden; pairs of the vocabulary
-    Matrix head;
-};
+// The works of a layer in their order; after the last layer comes the output head.
+enum LayersWork : u32 { Q, K, V, OUTPUT, GATE_UP, DOWN, WORKS_OF_LAYER };
 
-// Which rows a warp multiplies with: the plan of its ring.
-struct StepPlan {
-    u32 n_layers;
-    const Matrix *head;
-    const Layer *layers;
-    const Shares &shares;
-
-    DEVICE bool over(u32 layer, u32 stage) const { return layer == n_layers && stage > 0; }
-    DEVICE void next(u32 &layer, u32 &stage) const {
-        stage++;
-        if (layer < n_layers && stage == STAGES_OF_LAYER) layer++, stage = 0;
+// Work `w` of a step, for this block.
+DEVICE Work work_of_step(const Model &m, u32 w) {
+    if (w == m.n_layers * WORKS_OF_LAYER) return work_on(m.head, nullptr, true, 0, m.ring);
+    const Layer &y = m.layers[w / WORKS_OF_LAYER];
+    // The three projections are one stage: warps go on counting from one to the next.
+    const Share q = share_of_block(y.q.rows / 2), k = share_of_block(y.k.rows / 2);
+    const u32 after_q = q.end - q.begin, after_k = after_q + k.end - k.begin;
+    switch (w % WORKS_OF_LAYER) {
+    case Q: return work_on(y.q, nullptr, true, 0, m.ring);
+    case K: return work_on(y.k, nullptr, true, after_q, m.ring);
+    case V: return work_on(y.v, nullptr, true, after_k, m.ring);
+    case OUTPUT: return work_on(y.o, nullptr, false, 0, m.ring);
+    case GATE_UP: return work_on(y.gate, &y.up, false, 0, m.ring);
+    default: return work_on(y.down, nullptr, false, 0, m.ring);
     }
-    DEVICE const Share &share(u32 layer, u32 stage) const {
-        return shares.of[layer == n_layers ? (u32)STAGES_OF_LAYER : stage];
-    }
-    DEVICE u32 begin(u32 layer, u32 stage) const { return share(layer, stage).begin + threadIdx.x / 32; }
-    DEVICE u32 end(u32 layer, u32 stage) const { return share(layer, stage).end; }
-    DEVICE Rows rows(u32 layer, u32 stage, u32 i) const {
-        if (layer == n_layers) return Rows{head, head, 2 * i, 2 * i + 1};
-        const Layer &y = layers[layer];
-        if (stage == OUTPUT) return Rows{&y.o, nullptr, i, 0};
-        if (stage == DOWN) return Rows{&y.down, nullptr, i, 0};
-        if (stage == GATE_UP) return Rows{&y.gate, &y.up, i, i};
-        u32 row = 2 * i;
-        const Matrix *matrix = &y.q;
-        if (row >= matrix->rows) row -= matrix->rows, matrix = &y.k;
-        if (row >= matrix->rows) row -= matrix->rows, matrix = &y.v;
-        return Rows{matrix, matrix, row, row + 1};
-    }
-};
+}
 
 // What a step reads and writes besides the model.
 struct State {
@@ -230,13 +213,12 @@ DEVICE u32 splits_of(u32 positions, u32 n_kv_heads) {
 }
 
 // Rows of `n_vocab`, two at a time, into `logits`; the block's best into `best`.
-DEVICE void head_stage(const Model &m, const State &s, const StepPlan &plan, Ring<StepPlan> &ring, const Vector &v,
-                       float *scratch) {
+DEVICE void head_stage(const Model &m, const State &s, const Work &work, Ring &ring, const Vector &v, float *scratch) {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float top = -3.0e38f;
     u32 at = 0, bad = 0;
-    for (u32 pair = plan.begin(m.n_layers, 0); pair < plan.end(m.n_layers, 0); pair += STEP_WARPS) {
-        const float2 both = ring.times(plan.rows(m.n_layers, 0, pair), v);
+    for (u32 pair = work.first_of_warp(); pair < work.end; pair += STEP_WARPS) {
+        const float2 both = ring.times(work, pair, v);
         const float two[2] = {both.x, both.y};
         if (lane == 0) *(float2 *)(s.logits + 2 * pair) = both;
 #pragma unroll
@@ -247,7 +229,7 @@ DEVICE void head_stage(const Model &m, const State &s, const StepPlan &plan, Rin
     }
     // An odd last row.
     if (m.n_vocab % 2 && blockIdx.x == gridDim.x - 1 && warp == 0) {
-        const float one = sum_of_warp(global_times(*plan.head, m.n_vocab - 1, v));
+        const float one = sum_of_warp(global_times(m.head.format, row_of(m.head, m.n_vocab - 1), m.hidden, v));
         if (lane == 0) s.logits[m.n_vocab - 1] = one;
         if (!(fabsf(one) < 3.0e38f)) bad = 1;
         if (one > top) top = one, at = m.n_vocab - 1;
@@ -304,35 +286,30 @@ DEVICE void choose(const State &s, u64 begin) {
 KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
     const u64 begin = cycles();
     char *shared = shared_memory();
-    // Shared memory: 64 floats, the shares, the layers, the vector or attention's scratch, the rings.
+    // Shared memory: 64 floats, the layers, the works, the vector or attention's scratch, the rings.
     float *scratch = (float *)shared;
-    Shares &shares = *(Shares *)(shared + 256);
-    Layer *layers = (Layer *)(shared + 384);
-    const u32 at = 384 + (m.n_layers * (u32)sizeof(Layer) + 127) / 128 * 128;
+    Layer *layers = (Layer *)(shared + 256);
+    const u32 n_works = m.n_layers * WORKS_OF_LAYER + 1;
+    Work *works = (Work *)(shared + 256 + m.n_layers * sizeof(Layer));
+    const u32 at = (256 + m.n_layers * (u32)sizeof(Layer) + n_works * (u32)sizeof(Work) + 127) / 128 * 128;
+    for (u32 w = threadIdx.x; w < n_works; w += blockDim.x) works[w] = work_of_step(m, w);
     for (u32 i = threadIdx.x; i < m.n_layers * sizeof(Layer) / 4; i += blockDim.x)
         ((u32 *)layers)[i] = ((const u32 *)m.layers)[i];
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const u32 token = given == ~0u ? *s.token : given;
-    const u32 d = m.head_dim, q_rows = m.n_heads * d, kv_rows = m.n_kv_heads * d;
-    if (threadIdx.x == 0) {
-        shares.of[QKV] = share_of_block((q_rows + 2 * kv_rows) / 2);
-        shares.of[OUTPUT] = shares.of[DOWN] = share_of_block(m.hidden);
-        shares.of[GATE_UP] = share_of_block(m.ffn);
-        shares.of[STAGES_OF_LAYER] = share_of_block(m.n_vocab / 2);
-        shares.head = m.head;
-    }
+    const u32 d = m.head_dim, q_rows = m.n_heads * d;
     const u32 splits = splits_of(position + 1, m.n_kv_heads), per_kv = m.n_heads / m.n_kv_heads;
     const u32 chunk = (position + splits) / splits;
     const float scale = rsqrtf((float)d);
     u32 arrived = s.counter[1];
     sync_block();
-    const StepPlan plan{m.n_layers, &shares.head, layers, shares};
-    Ring<StepPlan> ring(plan, m.before_rings + warp * m.ring, m.ring, 0, QKV);
+    Ring ring(works, n_works, m.before_rings + warp * m.ring, m.ring);
     float4 norm = part_of_norm(layers[0].attn_norm, m.hidden);
     Trace trace(s);
 
     for (u32 l = 0; l < m.n_layers; l++) {
         const Layer &y = layers[l];
+        const Work *of_layer = works + l * WORKS_OF_LAYER;
         Vector v;
         {
             const bool floats = is_float(y.q.format) || is_float(y.k.format) || is_float(y.v.format);
@@ -345,21 +322,21 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
             } else {
                 v = prepare(Plain{s.x}, m.hidden, y.attn_norm, norm, m.eps, floats, blocks, scratch, at);
             }
-            for (u32 pair = plan.begin(l, QKV); pair < plan.end(l, QKV); pair += STEP_WARPS) {
-                const u32 row = 2 * pair;
-                const bool is_q = row < q_rows, is_k = !is_q && row < q_rows + kv_rows;
-                const u32 in = is_q ? row : is_k ? row - q_rows : row - q_rows - kv_rows;
-                const u32 head = m.head_of(in), dim = in - head * d;
-                float2 angle = {1, 0};
-                if (is_q || is_k) angle = ((const float2 *)m.angles)[position * (d / 2) + dim / 2];
-                const float2 two = ring.times(plan.rows(l, QKV, pair), v);
-                if (lane != 0) continue;
-                const float a = two.x * angle.x - two.y * angle.y, b = two.x * angle.y + two.y * angle.x;
-                if (is_q) {
-                    *(float2 *)(s.q + in) = float2{a * scale, b * scale};
-                } else {
-                    const u64 place = ((u64)head * m.n_ctx + position) * d + dim;
-                    *(u32 *)((is_k ? y.keys : y.values) + place) = two_halves(a, b);
+            for (u32 which = Q; which <= V; which++) {
+                const Work &work = of_layer[which];
+                for (u32 pair = work.first_of_warp(); pair < work.end; pair += STEP_WARPS) {
+                    const u32 in = 2 * pair, head = m.head_of(in), dim = in - head * d;
+                    float2 angle = {1, 0};
+                    if (which != V) angle = ((const float2 *)m.angles)[position * (d / 2) + dim / 2];
+                    const float2 two = ring.times(work, pair, v);
+                    if (lane != 0) continue;
+                    const float a = two.x * angle.x - two.y * angle.y, b = two.x * angle.y + two.y * angle.x;
+                    if (which == Q) {
+                        *(float2 *)(s.q + in) = float2{a * scale, b * scale};
+                    } else {
+                        const u64 place = ((u64)head * m.n_ctx + position) * d + dim;
+                        *(u32 *)((which == K ? y.keys : y.values) + place) = two_halves(a, b);
+                    }
                 }
             }
         }
@@ -393,9 +370,10 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
         {
             const bool f = is_float(y.o.format);
             v = prepare(Joined{m, s.parts, splits}, q_rows, nullptr, norm, 0, f, !f, scratch, at);
-            for (u32 row = plan.begin(l, OUTPUT); row < plan.end(l, OUTPUT); row += STEP_WARPS) {
+            const Work &work = of_layer[OUTPUT];
+            for (u32 row = work.first_of_warp(); row < work.end; row += STEP_WARPS) {
                 const float before = load_shared_by_all(s.x + row);
-                const float sum = ring.times(plan.rows(l, OUTPUT, row), v).x;
+                const float sum = ring.times(work, row, v).x;
                 if (lane == 0) s.x[row] = before + sum;
             }
         }
@@ -408,8 +386,9 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
             const bool floats = is_float(y.gate.format) || is_float(y.up.format);
             const bool blocks = !is_float(y.gate.format) || !is_float(y.up.format);
             v = prepare(Plain{s.x}, m.hidden, y.ffn_norm, norm, m.eps, floats, blocks, scratch, at);
-            for (u32 row = plan.begin(l, GATE_UP); row < plan.end(l, GATE_UP); row += STEP_WARPS) {
-                const float2 two = ring.times(plan.rows(l, GATE_UP, row), v);
+            const Work &work = of_layer[GATE_UP];
+            for (u32 row = work.first_of_warp(); row < work.end; row += STEP_WARPS) {
+                const float2 two = ring.times(work, row, v);
                 if (lane == 0) s.h[row] = two.x / (1 + fast_exp(-two.x)) * two.y;
             }
         }
@@ -420,9 +399,10 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
         {
             const bool f = is_float(y.down.format);
             v = prepare(Plain{s.h}, m.ffn, nullptr, norm, 0, f, !f, scratch, at);
-            for (u32 row = plan.begin(l, DOWN); row < plan.end(l, DOWN); row += STEP_WARPS) {
+            const Work &work = of_layer[DOWN];
+            for (u32 row = work.first_of_warp(); row < work.end; row += STEP_WARPS) {
                 const float before = load_shared_by_all(s.x + row);
-                const float sum = ring.times(plan.rows(l, DOWN, row), v).x;
+                const float sum = ring.times(work, row, v).x;
                 if (lane == 0) s.x[row] = before + sum;
             }
         }
@@ -433,7 +413,7 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
     }
     const bool f = is_float(m.head.format);
     Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, norm, m.eps, f, !f, scratch, at);
-    head_stage(m, s, plan, ring, v, scratch);
+    head_stage(m, s, works[n_works - 1], ring, v, scratch);
     trace.note();
     sync_grid(s.counter, arrived += gridDim.x);
     trace.note();
@@ -447,17 +427,13 @@ KERNEL(STEP_THREADS, 1) head_step(Model m, State s) {
     char *shared = shared_memory();
     const bool f = is_float(m.head.format);
     u32 arrived = s.counter[1];
-    Shares &shares = *(Shares *)(shared + 256);
-    if (threadIdx.x == 0) {
-        shares.of[STAGES_OF_LAYER] = share_of_block(m.n_vocab / 2);
-        shares.head = m.head;
-    }
+    Work &work = *(Work *)(shared + 256);
+    if (threadIdx.x == 0) work = work_on(m.head, nullptr, true, 0, m.ring);
     sync_block();
-    const StepPlan plan{m.n_layers, &shares.head, nullptr, shares};
-    Ring<StepPlan> ring(plan, m.before_rings + threadIdx.x / 32 * m.ring, m.ring, m.n_layers, 0);
+    Ring ring(&work, 1, m.before_rings + threadIdx.x / 32 * m.ring, m.ring);
     const float4 norm = part_of_norm(m.output_norm, m.hidden);
     Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, norm, m.eps, f, !f, (float *)shared, 384);
-    head_stage(m, s, plan, ring, v, (float *)shared);
+    head_stage(m, s, work, ring, v, (float *)shared);
     sync_grid(s.counter, arrived += gridDim.x);
     choose(s, begin);
     if (blockIdx.x == 0 && threadIdx.x == 0) s.counter[1] = arrived;

@@ -21,6 +21,9 @@ pub const RING: usize = 16 << 10;
 const STEP_THREADS: u32 = 512;
 /// Query heads that share a pass over the keys: `HEADS_AT_ONCE` of `attention.cuh`.
 const HEADS_AT_ONCE: usize = 4;
+/// `WORKS_OF_LAYER` of `step.cuh`, and bytes of a `Work` of `ring.cuh`.
+const WORKS_OF_LAYER: usize = 6;
+const WORK_BYTES: usize = 72;
 /// The sizes of `multiply` and of `flash_…` in `prompt.cuh`.
 const TILE: u32 = 128;
 const DEPTH: u32 = 64;
@@ -586,8 +589,9 @@ fn shared_bytes(
         ]
     });
     let most = stages.chain([attention, output]).max().unwrap_or(0);
-    let table = (layers.len() * size_of::<Layer>()).next_multiple_of(128);
-    384 + table + most.next_multiple_of(128)
+    let works = (layers.len() * WORKS_OF_LAYER + 1) * WORK_BYTES;
+    let tables = (256 + layers.len() * size_of::<Layer>() + works).next_multiple_of(128);
+    tables.max(384) + most.next_multiple_of(128)
 }
 
 /// Bytes of the weights on a card, and of the largest matrix in f16, in which a stored row fits too.

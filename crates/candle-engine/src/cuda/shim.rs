@@ -37,6 +37,16 @@ fn library() -> &'static libloading::Library {
     })
 }
 
+/// Whether pieces of these sizes pass through a ring of weights unharmed.
+pub fn ring_holds(bytes: u32, sizes: &[u32]) -> bool {
+    type RingFn = unsafe extern "C" fn(u32, *const u32, u32) -> bool;
+    // SAFETY: the signature of `shim.cpp`; it reads as many sizes as there are.
+    unsafe {
+        let check = library().get::<RingFn>(b"shim_ring\0").expect("shim_ring");
+        check(bytes, sizes.as_ptr(), sizes.len() as u32)
+    }
+}
+
 /// Memory of this process as a card's. Every allocation has exact bounds and its own end.
 pub struct Shim {
     memory: Vec<Vec<u128>>,

@@ -14,7 +14,7 @@ use super::device::Device;
 use super::engine::OnCard;
 use super::layout::{Layout, is_float};
 use super::model::of_matrix;
-use super::shim::Shim;
+use super::shim::{Shim, ring_holds};
 use crate::Engine;
 use crate::candle::Candle;
 use crate::generate::{Nobody, generate};
@@ -35,6 +35,13 @@ fn request(path: &Path, n_ctx: u32) -> Load {
 
 fn loaded<D: Device>(device: D, path: &Path, n_ctx: u32) -> OnCard<D> {
     OnCard::on(device, &request(path, n_ctx), MonoNs::now()).unwrap().0
+}
+
+/// With rings that are hardly large enough, or too small for the larger rows.
+fn loaded_with_ring<D: Device>(device: D, ring: usize) -> OnCard<D> {
+    let mut request = request(&tiny(), 256);
+    request.options.insert("ring".into(), ring.into());
+    OnCard::on(device, &request, MonoNs::now()).unwrap().0
 }
 
 /// The first card.
@@ -98,6 +105,35 @@ fn scores_agree(device: impl Device, n: u32) {
             })
             .unwrap();
         assert_eq!(position, tokens.len());
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn pieces_pass_through_a_ring_unharmed(
+        bytes in 64u32..400,
+        sizes in proptest::collection::vec(1u32..400, 0..200),
+    ) {
+        let sizes: Vec<u32> = sizes.into_iter().map(|s| s % bytes + 1).collect();
+        proptest::prop_assert!(ring_holds(bytes, &sizes));
+    }
+}
+
+#[test]
+fn a_ring_of_any_size_gives_the_same_logits() {
+    let tokens: Vec<u32> = (0..5).map(|i| i * 97 % 512).collect();
+    let logits = |ring| {
+        let (mut engine, mut all) = (loaded_with_ring(Shim::new(3), ring), Vec::new());
+        let mut keep = |row: &[f32]| {
+            all.extend(row.iter().map(|x| x.to_bits()));
+            Ok(())
+        };
+        engine.score(&scores(&tokens, Some(0)), &mut keep).unwrap();
+        all
+    };
+    let wanted = logits(16 << 10);
+    for ring in [256, 512, 640, 768, 896, 1152, 1408] {
+        assert!(logits(ring) == wanted, "a ring of {ring} bytes");
     }
 }
 
