@@ -69,8 +69,10 @@ enum Store : u32 {
     GATED,   // f16 out = silu(out) · sum
 };
 
-const u32 TILE = 128, DEPTH = 64, STAGES = 3, GEMM_THREADS = 256;
-const u32 STAGE_BYTES = 2 * TILE * DEPTH * 2;
+// A block makes 128 × 256 sums, each of its eight warps 64 × 64: with smaller tiles the second-level
+// cache cannot bring the operands as fast as the tensor cores take them.
+const u32 TILE_T = 128, TILE_R = 256, DEPTH = 64, GEMM_THREADS = 256;
+const u32 STAGE_BYTES = (TILE_T + TILE_R) * DEPTH * 2;
 
 // Where 16 bytes lie in a tile of 64 halves a row, so that eight rows of one column meet eight banks.
 DEVICE u32 in_tile(u32 row, u32 eighth) { return row * DEPTH + ((eighth ^ (row & 7)) * 8); }
@@ -90,54 +92,67 @@ DEVICE void store_sum(void *out, u64 at, float sum, u32 store) {
 }
 
 // out[t][r] for tokens t < m and rows r < n: a is [m][k] f16, w is [n][k] f16 with `w_stride` halves
-// from row to row; k is a multiple of 8. Grid: (ceil(n / 128), ceil(m / 128), parts): a part takes
-// `steps_each` times 64 of k, and where there are several, writes its sums to out[part][m][n].
-KERNEL(GEMM_THREADS, 2)
-multiply(const u16 *a, const u16 *w, u32 w_stride, void *out, u32 out_stride, u32 m, u32 n, u32 k, u32 steps_each, u32 store) {
+// from row to row; k is a multiple of 8. Grid: (ceil(n / 256), ceil(m / 128), parts): a part takes
+// `steps_each` times 64 of k, and where there are several, writes its sums to out[part][m][n]. `stages`,
+// 2 to 4, are the steps of which shared memory has the operands.
+KERNEL(GEMM_THREADS, 1)
+multiply(const u16 *a, const u16 *w, u32 w_stride, void *out, u32 out_stride, u32 m, u32 n, u32 k, u32 steps_each,
+         u32 stages, u32 store) {
     u16 *tiles = (u16 *)shared_memory();
     const u32 thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    const u32 first_t = blockIdx.y * TILE, first_r = blockIdx.x * TILE;
-    const u32 warp_t = warp / 4 * 64, warp_r = warp % 4 * 32;
+    const u32 first_t = blockIdx.y * TILE_T, first_r = blockIdx.x * TILE_R;
+    const u32 warp_t = warp / 4 * 64, warp_r = warp % 4 * 64;
     const u32 from = blockIdx.z * steps_each, all = (k + DEPTH - 1) / DEPTH;
     const u32 steps = from < all ? min(steps_each, all - from) : 0;
 
-    auto fill = [&](u32 step) {
-        u16 *left = tiles + step % STAGES * (STAGE_BYTES / 2), *right = left + TILE * DEPTH;
+    auto fill = [&](u32 step, u32 stage) {
+        u16 *left = tiles + stage * (STAGE_BYTES / 2), *right = left + TILE_T * DEPTH;
+        const u32 eighth = thread % 8, column = (from + step) * DEPTH + eighth * 8;
 #pragma unroll
-        for (u32 i = 0; i < TILE * DEPTH / 8 / GEMM_THREADS; i++) {
-            const u32 at = i * GEMM_THREADS + thread, row = at / 8, eighth = at % 8, column = (from + step) * DEPTH + eighth * 8;
-            const bool in_t = first_t + row < m && column < k, in_r = first_r + row < n && column < k;
-            copy_async(left + in_tile(row, eighth), in_t ? a + (u64)(first_t + row) * k + column : a, in_t);
-            copy_async(right + in_tile(row, eighth), in_r ? w + (u64)(first_r + row) * w_stride + column : w, in_r);
+        for (u32 i = 0; i < TILE_T * 8 / GEMM_THREADS; i++) {
+            const u32 row = i * (GEMM_THREADS / 8) + thread / 8;
+            const bool here = first_t + row < m && column < k;
+            copy_async(left + in_tile(row, eighth), here ? a + (u64)(first_t + row) * k + column : a, here);
+        }
+#pragma unroll
+        for (u32 i = 0; i < TILE_R * 8 / GEMM_THREADS; i++) {
+            const u32 row = i * (GEMM_THREADS / 8) + thread / 8;
+            const bool here = first_r + row < n && column < k;
+            copy_async(right + in_tile(row, eighth), here ? w + (u64)(first_r + row) * w_stride + column : w, here);
         }
     };
 
-    float sums[4][4][4];
+    float sums[4][8][4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
-        for (int j = 0; j < 4; j++)
+        for (int j = 0; j < 8; j++)
 #pragma unroll
             for (int c = 0; c < 4; c++) sums[i][j][c] = 0;
 
-    for (u32 step = 0; step + 1 < STAGES; step++) {
-        if (step < steps) fill(step);
+    for (u32 step = 0; step + 1 < stages; step++) {
+        if (step < steps) fill(step, step);
         copies_end();
     }
+    u32 stage = 0, free = stages - 1;
     for (u32 step = 0; step < steps; step++) {
-        copies_wait<STAGES - 2>();
+        if (stages == 4) copies_wait<2>();
+        else if (stages == 3) copies_wait<1>();
+        else copies_wait<0>();
         sync_block();
-        if (step + STAGES - 1 < steps) fill(step + STAGES - 1);
+        if (step + stages - 1 < steps) fill(step + stages - 1, free);
         copies_end();
-        const u16 *left = tiles + step % STAGES * (STAGE_BYTES / 2), *right = left + TILE * DEPTH;
+        free = free + 1 == stages ? 0 : free + 1;
+        const u16 *left = tiles + stage * (STAGE_BYTES / 2), *right = left + TILE_T * DEPTH;
+        stage = stage + 1 == stages ? 0 : stage + 1;
 #pragma unroll
         for (u32 inner = 0; inner < DEPTH / 16; inner++) {
-            u32 x[4][4], y[4][2];
+            u32 x[4][4], y[8][2];
 #pragma unroll
             for (u32 i = 0; i < 4; i++)
                 load_tiles(x[i], left + in_tile(warp_t + i * 16 + lane % 16, inner * 2 + lane / 16));
 #pragma unroll
-            for (u32 j = 0; j < 4; j += 2) {
+            for (u32 j = 0; j < 8; j += 2) {
                 u32 four[4];
                 load_tiles(four, right + in_tile(warp_r + j * 8 + lane / 16 * 8 + lane % 8, inner * 2 + lane / 8 % 2));
                 y[j][0] = four[0], y[j][1] = four[1], y[j + 1][0] = four[2], y[j + 1][1] = four[3];
@@ -145,13 +160,13 @@ multiply(const u16 *a, const u16 *w, u32 w_stride, void *out, u32 out_stride, u3
 #pragma unroll
             for (u32 i = 0; i < 4; i++)
 #pragma unroll
-                for (u32 j = 0; j < 4; j++) mma(sums[i][j], x[i], y[j]);
+                for (u32 j = 0; j < 8; j++) mma(sums[i][j], x[i], y[j]);
         }
     }
 #pragma unroll
     for (u32 i = 0; i < 4; i++)
 #pragma unroll
-        for (u32 j = 0; j < 4; j++)
+        for (u32 j = 0; j < 8; j++)
 #pragma unroll
             for (u32 c = 0; c < 4; c++) {
                 const u32 t = first_t + warp_t + i * 16 + lane / 4 + c / 2 * 8, r = first_r + warp_r + j * 8 + lane % 4 * 2 + c % 2;

@@ -25,9 +25,9 @@ const HEADS_AT_ONCE: usize = 4;
 const WORKS_OF_LAYER: usize = 6;
 const WORK_BYTES: usize = 72;
 /// The sizes of `multiply` and of `flash_…` in `prompt.cuh`.
-const TILE: u32 = 128;
+const TILE: [u32; 2] = [128, 256];
 const DEPTH: u32 = 64;
-const GEMM_SHARED: usize = 3 * 2 * 128 * 64 * 2;
+const STAGE_BYTES: usize = (128 + 256) * 64 * 2;
 const QUERIES: usize = 64;
 
 /// `Layer` of `step.cuh`.
@@ -215,9 +215,9 @@ impl<D: Device> Model<D> {
 
         let processors = device.processors() as usize;
         let batch = BATCH.min(n_ctx);
-        let blocks = 2 * processors as u32;
+        let blocks = processors as u32;
         // At most `blocks` tiles, each of which may be smaller than it could be.
-        let parts_bytes = 4 * (TILE * TILE * blocks) as usize;
+        let parts_bytes = 4 * (TILE[0] * TILE[1] * blocks) as usize;
         let flash = matches!(d, 64 | 128);
         let mut small = |bytes: usize| device.allocate(bytes);
         let counter = small(256)?;
@@ -527,17 +527,19 @@ fn multiply<D: Device>(
         }
     };
     // Where there are too few tiles for the card, several blocks share the columns of one.
-    let (tiles, steps) = (n.div_ceil(TILE) * m.div_ceil(TILE), k.div_ceil(DEPTH));
+    let (tiles, steps) = (n.div_ceil(TILE[1]) * m.div_ceil(TILE[0]), k.div_ceil(DEPTH));
     let parts = (rows.blocks / tiles).clamp(1, 8).min(steps.div_ceil(2));
     let steps_each = steps.div_ceil(parts);
+    let stages = (device.shared_memory() / STAGE_BYTES).min(4);
     let parts = steps.div_ceil(steps_each);
-    let at = Launch::of("multiply", [n.div_ceil(TILE), m.div_ceil(TILE), parts], 256)
-        .shared(GEMM_SHARED);
+    let at = Launch::of("multiply", [n.div_ceil(TILE[1]), m.div_ceil(TILE[0]), parts], 256)
+        .shared(stages * STAGE_BYTES);
     let to = if parts == 1 { out } else { rows.parts };
-    launch!(device, at, a, w, w_stride, to, out_stride, m, n, k, steps_each, store as u32)?;
+    let (stages, store) = (stages as u32, store as u32);
+    launch!(device, at, a, w, w_stride, to, out_stride, m, n, k, steps_each, stages, store)?;
     if parts > 1 {
         let at = Launch::of("add_parts", [n.div_ceil(256), m, 1], 256);
-        launch!(device, at, rows.parts, parts, out, out_stride, m, n, store as u32)?;
+        launch!(device, at, rows.parts, parts, out, out_stride, m, n, store)?;
     }
     Ok(())
 }
