@@ -167,6 +167,41 @@ template <int LATER> DEVICE void copies_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
 }
 
+#if __CUDA_ARCH__ >= 900
+// Hopper's copy engine brings many bytes for one instruction and counts them in a barrier in shared
+// memory. A phase of such a barrier is over when the bytes that it expects have arrived.
+#define COPY_ENGINE 1
+DEVICE u32 shared_address(u32 at) { return (u32)__cvta_generic_to_shared(shared_memory() + at); }
+DEVICE void arrivals_begin(u32 at) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(at)) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+DEVICE void arrivals_expect(u32 at, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(at)), "r"(bytes)
+                 : "memory");
+}
+DEVICE void copy_bulk(u32 to, const u8 *from, u32 bytes, u32 arrivals) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(to)),
+                 "l"(from), "r"(bytes), "r"(shared_address(arrivals))
+                 : "memory");
+}
+// Waits until the phase of this parity is over. Traps after seconds rather than hang.
+DEVICE void arrivals_wait(u32 at, u32 parity) {
+    const u32 address = shared_address(at);
+    u32 done, rounds = 0;
+    do {
+        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, p;\n}"
+                     : "=r"(done)
+                     : "r"(address), "r"(parity)
+                     : "memory");
+        if (++rounds == 1u << 22) asm volatile("trap;");
+    } while (!done);
+}
+#endif
+
 #endif
 
 DEVICE uint4 load_weights(InShared p) { return p.as<uint4>(0); }

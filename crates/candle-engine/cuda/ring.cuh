@@ -4,6 +4,11 @@
 #pragma once
 #include "formats.cuh"
 
+// Warps of a block, each with a ring of its own.
+const u32 RING_WARPS = 16;
+// Pieces of a ring that are on their way or unused at most, and bytes before the ring for their arrivals.
+const u32 PIECES_AHEAD = 8, ARRIVALS_BYTES = 8 * PIECES_AHEAD;
+
 // Float rows pass through the ring in pieces of this many columns, other rows whole.
 const u32 PIECE = 1024;
 
@@ -21,8 +26,7 @@ struct Work {
     u32 direct;
 
     DEVICE u32 first_of_warp() const {
-        const u32 warps = blockDim.x / 32;
-        return begin + (threadIdx.x / 32 + warps - offset % warps) % warps;
+        return begin + (threadIdx.x / 32 - offset) % RING_WARPS;
     }
 };
 
@@ -105,19 +109,28 @@ struct Slots {
 
 struct Ring {
     const Work *works;
-    u32 n_works, base; // of this warp's ring in shared memory
+    u32 n_works, base; // of this warp's ring in shared memory, behind its arrivals
     Slots slots;
-    u32 w, i, piece; // of the next piece to copy
+    u32 w, i, piece;  // of the next piece to copy
+    u32 put, taken;   // how many pieces were copied, and used
 
     DEVICE Ring(const Work *works, u32 n_works, u32 base, u32 bytes)
-        : works(works), n_works(n_works), base(base), slots(bytes), w(0), i(works[0].first_of_warp()), piece(0) {
+        : works(works), n_works(n_works), base(base + ARRIVALS_BYTES), slots(bytes), w(0),
+          i(works[0].first_of_warp()), piece(0), put(0), taken(0) {
+#ifdef COPY_ENGINE
+        if (threadIdx.x % 32 < PIECES_AHEAD) arrivals_begin(arrivals(threadIdx.x % 32));
+        sync_warp();
+#endif
         fill();
     }
+
+    // Where the arrivals of the n-th piece are counted.
+    DEVICE u32 arrivals(u32 n) const { return base - ARRIVALS_BYTES + n % PIECES_AHEAD * 8; }
 
     // Copies as many pieces as there is room for.
     DEVICE void fill() {
         const u32 lane = threadIdx.x % 32;
-        while (slots.count < 8 && w < n_works) {
+        while (slots.count < PIECES_AHEAD && w < n_works) {
             const Work &k = works[w];
             if (i >= k.end || k.direct) {
                 if (++w < n_works) i = works[w].first_of_warp();
@@ -127,20 +140,34 @@ struct Ring {
             const u32 size_a = last ? k.last_a : k.size_a, size_b = last ? k.last_b : k.size_b;
             u32 at;
             if (!slots.put(size_a + size_b, at)) return;
+            const u8 *from_a = k.a + (u64)i * k.step_a + piece * k.size_a;
+            const u8 *from_b = k.b + (u64)i * k.step_b + piece * k.size_b;
+#ifdef COPY_ENGINE
+            if (lane == 0) {
+                const u32 arrived = arrivals(put);
+                arrivals_expect(arrived, size_a + size_b);
+                copy_bulk(base + at, from_a, size_a, arrived);
+                if (size_b) copy_bulk(base + at + size_a, from_b, size_b, arrived);
+            }
+#else
             char *to = shared_memory() + base + at;
-            const u8 *from = k.a + (u64)i * k.step_a + piece * k.size_a;
-            for (u32 o = lane * 16; o < size_a; o += 512) copy_async(to + o, from + o, true);
-            from = k.b + (u64)i * k.step_b + piece * k.size_b;
+            for (u32 o = lane * 16; o < size_a; o += 512) copy_async(to + o, from_a + o, true);
             to += size_a;
-            for (u32 o = lane * 16; o < size_b; o += 512) copy_async(to + o, from + o, true);
+            for (u32 o = lane * 16; o < size_b; o += 512) copy_async(to + o, from_b + o, true);
             copies_end();
+#endif
+            put++;
             piece = last ? 0 : piece + 1;
-            if (last) i += blockDim.x / 32;
+            if (last) i += RING_WARPS;
         }
     }
 
-    // Waits for the oldest piece. The number of newer ones must be a constant for the instruction.
+    // Waits for the oldest piece.
     DEVICE void wait() const {
+#ifdef COPY_ENGINE
+        arrivals_wait(arrivals(taken), taken / PIECES_AHEAD % 2);
+#else
+        // The number of newer ones must be a constant for the instruction.
         switch (slots.count) {
         case 1: copies_wait<0>(); break;
         case 2: copies_wait<1>(); break;
@@ -152,6 +179,7 @@ struct Ring {
         default: copies_wait<7>(); break;
         }
         sync_warp();
+#endif
     }
 
     // The products of item `item` of `k`, the next in turn, with the vector; every lane gets the sums.
@@ -179,6 +207,7 @@ struct Ring {
                 }
                 sync_warp(); // every lane has read the piece
                 slots.take(at, size);
+                taken++;
                 fill();
             }
         }

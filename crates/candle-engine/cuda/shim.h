@@ -227,6 +227,29 @@ DEVICE void copy_async(void *to, const void *from, bool valid) {
 DEVICE void copies_end() {}
 template <int LATER> void copies_wait() {}
 
+#ifndef LLM_BENCH_NO_COPY_ENGINE
+#define COPY_ENGINE 1
+struct Arrivals {
+    u32 phase, pending;
+};
+DEVICE Arrivals &arrivals_at(u32 at) { return *(Arrivals *)(shared_memory() + at); }
+DEVICE void arrivals_begin(u32 at) { arrivals_at(at) = Arrivals{0, 0}; }
+DEVICE void arrivals_expect(u32 at, u32 bytes) {
+    if (arrivals_at(at).pending != 0) fprintf(stderr, "a barrier expects twice\n"), abort();
+    arrivals_at(at).pending = bytes;
+}
+DEVICE void copy_bulk(u32 to, const u8 *from, u32 bytes, u32 arrivals) {
+    if (to % 16 != 0 || (u64)from % 16 != 0 || bytes % 16 != 0) fprintf(stderr, "a copy of %u from %p\n", bytes, from), abort();
+    memcpy(shared_memory() + to, from, bytes);
+    Arrivals &a = arrivals_at(arrivals);
+    a.pending -= bytes;
+    if (a.pending == 0) a.phase ^= 1, shim::moves++;
+}
+DEVICE void arrivals_wait(u32 at, u32 parity) {
+    while (arrivals_at(at).phase == parity) shim::yield();
+}
+#endif
+
 DEVICE float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 DEVICE float fast_exp(float x) { return expf(x); }
 using std::min;

@@ -5,7 +5,7 @@
 #include "attention.cuh"
 #include "ring.cuh"
 
-const u32 STEP_THREADS = 512, STEP_WARPS = STEP_THREADS / 32;
+const u32 STEP_WARPS = RING_WARPS, STEP_THREADS = 32 * STEP_WARPS;
 
 struct Layer {
     Matrix q, k, v, o, gate, up, down;
@@ -303,7 +303,7 @@ KERNEL(STEP_THREADS, 1) decode_step(Model m, State s, u32 given, u32 position) {
     const float scale = rsqrtf((float)d);
     u32 arrived = s.counter[1];
     sync_block();
-    Ring ring(works, n_works, m.before_rings + warp * m.ring, m.ring);
+    Ring ring(works, n_works, m.before_rings + warp * (ARRIVALS_BYTES + m.ring), m.ring);
     float4 norm = part_of_norm(layers[0].attn_norm, m.hidden);
     Trace trace(s);
 
@@ -430,7 +430,7 @@ KERNEL(STEP_THREADS, 1) head_step(Model m, State s) {
     Work &work = *(Work *)(shared + 256);
     if (threadIdx.x == 0) work = work_on(m.head, nullptr, true, 0, m.ring);
     sync_block();
-    Ring ring(&work, 1, m.before_rings + threadIdx.x / 32 * m.ring, m.ring);
+    Ring ring(&work, 1, m.before_rings + threadIdx.x / 32 * (ARRIVALS_BYTES + m.ring), m.ring);
     const float4 norm = part_of_norm(m.output_norm, m.hidden);
     Vector v = prepare(Plain{s.x}, m.hidden, m.output_norm, norm, m.eps, f, !f, (float *)shared, 384);
     head_stage(m, s, work, ring, v, (float *)shared);

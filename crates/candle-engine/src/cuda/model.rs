@@ -24,6 +24,8 @@ const HEADS_AT_ONCE: usize = 4;
 /// `WORKS_OF_LAYER` of `step.cuh`, and bytes of a `Work` of `ring.cuh`.
 const WORKS_OF_LAYER: usize = 6;
 const WORK_BYTES: usize = 72;
+/// `ARRIVALS_BYTES` of `ring.cuh`: before each warp's ring.
+const ARRIVALS_BYTES: usize = 64;
 /// The sizes of `multiply` and of `flash_…` in `prompt.cuh`.
 const TILE: [u32; 2] = [128, 256];
 const DEPTH: u32 = 64;
@@ -257,7 +259,7 @@ impl<D: Device> Model<D> {
                 device.shared_memory()
             ))
         })?;
-        let ring = ring.min(free / WARPS) / 128 * 128;
+        let ring = ring.min((free / WARPS).saturating_sub(ARRIVALS_BYTES)) / 128 * 128;
         let shape = Shape {
             embedding,
             head,
@@ -286,7 +288,7 @@ impl<D: Device> Model<D> {
             state,
             rows,
             batch,
-            step_shared: before_rings + WARPS * ring,
+            step_shared: before_rings + WARPS * (ARRIVALS_BYTES + ring),
             chosen: 0,
             weight_bytes,
             kv_bytes,
@@ -790,7 +792,7 @@ pub fn of_matrix<D: Device>(
     let grid = [device.processors(), 1, 1];
     let vector = vector_bytes(columns, is_float(on_card.format), !is_float(on_card.format));
     let shape = Shape::of_head(on_card, norm, vector, ring);
-    let shared = shape.before_rings as usize + WARPS * ring;
+    let shared = shape.before_rings as usize + WARPS * (ARRIVALS_BYTES + ring);
     let at =
         Launch { together: true, ..Launch::of("head_step", grid, STEP_THREADS) }.shared(shared);
     launch!(device, at, shape, nothing)?;
