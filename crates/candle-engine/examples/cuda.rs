@@ -52,8 +52,8 @@ fn main() -> Result<(), EngineError> {
                 1e6 / best.1
             );
         }
-        for (stage, (work, wait)) in engine.trace(100)? {
-            println!("  {stage:>10}: {work:>8} cycles of work, {wait:>8} of waiting");
+        for s in engine.trace(100)? {
+            println!("  {:>10}: {:>8} cycles of work, {:>8} of waiting", s.stage, s.work, s.wait);
         }
     }
     Ok(())

@@ -90,6 +90,14 @@ pub struct OnCard<D: Device = Card> {
     stages: BTreeMap<String, u64>,
 }
 
+/// The cycles of a stage, over all layers: its own work, and waiting for the other blocks.
+#[derive(Debug, Clone, Copy)]
+pub struct StageCycles {
+    pub stage: &'static str,
+    pub work: u64,
+    pub wait: u64,
+}
+
 impl OnCard {
     /// Opens card `index` and loads the model onto it.
     pub fn load(request: &Load, index: u32) -> Result<(Self, Loaded), EngineError> {
@@ -197,12 +205,8 @@ impl<D: Device> OnCard<D> {
         Ok((engine, loaded))
     }
 
-    /// The cycles of one step at `position` by stage, as one block saw them: work, and waiting for
-    /// the others.
-    pub fn trace(
-        &mut self,
-        position: usize,
-    ) -> Result<[(&'static str, (u64, u64)); 6], EngineError> {
+    /// One step at `position` by stage, as one block saw it.
+    pub fn trace(&mut self, position: usize) -> Result<[StageCycles; 6], EngineError> {
         let names = ["q, k, v", "attention", "output", "gate, up", "down", "head"];
         let mut stages = [(0, 0); 6];
         // The second one is warm.
@@ -210,7 +214,11 @@ impl<D: Device> OnCard<D> {
             stages = self.model.trace(1, position).map_err(self.fault())?;
         }
         self.model.end_trace();
-        Ok(std::array::from_fn(|i| (names[i], stages[i])))
+        Ok(std::array::from_fn(|i| StageCycles {
+            stage: names[i],
+            work: stages[i].0,
+            wait: stages[i].1,
+        }))
     }
 
     fn fault(&self) -> impl Fn(Fault) -> EngineError + use<D> {

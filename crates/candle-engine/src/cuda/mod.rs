@@ -10,6 +10,7 @@ mod model;
 mod shim;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 pub use self::ceilings::{Ceilings, ceilings};
 pub use self::engine::{OnAnyDevice, OnCard};

@@ -1,10 +1,14 @@
 //! A LLaMA in a card's memory: weights uploaded once, a step as one launch, a prompt as a few for
 //! each layer.
 
+#[cfg(test)]
+pub mod product;
+
 use std::mem::offset_of;
 
 use super::device::{Address, Device, Fault, Launch, Result, launch};
-use super::layout::{Layout, Matrix, Planes, is_float, vector_bytes};
+use super::layout::{Matrix, is_float, vector_bytes};
+use super::upload::{Upload, sizes};
 use crate::config::Config;
 use crate::model::Weights;
 use crate::rope::Rope;
@@ -594,217 +598,12 @@ fn shared_bytes(
     });
     let most = stages.chain([attention, output]).max().unwrap_or(0);
     let works = (layers.len() * WORKS_OF_LAYER + 1) * WORK_BYTES;
-    let tables = (256 + layers.len() * size_of::<Layer>() + works).next_multiple_of(128);
+    let tables = (256 + size_of_val(layers) + works).next_multiple_of(128);
     tables.max(384) + most.next_multiple_of(128)
-}
-
-/// Bytes of the weights on a card, and of the largest matrix in f16, in which a stored row fits too.
-fn sizes(found: &Weights) -> Result<(usize, usize)> {
-    let mut bytes = 0;
-    for matrix in found.matrices() {
-        bytes += layout(matrix)?.stride.saturating_mul(matrix.rows()).next_multiple_of(256);
-    }
-    for vector in found.vectors() {
-        bytes += size_of_val(vector).next_multiple_of(256);
-    }
-    let longest = found.matrices().map(|m| m.bytes() / m.rows().max(1)).max().unwrap_or(0);
-    // The three projections are widened together where they lie together.
-    let qkv =
-        |l: &crate::model::Layer| [&l.q, &l.k, &l.v].map(|m| m.rows() * m.columns()).iter().sum();
-    let widest = found
-        .layers
-        .iter()
-        .flat_map(|l| l.matrices().map(|m| m.rows() * m.columns()).into_iter().chain([qkv(l)]))
-        .max();
-    Ok((bytes, longest.max(2 * widest.unwrap_or(0))))
-}
-
-/// Brings the weights into one allocation.
-pub(super) struct Upload<'a, D: Device> {
-    device: &'a mut D,
-    at: Address,
-    end: usize,
-    /// Where rows lie that are taken apart, and later the matrix that a prompt widens.
-    scratch: Address,
-    scratch_bytes: usize,
-}
-
-impl<'a, D: Device> Upload<'a, D> {
-    /// Room for `bytes` of weights, each padded to 256, and for `scratch_bytes` of rows in between.
-    pub fn begin(device: &'a mut D, bytes: usize, scratch_bytes: usize) -> Result<Self> {
-        let scratch = device.allocate(scratch_bytes)?;
-        let at = device.allocate(bytes)?;
-        Ok(Self { device, at, end: 0, scratch, scratch_bytes })
-    }
-
-    fn place(&mut self, bytes: usize) -> Address {
-        let at = self.at + self.end as u64;
-        self.end += bytes.next_multiple_of(256);
-        at
-    }
-
-    fn vector(&mut self, values: &[f32]) -> Result<Address> {
-        let at = self.place(size_of_val(values));
-        self.device.upload(at, weights::f32_bytes(values))?;
-        Ok(at)
-    }
-
-    pub fn matrix(&mut self, matrix: &weights::Matrix) -> Result<Matrix> {
-        let layout = layout(matrix)?;
-        let (rows, columns) = (matrix.rows(), matrix.columns());
-        let data = self.place(layout.stride * rows);
-        let stride = layout.stride;
-        match layout.planes {
-            _ if layout.widened => self.widened(matrix, data, stride)?,
-            None if stride == layout.stored => {
-                self.device.upload(data, matrix.some_rows(0..rows))?
-            }
-            None => {
-                for row in 0..rows {
-                    self.device.upload(data + (row * stride) as u64, matrix.row(row))?;
-                }
-            }
-            Some((blocks, planes)) => {
-                let at_once = (self.scratch_bytes / layout.stored).max(1);
-                for first in (0..rows).step_by(at_once) {
-                    let n = at_once.min(rows - first);
-                    self.device.upload(self.scratch, matrix.some_rows(first..first + n))?;
-                    let to = data + (first * stride) as u64;
-                    let at = Launch::of("repack", [self.device.processors() * 8, 1, 1], 256);
-                    let planes: Planes = planes;
-                    launch!(
-                        self.device,
-                        at,
-                        self.scratch,
-                        layout.stored as u64,
-                        planes,
-                        to,
-                        stride as u64,
-                        blocks,
-                        n as u32
-                    )?;
-                }
-            }
-        }
-        Ok(Matrix {
-            data,
-            rows: rows as u32,
-            columns: columns as u32,
-            stride: stride as u32,
-            format: layout.format,
-        })
-    }
-
-    /// Uploads rows as f16 that the kernels cannot read as they are.
-    fn widened(&mut self, matrix: &weights::Matrix, data: Address, stride: usize) -> Result<()> {
-        let mut values = vec![0.0; matrix.columns()];
-        let mut rows = vec![0u8; stride];
-        for r in 0..matrix.rows() {
-            matrix.dequantize_row(r, &mut values);
-            for (out, value) in rows.chunks_exact_mut(2).zip(&values) {
-                out.copy_from_slice(&half::f16::from_f32(*value).to_le_bytes());
-            }
-            self.device.upload(data + (r * stride) as u64, &rows)?;
-        }
-        Ok(())
-    }
-}
-
-fn layout(matrix: &weights::Matrix) -> Result<Layout> {
-    Layout::of(matrix.encoding(), matrix.columns()).ok_or_else(|| {
-        Fault::Other(format!(
-            "rows of {} values: on CUDA, expected a multiple of 8",
-            matrix.columns()
-        ))
-    })
 }
 
 /// The bytes of values that are plain numbers.
 fn bytes_of(layers: &[Layer]) -> &[u8] {
     // SAFETY: `Layer` is numbers without padding: its size is the sum of theirs.
     unsafe { std::slice::from_raw_parts(layers.as_ptr().cast(), size_of_val(layers)) }
-}
-
-#[cfg(test)]
-impl Shape {
-    /// A model of nothing but an output head, behind a norm of ones.
-    fn of_head(head: Matrix, output_norm: Address, vector: usize, ring: usize) -> Self {
-        Self {
-            embedding: head,
-            head,
-            output_norm,
-            angles: 0,
-            layers: 0,
-            n_layers: 0,
-            hidden: head.columns,
-            ffn: 0,
-            n_heads: 0,
-            n_kv_heads: 0,
-            head_dim: 0,
-            n_ctx: 0,
-            n_vocab: head.rows,
-            eps: 0.0,
-            ring: ring as u32,
-            head_shift: 32,
-            before_rings: (384 + vector.next_multiple_of(128)) as u32,
-        }
-    }
-}
-
-/// The kernels' view of one matrix: its weights in f16, and its product with a vector by the kernel
-/// of the output head, with what that chose.
-#[cfg(test)]
-pub fn of_matrix<D: Device>(
-    device: &mut D,
-    matrix: &weights::Matrix,
-    x: &[f32],
-    ring: usize,
-) -> Result<(Vec<half::f16>, Vec<f32>, Choice)> {
-    let (rows, columns) = (matrix.rows(), matrix.columns());
-    let bytes = layout(matrix)?.stride * rows + 256 + 4 * columns;
-    let mut upload = Upload::begin(device, bytes + 512, 2 * matrix.bytes() / rows)?;
-    let on_card = upload.matrix(matrix)?;
-    let norm = upload.vector(&vec![1.0; columns])?;
-    let mut small = |bytes: usize| device.allocate(bytes);
-    let (widened, x_at) = (small(2 * rows * columns)?, small(4 * columns)?);
-    let (logits, best, best_at, counter) =
-        (small(4 * rows)?, small(2048)?, small(2048)?, small(256)?);
-    device.clear(counter, 256)?;
-    device.upload(x_at, weights::f32_bytes(x))?;
-    let grid = [(columns as u32).div_ceil(8 * 256), 3, 1];
-    launch!(device, Launch::of("widen", grid, 256), on_card, widened)?;
-    let result = device.mailbox().0;
-    let nothing = State {
-        counter,
-        token: counter + 128,
-        x: x_at,
-        q: 0,
-        parts: 0,
-        h: 0,
-        logits,
-        best,
-        best_at,
-        result,
-        trace: 0,
-        slow_down: 1.0,
-        unused: 0,
-    };
-    let grid = [device.processors(), 1, 1];
-    let vector = vector_bytes(columns, is_float(on_card.format), !is_float(on_card.format));
-    let shape = Shape::of_head(on_card, norm, vector, ring);
-    let shared = shape.before_rings as usize + WARPS * (ARRIVALS_BYTES + ring);
-    let at =
-        Launch { together: true, ..Launch::of("head_step", grid, STEP_THREADS) }.shared(shared);
-    launch!(device, at, shape, nothing)?;
-    let (mut f16, mut f32) = (vec![0; 2 * rows * columns], vec![0; 4 * rows]);
-    device.download(widened, &mut f16)?;
-    device.download(logits, &mut f32)?;
-    let mailbox = device.mailbox().1;
-    // SAFETY: words of the mailbox, written by the kernel above.
-    let [token, finite] = [4, 5].map(|i| unsafe { mailbox.add(i).read_volatile() });
-    Ok((
-        f16.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b)).collect(),
-        f32.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Choice { token, finite: finite == 1 },
-    ))
 }

@@ -13,7 +13,7 @@ use super::card::Card;
 use super::device::Device;
 use super::engine::OnCard;
 use super::layout::{Layout, is_float};
-use super::model::of_matrix;
+use super::model::product::of_matrix;
 use super::shim::{Shim, ring_holds};
 use crate::Engine;
 use crate::candle::Candle;
