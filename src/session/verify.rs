@@ -96,8 +96,19 @@ impl Check {
         };
         let free_prompt = FREE_PROMPT.min(positions / 2).max(1);
         let host = host::host();
+        // The kernels of a card are chosen by its kind; the driver compiles some of them.
+        let card = match device {
+            Device::Cuda(index) => host.gpu.iter().find(|g| g.index == Some(index)),
+            Device::Cpu | Device::Metal => None,
+        };
+        let card = card.map(|g| format!(" {} {}", g.name, g.driver.as_deref().unwrap_or("")));
         Ok(Self {
-            processor: format!("{} {}", host.cpu_model, host.isa.join(" ")),
+            processor: format!(
+                "{} {}{}",
+                host.cpu_model,
+                host.isa.join(" "),
+                card.unwrap_or_default()
+            ),
             question: Question {
                 model: found.path.clone(),
                 n_vocab,
