@@ -309,8 +309,14 @@ impl Matrix {
 
     /// The stored bytes of several consecutive rows.
     pub fn some_rows(&self, rows: Range<usize>) -> &[u8] {
+        &self.map[self.place_of(rows)]
+    }
+
+    /// Where those bytes lie in the file.
+    pub fn place_of(&self, rows: Range<usize>) -> Range<usize> {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
-        &self.map[self.range.start + rows.start * self.row_bytes..][..rows.len() * self.row_bytes]
+        let at = self.range.start + rows.start * self.row_bytes;
+        at..at + rows.len() * self.row_bytes
     }
 
     /// Widens row `r` to f32: `out` has `columns` values.

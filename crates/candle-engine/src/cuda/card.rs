@@ -6,7 +6,7 @@ use std::ffi::{CString, c_void};
 
 use cudarc::driver::{DriverError, result, sys};
 
-use super::device::{Address, Device, Fault, Launch, MAILBOX, Result};
+use super::device::{Address, Device, Fault, Launch, MAILBOX, Result, Source};
 
 /// Bytes of each of the two staging buffers of an upload.
 const STAGE: usize = 16 << 20;
@@ -268,23 +268,24 @@ impl Device for Card {
         self.allocated
     }
 
-    fn upload(&mut self, to: Address, bytes: &[u8]) -> Result<()> {
+    fn upload_from(&mut self, to: Address, bytes: usize, source: &Source<'_>) -> Result<()> {
         let (stream, threads) = (self.stream, self.threads);
         let staging = self.staging()?;
-        for (i, chunk) in bytes.chunks(STAGE).enumerate() {
+        for at in (0..bytes).step_by(STAGE) {
+            let n = STAGE.min(bytes - at);
             let slot = staging.next;
             staging.next = 1 - slot;
             // SAFETY: an event that was never recorded counts as done.
             unsafe { result::event::synchronize(staging.sent[slot]) }
                 .map_err(failed("an upload"))?;
             // SAFETY: STAGE pinned bytes of our own; nobody reads them now, as the event says.
-            let buffer =
-                unsafe { std::slice::from_raw_parts_mut(staging.buffers[slot], chunk.len()) };
-            copy(chunk, buffer, threads);
+            let buffer = unsafe { std::slice::from_raw_parts_mut(staging.buffers[slot], n) };
+            fill(buffer, at, threads, source)
+                .map_err(|e| Fault::Other(format!("the weights cannot be read: {e}")))?;
             // SAFETY: the buffer stays until the event has been waited for; the caller's address has
             // room for `bytes`.
             unsafe {
-                result::memcpy_htod_async(to + (i * STAGE) as u64, buffer, stream)
+                result::memcpy_htod_async(to + at as u64, buffer, stream)
                     .and_then(|()| result::event::record(staging.sent[slot], stream))
             }
             .map_err(failed("an upload"))?;
@@ -368,15 +369,28 @@ impl Drop for Card {
     }
 }
 
-/// Copies with several threads: one does not reach the speed of the bus.
-fn copy(from: &[u8], to: &mut [u8], threads: usize) {
-    let piece = from.len().div_ceil(threads.min(8)).max(1 << 20);
-    if piece >= from.len() {
-        return to.copy_from_slice(from);
+/// Fills a buffer with what lies from `offset` on, by several threads: one does not reach the speed of
+/// the bus.
+fn fill(
+    buffer: &mut [u8],
+    offset: usize,
+    threads: usize,
+    source: &Source<'_>,
+) -> std::io::Result<()> {
+    let piece = buffer.len().div_ceil(threads.min(8)).max(1 << 20);
+    if piece >= buffer.len() {
+        return source(offset, buffer);
     }
     std::thread::scope(|scope| {
-        for (from, to) in from.chunks(piece).zip(to.chunks_mut(piece)) {
-            scope.spawn(move || to.copy_from_slice(from));
-        }
-    });
+        let work: Vec<_> = buffer
+            .chunks_mut(piece)
+            .enumerate()
+            .map(|(i, part)| scope.spawn(move || source(offset + i * piece, part)))
+            .collect();
+        work.into_iter().try_for_each(|w| w.join().unwrap_or_else(|_| Err(broken())))
+    })
+}
+
+fn broken() -> std::io::Error {
+    std::io::Error::other("a thread that reads them has died")
 }

@@ -18,6 +18,9 @@ pub enum Fault {
 /// Words of a device's mailbox.
 pub const MAILBOX: usize = 64;
 
+/// Writes the bytes from an offset on into a piece.
+pub type Source<'a> = dyn Fn(usize, &mut [u8]) -> std::io::Result<()> + Sync + 'a;
+
 /// An address in the card's memory.
 pub type Address = u64;
 
@@ -61,8 +64,16 @@ pub trait Device: Send {
     /// Bytes that were allocated.
     fn allocated(&self) -> usize;
 
+    /// Copies `bytes` bytes to the card, which `source` writes piece by piece, from several threads.
+    fn upload_from(&mut self, to: Address, bytes: usize, source: &Source<'_>) -> Result<()>;
+
     /// Copies to the card; `bytes` may change once the call returns.
-    fn upload(&mut self, to: Address, bytes: &[u8]) -> Result<()>;
+    fn upload(&mut self, to: Address, bytes: &[u8]) -> Result<()> {
+        self.upload_from(to, bytes.len(), &|at, piece: &mut [u8]| {
+            piece.copy_from_slice(&bytes[at..][..piece.len()]);
+            Ok(())
+        })
+    }
 
     fn clear(&mut self, at: Address, bytes: usize) -> Result<()>;
 

@@ -1,6 +1,7 @@
 //! The engine `candle`: on the processor or, for `device: cuda:N`, on a card.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 
 use llm_bench_protocol::{
     EngineError, ErrorKind, Feature, Load, Loaded, MemoryBook, Precision, Score,
@@ -128,6 +129,8 @@ impl<D: Device> OnCard<D> {
             return Err(internal("threads and n_ctx must be at least 1"));
         }
         let gguf = Gguf::open(&request.path)?;
+        let file =
+            File::open(&request.path).map_err(|e| internal(format!("{}: {e}", request.path)))?;
         let config = gguf.config()?;
         if let Some(why) = refusal(&config) {
             return Err(EngineError::new(ErrorKind::BadModel, format!("{}: {why}", request.path)));
@@ -150,8 +153,9 @@ impl<D: Device> OnCard<D> {
         let name = device.name();
         let n_vocab = config.n_vocab;
         let of_fault = |fault| engine_error(&request.path, fault);
-        let mut model = Model::new(device, config, &weights, n_ctx, options.ring.unwrap_or(RING))
-            .map_err(of_fault)?;
+        let mut model =
+            Model::new(device, config, &weights, &file, n_ctx, options.ring.unwrap_or(RING))
+                .map_err(of_fault)?;
         model.slow_down(options.slow_down);
         drop(weights); // and with it the mapping: nothing of the file stays in memory
         crate::resident::give_back();

@@ -4,6 +4,7 @@
 #[cfg(all(test, target_arch = "x86_64"))]
 pub mod product;
 
+use std::fs::File;
 use std::mem::offset_of;
 
 use super::device::{Address, Device, Fault, Launch, Result, launch};
@@ -160,11 +161,12 @@ pub fn refusal(config: &Config) -> Option<String> {
 }
 
 impl<D: Device> Model<D> {
-    /// Uploads the weights and allocates everything that a context of `n_ctx` needs.
+    /// Uploads the weights, from the `file` in which they were found, and allocates everything that a context of `n_ctx` needs.
     pub fn new(
         mut device: D,
         config: Config,
         found: &Weights,
+        file: &File,
         n_ctx: usize,
         ring: usize,
     ) -> Result<Self> {
@@ -174,7 +176,7 @@ impl<D: Device> Model<D> {
         let c = &config;
         let (q_dim, kv_dim, d) = (c.q_dim(), c.kv_dim(), c.head_dim);
         let (bytes, scratch_bytes) = sizes(found)?;
-        let mut upload = Upload::begin(&mut device, bytes, scratch_bytes)?;
+        let mut upload = Upload::begin(&mut device, Some(file), bytes, scratch_bytes)?;
         let embedding = upload.matrix(&found.embedding)?;
         let head = match &found.output {
             Some(output) => upload.matrix(output)?,

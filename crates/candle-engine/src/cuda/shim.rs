@@ -7,22 +7,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use super::device::{Address, Device, Fault, Launch, MAILBOX, Result};
+use super::device::{Address, Device, Fault, Launch, MAILBOX, Result, Source};
 
 type LaunchFn =
     unsafe extern "C" fn(*const c_char, u32, u32, u32, u32, u32, *mut *mut c_void) -> bool;
 
-/// The library of the kernels, built once.
-fn library() -> &'static libloading::Library {
-    static LIBRARY: OnceLock<libloading::Library> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
+/// The library of the kernels, built once: for cards with Hopper's copy engine, or for those before.
+fn library(copy_engine: bool) -> &'static libloading::Library {
+    static LIBRARIES: [OnceLock<libloading::Library>; 2] = [const { OnceLock::new() }; 2];
+    LIBRARIES[usize::from(copy_engine)].get_or_init(|| {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
         let out = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
             .join("../../target")
-            .join(format!("cuda-kernels-{}.so", std::process::id()));
+            .join(format!("cuda-kernels-{}-{copy_engine}.so", std::process::id()));
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
         let built = Command::new(&compiler)
             .args(["-std=c++20", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"])
+            .args((!copy_engine).then_some("-DLLM_BENCH_NO_COPY_ENGINE"))
             .args(["-Wno-unknown-pragmas", "-o"])
             .arg(&out)
             .arg(sources.join("shim.cpp"))
@@ -42,7 +43,7 @@ pub fn ring_holds(bytes: u32, sizes: &[u32]) -> bool {
     type RingFn = unsafe extern "C" fn(u32, *const u32, u32) -> bool;
     // SAFETY: the signature of `shim.cpp`; it reads as many sizes as there are.
     unsafe {
-        let check = library().get::<RingFn>(b"shim_ring\0").expect("shim_ring");
+        let check = library(true).get::<RingFn>(b"shim_ring\0").expect("shim_ring");
         check(bytes, sizes.as_ptr(), sizes.len() as u32)
     }
 }
@@ -52,6 +53,7 @@ pub struct Shim {
     memory: Vec<Vec<u128>>,
     mailbox: Vec<u32>,
     processors: u32,
+    copy_engine: bool,
     allocated: usize,
 }
 
@@ -61,7 +63,13 @@ static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
 impl Shim {
     /// A card with this many multiprocessors.
     pub fn new(processors: u32) -> Self {
-        Self { memory: Vec::new(), mailbox: vec![0; MAILBOX], processors, allocated: 0 }
+        let mailbox = vec![0; MAILBOX];
+        Self { memory: Vec::new(), mailbox, processors, copy_engine: true, allocated: 0 }
+    }
+
+    /// One of before Hopper, whose threads copy.
+    pub fn before_hopper(processors: u32) -> Self {
+        Self { copy_engine: false, ..Self::new(processors) }
     }
 }
 
@@ -91,9 +99,13 @@ impl Device for Shim {
         self.allocated
     }
 
-    fn upload(&mut self, to: Address, bytes: &[u8]) -> Result<()> {
+    fn upload_from(&mut self, to: Address, bytes: usize, source: &Source<'_>) -> Result<()> {
         // SAFETY: the caller allocated as much there.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
+        let memory = unsafe { std::slice::from_raw_parts_mut(to as *mut u8, bytes) };
+        // In odd pieces, as a card may take it.
+        for (i, piece) in memory.chunks_mut(1009).enumerate() {
+            source(i * 1009, piece).map_err(|e| Fault::Other(e.to_string()))?;
+        }
         Ok(())
     }
 
@@ -113,7 +125,8 @@ impl Device for Shim {
 
     unsafe fn launch(&mut self, launch: Launch, arguments: &mut [*mut c_void]) -> Result<()> {
         // SAFETY: the signature of `shim.cpp`.
-        let run = unsafe { library().get::<LaunchFn>(b"shim_launch\0") }.expect("shim_launch");
+        let run = unsafe { library(self.copy_engine).get::<LaunchFn>(b"shim_launch\0") }
+            .expect("shim_launch");
         let name = CString::new(launch.kernel).unwrap();
         let [x, y, z] = launch.grid;
         assert!(launch.shared as usize <= self.shared_memory());

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use llm_bench_protocol::{Generate, Load, Score};
+use llm_bench_protocol::{Generate, Load, Sampling, Score};
 use llm_bench_units::MonoNs;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -108,6 +108,24 @@ fn scores_agree(device: impl Device, n: u32) {
     }
 }
 
+#[test]
+fn a_reader_can_sample_stop_and_build_on_what_is_cached() {
+    let mut engine = loaded(Shim::new(2), &tiny(), 64);
+    let greedy = Generate::greedy(1, vec![5, 17, 99, 3], 8);
+    let wanted = generate(&mut engine, &greedy, &mut Nobody).unwrap().tokens;
+    // So cold that only the likeliest token is left.
+    let cold = Sampling { temperature: 1e-6, top_p: 1.0, seed: 3 };
+    let sampled = Generate { sampling: Some(cold), reuse: true, ..greedy.clone() };
+    let first = generate(&mut engine, &sampled, &mut Nobody).unwrap();
+    let again = generate(&mut engine, &sampled, &mut Nobody).unwrap();
+    assert_eq!((&first.tokens, &again.tokens), (&wanted, &wanted));
+    assert_eq!((first.reused, again.reused), (0, 3), "the last token of a prompt always runs");
+    let stopped = Generate { stop: vec![wanted[4]], ..greedy };
+    let stopped = generate(&mut engine, &stopped, &mut Nobody).unwrap().tokens;
+    let end = wanted.iter().position(|t| *t == wanted[4]).unwrap();
+    assert_eq!(stopped, wanted[..=end]);
+}
+
 proptest::proptest! {
     #[test]
     fn pieces_pass_through_a_ring_unharmed(
@@ -122,8 +140,8 @@ proptest::proptest! {
 #[test]
 fn a_ring_of_any_size_gives_the_same_logits() {
     let tokens: Vec<u32> = (0..5).map(|i| i * 97 % 512).collect();
-    let logits = |ring| {
-        let (mut engine, mut all) = (loaded_with_ring(Shim::new(3), ring), Vec::new());
+    let logits = |card: Shim, ring| {
+        let (mut engine, mut all) = (loaded_with_ring(card, ring), Vec::new());
         let mut keep = |row: &[f32]| {
             all.extend(row.iter().map(|x| x.to_bits()));
             Ok(())
@@ -131,9 +149,12 @@ fn a_ring_of_any_size_gives_the_same_logits() {
         engine.score(&scores(&tokens, Some(0)), &mut keep).unwrap();
         all
     };
-    let wanted = logits(16 << 10);
+    let wanted = logits(Shim::new(3), 16 << 10);
     for ring in [256, 512, 640, 768, 896, 1152, 1408] {
-        assert!(logits(ring) == wanted, "a ring of {ring} bytes");
+        assert!(logits(Shim::new(3), ring) == wanted, "a ring of {ring} bytes");
+    }
+    for ring in [256, 896, 16 << 10] {
+        assert!(logits(Shim::before_hopper(3), ring) == wanted, "threads copy {ring} bytes");
     }
 }
 

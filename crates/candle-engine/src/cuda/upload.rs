@@ -1,5 +1,9 @@
 //! Brings a model's weights into a card's memory, in the layout that the kernels read.
 
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
 use super::device::{Address, Device, Fault, Launch, Result, launch};
 use super::layout::{Layout, Matrix, Planes};
 use crate::model::Weights;
@@ -29,6 +33,7 @@ pub fn sizes(found: &Weights) -> Result<(usize, usize)> {
 /// Brings the weights into one allocation.
 pub struct Upload<'a, D: Device> {
     device: &'a mut D,
+    file: Option<&'a File>,
     at: Address,
     /// Bytes used so far.
     pub end: usize,
@@ -39,10 +44,17 @@ pub struct Upload<'a, D: Device> {
 
 impl<'a, D: Device> Upload<'a, D> {
     /// Room for `bytes` of weights, each padded to 256, and for `scratch_bytes` of rows in between.
-    pub fn begin(device: &'a mut D, bytes: usize, scratch_bytes: usize) -> Result<Self> {
+    /// Rows are read from `file`, the one that is mapped, or from the mapping: reading neither takes
+    /// a fault for each page nor leaves the file's pages in this process.
+    pub fn begin(
+        device: &'a mut D,
+        file: Option<&'a File>,
+        bytes: usize,
+        scratch_bytes: usize,
+    ) -> Result<Self> {
         let scratch = device.allocate(scratch_bytes)?;
         let at = device.allocate(bytes)?;
-        Ok(Self { device, at, end: 0, scratch, scratch_bytes })
+        Ok(Self { device, file, at, end: 0, scratch, scratch_bytes })
     }
 
     fn place(&mut self, bytes: usize) -> Address {
@@ -64,19 +76,17 @@ impl<'a, D: Device> Upload<'a, D> {
         let stride = layout.stride;
         match layout.planes {
             _ if layout.widened => self.widened(matrix, data, stride)?,
-            None if stride == layout.stored => {
-                self.device.upload(data, matrix.some_rows(0..rows))?
-            }
+            None if stride == layout.stored => self.rows(data, matrix, 0..rows)?,
             None => {
                 for row in 0..rows {
-                    self.device.upload(data + (row * stride) as u64, matrix.row(row))?;
+                    self.rows(data + (row * stride) as u64, matrix, row..row + 1)?;
                 }
             }
             Some((blocks, planes)) => {
                 let at_once = (self.scratch_bytes / layout.stored).max(1);
                 for first in (0..rows).step_by(at_once) {
                     let n = at_once.min(rows - first);
-                    self.device.upload(self.scratch, matrix.some_rows(first..first + n))?;
+                    self.rows(self.scratch, matrix, first..first + n)?;
                     let to = data + (first * stride) as u64;
                     let at = Launch::of("repack", [self.device.processors() * 8, 1, 1], 256);
                     let planes: Planes = planes;
@@ -100,6 +110,17 @@ impl<'a, D: Device> Upload<'a, D> {
             columns: columns as u32,
             stride: stride as u32,
             format: layout.format,
+        })
+    }
+
+    /// Uploads the stored bytes of rows.
+    fn rows(&mut self, to: Address, matrix: &weights::Matrix, rows: Range<usize>) -> Result<()> {
+        let Some(file) = self.file else {
+            return self.device.upload(to, matrix.some_rows(rows));
+        };
+        let place = matrix.place_of(rows);
+        self.device.upload_from(to, place.len(), &|at, piece: &mut [u8]| {
+            file.read_exact_at(piece, (place.start + at) as u64)
         })
     }
 

@@ -41,7 +41,7 @@ pub fn of_matrix<D: Device>(
 ) -> Result<(Vec<half::f16>, Vec<f32>, Choice)> {
     let (rows, columns) = (matrix.rows(), matrix.columns());
     let bytes = layout(matrix)?.stride * rows + 256 + 4 * columns;
-    let mut upload = Upload::begin(device, bytes + 512, 2 * matrix.bytes() / rows)?;
+    let mut upload = Upload::begin(device, None, bytes + 512, 2 * matrix.bytes() / rows)?;
     let on_card = upload.matrix(matrix)?;
     let norm = upload.vector(&vec![1.0; columns])?;
     let mut small = |bytes: usize| device.allocate(bytes);
