@@ -58,9 +58,7 @@ pub fn check(device: Device) -> Result<()> {
     // A container may have the driver without this library, and some cards are unknown to it.
     match (ceilings::of(index), why) {
         (Ok(_), _) => Ok(()),
-        (Err(other), Missing::Library(why)) => bail!(
-            "--device {device}: expected NVIDIA's driver, found none: {other}; {why}; {ADVICE}"
-        ),
+        (Err(why), Missing::Library(_)) => bail!("--device {device}: {why}"),
         (Err(_), why) => bail!("--device {device}: {why}; {ADVICE}"),
     }
 }

@@ -36,7 +36,7 @@ pub fn open_driver() -> std::result::Result<(), String> {
     if !unsafe { sys::is_culib_present() } {
         return Err(
             "no NVIDIA driver: libcuda.so.1 cannot be opened; install the driver (no CUDA \
-                    toolkit is needed), or measure with --device cpu"
+                    toolkit is needed), or measure with `--device cpu`"
                 .into(),
         );
     }
