@@ -59,6 +59,7 @@ pub fn check(device: Device) -> Result<()> {
     match (ceilings::of(index), why) {
         (Ok(_), _) => Ok(()),
         (Err(why), Missing::Library(_)) => bail!("--device {device}: {why}"),
+        (Err(why), Missing::Answer(said)) => bail!("--device {device}: {said}; {why}"),
         (Err(_), why) => bail!("--device {device}: {why}; {ADVICE}"),
     }
 }

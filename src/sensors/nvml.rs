@@ -24,9 +24,12 @@ const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 /// Why a card cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Missing {
-    /// The library is not there, or does not answer; a card may still be.
+    /// The library is not there; a card may still be.
     #[error("{0}")]
     Library(String),
+    /// The library does not answer; a card may still be there.
+    #[error("{0}")]
+    Answer(String),
     #[error("NVIDIA's driver is not loaded")]
     Driver,
     #[error("no such card: {}", cards.as_slice().join(", "))]
@@ -108,7 +111,8 @@ impl Library {
         match opened {
             Ok(nvml) => Ok(Self(Arc::new(nvml))),
             Err(NvmlError::DriverNotLoaded) => Err(Missing::Driver),
-            Err(e) => Err(Missing::Library(format!("NVML: {e}"))),
+            Err(e @ NvmlError::LibloadingError(_)) => Err(Missing::Library(format!("NVML: {e}"))),
+            Err(e) => Err(Missing::Answer(format!("NVML: {e}"))),
         }
     }
 

@@ -154,7 +154,7 @@ fn a_card_that_is_not_there_is_named_with_those_that_are() {
     assert!(card(&Fake::of(&["COUNT=0"]), 0).contains("the driver lists none"));
     let init = |state| Fake::of(&[state]).library().err().unwrap();
     assert_eq!(init("INIT=9"), Missing::Driver);
-    assert!(matches!(init("INIT=4"), Missing::Library(why) if why.contains("permission")));
+    assert!(matches!(init("INIT=4"), Missing::Answer(why) if why.contains("permission")));
     let absent = Library::open(Some("/no/such/libnvidia-ml.so".as_ref())).err().unwrap();
     assert!(matches!(absent, Missing::Library(_)));
 
