@@ -52,7 +52,6 @@ def compiled(nvrtc, sources, architecture):
     text = (Path(sources) / "kernels.cu").read_bytes()
     call("nvrtcCreateProgram", ctypes.byref(program), text, b"kernels.cu", 0, None, None)
     options = [f"--gpu-architecture={architecture}", f"--include-path={sources}", "--std=c++17", "--no-source-include"]
-    options += ["--diag-suppress=20012"]
     given = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
     if call("nvrtcCompileProgram", program, len(options), given) != 0:
         call("nvrtcGetProgramLogSize", program, ctypes.byref(size))

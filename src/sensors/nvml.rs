@@ -187,7 +187,7 @@ impl Library {
 
 impl Reading {
     /// One that failed.
-    fn nothing(at: MonoNs) -> Self {
+    pub fn nothing(at: MonoNs) -> Self {
         Self {
             at,
             took: Seconds(0.0),

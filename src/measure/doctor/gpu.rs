@@ -5,9 +5,10 @@ use serde::Serialize;
 use super::{Finding, ModelNeed};
 use crate::number::{count, three_digits};
 use crate::record::Gpu;
-use crate::sensors::gpu::ceilings::{Ceilings, note};
+use crate::sensors::gpu::ceilings::note;
 use crate::sensors::nvml::{Library, Missing, Unread};
 use crate::units::{Bytes, BytesPerSecond};
+use crate::worker::cuda::Ceilings;
 
 /// The highest speed that a model could reach on a card.
 #[derive(Debug, Clone, PartialEq, Serialize)]

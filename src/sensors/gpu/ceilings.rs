@@ -7,27 +7,15 @@ use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use crate::environment::{self, Purpose};
 use crate::processes;
 use crate::record::Gpu;
-use crate::worker::cuda;
+use crate::worker::cuda::{self, Ceilings};
 
 /// The hidden command that [`serve`] is.
 pub const COMMAND: &str = "cuda-ceilings";
 /// How long it may take: the first use of a card compiles its kernels.
 const DEADLINE: Duration = Duration::from_secs(120);
-
-/// The answer of that process.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Ceilings {
-    pub read_bytes_per_s: f64,
-    pub copy_bytes_per_s: f64,
-    pub upload_bytes_per_s: f64,
-    pub f16_flops: f64,
-    pub int8_ops: f64,
-}
 
 /// Of `cuda:index`, measured once in the life of this process.
 pub fn of(index: u32) -> Result<Ceilings, String> {
@@ -69,13 +57,7 @@ fn ask(index: u32) -> Result<Ceilings, String> {
 
 /// Measures the card and writes the answer to stdout.
 pub fn serve(index: u32) -> anyhow::Result<()> {
-    let measured = cuda::ceilings(index).map(|c| Ceilings {
-        read_bytes_per_s: c.read_bytes_per_s,
-        copy_bytes_per_s: c.copy_bytes_per_s,
-        upload_bytes_per_s: c.upload_bytes_per_s,
-        f16_flops: c.f16_flops,
-        int8_ops: c.int8_ops,
-    });
+    let measured = cuda::ceilings(index);
     std::io::stdout().write_all(&serde_json::to_vec(&measured)?)?;
     Ok(())
 }

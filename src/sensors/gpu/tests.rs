@@ -4,7 +4,6 @@ use super::fake::Fake;
 use super::*;
 use crate::record::{Energy, GpuMemoryHow};
 use crate::sensors::nvml::Library;
-use crate::units::Seconds;
 
 fn ms(ms: u64) -> MonoNs {
     MonoNs(ms * 1_000_000)
@@ -172,17 +171,10 @@ fn readings(step: u64, counter: bool) -> Vec<Reading> {
         100 * t.min(1000) + 300 * t.saturating_sub(1000)
     };
     let one = |t: u64| Reading {
-        at: ms(t),
-        took: Seconds(0.0),
         whole: true,
         energy: counter.then(|| (ms(t), energy(t))),
         power_mw: Some(if t <= 1000 { 100_000 } else { 300_000 }),
-        sm_clock_mhz: None,
-        memory_clock_mhz: None,
-        temperature_c: None,
-        utilization: None,
-        throttle: Vec::new(),
-        used: None,
+        ..Reading::nothing(ms(t))
     };
     (0..500).map(|i| one(7 + 20 * i)).collect()
 }

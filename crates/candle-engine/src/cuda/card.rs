@@ -309,28 +309,13 @@ impl Device for Card {
         let function = self.function(launch.kernel)?;
         let [x, y, z] = launch.grid;
         let (grid, block) = ((x, y, z), (launch.threads, 1, 1));
+        let start = match launch.together {
+            true => result::launch_cooperative_kernel,
+            false => result::launch_kernel,
+        };
         // SAFETY: the caller's promise.
-        unsafe {
-            match launch.together {
-                true => result::launch_cooperative_kernel(
-                    function,
-                    grid,
-                    block,
-                    launch.shared,
-                    self.stream,
-                    arguments,
-                ),
-                false => result::launch_kernel(
-                    function,
-                    grid,
-                    block,
-                    launch.shared,
-                    self.stream,
-                    arguments,
-                ),
-            }
-        }
-        .map_err(failed(launch.kernel))
+        unsafe { start(function, grid, block, launch.shared, self.stream, arguments) }
+            .map_err(failed(launch.kernel))
     }
 
     fn mailbox(&self) -> (Address, *const u32) {

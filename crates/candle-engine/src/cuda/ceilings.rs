@@ -1,11 +1,13 @@
 //! What a card can do at most, measured with kernels of our own: the ceilings that MBU and `doctor`
 //! hold against.
 
+use serde::{Deserialize, Serialize};
+
 use super::card::Card;
 use super::device::{Device, Fault, Launch, Result, launch};
 
 /// Rates of one card.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
     /// Bytes read from its memory a second, each once, far more than its caches hold.
     pub read_bytes_per_s: f64,

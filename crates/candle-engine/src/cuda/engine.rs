@@ -71,7 +71,14 @@ impl Engine for OnAnyDevice {
     }
 
     fn memory(&self) -> MemoryBook {
-        self.card.as_ref().map_or_else(|| self.cpu.memory(), |_| MemoryBook::default())
+        match &self.card {
+            // The host's memory has none of the model.
+            Some(card) => MemoryBook {
+                device_allocated_bytes: Some(card.model.device.allocated() as u64),
+                ..MemoryBook::default()
+            },
+            None => self.cpu.memory(),
+        }
     }
 }
 
