@@ -1,4 +1,4 @@
-//! Counted shares: an interval for one, a test of two.
+//! Counted shares: an interval for one, a test of two, the chance of a count.
 
 use statrs::distribution::{DiscreteCDF, Hypergeometric};
 
@@ -27,6 +27,19 @@ pub fn clopper_pearson(hits: u32, n: u32, confidence: f64) -> Option<Interval> {
     // Counts from the other end, so that a bound near one keeps its digits.
     let high = if hits == n { 1.0 } else { 1.0 - beta_quantile(tail, n - hits, hits + 1) };
     Some(Interval { low, high })
+}
+
+/// The chance of at least `hits` of `n` where each has the chance `share`: I_share(hits, n − hits + 1)
+/// (Abramowitz and Stegun 26.5.24). `None` for more hits than trials, or a share that is not between
+/// 0 and 1.
+pub fn at_least(hits: u32, n: u32, share: f64) -> Option<f64> {
+    if hits > n || !(0.0..=1.0).contains(&share) {
+        return None;
+    }
+    Some(match hits {
+        0 => 1.0,
+        _ => beta::regularized(f64::from(hits), f64::from(n - hits + 1), share),
+    })
 }
 
 /// The x with I_x(a, b) = `tail`, by bisection down to neighbouring numbers.
@@ -79,6 +92,20 @@ mod tests {
         }
         assert_eq!(fisher_one_sided([3, 8], [0, 8]), 1.0);
         assert_eq!(fisher_one_sided([0, 0], [0, 0]), 1.0);
+    }
+
+    #[test]
+    fn chances_of_counts_agree_with_the_sum_of_the_binomial() {
+        for (hits, n, share, chance) in [
+            (19, 20, 0.95, 0.7358395249438498),
+            (19, 20, 0.9, 0.3917469981251175),
+            (20, 20, 0.95, 0.3584859224085419),
+            (0, 20, 0.5, 1.0),
+        ] {
+            let got = at_least(hits, n, share).unwrap();
+            assert!((got / chance - 1.0).abs() < 1e-9, "{hits} of {n}: {got}");
+        }
+        assert_eq!((at_least(3, 2, 0.5), at_least(1, 2, 1.1)), (None, None));
     }
 
     #[test]

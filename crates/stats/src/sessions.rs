@@ -12,8 +12,10 @@ pub struct Between {
     pub sessions: u32,
 }
 
-/// Sessions whose difference nobody measured are taken to differ by this part of theta.
+/// Sessions whose difference nobody measured are taken to differ by this part of theta at least.
 const ASSUMED: f64 = 0.5;
+/// Fewer sessions say too little: Satterthwaite's degrees of freedom do not keep the level with one.
+const FEWEST: u32 = 3;
 
 /// The spread of earlier sessions, one list of positive values each. Each session's level is the
 /// median of the means of all pairs of its logarithms (Hodges and Lehmann), which one stall does not
@@ -34,17 +36,23 @@ pub fn between_sessions<'a>(sessions: impl IntoIterator<Item = &'a [f64]>) -> Op
     Some(Between { sd: sample.sd()?, sessions: levels.len() as u32 })
 }
 
+/// The standard deviation between sessions that a test against `theta` takes, and its degrees of
+/// freedom: what is known of at least three; of fewer, what is known and at least half of theta.
+pub fn session_spread(known: Option<Between>, theta: f64) -> (f64, f64) {
+    match known.filter(|k| k.sd.is_finite()) {
+        Some(known) if known.sessions >= FEWEST => (known.sd, f64::from(known.sessions - 1)),
+        Some(known) => (known.sd.max(ASSUMED * theta), f64::INFINITY),
+        None => (ASSUMED * theta, f64::INFINITY),
+    }
+}
+
 /// The test of launches, made a test of sessions: to the variance of the difference, taken from the
 /// width of its interval, twice the variance between sessions is added, with the degrees of freedom
 /// of Satterthwaite (1946). Each p is the larger one of both tests.
 ///
-/// With fewer than two earlier sessions the sessions are taken to differ by half of theta.
+/// With fewer than three earlier sessions the sessions are taken to differ by half of theta or more.
 pub fn over_sessions(launches: &ShiftTest, known: Option<Between>, theta: f64) -> ShiftTest {
-    let known = known.filter(|k| k.sessions >= 2 && k.sd.is_finite());
-    let (sd, sessions_df) = match known {
-        Some(known) => (known.sd, f64::from(known.sessions - 1)),
-        None => (ASSUMED * theta, f64::INFINITY),
-    };
+    let (sd, sessions_df) = session_spread(known, theta);
     let between = 2.0 * sd * sd;
     let nothing = ShiftTest {
         interval90: None,

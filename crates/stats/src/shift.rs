@@ -5,9 +5,11 @@
 
 mod blocks;
 mod counting;
+mod exceedance;
 mod rank_sum;
 
 use super::Interval;
+use exceedance::Exceedance;
 use rank_sum::RankSum;
 
 /// How the values of the two sides belong together.
@@ -68,9 +70,41 @@ pub fn shift_test(
     })
 }
 
-fn logs(values: &[f64]) -> Option<Vec<f64>> {
-    let positive = values.len() >= 2 && values.iter().all(|v| v.is_finite() && *v > 0.0);
+/// Tests the `quantile` of the values inside launches: the launches of `worse` (one list of positive
+/// values each) against those of `other`, on logarithms. Values of one launch may be as alike as they
+/// like. `None` if a side has fewer than two launches, a launch has no value or one that is not
+/// positive, no value is beyond the quantile, or no block holds both sides.
+pub fn quantile_test(
+    worse: &[Vec<f64>],
+    other: &[Vec<f64>],
+    layout: Layout<'_>,
+    quantile: f64,
+    theta: f64,
+) -> Option<ShiftTest> {
+    let side = |side: &[Vec<f64>]| side.iter().map(|v| logs_of(v)).collect::<Option<Vec<_>>>();
+    let test = Exceedance::new([&side(worse)?, &side(other)?], layout, quantile)?;
+    let least_p = test.least_p();
+    let [zero, up, down] = [0.0, theta, -theta].map(|shift| test.tails(shift));
+    Some(ShiftTest {
+        worse_by: test.estimate(),
+        interval90: (least_p < 0.05).then(|| test.interval(0.05)),
+        interval95: (least_p < 0.025).then(|| test.interval(0.025)),
+        p: (2.0 * zero.above.min(zero.below)).min(1.0),
+        p_reg: up.above,
+        p_ok: up.below,
+        p_improved: down.below,
+        least_p,
+        df: (worse.len() + other.len() - 2) as f64,
+    })
+}
+
+fn logs_of(values: &[f64]) -> Option<Vec<f64>> {
+    let positive = values.iter().all(|v| v.is_finite() && *v > 0.0);
     positive.then(|| values.iter().map(|v| v.ln()).collect())
+}
+
+fn logs(values: &[f64]) -> Option<Vec<f64>> {
+    if values.len() < 2 { None } else { logs_of(values) }
 }
 
 /// The fewest values on each side with which a one-sided test at this level can reject at all.

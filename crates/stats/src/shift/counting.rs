@@ -107,6 +107,27 @@ pub(super) fn tied(groups: &[usize], m: usize, observed: usize) -> Option<Tails>
     Some(Tails { above: sum(&chosen[m][observed..]), below: sum(&chosen[m][..=observed]) })
 }
 
+/// The tails of `observed`, the sum of the scores of `taken` launches out of all, where every way to
+/// take them is equally likely.
+pub(super) fn dealt(scores: &[usize], taken: usize, observed: usize) -> Tails {
+    let most: usize = scores.iter().sum();
+    // ways[k][s]: the ways to take k launches so far whose scores sum to s.
+    let mut chosen = vec![vec![0.0; most + 1]; taken + 1];
+    chosen[0][0] = 1.0;
+    for (before, &score) in scores.iter().enumerate() {
+        for k in (1..=taken.min(before + 1)).rev() {
+            let (fewer, rest) = chosen.split_at_mut(k);
+            let (source, target) = (&fewer[k - 1], &mut rest[0]);
+            for s in score..=most {
+                target[s] += source[s - score];
+            }
+        }
+    }
+    let total = ways(scores.len(), taken);
+    let share = |part: &[f64]| (part.iter().sum::<f64>() / total).min(1.0);
+    Tails { above: share(&chosen[taken][observed..]), below: share(&chosen[taken][..=observed]) }
+}
+
 /// The tails of `observed`, the sum over all blocks of the doubled ranks of one side, where each
 /// block of `blocks` deals its ranks out on its own: (ranks, how many of them that side has).
 pub(super) fn blocked(blocks: &[(&[usize], usize)], observed: usize) -> Tails {

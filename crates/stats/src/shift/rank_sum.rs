@@ -7,7 +7,7 @@ use super::counting::{self, Tails};
 use crate::{Interval, student};
 
 /// Logarithms that differ by less are equal: the rounding of a division and two logarithms.
-const TIE: f64 = 1e-12;
+pub(super) const TIE: f64 = 1e-12;
 /// Up to this many pairs, the estimate and the interval are looked up among their differences.
 const MOST_DIFFERENCES: usize = 20_000;
 

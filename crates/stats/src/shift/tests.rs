@@ -130,6 +130,63 @@ fn one_stall_moves_neither_estimate_nor_decision() {
     assert!((clean.worse_by - stalled.worse_by).abs() < 0.005);
 }
 
+/// Launches of a hundred values; the last `hiccups` of each are four times as large.
+fn launches(n: usize, level: f64, hiccups: usize) -> Vec<Vec<f64>> {
+    let luck = |i: usize, j: usize| 1.0 + 0.02 * ((i * 31 + j * 17) as f64).sin();
+    let value = |i, j| level * luck(i, j) * if j >= 100 - hiccups { 4.0 } else { 1.0 };
+    (0..n).map(|i| (0..100).map(|j| value(i, j)).collect()).collect()
+}
+
+#[test]
+fn scores_are_dealt_out_in_as_many_ways_as_enumeration_finds() {
+    let scores = [0, 3, 1, 1, 2, 0, 5];
+    for observed in 0..=12 {
+        let sums: Vec<usize> = (0..1u32 << 7)
+            .filter(|set| set.count_ones() == 3)
+            .map(|set| (0..7).filter(|i| set & 1 << i != 0).map(|i| scores[i]).sum())
+            .collect();
+        let share = |holds: &dyn Fn(usize) -> bool| {
+            sums.iter().filter(|s| holds(**s)).count() as f64 / sums.len() as f64
+        };
+        let got = counting::dealt(&scores, 3, observed);
+        assert!((got.above - share(&|s| s >= observed)).abs() < 1e-12);
+        assert!((got.below - share(&|s| s <= observed)).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn a_longer_tail_is_found_where_the_middle_is_alike_and_a_change_of_all_is_its_size() {
+    let base = launches(8, 1.0, 1);
+    let theta = 1.05f64.ln();
+    let test =
+        |slow: &[Vec<f64>]| quantile_test(slow, &base, Layout::Independent, 0.95, theta).unwrap();
+    let same = test(&launches(8, 1.0, 1));
+    assert!(same.p_reg > 0.5 && same.p > 0.9 && same.worse_by.abs() < 1e-3, "{same:?}");
+    let all = test(&launches(8, 1.2, 1));
+    assert!(all.p_reg < 0.001 && (all.worse_by - 1.2f64.ln()).abs() < 0.01, "{all:?}");
+    // Ten values of a hundred are now beyond the fifth; the median has not moved.
+    let tail = test(&launches(8, 1.0, 10));
+    assert!(tail.p_reg < 0.001 && tail.worse_by > 1.0, "{tail:?}");
+    let interval = all.interval90.unwrap();
+    assert!(interval.low <= all.worse_by && all.worse_by <= interval.high, "{interval:?}");
+    let numbers = [0, 0, 1, 1, 2, 2, 3, 3];
+    let layout = Layout::Blocks { worse: &numbers, other: &numbers };
+    let blocked = quantile_test(&launches(8, 1.2, 1), &base, layout, 0.95, theta).unwrap();
+    assert!((blocked.p_reg - 6f64.powi(-4)).abs() < 1e-9, "{blocked:?}");
+}
+
+#[test]
+fn a_quantile_needs_launches_and_values_beyond_it() {
+    let base = launches(8, 1.0, 1);
+    let none = |slow: &[Vec<f64>], base: &[Vec<f64>], q: f64| {
+        assert_eq!(quantile_test(slow, base, Layout::Independent, q, 0.05), None);
+    };
+    none(&base[..1], &base, 0.95);
+    none(&base, &[vec![1.0], vec![]], 0.95);
+    none(&base, &[vec![1.0], vec![0.0]], 0.95);
+    none(&base[..2], &base[..2], 0.999);
+}
+
 fn values() -> impl Strategy<Value = Vec<f64>> {
     proptest::collection::vec(0.5f64..2.0, 2..12)
 }
