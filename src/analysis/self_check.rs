@@ -6,12 +6,15 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::gate::{Outcome, Setting};
-use crate::stats::clopper_pearson;
+use crate::stats::{at_least, clopper_pearson};
 
 /// Name and version of the self-check's JSON.
 pub const SCHEMA: &str = "llm-bench-self-check/1";
 /// The share of slow-downs that a gate must find.
 pub const DETECTED: f64 = 0.95;
+
+/// Shares of slow-downs that a gate may truly find, for which the check states its own power.
+const TRUE_SHARES: [f64; 3] = [0.90, DETECTED, 0.99];
 
 /// Gates of one kind.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -64,6 +67,20 @@ impl Share {
     }
 }
 
+/// How often the check itself comes out well, which is as uncertain as any other count.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Power {
+    /// The share of slow-downs that a gate truly finds.
+    pub finds: f64,
+    /// The chance that the check then finds as many as it asks for.
+    pub passes: f64,
+}
+
+/// The fewest of `gates` slow-downs that the check asks for.
+fn needed(gates: u32) -> u32 {
+    (0..=gates).find(|n| f64::from(*n) >= DETECTED * f64::from(gates)).unwrap_or(gates)
+}
+
 /// The whole check.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SelfCheck {
@@ -86,6 +103,9 @@ pub struct SelfCheck {
     /// Share of `slowed` that the gate calls regressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detected: Option<Share>,
+    /// The fewest slow-downs that the check asks for.
+    pub needed: u32,
+    pub power: Vec<Power>,
     /// The gate raised no false alarm and found 95 % of the slow-downs.
     pub passed: bool,
     /// The folder that holds the records.
@@ -99,7 +119,13 @@ impl SelfCheck {
         self.wrong = Share::of(same.regressed + same.improved, same.gates);
         self.false_alarms = Share::of(same.regressed, same.gates);
         self.detected = Share::of(slowed.regressed, slowed.gates);
-        let found = self.detected.is_some_and(|d| d.share >= DETECTED);
+        self.needed = needed(slowed.gates);
+        let power = |finds| {
+            let passes = at_least(self.needed, slowed.gates, finds)?;
+            Some(Power { finds, passes })
+        };
+        self.power = TRUE_SHARES.into_iter().filter_map(power).collect();
+        let found = slowed.gates > 0 && slowed.regressed >= self.needed;
         self.passed = same.gates > 0 && same.regressed == 0 && found;
         self
     }
@@ -127,6 +153,8 @@ mod tests {
             wrong: None,
             false_alarms: None,
             detected: None,
+            needed: 0,
+            power: Vec::new(),
             passed: false,
             records: "results".into(),
         }
@@ -140,6 +168,10 @@ mod tests {
         // scipy.stats.binomtest(0, 20).proportion_ci(0.95, 'exact')
         assert!((c.wrong.unwrap().ci95[1] - 0.16843347).abs() < 1e-8);
         assert!((c.detected.unwrap().ci95[0] - 0.83156653).abs() < 1e-8);
+        // Nineteen of twenty come out three times in four where the gate truly finds 95 %.
+        assert_eq!(c.needed, 19);
+        assert_eq!(c.power[1].finds, DETECTED);
+        assert!((c.power[1].passes - 0.7358).abs() < 1e-4, "{:?}", c.power);
     }
 
     #[test]

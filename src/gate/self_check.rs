@@ -66,6 +66,8 @@ pub fn run(args: &GateArgs) -> Result<u8> {
         wrong: None,
         false_alarms: None,
         detected: None,
+        needed: 0,
+        power: Vec::new(),
         passed: false,
         records: base.display().to_string(),
     }

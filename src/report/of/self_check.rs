@@ -1,6 +1,6 @@
 //! A self-check of the gate: how often the gate was wrong about the program itself.
 
-use crate::analysis::self_check::{SelfCheck, Share, Tally};
+use crate::analysis::self_check::{Power, SelfCheck, Share, Tally};
 use crate::number::{self, Form};
 use crate::report::document::{Block, Document, Level, Mark, Medium, Remarks, Tone};
 use crate::report::text::clean;
@@ -70,8 +70,26 @@ fn lines(check: &SelfCheck) -> Vec<String> {
     lines.extend(share("wrong verdicts without a change", check.wrong));
     lines.extend(share("false alarms (regressed without a change)", check.false_alarms));
     lines.extend(share("slow-downs found", check.detected));
+    lines.extend(power(check));
     lines.push(clean(&format!("records: {}", check.records)));
     lines
+}
+
+/// How far the check itself can be trusted.
+fn power(check: &SelfCheck) -> Option<String> {
+    let chance = |p: &Power| {
+        let [finds, passes] = [p.finds, p.passes].map(|x| number::text(x, Form::Percent(0)));
+        format!("{finds} of slow-downs in {passes} of checks")
+    };
+    let chances: Vec<String> = check.power.iter().map(chance).collect();
+    (!chances.is_empty()).then(|| {
+        format!(
+            "the check asks for {} of {}; so many are found by a gate that truly finds {}",
+            check.needed,
+            check.slowed.gates,
+            chances.join(", ")
+        )
+    })
 }
 
 fn tally(t: &Tally) -> String {
