@@ -20,6 +20,16 @@ pub enum Better {
     Lower,
 }
 
+impl Better {
+    /// The sign of a change for the worse: 1 where lower is better.
+    pub fn worse_sign(self) -> f64 {
+        match self {
+            Better::Lower => 1.0,
+            Better::Higher => -1.0,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     Seconds,
@@ -112,6 +122,8 @@ metrics! {
         "model loaded, nothing warmed up: submit until the first token";
     Ttft "ttft_s" "TTFT, warm" Seconds Lower Shown Generate
         "warm: submit until the first token's id is on the host; mean over the prompts";
+    TtftP95 "ttft_p95_s" "TTFT p95" Seconds Lower Detail Generate
+        "95th percentile of the warm TTFT over the generations of a launch; absent under 20";
     PrefillTps "prefill_tps" "Prefill" TokensPerSecond Higher Primary Generate
         "prompt tokens divided by the time of their forward pass; over the set, sum by sum";
     DecodeTps "decode_tps" "Decode" TokensPerSecond Higher Primary Generate
@@ -166,7 +178,26 @@ metrics! {
         "llama-bench -pg: prompt and generated tokens divided by the time of both";
 }
 
+/// The values inside a launch of which a metric is a percentile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inside {
+    /// The gaps between consecutive tokens after the first, of all measured generations.
+    Gaps,
+    /// The times to the first token, of all measured generations.
+    FirstTokens,
+}
+
 impl Metric {
+    /// For the tail of a distribution inside a launch: which percentile, as a share, of what.
+    pub fn tail(self) -> Option<(f64, Inside)> {
+        match self {
+            Metric::TtftP95 => Some((0.95, Inside::FirstTokens)),
+            Metric::ItlP95 => Some((0.95, Inside::Gaps)),
+            Metric::ItlP99 => Some((0.99, Inside::Gaps)),
+            _ => None,
+        }
+    }
+
     /// What llm-bench itself measures, in the order of tables.
     pub fn measured() -> impl Iterator<Item = Metric> {
         Metric::ALL.iter().copied().filter(|m| m.task() != Task::Foreign)

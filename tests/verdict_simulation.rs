@@ -2,41 +2,33 @@
 //! real change. Seeded; runs only the pure functions.
 
 use llm_bench::analysis::verdict::{
-    Arrangement, Decision, Judgement, Look, Pair, Rule, Rules, judge, precision_reached,
+    Arrangement, Decision, Judged, Judgement, Look, Pair, Rule, Rules, Tail, Test, judge,
+    precision_reached,
 };
 use llm_bench::metric::Better;
 use llm_bench::stats::clopper_pearson;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 /// The coefficient of variation between launches.
 const CV: f64 = 0.02;
 const MARGIN: f64 = 0.05;
 
-/// Launches of a program, log-normal around a level.
-struct Machine {
-    rng: ChaCha8Rng,
-}
+#[path = "verdict_simulation/grid.rs"]
+mod grid;
+#[path = "verdict_simulation/machine.rs"]
+mod machine;
+#[path = "verdict_simulation/plans.rs"]
+mod plans;
+
+use machine::{Machine, Noise};
 
 impl Machine {
-    fn new(seed: u64) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed) }
-    }
-
-    /// A standard normal number, by Box and Muller.
-    fn normal(&mut self) -> f64 {
-        let u: f64 = 1.0 - self.rng.random::<f64>();
-        let turn: f64 = self.rng.random();
-        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * turn).cos()
-    }
-
     fn launches(&mut self, n: usize, level: f64, cv: f64) -> Vec<f64> {
         (0..n).map(|_| level * (cv * self.normal()).exp()).collect()
     }
 
     /// Seconds per token of a baseline and of a candidate that is `worse` times as slow.
     fn both(&mut self, n: usize, worse: f64, cv: f64) -> [Vec<f64>; 2] {
-        [self.launches(n, 0.025, cv), self.launches(n, 0.025 * worse, cv)]
+        self.apart(Noise::Normal, [n, n], worse, cv)
     }
 }
 
@@ -52,11 +44,21 @@ fn pair<'a>(metric: &'a str, [baseline, candidate]: &'a [Vec<f64>; 2]) -> Pair<'
         baseline,
         candidate,
         arrangement: Arrangement::Independent,
+        tail: None,
     }
 }
 
 fn verdict(launches: &[Vec<f64>; 2], rules: &Rules) -> Judgement {
     judge(&[pair("tpot_s", launches)], rules).unwrap()
+}
+
+/// How often a cell is drawn: `few` times, or as often as `VERDICT_SIMULATION_RUNS` says, for the
+/// whole grid of docs/STATISTICS.md.
+fn runs(few: u32) -> u32 {
+    match std::env::var("VERDICT_SIMULATION_RUNS") {
+        Ok(text) => text.parse().expect("VERDICT_SIMULATION_RUNS is a number of runs"),
+        Err(_) => few,
+    }
 }
 
 /// How many of `runs` get this decision.
@@ -195,9 +197,10 @@ fn two_looks_at_all_of_alpha_would_not_keep_it() {
     assert!(clopper_pearson(said, 4000, 0.99).unwrap().low > 0.05, "{said} of 4000");
 }
 
-/// Starts with five launches a side and adds one to each until the estimate is precise or there are
+/// Starts with `least` launches a side and adds one to each until the estimate is precise or there are
 /// thirty; then makes one decision at the level of `look`.
 fn until_precise(
+    least: usize,
     worse: f64,
     cv: f64,
     look: Look,
@@ -206,7 +209,7 @@ fn until_precise(
     let theta = MARGIN.ln_1p();
     let rules = Rules { alpha: look.alpha(0.05), rule, ..rules() };
     move |machine| {
-        let mut launches = machine.both(5, worse, cv);
+        let mut launches = machine.both(least, worse, cv);
         loop {
             let judgement = verdict(&launches, &rules);
             let half_width = judgement.metrics[0].half_width();
@@ -225,13 +228,13 @@ fn until_precise(
 fn stopping_once_precise_keeps_alpha_at_the_margin_and_sees_ten_percent() {
     for cv in [0.015, 0.02, 0.03, 0.04] {
         for wrong in [Decision::Regressed, Decision::NotRegressed] {
-            let one = until_precise(1.0 + MARGIN, cv, Look::Precise, Rule::Rank);
+            let one = until_precise(5, 1.0 + MARGIN, cv, Look::Precise, Rule::Rank);
             at_most(count(1000, 47, wrong, one), 1000, 0.05);
         }
-        let one = until_precise(1.0, cv, Look::Precise, Rule::Rank);
+        let one = until_precise(5, 1.0, cv, Look::Precise, Rule::Rank);
         let wrong = count(500, 53, Decision::Regressed, one);
         assert!(wrong <= 1, "CV {cv}: {wrong} of 500");
-        let one = until_precise(1.10, cv, Look::Precise, Rule::Rank);
+        let one = until_precise(5, 1.10, cv, Look::Precise, Rule::Rank);
         let seen = count(500, 59, Decision::Regressed, one);
         // Detection becomes rarer the closer the half-width is to θ/2 at the stop.
         assert!(clopper_pearson(seen, 500, 0.99).unwrap().low >= 0.8, "CV {cv}: {seen}");
@@ -240,7 +243,7 @@ fn stopping_once_precise_keeps_alpha_at_the_margin_and_sees_ten_percent() {
 
 #[test]
 fn stopping_once_precise_at_all_of_alpha_would_not_keep_it() {
-    let one = until_precise(1.0 + MARGIN, 0.035, Look::Only, Rule::Welch);
+    let one = until_precise(3, 1.0 + MARGIN, 0.035, Look::Only, Rule::Welch);
     let said = count(5000, 47, Decision::Regressed, one);
     assert!(clopper_pearson(said, 5000, 0.99).unwrap().low > 0.05, "{said} of 5000");
 }
@@ -256,7 +259,7 @@ fn the_point_rule_is_a_coin_at_a_change_of_exactly_the_margin() {
 
 #[test]
 fn every_verdict_is_reached() {
-    let mut machine = Machine::new(67);
+    let mut machine = Machine::new(68);
     for (worse, cv, expected) in [
         (1.15, 0.01, Decision::Regressed),
         (1.00, 0.01, Decision::NotRegressed),

@@ -16,7 +16,9 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::evidence::Launches;
-use crate::identity::Identity;
+use super::sides::{Earlier, Place};
+use super::verdict::Inner;
+use crate::identity::{Identity, LineIdentity};
 use crate::metric::Metric;
 use crate::record::Warning;
 
@@ -83,6 +85,10 @@ pub struct SampledArm {
     pub identity: Identity,
     /// Absent where the tool counts something else.
     pub launches: Option<Launches>,
+    /// Its line in a history; absent for files of other tools.
+    pub line: Option<LineIdentity>,
+    /// What a history shows of sessions like this one, if it was asked.
+    pub earlier: Earlier,
     pub series: Vec<Series>,
 }
 
@@ -97,6 +103,10 @@ pub struct Series {
     /// A part of another series, shown on request.
     pub part: bool,
     pub values: Vec<f64>,
+    /// Where the launch of each value stood in its session; empty where that is not recorded.
+    pub places: Vec<Place>,
+    /// Of a percentile inside a launch: which one, and the values inside each launch.
+    pub tail: Option<Inner>,
 }
 
 /// Reads a file in any of the formats.

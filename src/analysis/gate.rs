@@ -4,11 +4,13 @@
 use serde::Serialize;
 
 use super::evidence::{self, Faults, Launches, Side as Evidence};
+use super::kind_name;
 use super::requirement::{Checked, State};
+use super::sides::{self, Origin};
 use super::verdict::{
-    ALPHA, Arrangement, BadPair, Decision, Judged, Judgement, Pair, Rules, judge, precision_reached,
+    ALPHA, Arrangement, BadPair, Decision, FEWEST_SESSIONS, Judged, Judgement, Pair, Rules, Tail,
+    judge, precision_reached,
 };
-use super::{kind_name, ok_launches};
 use crate::identity::{Difference, Severity};
 use crate::metric::{Metric, Rank};
 use crate::record::{Arm, Record, Status, Warning, WeightsSource};
@@ -126,6 +128,10 @@ pub struct Gate {
     pub candidate: Option<Side>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judgement: Option<Judgement>,
+    /// How many earlier sessions show how much sessions differ; absent where one session measured
+    /// both sides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub earlier_sessions: Option<u32>,
     /// Why the launches are not what they seem, one sentence each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub invalid: Vec<String>,
@@ -160,6 +166,7 @@ impl Gate {
             baseline: None,
             candidate: None,
             judgement: None,
+            earlier_sessions: None,
             invalid: Vec::new(),
             vanished: Vec::new(),
             requirements: Vec::new(),
@@ -205,6 +212,7 @@ impl Gate {
             };
             found.push((outcome, why.join("; ")));
         }
+        found.extend(self.unknown_sessions());
         for one in &self.requirements {
             let outcome = match one.state {
                 State::Met => Outcome::Passed,
@@ -249,6 +257,18 @@ impl Gate {
         refused.map(|d| d.title.clone()).collect()
     }
 
+    /// What to do where too few earlier sessions are known for anything to pass.
+    fn unknown_sessions(&self) -> Option<(Outcome, String)> {
+        let n = self.earlier_sessions.filter(|n| *n < FEWEST_SESSIONS)?;
+        self.judgement.as_ref()?;
+        let why = format!(
+            "the baseline is of another session, and of {FEWEST_SESSIONS} earlier sessions that \
+             show how much sessions differ {n} are known: add results with `llm-bench history add \
+             FILE`, or measure both sides in one session with --baseline-rev or --baseline-bin"
+        );
+        Some((Outcome::Inconclusive, why))
+    }
+
     /// What failed launches decide, by their counts, however fast the others are.
     fn failures(&self) -> Option<(Outcome, String)> {
         let (baseline, candidate) = (self.baseline.as_ref()?, self.candidate.as_ref()?);
@@ -268,29 +288,42 @@ impl Gate {
 }
 
 /// Judges the metrics that both arms have, with one value per good launch. Leaves out metrics that
-/// do not decide and cannot be judged.
+/// do not decide and cannot be judged. Arms of one session are judged in its blocks.
 ///
 /// # Errors
 /// A deciding metric has a value that is not a finite number above zero.
-pub fn judge_arms(baseline: &Arm, candidate: &Arm, rules: &Rules) -> Result<Judgement, BadPair> {
-    let values = |arm: &Arm, metric: Metric| -> Vec<f64> {
-        ok_launches(arm).filter_map(|l| l.metrics.get(&metric).copied()).collect()
-    };
+pub fn judge_arms(
+    baseline: &Arm,
+    candidate: &Arm,
+    origin: Origin<'_>,
+    rules: &Rules,
+) -> Result<Judgement, BadPair> {
     let decides = |metric: &Metric| rules.primary.iter().any(|p| p == metric.name());
     let sides: Vec<_> = Metric::measured()
         .filter(|m| m.rank() != Rank::Part)
-        .map(|m| (m, values(baseline, m), values(candidate, m)))
-        .filter(|(_, b, c)| !b.is_empty() && !c.is_empty())
-        .filter(|(m, b, c)| decides(m) || b.iter().chain(c).all(|v| *v > 0.0))
+        .map(|m| (m, sides::values(baseline, m), sides::values(candidate, m)))
+        .filter(|(_, (b, _), (c, _))| !b.is_empty() && !c.is_empty())
+        .filter(|(m, (b, _), (c, _))| decides(m) || b.iter().chain(c).all(|v| *v > 0.0))
+        .map(|(m, (b, of_b), (c, of_c))| {
+            let tails = [baseline, candidate].map(|arm| sides::tail(arm, m));
+            (m, b, c, sides::blocks([&of_b, &of_c]), tails)
+        })
         .collect();
     let pairs: Vec<Pair<'_>> = sides
         .iter()
-        .map(|(m, b, c)| Pair {
+        .map(|(m, b, c, blocks, tails)| Pair {
             metric: m.name(),
             better: m.better(),
             baseline: b,
             candidate: c,
-            arrangement: Arrangement::Independent,
+            tail: Tail::of(tails.each_ref()),
+            arrangement: match (origin, blocks) {
+                (Origin::TwoSessions(earlier), _) => earlier.arrangement(m.name()),
+                (Origin::OneSession, None) => Arrangement::Independent,
+                (Origin::OneSession, Some([baseline, candidate])) => {
+                    Arrangement::Blocks { baseline, candidate }
+                }
+            },
         })
         .collect();
     judge(&pairs, rules)
@@ -338,7 +371,7 @@ mod tests {
         let rules = Rules::default();
         let side = |arm: &Arm| Some(Side::new("it".into(), None, None, arm));
         Gate {
-            judgement: Some(judge_arms(baseline, candidate, &rules).unwrap()),
+            judgement: Some(judge_arms(baseline, candidate, Origin::OneSession, &rules).unwrap()),
             vanished: faults(baseline, candidate, &rules, false).vanished,
             baseline: side(baseline),
             candidate: side(candidate),
@@ -424,11 +457,11 @@ mod tests {
         let (a, b) = arms(1.0);
         let few = |n: usize| {
             let cut = |arm: &Arm| Arm { launches: arm.launches[..n].to_vec(), ..arm.clone() };
-            precise(&judge_arms(&cut(&a), &cut(&b), &rules).unwrap())
+            precise(&judge_arms(&cut(&a), &cut(&b), Origin::OneSession, &rules).unwrap())
         };
         assert!(!few(1) && few(20));
         let tight = Rules { margin: 0.001, ..rules };
-        assert!(!precise(&judge_arms(&a, &b, &tight).unwrap()));
+        assert!(!precise(&judge_arms(&a, &b, Origin::OneSession, &tight).unwrap()));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod profile;
 mod reading;
 pub mod requirement;
 pub mod self_check;
+pub mod sides;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;

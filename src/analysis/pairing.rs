@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::evidence::{self, Faults};
 use super::foreign::{SampledArm, Series, Source};
-use super::verdict::{Arrangement, BadPair, Decision, Judged, Judgement, Pair, Rules, judge};
+use super::sides;
+use super::verdict::{Arrangement, BadPair, Decision, Judged, Judgement, Pair, Rules, Tail, judge};
 use crate::identity::{Difference, Severity};
 use crate::metric::Metric;
 use crate::record::Warning;
@@ -39,6 +40,25 @@ pub struct Against<'a> {
     /// What differs in every pair; each pair lists the rest.
     pub differences: Vec<Difference>,
     pub warnings: Vec<Warning>,
+}
+
+/// Whether one session measured two files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sessions {
+    One,
+    Two,
+    /// Another tool's file does not say.
+    Unknown,
+}
+
+impl Sessions {
+    fn of(baseline: &Source, candidate: &Source) -> Self {
+        match (&baseline.session, &candidate.session) {
+            (Some(a), Some(b)) if a == b => Self::One,
+            (Some(_), Some(_)) => Self::Two,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 /// Why two arms are a pair.
@@ -196,11 +216,12 @@ fn against<'a>(
     wanted: &Wanted,
     used: &mut [bool],
 ) -> Result<Against<'a>, CompareError> {
+    let sessions = Sessions::of(baseline, candidate);
     let (partners, unpaired) = partners(baseline, candidate, &wanted.pairs, used);
     let mut pairs = partners
         .into_iter()
         .map(|(a, b, how)| {
-            pair(a, b, how, rules, wanted).map_err(|source| CompareError::Bad {
+            pair(a, b, (how, sessions), rules, wanted).map_err(|source| CompareError::Bad {
                 baseline: baseline.file.clone(),
                 candidate: candidate.file.clone(),
                 label: b.label.clone(),
@@ -219,11 +240,16 @@ fn against<'a>(
         pair.differences.retain(|d| !shared.contains(d));
     }
     let mut warnings = around(baseline, candidate);
-    if baseline.session.is_some() && baseline.session == candidate.session {
+    if sessions == Sessions::One {
         for pair in pairs.iter_mut().filter(|p| p.baseline.label == p.candidate.label) {
             pair.faults.invalid.push("both sides are the same launches".into());
             pair.forbid();
         }
+    }
+    if sessions == Sessions::Two
+        && let Some(least) = pairs.iter().map(|p| &p.baseline.earlier).min_by_key(|e| e.sessions)
+    {
+        warnings.push(least.warning(&baseline.file));
     }
     for pair in &pairs {
         let failures = pair.failures.iter().map(|(_, why)| why);
@@ -299,7 +325,7 @@ fn are_alike(a: &SampledArm, b: &SampledArm) -> bool {
 fn pair<'a>(
     baseline: &'a SampledArm,
     candidate: &'a SampledArm,
-    how: How,
+    (how, sessions): (How, Sessions),
     rules: &Rules,
     wanted: &Wanted,
 ) -> Result<ArmPair<'a>, BadPair> {
@@ -337,14 +363,24 @@ fn pair<'a>(
         primary: both.iter().filter(|(a, ..)| decides(a)).map(|(.., n)| n.clone()).collect(),
         ..rules.clone()
     };
+    let blocks: Vec<_> =
+        both.iter().map(|(a, b, _)| sides::blocks([&a.places, &b.places])).collect();
     let samples: Vec<Pair<'_>> = both
         .iter()
-        .map(|(a, b, name)| Pair {
+        .zip(&blocks)
+        .map(|((a, b, name), blocks)| Pair {
             metric: name,
             better: a.metric.better(),
             baseline: &a.values,
             candidate: &b.values,
-            arrangement: Arrangement::Independent,
+            tail: Tail::of([&a.tail, &b.tail]),
+            arrangement: match (sessions, blocks) {
+                (Sessions::Two, _) => baseline.earlier.arrangement(name),
+                (Sessions::One, Some([baseline, candidate])) => {
+                    Arrangement::Blocks { baseline, candidate }
+                }
+                (Sessions::One | Sessions::Unknown, _) => Arrangement::Independent,
+            },
         })
         .collect();
     let mut judgement = judge(&samples, &rules)?;

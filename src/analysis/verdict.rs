@@ -4,6 +4,7 @@
 mod evidence;
 mod explain;
 mod looks;
+mod needed;
 
 use std::collections::BTreeMap;
 
@@ -48,6 +49,9 @@ pub struct Rules {
     pub margins: BTreeMap<String, f64>,
     /// Level of each one-sided test.
     pub alpha: f64,
+    /// Level of "regressed" where it is another one, because earlier looks spent a part of it:
+    /// [`Rules::at`].
+    pub red_alpha: Option<f64>,
     pub rule: Rule,
     /// The metrics that decide; the others are judged but do not decide.
     pub primary: Vec<String>,
@@ -59,6 +63,7 @@ impl Default for Rules {
             margin: MARGIN,
             margins: BTreeMap::new(),
             alpha: ALPHA,
+            red_alpha: None,
             rule: Rule::default(),
             primary: Metric::of_rank(Rank::Primary).map(|m| m.name().to_string()).collect(),
         }
@@ -69,6 +74,17 @@ impl Rules {
     /// The margin of a metric, as a share.
     pub fn margin_of(&self, metric: &str) -> f64 {
         self.margins.get(metric).copied().unwrap_or(self.margin)
+    }
+
+    /// The rules of one look at the data.
+    pub fn at(&self, look: Look) -> Self {
+        let red_alpha = look.red_alpha(self.alpha, self.primary.len());
+        Self { alpha: look.alpha(self.alpha), red_alpha, ..self.clone() }
+    }
+
+    /// The level of "regressed", over all deciding metrics together.
+    pub fn red_level(&self) -> f64 {
+        self.red_alpha.unwrap_or(self.alpha)
     }
 
     /// The margin of a metric on the log scale: ln(1 + margin).
@@ -85,6 +101,29 @@ pub struct Pair<'a> {
     pub baseline: &'a [f64],
     pub candidate: &'a [f64],
     pub arrangement: Arrangement<'a>,
+    /// Of a metric that is a percentile inside a launch, if the launches hold its values.
+    pub tail: Option<Tail<'a>>,
+}
+
+/// The values inside the launches, one list a launch, each above zero, of a metric that is a
+/// percentile of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Tail<'a> {
+    /// The percentile, as a share.
+    pub quantile: f64,
+    pub baseline: &'a [Vec<f64>],
+    pub candidate: &'a [Vec<f64>],
+}
+
+/// A percentile as a share, and the values inside each launch of one side.
+pub type Inner = (f64, Vec<Vec<f64>>);
+
+impl<'a> Tail<'a> {
+    /// If both sides hold it: their percentile and their values.
+    pub fn of([baseline, candidate]: [&'a Option<Inner>; 2]) -> Option<Self> {
+        let ((quantile, baseline), (_, candidate)) = (baseline.as_ref()?, candidate.as_ref()?);
+        Some(Self { quantile: *quantile, baseline, candidate })
+    }
 }
 
 /// What the launches show about a metric, or about all primary metrics together.
@@ -193,12 +232,24 @@ pub struct Judged {
     /// these launches would detect four times in five.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mde: Option<f64>,
-    /// Launches on each side that would make that effect equal to the margin.
+    /// Launches on each side with which this metric alone would be decided either way four times in
+    /// five, if it keeps its scatter and its change; absent where none would do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launches_needed: Option<u32>,
+    /// How widely the middle half of the launches scatters on the log scale, as a standard deviation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scatter: Option<f64>,
+    /// Standard deviation between sessions on the log scale, which the test took into account; absent
+    /// if both sides are of one session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub between_sessions: Option<f64>,
     /// The rank test, whichever rule decides. Absent with one launch, and where nothing varies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<Figures>,
+    /// The quantile test of a tail metric, over the values inside all launches, whichever rule
+    /// decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantile: Option<Figures>,
     /// Welch's test on logarithms, whichever rule decides. Absent like `rank`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub welch: Option<Figures>,
@@ -224,19 +275,28 @@ impl Judged {
     /// The estimate that belongs to the deciding test: by Hodges and Lehmann with the ranks, the
     /// ratio of the geometric means with Welch's t or without a test.
     pub fn estimate(&self) -> Estimate {
-        match (self.decided_by, self.rank) {
-            (Some(by), Some(rank)) if by != Test::Welch => (rank.change, rank.ci90, rank.ci95),
+        match self.decided_by {
+            Some(by) if by != Test::Welch => match self.deciding() {
+                Some(figures) => (figures.change, figures.ci90, figures.ci95),
+                None => (self.change, self.ci90, self.ci95),
+            },
             _ => (self.change, self.ci90, self.ci95),
+        }
+    }
+
+    /// The figures of the deciding test.
+    fn deciding(&self) -> Option<Figures> {
+        match self.decided_by? {
+            Test::Welch => self.welch,
+            by if by.is_of_quantile() => self.quantile,
+            _ => self.rank,
         }
     }
 
     /// The half-width on the log scale of the 90 % interval that the launches alone give: what the
     /// precision rule looks at.
     pub fn half_width(&self) -> Option<f64> {
-        match self.decided_by? {
-            Test::Welch => self.welch?.half_width,
-            _ => self.rank?.half_width,
-        }
+        self.deciding()?.half_width
     }
 }
 
@@ -248,6 +308,10 @@ pub struct Judgement {
     pub alpha: f64,
     /// The number of primary metrics that Holm adjusted over.
     pub primaries: usize,
+    /// Launches on each side with which all deciding metrics together pass or fail four times in five,
+    /// if they keep their scatter and their change; absent where no number would do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launches_needed: Option<u32>,
     /// The decision in one sentence.
     pub why: String,
     pub metrics: Vec<Judged>,
@@ -285,13 +349,28 @@ pub fn judge(pairs: &[Pair<'_>], rules: &Rules) -> Result<Judgement, BadPair> {
     }
     adjust(&mut metrics);
     for (judged, pair) in metrics.iter_mut().zip(pairs) {
-        let too_few_sessions = pair.arrangement.knows_too_few_sessions();
-        decide(judged, rules, too_few_sessions);
-        judged.why = explain::metric(judged, rules, too_few_sessions);
+        decide(judged, rules, pair.arrangement.knows_too_few_sessions());
     }
     let (decision, primaries) = overall(&metrics);
+    let launches_needed = needed::for_all(&metrics, rules);
+    for (judged, pair) in metrics.iter_mut().zip(pairs) {
+        if judged.decided_by.is_some() {
+            judged.launches_needed = needed::for_one(judged, rules, primaries);
+        }
+        let would_do = if judged.primary { launches_needed } else { judged.launches_needed };
+        let too_few_sessions = pair.arrangement.knows_too_few_sessions();
+        judged.why = explain::metric(judged, rules, would_do, too_few_sessions);
+    }
     let why = explain::all(decision, &metrics, rules.rule);
-    Ok(Judgement { decision, rule: rules.rule, alpha: rules.alpha, primaries, why, metrics })
+    Ok(Judgement {
+        decision,
+        rule: rules.rule,
+        alpha: rules.alpha,
+        primaries,
+        launches_needed,
+        why,
+        metrics,
+    })
 }
 
 /// Computes everything but the decisions, which need the other metrics too.
@@ -308,10 +387,7 @@ fn measure(pair: &Pair<'_>, rules: &Rules) -> Result<Judged, BadPair> {
     if !rise.exp_m1().is_finite() {
         return Err(BadPair::Apart { metric });
     }
-    let sign = match pair.better {
-        Better::Lower => 1.0,
-        Better::Higher => -1.0,
-    };
+    let sign = pair.better.worse_sign();
     let log_change = evidence::welch_figures(&base_logs, &cand_logs, sign, theta, rules.alpha);
     let exact = log_change.as_ref().is_some_and(|w| w.figures.is_none());
     let welch_log = log_change.as_ref().and_then(|w| w.figures);
@@ -319,24 +395,20 @@ fn measure(pair: &Pair<'_>, rules: &Rules) -> Result<Judged, BadPair> {
         true => None,
         false => evidence::rank_figures(pair, sign, theta, rules.alpha),
     };
-    let decided_by = match rules.rule {
-        Rule::Welch => welch_log.map(|_| Test::Welch),
-        Rule::Rank | Rule::Point => rank.map(|_| pair.arrangement.test()),
+    let quantile = match exact {
+        true => None,
+        false => evidence::quantile_figures(pair, theta, rules.alpha),
     };
-    let deciding = match rules.rule {
-        Rule::Welch => welch_log,
-        Rule::Rank | Rule::Point => rank,
+    let (decided_by, deciding) = match (rules.rule, quantile) {
+        (Rule::Welch, _) => (welch_log.map(|_| Test::Welch), welch_log),
+        (_, Some(_)) => (Some(pair.arrangement.test_of_quantile()), quantile),
+        (_, None) => (rank.map(|_| pair.arrangement.test()), rank),
     };
     let raw = welch(&cand, &base, 0.95).and_then(|w| w.test);
     // A side with one launch is assumed to scatter like the other.
     let sds = [base_logs.sd(), cand_logs.sd()];
     let either = sds[0].or(sds[1]).unwrap_or(0.0);
-    let sd = match (rules.rule, deciding.and_then(|d| d.half_width)) {
-        (Rule::Rank, Some(half_width)) => {
-            [evidence::scatter(half_width, [base.n(), cand.n()]).unwrap_or(either); 2]
-        }
-        _ => sds.map(|sd| sd.unwrap_or(either)),
-    };
+    let sd = sds.map(|sd| sd.unwrap_or(either));
     Ok(Judged {
         metric,
         better: pair.better,
@@ -361,7 +433,10 @@ fn measure(pair: &Pair<'_>, rules: &Rules) -> Result<Judged, BadPair> {
         hedges_g: hedges_g(&cand, &base),
         mde: deciding.and_then(|d| d.mde),
         launches_needed: launches_needed(sd, theta, rules.alpha, POWER),
+        scatter: evidence::middle_scatter(pair),
+        between_sessions: pair.arrangement.between_sessions(theta),
         rank,
+        quantile,
         welch: welch_log,
         real_but_small: false,
         exact,
@@ -433,7 +508,7 @@ fn decide(judged: &mut Judged, rules: &Rules, too_few_sessions: bool) {
         (judged.p, judged.p_reg, judged.p_ok, judged.p_improved)
     {
         let below = |p: f64| p < rules.alpha;
-        judged.margin_rule = if below(judged.p_reg_holm.unwrap_or(p_reg)) {
+        judged.margin_rule = if judged.p_reg_holm.unwrap_or(p_reg) < rules.red_level() {
             Decision::Regressed
         } else if below(judged.p_improved_holm.unwrap_or(p_improved)) {
             Decision::Improved

@@ -28,6 +28,10 @@ pub struct CompareArgs {
     pub per_prompt: bool,
     #[command(flatten)]
     pub rules: RulesArgs,
+    /// Earlier sessions, which show how much sessions differ; results of two sessions cannot pass
+    /// without three of them [default: results/history.sqlite, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub history_db: Option<PathBuf>,
     /// End with the verdict's status: 0 passed, 1 regressed, 3 inconclusive, 4 not comparable
     #[arg(long)]
     pub exit_code: bool,

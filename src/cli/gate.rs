@@ -53,6 +53,10 @@ pub struct GateArgs {
 
     #[command(flatten, next_help_heading = "Verdict")]
     pub rules: RulesArgs,
+    /// Earlier sessions, which show how much sessions differ: for a stored baseline, that cannot
+    /// pass without three of them [default: results/history.sqlite, if it is there]
+    #[arg(long, value_name = "FILE", help_heading = "Verdict", conflicts_with = "resume")]
+    pub history_db: Option<PathBuf>,
     /// What an inconclusive run counts as [default: exit code 3]
     #[arg(long, value_enum, help_heading = "Verdict")]
     pub on_inconclusive: Option<OnInconclusive>,
@@ -66,7 +70,7 @@ pub struct GateArgs {
         value_parser = clap::value_parser!(u32).range(2..=MOST))]
     pub launches: u32,
     /// Launches of each side at most; from the least on, measuring ends when every deciding
-    /// metric is known to half its margin
+    /// metric is known to half its margin, or one is worse by more than its margin
     #[arg(long, default_value_t = 30, help_heading = "Length",
         value_parser = clap::value_parser!(u32).range(2..=MOST))]
     pub max_launches: u32,

@@ -84,6 +84,7 @@ impl RulesArgs {
                 RuleArg::Point => Rule::Point,
             },
             primary: if self.primary.is_empty() { default } else { self.primary.clone() },
+            ..Rules::default()
         }
     }
 }

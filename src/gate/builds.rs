@@ -11,6 +11,7 @@ use super::judge::{Judge, check_ratios, look_alpha, must_have_measured};
 use super::program::Program;
 use super::{BASELINE, BaselineMissing, CANDIDATE, bench, builtin, session, spec, stop};
 use crate::analysis::gate::{self, Gate, faults};
+use crate::analysis::sides::Origin;
 use crate::analysis::verdict::{Rule, Rules};
 use crate::cli::gate::GateArgs;
 use crate::engine::EngineSpec;
@@ -49,7 +50,13 @@ impl Stated {
             alpha: self.alpha,
             rule: self.rule,
             primary: self.primary.clone(),
+            ..Rules::default()
         }
+    }
+
+    /// Both sides are measured in one session.
+    fn judge<'a>(&self, rules: &'a Rules) -> Judge<'a> {
+        Judge { rules, stop: self.stop, origin: Origin::OneSession }
     }
 }
 
@@ -221,7 +228,7 @@ pub fn measure(session: Session<'_>, stated: &Stated) -> Result<Measured> {
         warm(&program.path);
     }
     let rules = stated.rules();
-    let judge = Judge { rules: &rules, stop: stated.stop };
+    let judge = stated.judge(&rules);
     let config = Some((CONFIG, serde_json::to_value(stated)?));
     let measured = Session { config, ..session }.measure(&mut |record, launches| {
         judge.enough(&record.arms[0], &record.arms[1], launches)
@@ -237,20 +244,21 @@ pub fn judged(measured: &Measured, stated: &Stated) -> Result<Gate> {
     };
     must_have_measured(baseline, "the baseline")?;
     let rules = stated.rules();
-    let judge = Judge { rules: &rules, stop: stated.stop };
+    let judge = stated.judge(&rules);
     let side = |program: &Program, arm: &Arm| {
         let program = program.clone();
         Some(gate::Side::new(program.what, program.commit, Some(program.sha256), arm))
     };
     let faults = faults(baseline, candidate, &rules, rules.are_asked());
+    let judgement = judge.judgement(baseline, candidate)?;
     Ok(Gate {
-        judgement: judge.judgement(baseline, candidate)?,
+        ended: Some(judge.reason(measured.ended, judgement.as_ref())),
+        judgement,
         invalid: faults.invalid,
         vanished: faults.vanished,
         baseline: side(&stated.baseline, baseline),
         candidate: side(&stated.candidate, candidate),
         alpha: stated.alpha,
-        ended: Some(stated.stop.reason(measured.ended)),
         records: vec![measured.path.display().to_string()],
         ..Gate::new(record)
     })

@@ -7,16 +7,30 @@ use anyhow::{Context, Result, bail};
 
 use super::builds::warm;
 use super::judge::{Judge, check_ratios, look_alpha, must_have_measured};
-use super::{BaselineMissing, CANDIDATE, ENGINE, bench, session, stop, then_as_candidate};
+use super::{
+    BASELINE, BaselineMissing, CANDIDATE, ENGINE, bench, session, stop, then_as_candidate,
+};
 use crate::analysis::gate::{self, Gate, faults};
+use crate::analysis::sides::{Earlier, Origin};
 use crate::analysis::{UNKNOWN_METRICS, summarize};
 use crate::cli::gate::GateArgs;
 use crate::engine::Registry;
-use crate::identity::{Difference, Identity, Severity};
+use crate::history;
+use crate::identity::{Difference, Identity, LineIdentity, Severity};
 use crate::plan::Spec;
 use crate::progress::say;
 use crate::record::{Arm, Record, Warning};
 use crate::session::{Side, Stop, new_record};
+
+/// An arm of a result file.
+#[derive(Clone, Copy)]
+struct Stored<'a> {
+    record: &'a Record,
+    arm: &'a Arm,
+}
+
+/// A gate, and what earlier sessions show where its sides are of two.
+type Judged = (Gate, Option<Earlier>);
 
 pub fn run(args: &GateArgs, file: &Path) -> Result<Gate> {
     let shown = file.display();
@@ -32,9 +46,10 @@ pub fn run(args: &GateArgs, file: &Path) -> Result<Gate> {
         arm(&baseline, args.engine.as_deref()).with_context(|| format!("--baseline {shown}"))?;
     must_have_measured(&arm, &format!("--baseline {shown}: {}", arm.label))?;
     let side = gate::Side::new(shown.to_string(), baseline.build.git_commit.clone(), None, &arm);
-    let gate = match &args.candidate {
-        Some(candidate) => against_record(args, (&baseline, &arm), candidate)?,
-        None => against_measurement(args, (&baseline, &arm), file)?,
+    let stored = Stored { record: &baseline, arm: &arm };
+    let (gate, earlier) = match &args.candidate {
+        Some(candidate) => against_record(args, stored, candidate)?,
+        None => against_measurement(args, stored, file)?,
     };
     let mut warnings = gate.warnings.clone();
     let unknown = baseline.warnings.iter().filter(|w| w.code == UNKNOWN_METRICS);
@@ -55,24 +70,12 @@ pub fn run(args: &GateArgs, file: &Path) -> Result<Gate> {
             advice: "finish it with --resume before gating against it".into(),
         });
     }
-    // Not told by the time: sessions may begin in the same second.
-    let same_session = match &args.candidate {
-        Some(candidate) => Record::read(candidate)?.run.id == baseline.run.id,
-        None => false,
-    };
-    if !same_session {
-        warnings.push(Warning {
-            code: "other_session".into(),
-            arm: None,
-            message: format!(
-                "the baseline is of another session ({}): a test over launches does not see by how \
-                 much sessions differ",
-                baseline.run.started_at
-            ),
-            advice: "--baseline-rev or --baseline-bin measures both sides in one session".into(),
-        });
+    if let Some(earlier) = &earlier {
+        let what = format!("the baseline, of {},", baseline.run.started_at);
+        warnings.push(earlier.warning(&what));
     }
-    Ok(Gate { baseline: Some(side), warnings, ..gate })
+    let earlier_sessions = earlier.map(|earlier| earlier.sessions);
+    Ok(Gate { baseline: Some(side), earlier_sessions, warnings, ..gate })
 }
 
 /// The arm that is meant: by its label or its engine; else the candidate of a gate's record, else
@@ -104,6 +107,17 @@ fn differences(baseline: (&Record, &Arm), candidate: (&Record, &Arm)) -> Vec<Dif
     let found =
         Identity::of(baseline.0, baseline.1).differences(&Identity::of(candidate.0, candidate.1));
     found.into_iter().filter(|d| !(same_engine && d.is_engine())).collect()
+}
+
+/// What the history shows of sessions like that of the baseline, the run `candidate` left out.
+fn earlier(args: &GateArgs, baseline: Stored<'_>, candidate: Option<&str>) -> Result<Earlier> {
+    let mut line = LineIdentity::of(baseline.record, baseline.arm);
+    if [BASELINE, CANDIDATE].contains(&line.label.as_str()) {
+        // The side of a gate; a history has the engine by its own name.
+        line.label.clone_from(&line.engine);
+    }
+    let without: Vec<&str> = candidate.into_iter().collect();
+    history::earlier(args.history_db.as_deref(), &line, &without).context("--history-db")
 }
 
 /// One session's arm against itself.
@@ -142,14 +156,20 @@ fn refused(differences: &[Difference]) -> bool {
     differences.iter().any(|d| d.severity == Severity::Refuse)
 }
 
-fn against_record(args: &GateArgs, (baseline, base): (&Record, &Arm), file: &Path) -> Result<Gate> {
+fn against_record(args: &GateArgs, stored: Stored<'_>, file: &Path) -> Result<Judged> {
+    let Stored { record: baseline, arm: base } = stored;
     let shown = file.display();
     let mut candidate = Record::read(file).context("--candidate")?;
     summarize(&mut candidate);
     let arm = arm(&candidate, args.engine.as_deref().or(Some(&base.engine)))
         .with_context(|| format!("--candidate {shown}"))?;
     let found = differences((baseline, base), (&candidate, &arm));
-    let mut gate = judged(args, Stop::STORED, base, (&candidate, &arm), found)?;
+    let earlier = match candidate.run.id == baseline.run.id {
+        true => None,
+        false => Some(earlier(args, stored, Some(&candidate.run.id))?),
+    };
+    let judge = Judge { rules: &args.rules.rules(), stop: Stop::STORED, origin: origin(&earlier) };
+    let mut gate = judged(args, &judge, base, (&candidate, &arm), found)?;
     gate.invalid.extend(same_launches((baseline, base), (&candidate, &arm)));
     gate.invalid.extend(ambiguous("the baseline", baseline));
     gate.invalid.extend(ambiguous("the candidate", &candidate));
@@ -157,25 +177,23 @@ fn against_record(args: &GateArgs, (baseline, base): (&Record, &Arm), file: &Pat
         gate.vanished.extend(lost_arms(baseline, &candidate));
     }
     let side = gate::Side::new(shown.to_string(), candidate.build.git_commit.clone(), None, &arm);
-    Ok(Gate { candidate: Some(side), records: vec![shown.to_string()], ..gate })
+    let gate = Gate { candidate: Some(side), records: vec![shown.to_string()], ..gate };
+    Ok((gate, earlier))
 }
 
-fn against_measurement(
-    args: &GateArgs,
-    (baseline, base): (&Record, &Arm),
-    file: &Path,
-) -> Result<Gate> {
+fn against_measurement(args: &GateArgs, stored: Stored<'_>, file: &Path) -> Result<Judged> {
+    let Stored { record: baseline, arm: base } = stored;
     if args.candidate_bin.is_some() || args.candidate_rev.is_some() {
         bail!("--baseline FILE measures this llm-bench; run the other program's own `gate`");
     }
     let shown = format!("--baseline {}", file.display());
-    let stated = Spec::of(baseline).with_context(|| shown.clone())?;
+    let spec = Spec::of(baseline).with_context(|| shown.clone())?;
     let mut engine = Registry::load()?.find(&base.engine).with_context(|| shown.clone())?.clone();
     if let Some(slow) = args.slow_candidate {
         engine.options.insert("slow_down".into(), (1.0 + slow).into());
     }
     let stop = stop(args)?;
-    let mut spec = Spec { timeout: args.timeout.or(stated.timeout), ..stated };
+    let mut spec = Spec { timeout: args.timeout.or(spec.timeout), ..spec };
     // One arm of a grid is one point.
     let recipe = base.point.quant.split('+').next().unwrap_or_default();
     if let Ok(quant) = recipe.parse()
@@ -196,43 +214,54 @@ fn against_measurement(
         .collect();
     if refused(&known) && !args.force_incomparable {
         say("not comparable: nothing is measured; --force-incomparable shows the numbers");
-        return Ok(Gate { differences: known, ..Gate::new(&here) });
+        return Ok((Gate { differences: known, ..Gate::new(&here) }, None));
+    }
+    let earlier = Some(earlier(args, stored, None)?);
+    if earlier.as_ref().is_some_and(Earlier::are_too_few) {
+        say(
+            "note: too few earlier sessions are known for this gate to pass; it can find a regression",
+        );
     }
     warm(&std::env::current_exe().context("cannot find this program's own file")?);
     let rules = args.rules.rules();
-    let judge = Judge { rules: &rules, stop };
+    let judge = Judge { rules: &rules, stop, origin: origin(&earlier) };
     let measured = session(args, &bench, stop)?
         .measure(&mut |record, launches| judge.enough(base, &record.arms[0], launches))?
         .finish(then_as_candidate)?;
     let record = &measured.record;
     let arm = record.arms.first().context("nothing was measured")?;
     let found = differences((baseline, base), (record, arm));
-    let gate = judged(args, stop, base, (record, arm), found)?;
+    let gate = judged(args, &judge, base, (record, arm), found)?;
     let side = gate::Side::new("this llm-bench".into(), record.build.git_commit.clone(), None, arm);
-    Ok(Gate {
+    let gate = Gate {
         candidate: Some(side),
-        ended: Some(stop.reason(measured.ended)),
+        ended: Some(judge.reason(measured.ended, gate.judgement.as_ref())),
         records: vec![measured.path.display().to_string()],
         ..gate
-    })
+    };
+    Ok((gate, earlier))
+}
+
+/// Without what is known of earlier sessions, both sides are of one.
+fn origin(earlier: &Option<Earlier>) -> Origin<'_> {
+    earlier.as_ref().map_or(Origin::OneSession, Origin::TwoSessions)
 }
 
 /// Without a judgement where the two may not be compared and nobody forces it.
 fn judged(
     args: &GateArgs,
-    stop: Stop,
+    judge: &Judge<'_>,
     base: &Arm,
     (record, arm): (&Record, &Arm),
     differences: Vec<Difference>,
 ) -> Result<Gate> {
-    let rules = args.rules.rules();
+    let rules = judge.rules;
     let gate = Gate { alpha: rules.alpha, ..Gate::new(record) };
     if refused(&differences) && !args.force_incomparable {
         return Ok(Gate { differences, ..gate });
     }
-    let judge = Judge { rules: &rules, stop };
-    let level = look_alpha(stop, rules.alpha);
-    let faults = faults(base, arm, &rules, rules.are_asked());
+    let level = look_alpha(judge.stop, rules.alpha);
+    let faults = faults(base, arm, rules, rules.are_asked());
     Ok(Gate {
         judgement: judge.judgement(base, arm)?,
         invalid: faults.invalid,

@@ -1,6 +1,7 @@
 //! Results over commits, in one SQLite file: one row per session, metric, commit and identity.
 //! Sessions of different identities never share a line.
 
+mod earlier;
 mod exchange;
 mod file;
 mod filter;
@@ -11,6 +12,7 @@ mod session;
 mod store;
 
 pub use crate::identity::LineIdentity as Identity;
+pub use earlier::{PLACE, earlier};
 pub use exchange::{Form, import, write_out};
 pub use file::of_file;
 pub use filter::{BadSince, Filter, since};

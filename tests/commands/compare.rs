@@ -1,7 +1,7 @@
 //! `compare` as a user types it, on result files of three tools, both real and derived: its output,
 //! its exit codes, and how it refuses.
 
-mod bench;
+pub mod bench;
 mod refusals;
 mod saved;
 use serde_json::{Value, json};

@@ -28,6 +28,7 @@ mod quantize;
 mod resume;
 mod safety;
 mod schema;
+mod sessions;
 mod stopped;
 mod strange_models;
 mod strange_templates;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::field::Object;
 use super::{Format, SampledArm, Series, Source};
+use crate::analysis::sides::Earlier;
 use crate::identity::{Identity, Severity, scalar};
 use crate::metric::Metric;
 use crate::record::Warning;
@@ -69,8 +70,15 @@ fn arm(result: &Object<'_>) -> Result<SampledArm> {
             "none; a mean and a deviation are no samples",
         )
     })?;
-    let series =
-        |metric, decides, values| Series { metric, test: None, decides, part: false, values };
+    let series = |metric, decides, values| Series {
+        metric,
+        test: None,
+        decides,
+        part: false,
+        values,
+        places: Vec::new(),
+        tail: None,
+    };
     if let Some(ok) = ok.as_ref().filter(|ok| ok.len() != times.len()) {
         let expected = format!("{}, one for each time", times.len());
         return Err(result.error("exit_codes", &expected, &ok.len().to_string()));
@@ -101,6 +109,8 @@ fn arm(result: &Object<'_>) -> Result<SampledArm> {
         on: parameters,
         identity,
         launches: None,
+        line: None,
+        earlier: Earlier::default(),
         series: all,
     })
 }

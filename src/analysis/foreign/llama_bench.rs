@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::field::Object;
 use super::{Format, SampledArm, Series, Source};
+use crate::analysis::sides::Earlier;
 use crate::identity::{Identity, Severity, scalar};
 use crate::metric::Metric;
 use crate::record::Warning;
@@ -238,6 +239,8 @@ fn arms(entries: &[Entry]) -> (Vec<SampledArm>, bool) {
                 },
                 identity: first.identity.clone(),
                 launches: None,
+                line: None,
+                earlier: Earlier::default(),
                 series: series(group, &mut in_one_process),
             }
         })
@@ -274,6 +277,8 @@ fn series(group: &[&Entry], in_one_process: &mut bool) -> Vec<Series> {
             decides: true,
             part: false,
             values,
+            places: Vec::new(),
+            tail: None,
         }
     };
     tests.into_iter().map(one).collect()

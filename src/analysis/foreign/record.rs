@@ -7,8 +7,9 @@ use anyhow::{Result, bail};
 
 use super::{Format, SampledArm, Series, Source, measurable};
 use crate::analysis::evidence::Launches;
+use crate::analysis::sides::{self, Earlier};
 use crate::analysis::{UNKNOWN_METRICS, ok_launches, summarize};
-use crate::identity::Identity;
+use crate::identity::{Identity, LineIdentity};
 use crate::metric::{Metric, Rank, Values};
 use crate::record::{Arm, MetricSummary, Record, Warning, WeightsSource};
 
@@ -91,6 +92,11 @@ fn sampled(record: &Record, arm: &Arm, warnings: &mut Vec<Warning>) -> SampledAr
                 decides: prompt.is_none() && metric.rank() == Rank::Primary,
                 part: prompt.is_some(),
                 values: summary.values.clone(),
+                places: match prompt {
+                    None => sides::values(arm, metric).1,
+                    Some(_) => Vec::new(),
+                },
+                tail: prompt.is_none().then(|| sides::tail(arm, metric)).flatten(),
             });
         }
     };
@@ -119,6 +125,8 @@ fn sampled(record: &Record, arm: &Arm, warnings: &mut Vec<Warning>) -> SampledAr
         on: format!("{} {} · prompt set {}", model.name, model.quant, record.workload.prompt_set),
         identity: Identity::of(record, arm),
         launches: Some(Launches::of(arm)),
+        line: Some(LineIdentity::of(record, arm)),
+        earlier: Earlier::default(),
         series,
     }
 }

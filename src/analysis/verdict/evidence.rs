@@ -1,11 +1,15 @@
 //! The tests of one metric: by ranks, and Welch's beside it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{POWER, Pair};
+use crate::metric::Better;
 use crate::stats::{
     Between, Design, Interval, Layout, Sample, ShiftTest, margin_of_logs,
-    minimum_detectable_effect, normal_quantile, over_sessions, shift_test,
+    minimum_detectable_effect, normal_quantile, over_sessions, quantile_test, session_spread,
+    shift_test,
 };
 
 /// How the launches of the two sides belong together. It follows from the plan, never from values.
@@ -33,8 +37,25 @@ pub enum Test {
     RankSumInBlocks,
     /// Ranks over all launches, and the variance between sessions.
     RankSumOverSessions,
+    /// The quantile test of a tail, over all launches.
+    Quantile,
+    /// The same, dealt out within the blocks that were measured.
+    QuantileInBlocks,
+    /// Over all launches, and the variance between sessions.
+    QuantileOverSessions,
     /// Welch's t on logarithms.
     Welch,
+}
+
+impl Test {
+    pub(super) fn is_of_quantile(self) -> bool {
+        matches!(self, Test::Quantile | Test::QuantileInBlocks | Test::QuantileOverSessions)
+    }
+
+    /// Whether launches are dealt out within blocks.
+    pub(super) fn is_in_blocks(self) -> bool {
+        matches!(self, Test::RankSumInBlocks | Test::QuantileInBlocks)
+    }
 }
 
 impl Arrangement<'_> {
@@ -44,6 +65,23 @@ impl Arrangement<'_> {
             Arrangement::Independent => Test::RankSum,
             Arrangement::Blocks { .. } => Test::RankSumInBlocks,
             Arrangement::Sessions(_) => Test::RankSumOverSessions,
+        }
+    }
+
+    /// The quantile test of this arrangement.
+    pub(super) fn test_of_quantile(&self) -> Test {
+        match self {
+            Arrangement::Independent => Test::Quantile,
+            Arrangement::Blocks { .. } => Test::QuantileInBlocks,
+            Arrangement::Sessions(_) => Test::QuantileOverSessions,
+        }
+    }
+
+    /// How much sessions differ as the test takes it; absent for one session.
+    pub(super) fn between_sessions(&self, theta: f64) -> Option<f64> {
+        match self {
+            Arrangement::Sessions(known) => Some(session_spread(*known, theta).0),
+            Arrangement::Independent | Arrangement::Blocks { .. } => None,
         }
     }
 
@@ -138,7 +176,21 @@ pub(super) fn rank_figures(pair: &Pair<'_>, sign: f64, theta: f64, alpha: f64) -
         true => (pair.candidate, pair.baseline),
         false => (pair.baseline, pair.candidate),
     };
-    let layout = match (pair.arrangement, lower) {
+    let launches = shift_test(worse, other, layout(pair.arrangement, lower), theta)?;
+    figures(&launches, pair.arrangement, sign, theta, alpha)
+}
+
+/// Of a tail metric whose launches hold its values. A tail is a time, so lower is better.
+pub(super) fn quantile_figures(pair: &Pair<'_>, theta: f64, alpha: f64) -> Option<Figures> {
+    let tail = pair.tail.filter(|_| pair.better == Better::Lower)?;
+    let layout = layout(pair.arrangement, true);
+    let launches = quantile_test(tail.candidate, tail.baseline, layout, tail.quantile, theta)?;
+    figures(&launches, pair.arrangement, 1.0, theta, alpha)
+}
+
+/// How launches are dealt out; `lower`: whether the candidate's high values are the worse ones.
+fn layout(arrangement: Arrangement<'_>, lower: bool) -> Layout<'_> {
+    match (arrangement, lower) {
         (Arrangement::Blocks { baseline, candidate }, true) => {
             Layout::Blocks { worse: candidate, other: baseline }
         }
@@ -146,12 +198,21 @@ pub(super) fn rank_figures(pair: &Pair<'_>, sign: f64, theta: f64, alpha: f64) -
             Layout::Blocks { worse: baseline, other: candidate }
         }
         (Arrangement::Independent | Arrangement::Sessions(_), _) => Layout::Independent,
-    };
-    let launches = shift_test(worse, other, layout, theta)?;
+    }
+}
+
+/// A test of launches as figures, with the variance between sessions where there are two.
+fn figures(
+    launches: &ShiftTest,
+    arrangement: Arrangement<'_>,
+    sign: f64,
+    theta: f64,
+    alpha: f64,
+) -> Option<Figures> {
     let half_width = launches.interval90.map(|i| (i.high - i.low) / 2.0);
-    let test = match pair.arrangement {
-        Arrangement::Sessions(known) => over_sessions(&launches, known, theta),
-        Arrangement::Independent | Arrangement::Blocks { .. } => launches,
+    let test = match arrangement {
+        Arrangement::Sessions(known) => over_sessions(launches, known, theta),
+        Arrangement::Independent | Arrangement::Blocks { .. } => *launches,
     };
     let change = (sign * test.worse_by).exp_m1();
     change.is_finite().then(|| Figures {
@@ -182,6 +243,39 @@ fn smallest_effect(test: &ShiftTest, alpha: f64) -> Option<f64> {
 pub(super) fn scatter(half_width: f64, n: [usize; 2]) -> Option<f64> {
     let [a, b] = n.map(|n| n as f64);
     Some(half_width / normal_quantile(0.95)? * (a * b / (a + b)).sqrt())
+}
+
+/// How widely the middle half of the launches scatters, as the standard deviation of a normal
+/// distribution with that interquartile range: distances from the median of their side, and in blocks
+/// from the mean of their block. Where launches pile up at a sharp edge, the interval of many is
+/// narrower than the few of a plan can make it; this is not. `None` for fewer than two launches on a
+/// side.
+pub(super) fn middle_scatter(pair: &Pair<'_>) -> Option<f64> {
+    /// The interquartile range of a standard normal distribution.
+    const NORMAL: f64 = 1.348_98;
+    let mut sides = [pair.baseline, pair.candidate].map(|values| {
+        let logs: Vec<f64> = values.iter().map(|v| v.ln()).collect();
+        let middle = Sample::new(&logs).ok()?.median();
+        (logs.len() > 1).then(|| logs.iter().map(|v| v - middle).collect::<Vec<f64>>())
+    });
+    let [Some(base), Some(cand)] = &mut sides else { return None };
+    let mut factor = 1.0;
+    if let Arrangement::Blocks { baseline, candidate } = pair.arrangement {
+        let mut sums: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
+        for (block, rest) in baseline.iter().zip(&*base).chain(candidate.iter().zip(&*cand)) {
+            let (sum, n) = sums.entry(*block).or_default();
+            (*sum, *n) = (*sum + rest, *n + 1.0);
+        }
+        for (numbers, rest) in [(baseline, &mut *base), (candidate, &mut *cand)] {
+            for (block, rest) in numbers.iter().zip(rest) {
+                *rest -= sums[block].0 / sums[block].1;
+            }
+        }
+        // The mean of four takes a quarter of the variance with it.
+        factor = (4.0f64 / 3.0).sqrt();
+    }
+    let all = Sample::new(&[&base[..], &cand[..]].concat()).ok()?;
+    Some(factor * (all.quantile(0.75) - all.quantile(0.25)) / NORMAL)
 }
 
 /// Converts "worse by" on the log scale to a change of the metric. `None` if a bound does not fit

@@ -5,7 +5,12 @@ use crate::number::{Form, share, text};
 use crate::stats::fewest_to_reach;
 
 /// Why a metric got its decision.
-pub(super) fn metric(judged: &Judged, rules: &Rules, too_few_sessions: bool) -> String {
+pub(super) fn metric(
+    judged: &Judged,
+    rules: &Rules,
+    would_do: Option<u32>,
+    too_few_sessions: bool,
+) -> String {
     let fewest = judged.baseline.n.min(judged.candidate.n);
     let name = &judged.metric;
     if fewest < 2 {
@@ -40,27 +45,25 @@ pub(super) fn metric(judged: &Judged, rules: &Rules, too_few_sessions: bool) -> 
             let within = judged.p_ok.is_some_and(|p| p < rules.alpha);
             let launches = match within {
                 true => format!("these launches are within {margin}"),
-                false => unknown(judged, rules),
+                false => unknown(judged, rules, would_do),
             };
             format!(
                 "{launches}, but fewer than {FEWEST_SESSIONS} earlier sessions show how much \
                  sessions differ, so nothing passes"
             )
         }
-        (_, Decision::Inconclusive) => unknown(judged, rules),
+        (_, Decision::Inconclusive) => unknown(judged, rules, would_do),
     };
     format!("{name} changed by {change}{interval}: {ending}")
 }
 
-/// Why the launches do not decide, and what would help.
-fn unknown(judged: &Judged, rules: &Rules) -> String {
+/// Why the launches do not decide, and how many would, four times in five: all deciding metrics
+/// together, for one of them.
+fn unknown(judged: &Judged, rules: &Rules, would_do: Option<u32>) -> String {
     let margin = share(judged.margin);
     let had = judged.baseline.n.min(judged.candidate.n);
-    let blocks = judged.decided_by == Some(Test::RankSumInBlocks);
-    let least_p = match judged.decided_by {
-        Some(Test::Welch) | None => None,
-        Some(_) => judged.rank.and_then(|r| r.least_p),
-    };
+    let blocks = judged.decided_by.is_some_and(Test::is_in_blocks);
+    let least_p = judged.deciding().and_then(|figures| figures.least_p);
     if least_p.is_some_and(|p| p >= rules.alpha)
         && let Some(fewest) = fewest_to_reach(rules.alpha, blocks)
     {
@@ -69,16 +72,18 @@ fn unknown(judged: &Judged, rules: &Rules) -> String {
             level(rules.alpha)
         );
     }
-    match (judged.mde, judged.launches_needed) {
-        (Some(mde), Some(needed)) if mde > judged.margin && needed as usize > had => format!(
-            "this run could see a change of {} at best, not one of {margin}; {needed} launches on each side would do",
-            text(mde, Form::Share)
+    let more = match would_do {
+        Some(n) if n as usize > had => format!("{n} launches on each side would do"),
+        Some(n) => format!("{n} launches on each side decide only four times in five"),
+        None => "no number of launches would do".into(),
+    };
+    match judged.mde {
+        Some(mde) if mde > judged.margin => format!(
+            "this run could see a change of {} at best, not one of {margin}; {more}",
+            share(mde)
         ),
-        (_, Some(needed)) if needed as usize > had => {
-            format!("too few launches for a margin of {margin}; {needed} on each side would do")
-        }
         _ => format!(
-            "too close to the margin of {margin} to tell on which side of it the change lies"
+            "too close to the margin of {margin} to tell on which side of it the change lies; {more}"
         ),
     }
 }

@@ -18,7 +18,23 @@ pub enum Look {
     /// would be called "regressed" at a change equal to the margin (from three launches on; 6.1 %
     /// from five).
     Precise,
+    /// Launches continue as with [`Look::Precise`], and each look at two more launches of each side
+    /// may end them with "regressed". "Not regressed" is said once, at the last look, when the
+    /// spread is precise or `most` launches are made.
+    Sequential {
+        /// Launches of each side at this look.
+        launches: u32,
+        /// Launches of each side at the first look, and the most.
+        least: u32,
+        most: u32,
+        /// Whether this look ends the launches whatever it shows.
+        last: bool,
+    },
 }
+
+/// The part of alpha that a sequential plan spends on "regressed". A plan that ends once it is
+/// precise must keep a quarter, because it ends more often where the spread happens to look small.
+const SPENT: f64 = 0.76;
 
 impl Look {
     /// The level of each test at this look, chosen so that a run spends at most `alpha` in all. Two
@@ -29,10 +45,28 @@ impl Look {
     pub fn alpha(self, alpha: f64) -> f64 {
         match self {
             Look::Only => alpha,
-            Look::First | Look::Second | Look::Precise => {
+            Look::First | Look::Second | Look::Precise | Look::Sequential { .. } => {
                 stats::pocock(alpha).unwrap_or(alpha / 2.0)
             }
         }
+    }
+
+    /// The level of "regressed" over `primaries` metrics together, where it is not [`Look::alpha`].
+    ///
+    /// Of what a plan spends, a look after the share t of the most launches has spent √t, and the
+    /// last look all of it. The levels are those of alpha / `primaries`, times `primaries`, because
+    /// Holm tests the metrics at such parts of alpha, and looks are less alike far out.
+    pub fn red_alpha(self, alpha: f64, primaries: usize) -> Option<f64> {
+        let Look::Sequential { launches, least, most, last } = self else { return None };
+        let family = primaries.max(1) as f64;
+        let part = SPENT * alpha / family;
+        let ns: Vec<u32> = (least..launches).step_by(2).chain([launches]).collect();
+        let times: Vec<f64> = ns.iter().map(|n| f64::from(*n) / f64::from(most.max(*n))).collect();
+        let mut spent: Vec<f64> = times.iter().map(|t| part * t.sqrt()).collect();
+        if last {
+            *spent.last_mut()? = part;
+        }
+        Some(family * stats::spending_levels(&times, &spent)?.last()?)
     }
 }
 

@@ -24,6 +24,7 @@ fn decode<'a>(baseline: &'a [f64], candidate: &'a [f64]) -> Pair<'a> {
         baseline,
         candidate,
         arrangement: Arrangement::Independent,
+        tail: None,
     }
 }
 
@@ -44,6 +45,7 @@ fn p_values_and_intervals_agree_with_scipy() {
             baseline: &baseline,
             candidate: &candidate,
             arrangement: Arrangement::Independent,
+            tail: None,
         };
         let got = one(pair, &rules);
         let expected = |name: &str| case[name].as_f64().unwrap();
@@ -91,6 +93,7 @@ fn where_nothing_varies_the_change_is_compared_exactly_and_p_is_absent() {
             baseline: &[1000.0; 5],
             candidate,
             arrangement: Arrangement::Independent,
+            tail: None,
         };
         one(pair, &Rules::default())
     };
@@ -266,6 +269,7 @@ fn holm_over_the_primaries_can_take_a_regression_back() {
         baseline: &base,
         candidate: if metric == Metric::DecodeTps { &worse } else { &same },
         arrangement: Arrangement::Independent,
+        tail: None,
     });
     let judged = |rules: &Rules| judge(&pairs, rules).unwrap();
     let single = &judged(&alone()).metrics[0];

@@ -96,7 +96,7 @@ fn unpaired(against: &Against<'_>) -> Vec<String> {
 
 fn warning(warning: &Warning) -> Remark {
     let mark = match warning.code.as_str() {
-        "machine_unknown" | "one_program" | "resumed" => Mark::Note,
+        "machine_unknown" | "one_program" | "resumed" | "other_session" => Mark::Note,
         _ => Mark::Warning,
     };
     Remark::advised(mark, clean(&warning.message), clean(&warning.advice))
@@ -282,7 +282,7 @@ fn stacked(rows: &[Row], wide: bool) -> Table {
             ["95 % interval", "90 %"],
             ["p", "t (df)"],
             ["g", ""],
-            ["MDE", "n for it"],
+            ["MDE", "would do"],
         ],
         false => &[["change", "95 % interval"], ["p", "g"]],
     };
@@ -403,7 +403,7 @@ fn legend(compared: &Compared<'_>) -> String {
     format!(
         "Margin {}{margins}; α {}; {rule}. change: ratio of geometric means; p, t (df): plain \
          Welch on the raw values. g: Hedges; MDE: the least change that these launches would see \
-         four times in five.",
+         four times in five; would do: launches on each side that decide the metric as often.",
         share(rules.margin),
         rules.alpha
     )

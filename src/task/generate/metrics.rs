@@ -219,6 +219,8 @@ impl Sums {
             }
         };
         put(Metric::Ttft, mean(&self.ttft).filter(|_| self.submit_known));
+        let enough = self.submit_known && self.ttft.len() >= 20;
+        put(Metric::TtftP95, quantile(&self.ttft, 0.95).filter(|_| enough));
         if self.prefill_known && self.prefill > 0.0 {
             put(Metric::PrefillTps, Some(self.prompt_tokens / self.prefill));
         }

@@ -88,6 +88,25 @@ impl Bench {
         self.write(name, record.to_string());
     }
 
+    /// Adds earlier sessions of the record to the history, each at its level.
+    pub fn earlier_sessions(&self, levels: &[f64]) {
+        let mut names = Vec::new();
+        for (i, level) in levels.iter().enumerate() {
+            let name = format!("earlier_{i}_{level}.json");
+            self.record(&name, &QUIET, |record| {
+                record["run"]["started_at"] = format!("2026-01-{:02}T10:00:00Z", i + 1).into();
+                at_level(record, *level);
+            });
+            names.push(name);
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        std::fs::create_dir_all(self.path("results")).unwrap();
+        support::done(support::output(
+            self.dir.path(),
+            &[&["history", "add"], &names[..]].concat(),
+        ));
+    }
+
     /// llama-bench's real file with these samples of prefill and decode, in tokens per second.
     pub fn llama_bench(&self, name: &str, prefill: &[f64], decode: &[f64]) {
         let mut tests = self.read("llama_bench.json");
@@ -133,14 +152,35 @@ pub fn scale(record: &mut Value, arm: usize, metric: &str, factor: f64) {
     }
 }
 
+/// Multiplies each rate by `level` and divides each time by it, in every launch.
+pub fn at_level(record: &mut Value, level: f64) {
+    for arm in record["arms"].as_array_mut().unwrap() {
+        for launch in arm["launches"].as_array_mut().unwrap() {
+            for (name, value) in launch["metrics"].as_object_mut().unwrap() {
+                let better = match name.as_str() {
+                    name if name.ends_with("_tps") => level,
+                    name if name.ends_with("_s") => 1.0 / level,
+                    _ => 1.0,
+                };
+                *value = (value.as_f64().unwrap() * better).into();
+            }
+        }
+    }
+}
+
 pub fn metric<'a>(pair: &'a Value, name: &str) -> &'a Value {
     let metrics = pair["metrics"].as_array().unwrap();
     metrics.iter().find(|m| m["metric"] == name).unwrap_or_else(|| panic!("{name} in {pair:#}"))
 }
 
-/// Two records: candle decodes 12 % slower and loads 9 % faster; candle-stock is unchanged.
+/// Levels of sessions of a quiet machine.
+pub const CALM: [f64; 4] = [1.0, 1.002, 0.998, 1.001];
+
+/// Two records: candle decodes 12 % slower and loads 9 % faster; candle-stock is unchanged. Four
+/// earlier sessions are alike.
 pub fn two_records() -> Bench {
     let bench = Bench::new();
+    bench.earlier_sessions(&CALM);
     bench.record("base.json", &QUIET, |_| {});
     bench.record("head.json", &QUIET_8, |record| {
         let place = |label: &str| {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::analysis::gate::{faults, judge_arms};
 use crate::analysis::requirement;
+use crate::analysis::sides::Origin;
 use crate::analysis::testing::{self, CANDLE, Engine};
 use crate::analysis::verdict::Rules;
 use crate::record::Arm;
@@ -23,7 +24,7 @@ fn gate(decode: f64) -> Gate {
     let side = |what: &str, arm: &Arm| Some(Side::new(what.into(), None, None, arm));
     let ratio = ["candidate/baseline decode_tps >= 0.9".parse().unwrap()];
     Gate {
-        judgement: Some(judge_arms(&baseline, &candidate, &rules).unwrap()),
+        judgement: Some(judge_arms(&baseline, &candidate, Origin::OneSession, &rules).unwrap()),
         vanished: faults(&baseline, &candidate, &rules, false).vanished,
         baseline: side("revision 1f2e3d4c5b6a (main)", &baseline),
         candidate: side("this llm-bench", &candidate),
