@@ -184,6 +184,27 @@ impl GgufFile {
                 ));
             }
         }
+        self.check_overlap()
+    }
+
+    /// Refuses tensors that share bytes: no writer makes them, and what one byte means would
+    /// depend on the reader.
+    fn check_overlap(&self) -> Result<(), GgufError> {
+        let computed = self.tensors.iter().filter(|(_, info)| info.dtype.is_computed());
+        let mut places: Vec<(Range<u64>, &str)> = computed
+            .map(|(name, info)| (info.offset..info.offset + info.bytes(), name.as_str()))
+            .collect();
+        places.sort_unstable_by_key(|(place, name)| (place.start, place.end, *name));
+        for pair in places.windows(2) {
+            let [(before, first), (place, second)] = pair else { unreachable!("windows of two") };
+            if place.start < before.end {
+                return Err(self.malformed(
+                    format!("tensor {second}"),
+                    format!("bytes of its own from {} on, where {first} ends", before.end),
+                    format!("a start at {}", place.start),
+                ));
+            }
+        }
         Ok(())
     }
 

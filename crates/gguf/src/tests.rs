@@ -60,6 +60,26 @@ fn a_llama_file_gives_its_hyper_parameters_and_sizes() {
 }
 
 #[test]
+fn tensors_that_share_bytes_are_refused() {
+    let good = llama().bytes();
+    assert!(open_bytes(&good).is_ok());
+    // The last tensor moves onto the one before it: to its start, and to its last 32 bytes.
+    let offset = |t: &str| {
+        let at = good.windows(t.len()).position(|w| w == t.as_bytes()).unwrap() + t.len();
+        // Behind the name: the number of dimensions, two dimensions, the type.
+        at + 4 + 2 * 8 + 4
+    };
+    let read = |at: usize| u64::from_le_bytes(good[at..at + 8].try_into().unwrap());
+    let (up, down) = (offset("blk.1.ffn_up.weight"), offset("blk.1.ffn_down.weight"));
+    for moved in [read(up), read(down) - 32] {
+        let mut bytes = good.clone();
+        bytes[down..down + 8].copy_from_slice(&moved.to_le_bytes());
+        let text = refusal(&bytes);
+        assert!(text.contains("blk.1.ffn_up.weight") && text.contains("ffn_down"), "{text}");
+    }
+}
+
+#[test]
 fn an_untied_model_reads_its_output_matrix_and_not_its_embedding() {
     let tied = open(&llama()).unwrap();
     let untied = open(&llama().tensor("output.weight", &[64, 96], 0)).unwrap();

@@ -70,3 +70,57 @@ fn memory(run: &PromptRun, measured: &Measured<'_>, model: &Model) -> Option<Str
 fn whereabouts(measured: &Measured<'_>) -> String {
     format!("{} with {} threads", measured.device, measured.threads)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::testing;
+    use crate::device::Device;
+    use crate::protocol::Loaded;
+    use crate::record::Launch;
+
+    const GB: u64 = 1_000_000_000;
+
+    /// What is said of 16 tokens, each `gap_ns` after the one before, that read a model of 1 GB on
+    /// a machine that delivers 50 GB/s.
+    fn said(gap_ns: u64, last_level_cache: Option<u64>) -> Option<String> {
+        let mut launch = Launch::new((0, 0), String::new());
+        launch.prompts.push(PromptRun {
+            id: "p".into(),
+            n_prompt: 1,
+            begin_ns: Some(GB),
+            token_ns: (1..=16).map(|i| GB + i * gap_ns).collect(),
+            ..PromptRun::new(Role::Measured)
+        });
+        let model =
+            Model { n_params: 2 * GB, weight_bytes_per_token: Some(GB), ..testing::record().model };
+        let measured = Measured {
+            launch: &mut launch,
+            loaded: &Loaded::default(),
+            bandwidth: Some(BytesPerSecond(50e9)),
+            device: Device::default(),
+            threads: 2,
+            last_level_cache,
+        };
+        doubt(&measured, &model)
+    }
+
+    #[test]
+    fn tokens_faster_than_the_memory_delivers_their_weights_are_doubted() {
+        let cache = Some(GB / 30);
+        assert_eq!(said(20_000_000, cache), None, "at 50 GB/s");
+        assert_eq!(said(8_000_000, cache), None, "at 125 GB/s: a reading that was low");
+        let said_of = said(5_000_000, cache).unwrap();
+        for word in ["p: decoding", "200 GB/s", "50.0 GB/s", "cpu with 2 threads"] {
+            assert!(said_of.contains(word), "{word} in {said_of}");
+        }
+        assert_eq!(said(5_000_000, Some(GB)), None, "a cache may hold the weights");
+        assert_eq!(said(5_000_000, None), None, "it is not known what a cache holds");
+    }
+
+    #[test]
+    fn tokens_faster_than_any_arithmetic_are_doubted() {
+        let said = said(5, None).unwrap();
+        assert!(said.contains("multiply-adds a second"), "{said}");
+    }
+}
