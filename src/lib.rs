@@ -10,9 +10,9 @@
 //!                                                     history (records over commits)
 //! ```
 //!
-//! Beside it: `device`, `metric`, `number` and `interrupt` below everything, `cli` and `cmd` on top. What
-//! must not know the harness is a crate of its own under `crates/`: `units`, `cpu`, `stats`,
-//! `protocol`, `gguf` (which `model` shows) and the candle engines (`worker`).
+//! Beside it: `device`, `metric`, `number`, `text` and `interrupt` below everything, `cli` and `cmd`
+//! on top. What must not know the harness is a crate of its own under `crates/`: `units`, `cpu`,
+//! `stats`, `protocol`, `gguf` (which `model` shows) and the candle engines (`worker`).
 
 // `println!` panics when the reader of our output closes the pipe.
 #![cfg_attr(not(test), deny(clippy::print_stdout))]
@@ -47,6 +47,7 @@ pub mod session;
 pub mod shell;
 pub mod spreadsheet;
 pub mod task;
+pub mod text;
 pub mod threads;
 pub mod user;
 pub mod workload;

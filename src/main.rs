@@ -10,8 +10,8 @@ use llm_bench::cli::config::{self, Parsed};
 use llm_bench::cli::{Cli, Command};
 use llm_bench::engine::provision::use_python;
 use llm_bench::model::chat::renderer;
-use llm_bench::report::visible;
 use llm_bench::sensors::gpu::ceilings;
+use llm_bench::text::visible;
 use llm_bench::{cmd, interrupt, processes, progress, units::MonoNs, worker};
 use tracing::Level;
 

@@ -12,7 +12,7 @@ use crate::units::{Bytes, Seconds};
 
 /// A line of progress outside a session: installing, hashing, reading.
 pub fn say(text: &str) {
-    eprintln!("{}", crate::report::visible(text));
+    eprintln!("{}", crate::text::visible(text));
 }
 
 /// The same for what is true of a file, and would otherwise be said each time that it is opened.
@@ -51,7 +51,7 @@ impl ByteProgress {
             let form = "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} \
                         {decimal_bytes_per_sec} {eta}";
             bar.set_style(ProgressStyle::with_template(form).expect("a constant template"));
-            bar.set_message(crate::report::visible(what));
+            bar.set_message(crate::text::visible(what));
             bar
         });
         if bar.is_none() {

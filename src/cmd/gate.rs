@@ -9,7 +9,8 @@ use crate::analysis::gate::Gate;
 use crate::cli::gate::{GateArgs, GateOutput, OnInconclusive};
 use crate::gate::{BaselineMissing, self_check, verdict};
 use crate::record::write_atomically;
-use crate::report::{Style, of::gate as report, visible};
+use crate::report::{Style, of::gate as report};
+use crate::text::visible;
 
 /// Runs the gate; the exit code of its verdict.
 pub fn run(args: &GateArgs) -> Result<u8> {

@@ -17,5 +17,5 @@ use std::io::{Write, stdout};
 
 /// A line on stdout with others' text in it: a path, a reason.
 fn print_line(text: &str) -> std::io::Result<()> {
-    writeln!(stdout(), "{}", crate::report::visible(text))
+    writeln!(stdout(), "{}", crate::text::visible(text))
 }

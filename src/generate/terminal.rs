@@ -4,7 +4,7 @@
 use std::io::{IsTerminal, Write};
 
 use crate::model::tokenizer::{TextStream, Tokenizer};
-use crate::report::escaped;
+use crate::text::escaped;
 
 /// Writes tokens as text.
 pub struct TextOut<'t> {
@@ -59,7 +59,7 @@ impl<'t> TextOut<'t> {
 
 /// A line on stderr that steps back behind the text: dim on a terminal that wants colour.
 pub fn say_dim(text: &str) {
-    let text = crate::report::visible(text);
+    let text = crate::text::visible(text);
     let stderr = std::io::stderr().is_terminal();
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|v| v == "dumb");

@@ -1,10 +1,10 @@
 //! The contents of a report before any format: blocks of facts, tables, plots, texts and remarks.
 //! Cells keep their numbers as numbers; `number` rounds them when a writer sets them. All texts are
-//! clean (see `text`); writers escape them.
+//! clean (see `crate::text`); writers escape them.
 
 use super::plot::Plot;
-use super::text::clean;
 use crate::number::{Form, Scale};
+use crate::text::clean;
 
 /// Blocks in reading order.
 #[derive(Debug, Clone, Default)]

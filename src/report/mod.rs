@@ -6,7 +6,6 @@ pub mod document;
 pub mod of;
 pub mod pivot;
 pub mod plot;
-mod text;
 pub mod write;
 
 use std::io::{IsTerminal, Write, stdout};
@@ -15,7 +14,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 pub use of::run::{render, render_all, render_with};
-pub use text::{clean, escaped, escaped_json, visible};
 
 use crate::record::{Record, write_atomically};
 

@@ -8,11 +8,11 @@ use std::str::FromStr;
 use super::document::{Block, Cell, Column, Document, Level, Table, Tone, joined};
 use super::of::SYNTHETIC;
 use super::of::run::{best, measured, summarized};
-use super::text::clean;
 use super::{Format, Style, write};
 use crate::metric::{Metric, Rank};
 use crate::number::{Form, Scale};
 use crate::record::{Arm, MetricSummary, Record, WeightsSource};
+use crate::text::clean;
 
 /// A key that distinguishes results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -138,7 +138,7 @@ fn colour_comes_only_when_asked_for_and_changes_no_letter() {
     let plain = plain(&record, Format::Table);
     assert!(!plain.contains('\u{1b}'));
     let words = |text: &str| -> Vec<String> {
-        let lines = text.lines().map(text::clean);
+        let lines = text.lines().map(crate::text::clean);
         lines.flat_map(|l| l.split_whitespace().map(str::to_string).collect::<Vec<_>>()).collect()
     };
     assert_eq!(words(&painted), words(&plain));

@@ -216,7 +216,7 @@ impl Interrupted {
 fn versions(installed: &Installed, threads: u32) -> Result<BTreeMap<String, String>> {
     let failed = |failure: Failure| match failure {
         Failure::Interrupted => anyhow!("stopped before anything was measured"),
-        Failure::Engine(e) => anyhow!("{}", crate::report::clean(&e.message)),
+        Failure::Engine(e) => anyhow!("{}", crate::text::clean(&e.message)),
     };
     let engine = Engine::open(installed, threads, Deadlines::default()).map_err(failed)?;
     let versions = engine.ready.versions.clone();

@@ -186,7 +186,7 @@ impl Check {
                 "the reference {} failed in {}: {}; name another one with --reference",
                 reference.engine.name,
                 e.phase,
-                crate::report::clean(&e.message)
+                crate::text::clean(&e.message)
             ),
         };
         let mut verdicts = Vec::new();
@@ -212,7 +212,7 @@ impl Check {
                         "{} in {}: {}",
                         crate::analysis::kind_name(e.kind),
                         e.phase,
-                        crate::report::clean(&e.message)
+                        crate::text::clean(&e.message)
                     )),
                     ..self.verdict(reference, Verdict::Unanswered, None)
                 },

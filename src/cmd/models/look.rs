@@ -8,8 +8,9 @@ use crate::model::cache::CacheDir;
 use crate::model::gguf::GgufFile;
 use crate::model::locate::WeightsPolicy;
 use crate::progress::say;
-use crate::report::{escaped, write::json};
+use crate::report::write::json;
 use crate::session::find::{DEFAULT_SEED, find_file, tokenizer};
+use crate::text::escaped;
 
 pub fn inspect(spec: &str, quant: Option<&str>, as_json: bool) -> Result<()> {
     let quant = quant.map(str::parse).transpose()?;

@@ -4,7 +4,7 @@
 use crate::analysis::ok_launches;
 use crate::number::three_digits;
 use crate::record::{Arm, GpuMemoryHow, GpuState, Launch, Record};
-use crate::report::text::clean;
+use crate::text::clean;
 
 /// One line for the head of a report; absent where nothing ran on a card.
 pub(super) fn fact(record: &Record) -> Option<(String, String)> {

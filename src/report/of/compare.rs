@@ -12,8 +12,8 @@ use crate::report::document::{
     Block, Cell, Column, Content, Document, Level, Mark, Measured, Medium, Remark, Remarks, Table,
     Tone, joined,
 };
-use crate::report::text::clean;
 use crate::report::{Format, Style, write};
+use crate::text::clean;
 
 mod json;
 

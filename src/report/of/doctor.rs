@@ -3,8 +3,8 @@
 use crate::measure::doctor::{Diagnosis, Finding, State};
 use crate::number::{count, three_digits};
 use crate::report::document::{Block, Document, Level, Mark, Medium, Remark, Remarks, Tone};
-use crate::report::text::clean;
 use crate::report::{Format, Style, write};
+use crate::text::clean;
 
 /// Writes a diagnosis in one of the formats; ends with a newline.
 ///

@@ -11,8 +11,8 @@ use crate::report::document::{
     Block, Cell, Column, Content, Document, Level, Mark, Measured, Medium, Remark, Remarks, Table,
     Tone,
 };
-use crate::report::text::clean;
 use crate::report::{Style, write};
+use crate::text::clean;
 
 /// What the columns hold, by the test that decided.
 fn legend(gate: &Gate) -> String {

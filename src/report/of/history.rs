@@ -14,9 +14,9 @@ use crate::record::WeightsSource;
 use crate::report::document::{Block, Cell, Column, Document, Level, Measured, Table, Tone};
 use crate::report::plot::svg::{self, Svg};
 use crate::report::plot::{self, Plot};
-use crate::report::text::clean;
 use crate::report::{Format, Style, write};
 use crate::stats::{ChangeKind, ChangePoint};
+use crate::text::clean;
 use crate::units::Bytes;
 
 const NOTHING: &str = "No session fits.";

@@ -8,7 +8,7 @@ use crate::record::{Arm, How, Part, Record, Role};
 use crate::report::Sections;
 use crate::report::document::{Block, Cell, Column, Content, Document, Medium, Table};
 use crate::report::plot::peaks;
-use crate::report::text::clean;
+use crate::text::clean;
 use crate::units::Seconds;
 
 /// A table with sentences beneath.

@@ -3,8 +3,8 @@
 use crate::analysis::self_check::{Power, SelfCheck, Share, Tally};
 use crate::number::{self, Form};
 use crate::report::document::{Block, Document, Level, Mark, Medium, Remarks, Tone};
-use crate::report::text::clean;
 use crate::report::{Style, write};
+use crate::text::clean;
 use crate::units::Seconds;
 
 /// As JSON; ends with a newline.

@@ -4,8 +4,8 @@
 use crate::number::{self, Form};
 use crate::record::{Model, Verdict, Verification, WeightsSource};
 use crate::report::document::{Block, Cell, Column, Content, Document, Mark, Remarks, Table, Tone};
-use crate::report::text::clean;
 use crate::report::{Style, write};
+use crate::text::clean;
 use crate::units::Bytes;
 
 /// One engine's verdict in a few words: `pass 2.5e-7`.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::plain;
 use crate::number::Form;
 use crate::report::document::{Content, Table};
-use crate::report::escaped_json;
+use crate::text::escaped_json;
 
 /// Writes one of our values; ends with a newline.
 pub fn whole(value: &impl Serialize) -> String {

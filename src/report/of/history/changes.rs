@@ -4,9 +4,9 @@ use super::{MOST_CHANGES, bare_model, date, look_at, percent, scale, synthetic_l
 use crate::history::Course;
 use crate::number::{self, Form, count};
 use crate::report::document::{Block, Cell, Column, Document, Table};
-use crate::report::text::clean;
 use crate::report::{Format, Style, write};
 use crate::stats::{ChangeKind, ChangePoint, Interval};
+use crate::text::clean;
 
 /// The changes of level, the latest first.
 pub fn changes(courses: &[Course], format: Format, style: Style) -> String {
