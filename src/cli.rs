@@ -107,7 +107,7 @@ impl Command {
             Self::Generate(args) => &args.python,
             Self::Doctor(args) => &args.python,
             Self::Engines(
-                EnginesCommand::List { python }
+                EnginesCommand::List { python, .. }
                 | EnginesCommand::Install { python, .. }
                 | EnginesCommand::Check { python, .. },
             ) => python,
@@ -216,7 +216,10 @@ pub struct DoctorArgs {
 #[derive(Debug, Subcommand)]
 pub enum ModelsCommand {
     /// Which models there are, and what is on this disk
-    List,
+    List {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Download a model's file from the Hugging Face hub: resumable, checksummed
     Pull(ModelArgs),
     /// Make a model's file with its exact shapes and seeded random weights
@@ -293,6 +296,8 @@ pub enum EnginesCommand {
         /// Use this Python's environment for engines with scripts, instead of installing one
         #[arg(long, value_name = "PATH")]
         python: Option<PathBuf>,
+        #[command(flatten)]
+        output: OutputArgs,
     },
     /// Install an engine's dependencies into the user's cache
     Install {

@@ -129,14 +129,14 @@ pub struct GateArgs {
     /// Check the gate itself: this program against itself, and against itself slowed down
     #[arg(long, help_heading = "Self-check", conflicts_with = "resume")]
     pub self_check: bool,
-    /// Gates of each kind
-    #[arg(long, default_value_t = 20, value_name = "N", help_heading = "Self-check",
+    /// Gates of each kind [default: 20]
+    #[arg(long, value_name = "N", help_heading = "Self-check",
         requires = "self_check", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub runs: u32,
-    /// By how much the slowed side is slowed down
-    #[arg(long, default_value = "10%", value_name = "SHARE", help_heading = "Self-check",
+    pub runs: Option<u32>,
+    /// By how much the slowed side is slowed down [default: 10%]
+    #[arg(long, value_name = "SHARE", help_heading = "Self-check",
         value_parser = share, requires = "self_check")]
-    pub slow: f64,
+    pub slow: Option<f64>,
     /// Slow the candidate down on purpose; for checks of gates
     #[arg(long, value_name = "SHARE", value_parser = share, hide = true)]
     pub slow_candidate: Option<f64>,

@@ -3,38 +3,36 @@
 use anyhow::{Result, bail};
 
 use super::print_line;
-use crate::cli::EnginesCommand;
+use crate::cli::{EnginesCommand, OutputArgs};
 use crate::device::DeviceKind;
 use crate::engine::provision::Provisioner;
 use crate::engine::{EngineSpec, Registry};
 use crate::model::cache::CacheDir;
 use crate::model::locate::WeightsPolicy;
 use crate::progress::say;
+use crate::report::of::lists::{self, EngineState};
+use crate::report::{Style, print};
 use crate::session::find::find_model;
 use crate::session::golden;
 
 pub fn run(command: &EnginesCommand) -> Result<()> {
     let registry = Registry::load()?;
     match command {
-        EnginesCommand::List { .. } => list(&registry),
+        EnginesCommand::List { output, .. } => list(&registry, output),
         EnginesCommand::Install { engines, cuda, .. } => install(&registry, engines, *cuda),
         EnginesCommand::Check { engines, .. } => check(&registry, engines),
     }
 }
 
-fn list(registry: &Registry) -> Result<()> {
+fn list(registry: &Registry, output: &OutputArgs) -> Result<()> {
     let looking = Provisioner::new(CacheDir::from_env()?.path().into(), false)?;
-    for engine in registry.all() {
-        let (state, needs) = match looking.provide(engine, "tiny", &|_| {}) {
-            Ok(_) => ("ready", String::new()),
-            Err(_) => (
-                "not installed",
-                engine.needs().map_or_else(String::new, |n| format!("; needs {n}")),
-            ),
-        };
-        print_line(&format!("{:<16} {state:<14} {}{needs}", engine.name, engine.summary))?;
-    }
-    Ok(())
+    let state = |engine: &EngineSpec| {
+        let ready = looking.provide(engine, "tiny", &|_| {}).is_ok();
+        let (name, summary) = (engine.name.clone(), engine.summary.clone());
+        EngineState { name, ready, summary, needs: engine.needs().filter(|_| !ready) }
+    };
+    let engines: Vec<EngineState> = registry.all().iter().map(state).collect();
+    print(&lists::engines(&engines, output.output.format(), Style::of_stdout()))
 }
 
 fn install(registry: &Registry, names: &[String], cuda: bool) -> Result<()> {

@@ -3,22 +3,21 @@
 mod look;
 mod make;
 
-use std::io::{Write, stdout};
-
 use anyhow::Result;
 
 use super::print_line;
-use crate::cli::{ModelArgs, ModelsCommand};
+use crate::cli::{ModelArgs, ModelsCommand, OutputArgs};
 use crate::model::cache::CacheDir;
-use crate::model::hub::{Hub, HubConfig};
-use crate::model::locate::{WeightsPolicy, package_path, synthetic_path};
-use crate::model::registry::{Package, Registry};
-use crate::model::synth;
+use crate::model::locate::WeightsPolicy;
+use crate::model::registry::Registry;
+use crate::model::shelf;
+use crate::report::of::lists;
+use crate::report::{Style, print};
 use crate::session::find::find_file;
 
 pub fn run(command: &ModelsCommand) -> Result<()> {
     match command {
-        ModelsCommand::List => list(),
+        ModelsCommand::List { output } => list(output),
         ModelsCommand::Pull(args) => pull(args),
         ModelsCommand::Synth(args) => make::synth(args),
         ModelsCommand::Quantize(args) => make::quantize(args),
@@ -31,39 +30,8 @@ pub fn run(command: &ModelsCommand) -> Result<()> {
     }
 }
 
-fn list() -> Result<()> {
-    let registry = Registry::embedded()?;
-    let cache = CacheDir::from_env()?;
-    let hub = Hub::new(HubConfig::from_env()?)?;
-    for entry in registry.models() {
-        writeln!(stdout(), "{:<12} {} ({})", entry.name, entry.title, entry.licence)?;
-        if entry.shipped.is_some() {
-            writeln!(stdout(), "{:<12}   shipped with llm-bench", "")?;
-            continue;
-        }
-        if let Some(package) = &entry.pypi {
-            let here = package_path(&cache, package).join(package.file_name()).exists();
-            let here = if here { "  on this disk" } else { "" };
-            let Package { package, version, .. } = package;
-            writeln!(stdout(), "{:<12}   in the package {package} {version} of PyPI{here}", "")?;
-            continue;
-        }
-        for (quant, file) in &entry.files {
-            let pulled = hub.cached(file).is_some();
-            let made = synthetic_path(&cache, entry, *quant).exists();
-            let here = match (pulled, made) {
-                (true, _) => "on this disk",
-                (false, true) => "synthetic on this disk",
-                (false, false) => "",
-            };
-            let size = match &entry.arch {
-                Some(arch) => synth::file_size(arch, *quant)?.to_string(),
-                None => String::new(),
-            };
-            writeln!(stdout(), "{:<12}   {:<7} {size:>8}  {here}", "", quant.to_string())?;
-        }
-    }
-    Ok(())
+fn list(output: &OutputArgs) -> Result<()> {
+    print(&lists::models(&shelf::offers()?, output.output.format(), Style::of_stdout()))
 }
 
 fn pull(args: &ModelArgs) -> Result<()> {

@@ -18,11 +18,12 @@ pub fn run(args: &RunArgs) -> Result<Option<PathBuf>> {
         Some(earlier) => (earlier.spec()?, earlier.engines()?),
         None => (args.spec(), Registry::load()?.named(&args.engines())?),
     };
-    let launches = spec.launches;
+    let (launches, format) = (spec.launches, args.output.output.format());
     let sides: Vec<Side> = engines.into_iter().map(Side::from).collect();
     let bench = Bench::new(spec, &sides)?;
     if args.list {
-        session::list(&bench, launches, &args.output_dir)?;
+        let outline = session::outline(&bench, launches, &args.output_dir);
+        print(&report::of::outline::render(&outline, format, Style::of_stdout()))?;
         return Ok(None);
     }
     match &earlier {
@@ -54,7 +55,6 @@ pub fn run(args: &RunArgs) -> Result<Option<PathBuf>> {
         say(&format!("wrote {}.{{json,csv,md}} ({launches} launches)", files.display()));
     }
     // Shown even if it could not be written: nothing else is left then.
-    let format = args.output.output.format();
     let shown = print(&render_with(&measured.record, format, Style::of_stdout(), wanted));
     let path = measured.conclude(written)?;
     shown?;

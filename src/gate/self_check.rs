@@ -18,21 +18,27 @@ use crate::record::write_atomically;
 use crate::report::{Style, of::self_check as report};
 use crate::session::{Session, new_record, output_base};
 
+/// Gates of each kind, unless the user wants another number.
+const RUNS: u32 = 20;
+/// By how much the slowed side is slowed down, as a share, unless the user wants another one.
+const SLOW: f64 = 0.1;
+
 pub fn run(args: &GateArgs) -> Result<u8> {
+    let (runs, slow) = (args.runs.unwrap_or(RUNS), args.slow.unwrap_or(SLOW));
     check(args)?;
     let engine = builtin(args)?;
     let stated = Stated::of_itself(args, None)?;
     let rules = stated.rules();
     let base = output_base(&args.output_dir, "self_check")?;
-    let slowed = Stated { slow_candidate: Some(args.slow), ..stated.clone() };
+    let slowed = Stated { slow_candidate: Some(slow), ..stated.clone() };
     let setting =
         Setting::of(&new_record(&bench(spec(args)?, &stated.sides(&engine))?, stated.stop, None));
     let mut tallies = [Tally::default(), Tally::default()];
     let kinds = [("same", &stated), ("slowed", &slowed)];
     // The kinds take turns, so that both meet the machine in the same states.
-    for i in 0..args.runs {
+    for i in 0..runs {
         for ((kind, stated), tally) in kinds.iter().zip(&mut tallies) {
-            say(&format!("gate {} of {}, {kind}", i + 1, args.runs));
+            say(&format!("gate {} of {}, {kind}", i + 1, runs));
             let mut spec: Spec = spec(args)?;
             spec.workload.seed = spec.workload.seed.wrapping_add(u64::from(i));
             let bench = bench(spec, &stated.sides(&engine))?;
@@ -58,7 +64,7 @@ pub fn run(args: &GateArgs) -> Result<u8> {
     let check = SelfCheck {
         schema: SCHEMA.into(),
         setting,
-        slow: args.slow,
+        slow,
         margin: rules.margin,
         alpha: rules.alpha,
         same,

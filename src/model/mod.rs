@@ -16,6 +16,7 @@ pub mod parts;
 pub mod quant;
 pub mod quantize;
 pub mod registry;
+pub mod shelf;
 pub mod stamp;
 pub mod synth;
 pub mod tokenizer;

@@ -12,7 +12,8 @@ use super::drive::Observer;
 use crate::metric::{Metric, Rank, Unit};
 use crate::plan::Planned;
 use crate::progress::say;
-use crate::record::{Arm, Record, Status};
+use crate::record::{Arm, Launch, Record, Status};
+use crate::task;
 use crate::units::{Bytes, Seconds, three_digits};
 
 /// The observer of a session: shows each launch and hands the record on to be kept.
@@ -136,11 +137,21 @@ fn figures(arm: &Arm, width: usize) -> String {
     if good < arm.launches.len() {
         let _ = write!(row, "  {}", last_launch(arm));
     }
-    crate::report::clean(&row)
+    crate::text::clean(&row)
+}
+
+/// A launch in one line, by the columns of its task; empty if it has none of them.
+pub(super) fn in_a_line(launch: &Launch) -> String {
+    let part = |(name, metric): &(&str, Metric)| {
+        let value = launch.metrics.get(metric)?;
+        Some(format!("{name} {}", figure(*metric, *value)))
+    };
+    let parts = task::COLUMNS.iter().flat_map(|columns| columns.line).filter_map(part);
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 /// A value with its unit.
-pub(super) fn figure(metric: Metric, value: f64) -> String {
+fn figure(metric: Metric, value: f64) -> String {
     match metric.unit() {
         Unit::Seconds => Seconds(value).to_string(),
         Unit::Bytes => Bytes(value as u64).to_string(),
@@ -157,14 +168,9 @@ fn last_launch(arm: &Arm) -> String {
             format!("failed: {}", why.lines().next().unwrap_or_default())
         }
         Status::Ok => {
-            let part = |(name, metric): (&str, Metric)| {
-                let value = launch.metrics.get(&metric)?;
-                Some(format!("{name} {}", figure(metric, *value)))
-            };
-            let rates = [("decode", Metric::DecodeTps), ("prefill", Metric::PrefillTps)];
-            let parts: Vec<String> = rates.into_iter().filter_map(part).collect();
-            if parts.is_empty() { "measured".into() } else { parts.join(", ") }
+            let line = in_a_line(launch);
+            if line.is_empty() { "measured".into() } else { line }
         }
     };
-    crate::report::clean(&line)
+    crate::text::clean(&line)
 }

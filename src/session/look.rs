@@ -1,14 +1,12 @@
 //! A first look at each engine that is ready: one short launch, shown at once and in no table.
 //! Whoever starts a long run sees figures within seconds, while other engines are still missing.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use super::bench::Bench;
 use super::drive::ArmPlan;
-use super::live::figure;
+use super::live::in_a_line;
 use crate::launch::{self, Settings, Subject};
-use crate::metric::Metric;
 use crate::plan;
 use crate::progress::say;
 use crate::record::Host;
@@ -47,21 +45,9 @@ pub fn first_look(bench: &Bench, plans: &[ArmPlan]) {
         let subject = Subject { engine: &plan.engine, installed, task: &task, settings: &settings };
         // A failure is the measured launches' to report.
         let Ok(outcome) = launch::launch(&subject, (0, 0)) else { return };
-        let mut line = String::new();
-        for (name, metric) in [
-            ("cold start", Metric::ColdStartTtft),
-            ("prefill", Metric::PrefillTps),
-            ("decode", Metric::DecodeTps),
-        ] {
-            if let Some(value) = outcome.launch.metrics.get(&metric) {
-                let _ = write!(line, ", {name} {}", figure(metric, *value));
-            }
-        }
-        if !line.is_empty() {
-            say(&format!(
-                "first look at {}{line} (one launch, not in the table)",
-                plan.engine.name
-            ));
+        let (name, figures) = (&plan.engine.name, in_a_line(&outcome.launch));
+        if !figures.is_empty() {
+            say(&format!("first look at {name}: {figures} (one launch, not in the table)"));
         }
     }
 }

@@ -9,7 +9,7 @@ mod stream;
 pub use self::metrics::of_generation;
 pub use self::request::run_of;
 pub use self::stream::{Answer, Step};
-use super::{Measured, Running, Task};
+use super::{Columns, Measured, Running, Task};
 use crate::engine::{Engine, Failure, Stamped};
 use crate::metric::Metric;
 use crate::plan;
@@ -22,6 +22,15 @@ use crate::workload::{Prompt, Workload};
 /// The record's note on an engine without the feature `context`, if there is a depth.
 const NO_CONTEXT: &str = "This engine takes a context only as a part of its prompt: at a depth \
                           TTFT, prefill and end-to-end rate are absent, decode is measured.";
+
+pub const COLUMNS: Columns = Columns {
+    line: &[
+        ("cold start", Metric::ColdStartTtft),
+        ("prefill", Metric::PrefillTps),
+        ("decode", Metric::DecodeTps),
+    ],
+    per_prompt: &[Metric::DecodeTps, Metric::PrefillTps, Metric::Ttft],
+};
 
 /// What a launch generates, and how often.
 #[derive(Debug, Clone, Copy)]

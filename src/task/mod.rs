@@ -38,6 +38,18 @@ pub trait Task {
     fn metrics(&self, measured: &mut Measured<'_>);
 }
 
+/// What a task's reports show besides the summary of every metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns {
+    /// A launch in one line: each figure's short name, and its metric.
+    pub line: &'static [(&'static str, Metric)],
+    /// Shown prompt by prompt.
+    pub per_prompt: &'static [Metric],
+}
+
+/// The columns of every task that measures. A record has the metrics of one of them.
+pub const COLUMNS: &[Columns] = &[generate::COLUMNS];
+
 /// An engine's own account of itself in a launch.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {

@@ -27,7 +27,12 @@ fn a_file_in_the_current_folder_sets_what_the_command_line_leaves_open() {
     let dir = folder(SMALL);
     let plan = stdout(&output(dir.path(), &["run", "--list"]));
     assert_eq!(plan.matches("candle #").count(), 4, "{plan}");
-    assert!(plan.contains("16 tokens in, 4 out") && plan.contains("8 tokens in"), "{plan}");
+    let row = |prompt: &str| {
+        let line = plan.lines().find(|line| line.starts_with(prompt)).unwrap();
+        line.split_whitespace().map(str::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(row("p16-n4"), ["p16-n4", "16", "4"], "{plan}");
+    assert_eq!(row("p8-n4"), ["p8-n4", "8", "4"], "{plan}");
 }
 
 #[test]
@@ -65,6 +70,13 @@ fn print_config_shows_every_default_and_can_be_read_back() {
     assert_eq!(stdout(&again), shown, "{}", stderr(&again));
     let changed = stdout(&output(dir.path(), &["run", "-r", "9", "--print-config"]));
     assert_eq!(changed, shown.replace("launches = 5", "launches = 9"));
+    for command in [&["gate"][..], &["track"], &["verify"], &["history", "show", "decode_tps"]] {
+        let print = [&["--config", "other.toml"], command, &["--print-config"]].concat();
+        let shown = stdout(&output(dir.path(), &print[2..]));
+        std::fs::write(dir.path().join("other.toml"), &shown).unwrap();
+        let again = output(dir.path(), &print);
+        assert_eq!(stdout(&again), shown, "{command:?}: {}", stderr(&again));
+    }
 }
 
 #[test]

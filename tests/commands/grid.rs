@@ -93,7 +93,10 @@ fn each_arm_says_where_in_the_grid_it_stands_and_the_record_what_all_share() {
 fn a_grid_is_planned_before_it_runs_and_a_gate_takes_one_point_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let plan = done(with_fakes(dir.path(), &[&RUN[..], &["--list"]].concat()).output().unwrap());
-    assert!(plan.contains("2 of 4 points") && plan.contains("candle:Q8_0:2t #2"), "{plan}");
+    assert!(
+        plan.contains("2 launches of 4 points") && plan.contains("candle:Q8_0:2t #2"),
+        "{plan}"
+    );
     let gate = ["gate", "--self-check", "--model", "tiny", "-t", "1,2"];
     let refused = with_fakes(dir.path(), &gate).output().unwrap();
     let stderr = text(&refused.stderr);

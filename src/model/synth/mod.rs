@@ -7,6 +7,8 @@ mod bpe;
 mod recipe;
 mod vocab;
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry::{Occupied, Vacant};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -16,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use self::blocks::Filler;
 use self::recipe::{TensorPlan, Weights};
+use self::vocab::Vocabulary;
 use crate::model::arch::ArchSpec;
 use crate::model::gguf::SYNTHETIC_KEY;
 use crate::model::gguf::write::{self, ALIGNMENT, TensorEntry, Value};
@@ -60,7 +63,7 @@ pub fn synthesize(
     threads: usize,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
-    let layout = layout(spec, quant, seed)?;
+    let layout = layout(spec, quant, seed, vocabulary(spec)?)?;
     check_free_disk(folder_of(out), out, Bytes(layout.size))?;
     let file = Unfinished::create(out, Bytes(layout.size))?;
     let attempt = |progress: &mut dyn FnMut(u64, u64)| -> Result<()> {
@@ -73,7 +76,28 @@ pub fn synthesize(
 
 /// Size of the file that [`synthesize`] would write.
 pub fn file_size(spec: &ArchSpec, quant: Quant) -> Result<Bytes> {
-    Ok(Bytes(layout(spec, quant, 0)?.size))
+    Ok(Bytes(layout(spec, quant, 0, vocabulary(spec)?)?.size))
+}
+
+/// The same for many files. Building a vocabulary is most of the work, and models share them.
+#[derive(Default)]
+pub struct Sizes {
+    /// By their number of tokens.
+    vocabularies: BTreeMap<u32, Vocabulary>,
+}
+
+impl Sizes {
+    pub fn file_size(&mut self, spec: &ArchSpec, quant: Quant) -> Result<Bytes> {
+        let vocabulary = match self.vocabularies.entry(spec.n_vocab) {
+            Occupied(entry) => entry.into_mut(),
+            Vacant(entry) => entry.insert(vocabulary(spec)?),
+        };
+        Ok(Bytes(layout(spec, quant, 0, vocabulary.clone())?.size))
+    }
+}
+
+fn vocabulary(spec: &ArchSpec) -> Result<Vocabulary> {
+    vocab::build(spec.n_vocab as usize)
 }
 
 /// Bytes of weights that one decoded token reads from that file, equal to the result of
@@ -87,7 +111,7 @@ pub fn weight_bytes_per_token(spec: &ArchSpec, quant: Quant) -> Result<Bytes> {
     Ok(Bytes(tensors.iter().filter(read).map(TensorPlan::bytes).sum()))
 }
 
-fn layout(spec: &ArchSpec, quant: Quant, seed: u64) -> Result<Layout> {
+fn layout(spec: &ArchSpec, quant: Quant, seed: u64, vocabulary: Vocabulary) -> Result<Layout> {
     let tensors = recipe::tensors(spec, quant)?;
     let mut entries = Vec::with_capacity(tensors.len());
     let mut end = 0;
@@ -95,7 +119,7 @@ fn layout(spec: &ArchSpec, quant: Quant, seed: u64) -> Result<Layout> {
         entries.push(TensorEntry { name: &t.name, dims: &t.dims, ty: t.ty.id(), offset: end });
         end += t.bytes().next_multiple_of(ALIGNMENT);
     }
-    let metadata = metadata(spec, quant, seed)?;
+    let metadata = metadata(spec, quant, seed, vocabulary);
     let mut encoded = Vec::with_capacity(8 << 20);
     metadata.iter().for_each(|(key, value)| write::entry(&mut encoded, key, value));
     let head = write::head(metadata.len() as u64, &encoded, &entries, ALIGNMENT);
@@ -106,8 +130,12 @@ fn layout(spec: &ArchSpec, quant: Quant, seed: u64) -> Result<Layout> {
 
 /// The metadata that llama.cpp's converter writes for this family, and the marks of a synthetic
 /// file.
-fn metadata(spec: &ArchSpec, quant: Quant, seed: u64) -> Result<Vec<(String, Value)>> {
-    let vocabulary = vocab::build(spec.n_vocab as usize)?;
+fn metadata(
+    spec: &ArchSpec,
+    quant: Quant,
+    seed: u64,
+    vocabulary: Vocabulary,
+) -> Vec<(String, Value)> {
     let (bos, eot) = (vocabulary.bos(), vocabulary.eot());
     let types = vocabulary.token_types();
     let entries = [
@@ -147,7 +175,7 @@ fn metadata(spec: &ArchSpec, quant: Quant, seed: u64) -> Result<Vec<(String, Val
         ("tokenizer.ggml.add_bos_token", Value::Bool(true)),
         ("tokenizer.chat_template", Value::from(vocab::CHAT_TEMPLATE)),
     ];
-    Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// A part of a tensor that one thread makes.

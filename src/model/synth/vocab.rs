@@ -28,6 +28,7 @@ pub const CHAT_TEMPLATE: &str = "{{- bos_token }}\
 {%- endif %}";
 
 /// Tokens and merges in the form that a GGUF file holds.
+#[derive(Clone)]
 pub struct Vocabulary {
     /// Indexed by id; bytes are written as GPT-2's printable characters.
     pub tokens: Vec<String>,

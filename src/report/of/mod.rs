@@ -5,17 +5,19 @@ pub mod compare;
 pub mod doctor;
 pub mod gate;
 pub mod history;
+pub mod lists;
+pub mod outline;
 pub mod run;
 mod sections;
 pub mod self_check;
 pub mod verify;
 
 use super::document::{Mark, Remark, Tone};
-use super::text::clean;
 use crate::analysis::is_information;
 use crate::analysis::verdict::Decision;
 use crate::metric::Better;
 use crate::record::{Warning, WeightsSource};
+use crate::text::clean;
 
 /// Shown above every number that was measured with synthetic weights.
 pub(super) const SYNTHETIC: &str =

@@ -11,12 +11,10 @@ use crate::report::document::{
     Block, Cell, Column, Content, Document, Level, Mark, Measured, Medium, Remarks, Table, Tone,
     joined,
 };
-use crate::report::text::clean;
 use crate::report::{Format, Sections, Style, write};
+use crate::task;
+use crate::text::clean;
 use crate::units::{Bytes, BytesPerSecond, Seconds};
-
-/// The metrics that are shown prompt by prompt.
-const PER_PROMPT: [Metric; 3] = [Metric::DecodeTps, Metric::PrefillTps, Metric::Ttft];
 
 /// The row beneath the peak memory.
 const SHARES_TITLE: &str = "w/kv/act/run/?";
@@ -327,7 +325,7 @@ fn prompts(record: &Record, medium: Medium) -> Option<Table> {
         }
     }
     let mut table = columns("Per prompt", record, false);
-    for metric in PER_PROMPT {
+    for metric in task::COLUMNS.iter().flat_map(|c| c.per_prompt).copied() {
         let rows = ids.iter().filter_map(|id| {
             let of = |arm: &'_ Arm| arm.prompt_metrics.get(*id)?.get(&metric).cloned();
             let summaries: Vec<_> = record.arms.iter().map(of).collect();

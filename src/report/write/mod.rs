@@ -6,7 +6,7 @@ pub mod json;
 pub mod markdown;
 pub mod terminal;
 
-use super::document::{Content, Document, Medium};
+use super::document::{Block, Content, Document, Medium, Table};
 use super::{Format, Style};
 use crate::number::{self, DASH};
 
@@ -24,6 +24,21 @@ pub fn for_readers(
         Format::Markdown => markdown::render(&document(Medium::Page)),
         Format::Html => html::render(&document(Medium::Page)),
         Format::Csv | Format::Json => unreachable!("rows, not a document"),
+    }
+}
+
+/// Writes one table, for readers or as rows for programs, whose keys are its titles in lower case;
+/// ends with a newline.
+pub fn listed(mut table: Table, format: Format, style: Style) -> String {
+    if let Format::Csv | Format::Json = format {
+        for column in &mut table.columns {
+            column.title = column.title.as_ref().map(|t| t.to_lowercase().replace(' ', "_"));
+        }
+    }
+    match format {
+        Format::Csv => csv::render(&table),
+        Format::Json => json::rows(&table),
+        _ => for_readers(format, style, |_| Document { blocks: vec![Block::Table(table)] }),
     }
 }
 
