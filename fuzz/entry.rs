@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use llm_bench::model::chat::jinja::{Conversation, Outcome, Task, run};
 use llm_bench::model::gguf::GgufFile;
 use llm_bench::model::tokenizer::{ControlTokens, Ids, Tokenizer};
 use llm_bench::protocol::{
@@ -50,6 +51,32 @@ fn tokenize(tokenizer: &Tokenizer) {
     }
     let ids = [0, 1, u32::MAX, tokenizer.n_vocab() as u32];
     tokenizer.decode(&ids);
+}
+
+/// Instructions of one rendering: a loop that runs longer says nothing new.
+const FUEL: u64 = 100_000;
+/// More than any text of the longest input needs, even under the address sanitizer.
+const STACK: usize = 1 << 30;
+
+/// Does what the process that renders a chat template does, without that process's limits. Values
+/// that refer to themselves need a `namespace`; those limits are there for them.
+pub fn template(bytes: &[u8]) {
+    let Ok(source) = std::str::from_utf8(bytes) else { return };
+    if source.contains("namespace") {
+        return;
+    }
+    let message = |role: &str, text: &str| (role.to_string(), text.to_string());
+    let conversation = |messages, opens| Conversation { messages, opens };
+    let messages = vec![message("system", "Be \"brief\"."), message("user", "<|im_end|> 1\r\n2")];
+    let conversations = vec![conversation(messages, true), conversation(vec![], false)];
+    let tokens = vec![message("bos_token", "<s>"), message("eos_token", "</s>")];
+    let task = Task { source: source.to_string(), tokens, conversations };
+    let thread = std::thread::Builder::new().stack_size(STACK);
+    let rendered = thread.spawn(move || run(&task, FUEL)).expect("there is memory for a stack");
+    match rendered.join().expect("it may refuse, not panic") {
+        Outcome::Broken(why) => assert!(!why.contains('\n'), "one line: {why:?}"),
+        Outcome::Rendered(texts) => assert_eq!(texts.len(), 2),
+    }
 }
 
 /// Does everything that harness and engine do with a line before they act on it.

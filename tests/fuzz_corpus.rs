@@ -52,6 +52,11 @@ fn the_corpus_of_protocol_lines_is_read_or_refused() {
     replay("protocol", entry::protocol);
 }
 
+#[test]
+fn the_corpus_of_chat_templates_is_rendered_or_refused() {
+    replay("template", entry::template);
+}
+
 /// Runs `scripts/fuzz` in a copy of its repository that holds only the packs.
 #[test]
 fn a_corpus_that_is_unpacked_and_packed_again_is_the_same_file() {
@@ -61,7 +66,7 @@ fn a_corpus_that_is_unpacked_and_packed_again_is_the_same_file() {
     }
     let script = dir.path().join("scripts/fuzz");
     std::fs::copy(repository("scripts/fuzz"), &script).unwrap();
-    for target in ["gguf", "protocol"] {
+    for target in ["gguf", "protocol", "template"] {
         let name = format!("fuzz/corpus/{target}.pack");
         let (pack, copy) = (std::fs::read(repository(&name)).unwrap(), dir.path().join(&name));
         std::fs::write(&copy, &pack).unwrap();

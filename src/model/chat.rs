@@ -1,7 +1,7 @@
 //! Turns a conversation into token ids through the chat template that the GGUF file carries. The
 //! text of a message can never become a control token, whatever it spells.
 
-mod jinja;
+pub mod jinja;
 mod json;
 mod python;
 pub mod renderer;
@@ -221,7 +221,8 @@ impl ChatTemplate {
         let task =
             Task { source: self.source.clone(), tokens: self.tokens.clone(), conversations: all };
         // The tests of this crate are not the program that renders.
-        let outcome = if cfg!(test) { Ok(jinja::run(&task)) } else { renderer::ask(&task) };
+        let outcome =
+            if cfg!(test) { Ok(jinja::run(&task, jinja::FUEL)) } else { renderer::ask(&task) };
         match outcome {
             Ok(Outcome::Rendered(texts)) => Ok(texts),
             Ok(Outcome::Broken(reason)) | Err(reason) => {

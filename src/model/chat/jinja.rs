@@ -16,7 +16,7 @@ use super::{json, python};
 
 const NAME: &str = "chat template";
 /// Instructions of one rendering: a conversation of a hundred turns takes about ten thousand.
-const FUEL: u64 = 20_000_000;
+pub const FUEL: u64 = 20_000_000;
 /// Bytes of one rendering; a context of a million tokens has about four million.
 const MOST: usize = 16 << 20;
 
@@ -46,10 +46,10 @@ pub enum Outcome {
     Rendered(Vec<Result<String, String>>),
 }
 
-/// Compiles the template, and renders each conversation.
-pub fn run(task: &Task) -> Outcome {
+/// Compiles the template, and renders each conversation with so much fuel.
+pub fn run(task: &Task, fuel: u64) -> Outcome {
     let source = transparent(&task.source.replace("\r\n", "\n").replace('\r', "\n"));
-    let environment = match environment(&source) {
+    let environment = match environment(&source, fuel) {
         Ok(environment) => environment,
         Err(e) => return Outcome::Broken(one_line(&e)),
     };
@@ -103,9 +103,9 @@ impl Write for Bounded {
     }
 }
 
-fn environment(source: &str) -> Result<Environment<'_>, Error> {
+fn environment(source: &str, fuel: u64) -> Result<Environment<'_>, Error> {
     let mut env = Environment::new();
-    env.set_fuel(Some(FUEL));
+    env.set_fuel(Some(fuel));
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     env.set_unknown_method_callback(python::method);
     env.add_function("raise_exception", |message: String| -> Result<Value, Error> {

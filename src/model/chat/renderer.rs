@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::jinja::{Outcome, Task, run};
+use super::jinja::{FUEL, Outcome, Task, run};
 use crate::environment::{self, Purpose};
 
 /// The hidden command that [`serve`] is.
@@ -66,7 +66,7 @@ pub fn serve() -> anyhow::Result<()> {
     std::io::stdin().read_to_end(&mut request)?;
     let task: Task = serde_json::from_slice(&request)?;
     let thread = std::thread::Builder::new().stack_size(STACK);
-    let rendered = thread.spawn(move || serde_json::to_vec(&run(&task)))?;
+    let rendered = thread.spawn(move || serde_json::to_vec(&run(&task, FUEL)))?;
     let answer = rendered.join().map_err(|_| anyhow::anyhow!("the renderer panicked"))??;
     std::io::stdout().write_all(&answer)?;
     Ok(())
