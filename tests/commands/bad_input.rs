@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::{self, PROGRAM, done, limited, only_record, repository, text};
+use crate::support::{self, PROGRAM, done, limited, not_tested, only_record, repository, text};
 use llm_bench::record::Record;
 
 /// The program with at most 3 GB of address space.
@@ -164,7 +164,7 @@ fn a_file_without_permission_is_refused() {
         std::fs::copy(PROGRAM, &program).unwrap();
         let mut version = Command::new(&program);
         if !version.arg("--version").uid(65534).status().is_ok_and(|s| s.success()) {
-            eprintln!("skipped: the program cannot be started as another user here");
+            not_tested("the program cannot be started as another user here");
             return;
         }
         command = Command::new(&program);

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{PROGRAM, done, files, limited, llm_bench, refused, text};
+use crate::support::{PROGRAM, done, files, limited, llm_bench, not_tested, refused, text};
 use llm_bench::metric::Metric;
 use serde_json::{Value, json};
 
@@ -597,7 +597,7 @@ fn a_read_only_folder_can_be_read_and_a_write_there_is_refused() {
     if !inside("true").status.success() {
         // Without namespaces the folder's permissions have to do, where they count.
         if rustix::process::geteuid().is_root() {
-            eprintln!("not tested: root without namespaces writes everywhere");
+            not_tested("root without namespaces writes everywhere");
             return;
         }
         let mode = |m| std::os::unix::fs::PermissionsExt::from_mode(m);

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::support::{
-    self, PROGRAM, done, files, launches, limited, only_record, output, records, repository,
-    running, stop, text, wait_until, with_fakes,
+    self, PROGRAM, done, files, launches, limited, not_tested, only_record, output, records,
+    repository, running, stop, text, wait_until, with_fakes,
 };
 use llm_bench::record::{FailureKind, Record, Status};
 use rustix::process::Signal;
@@ -187,7 +187,7 @@ fn a_disk_that_is_full_stops_the_run_at_once_and_no_finished_launch_is_lost() {
     command.env("LLM_BENCH_ENGINES", repository("tests/engines/fake"));
     let output = command.output().unwrap();
     if output.status.code() == Some(99) || text(&output.stderr).contains("unshare") {
-        eprintln!("not tested: no namespaces here");
+        not_tested("no namespaces here");
         return;
     }
     let told = text(&output.stdout);

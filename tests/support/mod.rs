@@ -28,6 +28,12 @@ pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// Says that a test could not be made here, past the capture of a test's output.
+pub fn not_tested(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_string();
+    let _ = writeln!(std::io::stderr(), "NOT TESTED {name}: {why}");
+}
+
 // ---- the program ----
 
 /// The program in a test's own folder, with its cache there and no input.
@@ -52,7 +58,7 @@ pub fn limited(dir: &Path, limits: &str, args: &[&str]) -> Command {
     command
 }
 
-fn isolate<'a>(command: &'a mut Command, dir: &Path) -> &'a mut Command {
+pub fn isolate<'a>(command: &'a mut Command, dir: &Path) -> &'a mut Command {
     command
         .env("LLM_BENCH_CACHE", dir.join("cache"))
         .env_remove("LLM_BENCH_ENGINES")
