@@ -123,16 +123,18 @@ fn a_folder_that_cannot_be_made_or_written_is_named() {
 fn a_disk_that_cannot_hold_all_targets_is_refused_with_both_sizes() {
     let dir = tempfile::tempdir().unwrap();
     let source = large(dir.path());
-    // The last tensors lie in a hole of 8 TB: the vocabulary grows, and the file stays small.
+    // The vocabulary grows, in a hole of 8 TB behind the other tensors; the file stays small.
     let bytes = std::fs::read(&source).unwrap();
     let huge = 1u64 << 31;
     let name = b"token_embd.weight";
     let at = bytes.windows(name.len()).rposition(|w| w == name).unwrap() + name.len() + 4 + 8;
     let mut bytes = bytes;
     bytes[at..at + 8].copy_from_slice(&huge.to_le_bytes());
+    // Behind the shape: the type, then the offset.
+    bytes[at + 12..at + 20].copy_from_slice(&(1u64 << 30).to_le_bytes());
     let file = std::fs::File::create(&source).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &bytes[..1 << 20], 0).unwrap();
-    file.set_len(huge * 2048 * 2 + (1 << 30)).unwrap();
+    file.set_len(huge * 2048 * 2 + (2 << 30)).unwrap();
     let args = ["models", "quantize", source.to_str().unwrap(), "--to", "q8_0,q4_0"];
     refused(dir.path(), &args, &["not enough free disk", "needs ", " has ", "Q8_0.gguf"]);
     assert_eq!(names(dir.path()), ["large-F16.gguf"]);
