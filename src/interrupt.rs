@@ -2,6 +2,7 @@
 //! second ends it at once. Neither leaves an engine running. A chat takes Ctrl-C for the end of an
 //! answer, and SIGTERM for its own.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,8 +12,8 @@ use signal_hook::iterator::Signals;
 
 static REQUESTS: AtomicU32 = AtomicU32::new(0);
 static TERMINATED: AtomicBool = AtomicBool::new(false);
-/// The process group of the engine that is running; 0 for none. Engines run one at a time.
-static GROUP: AtomicU32 = AtomicU32::new(0);
+/// The process groups of the engines that are running: one, or two whose answers are compared.
+static GROUPS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 /// What SIGTERM does while somebody waits for keys.
 static WAITING: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
 
@@ -47,7 +48,7 @@ fn on_signal(signal: i32) {
 }
 
 fn stop_now() -> ! {
-    kill_group(GROUP.load(Ordering::SeqCst));
+    groups().into_iter().for_each(kill_group);
     std::process::exit(2);
 }
 
@@ -77,12 +78,17 @@ pub fn take() -> bool {
 
 /// Remembers the group, to kill it when this process is stopped.
 pub fn guard_group(leader: u32) {
-    GROUP.store(leader, Ordering::SeqCst);
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner).insert(leader);
 }
 
 /// Forgets the group once it has ended.
 pub fn release_group(leader: u32) {
-    let _ = GROUP.compare_exchange(leader, 0, Ordering::SeqCst, Ordering::SeqCst);
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner).remove(&leader);
+}
+
+/// The groups that are remembered, by their leaders.
+pub fn groups() -> BTreeSet<u32> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Kills every process of the group; nothing happens if there is none.

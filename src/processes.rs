@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::interrupt;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, WaitOptions};
 
@@ -100,7 +101,7 @@ pub fn tree(root: u32) -> Vec<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     all.iter().for_each(|p| children.entry(p.parent).or_default().push(p.pid));
     let mut found = vec![root];
-    found.extend(adopted(&all).map(|p| p.pid).filter(|pid| *pid != root));
+    found.extend(adopted(&all, root).map(|p| p.pid).filter(|pid| *pid != root));
     let mut next = 0;
     while let Some(pid) = found.get(next).copied() {
         found.extend(children.get(&pid).into_iter().flatten());
@@ -110,15 +111,15 @@ pub fn tree(root: u32) -> Vec<u32> {
 }
 
 /// Ends what an engine that is gone left running; the names of those that did not end by
-/// themselves.
-pub fn end_strays() -> Vec<String> {
+/// themselves. `leader` was the engine's process.
+pub fn end_strays(leader: u32) -> Vec<String> {
     if GUARD.get().is_none() {
         return Vec::new();
     }
     let (began, mut ended) = (Instant::now(), Vec::new());
     loop {
         let all: Vec<Listed> = listed().collect();
-        let left: Vec<Listed> = adopted(&all).collect();
+        let left: Vec<Listed> = adopted(&all, leader).collect();
         for zombie in left.iter().filter(|p| p.zombie) {
             reap(zombie.pid);
         }
@@ -137,13 +138,20 @@ pub fn end_strays() -> Vec<String> {
 }
 
 /// Children of this process that it did not start itself: they are in process groups of engines or
-/// of their own. An engine that still runs is among them.
-fn adopted(all: &[Listed]) -> impl Iterator<Item = Listed> {
+/// of their own. The engine `leader` is among them while it runs; another engine that runs beside it
+/// is not, nor is its group.
+fn adopted(all: &[Listed], leader: u32) -> impl Iterator<Item = Listed> {
+    let mut others = interrupt::groups();
+    others.remove(&leader);
     let own = std::process::id();
     let group = all.iter().find(|p| p.pid == own).map_or(0, |p| p.group);
     let guard = GUARD.get().map(|guard| guard.process.id());
     let is_adopted = move |p: &&Listed| {
-        guard.is_some() && p.parent == own && p.group != group && Some(p.pid) != guard
+        guard.is_some()
+            && p.parent == own
+            && p.group != group
+            && Some(p.pid) != guard
+            && !others.contains(&p.group)
     };
     all.iter().filter(is_adopted).copied()
 }

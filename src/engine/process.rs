@@ -197,7 +197,9 @@ impl Connection for Process {
             // An engine that still writes must not wait for a reader.
             while self.events.try_recv().is_ok() {}
             match self.child.try_wait() {
-                Ok(Some(status)) if status.success() => return Ok(processes::end_strays()),
+                Ok(Some(status)) if status.success() => {
+                    return Ok(processes::end_strays(self.child.id()));
+                }
                 Ok(Some(status)) => return Err(self.exited(status)),
                 Ok(None) if Instant::now() > end => return Err(Broken::late(limit)),
                 Ok(None) => std::thread::sleep(Duration::from_millis(2)),
@@ -213,9 +215,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         // After `bye` the leader has exited, but a helper that it started may still run.
         interrupt::kill_group(self.child.id());
-        interrupt::release_group(self.child.id());
         let _ = self.child.wait();
-        for stray in processes::end_strays() {
+        let strays = processes::end_strays(self.child.id());
+        interrupt::release_group(self.child.id());
+        for stray in strays {
             tracing::warn!("an engine left {stray} running; ended");
         }
     }
