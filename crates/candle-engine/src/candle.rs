@@ -42,13 +42,16 @@ pub(crate) struct Options {
     kernels: Isa,
     /// `float32`: widens the weights to float32 and rounds nothing. A slow reference.
     pub float32: bool,
+    /// `jitter`: a seed; changes each layer's result by the size of its rounding. The noise floor of
+    /// comparisons between models.
+    pub jitter: Option<u64>,
     /// `ring`: the most bytes of weights that a warp reads ahead, on a card.
     pub ring: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { slow_down: 1.0, kernels: Isa::detect(), float32: false, ring: None }
+        Self { slow_down: 1.0, kernels: Isa::detect(), float32: false, jitter: None, ring: None }
     }
 }
 
@@ -63,14 +66,17 @@ impl Options {
             match (key.as_str(), value.as_f64(), value.as_bool()) {
                 ("slow_down", Some(x), _) if (1.0..=100.0).contains(&x) => options.slow_down = x,
                 ("float32", _, Some(on)) => options.float32 = on,
+                ("jitter", Some(seed), _) if (0.0..=1e9).contains(&seed) => {
+                    options.jitter = Some(seed as u64);
+                }
                 ("ring", Some(bytes), _) if (0.0..=1e6).contains(&bytes) => {
                     options.ring = Some(bytes as usize);
                 }
                 _ => {
                     return Err(internal(format!(
                         "option {key} = {value}: the engine candle knows slow_down (1 to 100), \
-                         float32 (true or false), ring (bytes, on a card) and kernels (a name such as \
-                         \"portable\")"
+                         float32 (true or false), jitter (a seed), ring (bytes, on a card) and kernels \
+                         (a name such as \"portable\")"
                     )));
                 }
             }
@@ -151,7 +157,8 @@ impl Engine for Candle {
             ));
         }
         notes.extend(arithmetic.of_prompts());
-        let model = Model::new(&request.path, config, weights, n_ctx, threads, arithmetic)?;
+        let mut model = Model::new(&request.path, config, weights, n_ctx, threads, arithmetic)?;
+        model.jitter = self.options.jitter;
         let end = MonoNs::now();
         let mut settings = BTreeMap::from([
             ("kernels".to_string(), arithmetic.name().into()),

@@ -179,6 +179,8 @@ pub struct Model {
     isa: Isa,
     /// Where the time goes, while a profile is being taken.
     pub spans: Spans,
+    /// The seed by which each layer's result is perturbed, if it is.
+    pub jitter: Option<u64>,
     /// While a fault is looked for: the first layer behind which a value was no finite number.
     watch: Option<FirstBad>,
 }
@@ -246,6 +248,7 @@ impl Model {
             n_ctx,
             isa: arithmetic.isa,
             spans: Spans::default(),
+            jitter: None,
             watch: None,
             config,
             weights,
@@ -326,6 +329,9 @@ impl Model {
             spans.end(Stage::Norm);
             multiplier.mlp(pool, [&layer.gate, &layer.up, &layer.down], h, x);
             spans.end(Stage::Mlp);
+            if let Some(seed) = self.jitter {
+                jitter(x, seed ^ ((i as u64) << 32), first * hidden);
+            }
             if let Some(FirstBad(found @ None)) = &mut self.watch
                 && !all_finite(x)
             {
@@ -379,6 +385,21 @@ impl Model {
                 row.fill(f32::NAN);
             }
         }
+    }
+}
+
+/// Multiplies each value by 1 + u·2⁻¹¹, half a step of f16, which keys, values and weights are
+/// rounded to. u is uniform in ±1 and depends on the seed and on the value's place alone; `place` is
+/// that of the first one.
+fn jitter(x: &mut [f32], seed: u64, place: usize) {
+    const STEP: f32 = 1.0 / 2048.0;
+    for (i, value) in x.iter_mut().enumerate() {
+        // SplitMix64 (Steele, Lea and Flood 2014).
+        let mut z = ((place + i) as u64 ^ seed.rotate_left(17)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let u = ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+        *value *= 1.0 + u * STEP;
     }
 }
 
