@@ -6,6 +6,7 @@ pub mod gate;
 pub mod history;
 pub mod rules;
 mod run;
+pub mod sweep;
 
 use std::path::{Path, PathBuf};
 
@@ -49,6 +50,9 @@ pub struct Cli {
 pub enum Command {
     /// Measure engines on a model and compare them
     Run(Box<RunArgs>),
+    /// Measure quantizations, threads, shapes and engines in one session, with the quality of each
+    /// quantization beside its speed
+    Sweep(Box<sweep::SweepArgs>),
     /// Do engines compute the same function on this file? Teacher-forced logits against float32
     Verify(VerifyArgs),
     /// Write on from a prompt, or chat: text as it comes, from any engine
@@ -93,7 +97,14 @@ impl Command {
         use Command::*;
         matches!(
             self,
-            Run(_) | Verify(_) | Generate(_) | Gate(_) | Engines(_) | Track(_) | Doctor(_)
+            Run(_)
+                | Sweep(_)
+                | Verify(_)
+                | Generate(_)
+                | Gate(_)
+                | Engines(_)
+                | Track(_)
+                | Doctor(_)
         )
     }
 
@@ -101,6 +112,7 @@ impl Command {
     pub fn python(&self) -> Option<&Path> {
         let named = match self {
             Self::Run(args) => &args.python,
+            Self::Sweep(args) => &args.run.python,
             Self::Track(args) => &args.run.python,
             Self::Gate(args) => &args.python,
             Self::Verify(args) => &args.python,

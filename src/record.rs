@@ -5,6 +5,7 @@ mod disk;
 mod energy;
 mod gpu;
 mod memory;
+mod quality;
 mod verification;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ pub use disk::{json_schema, write_atomically};
 pub use energy::Energy;
 pub use gpu::{Gpu, GpuMemory, GpuMemoryHow, GpuState, Spread};
 pub use memory::{How, Memory, MemoryPart, Part};
+pub use quality::{Bucket, Loss, Quality, Quantiles};
 pub use verification::{Divergence, FreeRunning, Limit, Verdict, Verification};
 
 /// Name and version of the format; the major number changes when old readers would misread.
@@ -282,6 +284,9 @@ pub struct Arm {
     /// Whether it computes the same function as the reference; absent where nothing was checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
+    /// What its quantization costs in quality; absent where that was not judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
     /// The raw samples, in their order.
     pub launches: Vec<Launch>,
     /// One summary per metric over the launches that are `ok`.

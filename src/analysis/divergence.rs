@@ -5,6 +5,7 @@ use std::io::{self, Read};
 
 use rayon::prelude::*;
 
+use super::softmax::{self, Compared};
 use crate::record::{Divergence, Limit, Precision, Verdict};
 use crate::stats::Sample;
 
@@ -35,30 +36,15 @@ impl Position {
         if reference.len() != subject.len() || reference.len() < 2 {
             return None;
         }
+        let Compared { kl, .. } = softmax::compare(reference, subject)?;
         let (mut error, mut power, mut sum, mut max_abs) = (0f64, 0f64, 0f64, 0f64);
-        let (mut top_r, mut top_s) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
         for (&r, &s) in reference.iter().zip(subject) {
             let d = f64::from(s) - f64::from(r);
             error += d * d;
             power += f64::from(r) * f64::from(r);
             sum += f64::from(r);
             max_abs = max_abs.max(d.abs());
-            top_r = top_r.max(r);
-            top_s = top_s.max(s);
         }
-        if !error.is_finite() || !power.is_finite() {
-            return None;
-        }
-        // Σ p·(log p − log q), both log-softmaxes shifted by their largest logit.
-        let (mut z_r, mut z_s, mut cross) = (0f64, 0f64, 0f64);
-        for (&r, &s) in reference.iter().zip(subject) {
-            let (r, s) = (f64::from(r - top_r), f64::from(s - top_s));
-            let e = r.exp();
-            z_r += e;
-            z_s += s.exp();
-            cross += e * (r - s);
-        }
-        let kl = (cross / z_r - z_r.ln() + z_s.ln()).max(0.0);
         let (best_r, best_s) = (largest5(reference), largest5(subject));
         let overlap5 = best_r.iter().filter(|i| best_s.contains(i)).count() as u32;
         Some(Self {

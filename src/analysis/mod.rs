@@ -6,15 +6,18 @@ pub mod divergence;
 pub mod evidence;
 mod finding;
 pub mod foreign;
+pub mod front;
 pub mod gate;
 mod gpu;
 mod memory;
 pub mod pairing;
 mod profile;
+pub mod quality;
 mod reading;
 pub mod requirement;
 pub mod self_check;
 pub mod sides;
+mod softmax;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -155,6 +155,7 @@ pub fn arm(engine: &Engine, launches: u32) -> Arm {
         notes: vec![],
         preparation: Default::default(),
         verification: None,
+        quality: None,
         launches: (0..launches).map(|i| launch(engine, i)).collect(),
         metrics: Values::new(),
         prompt_metrics: BTreeMap::new(),
@@ -194,6 +195,7 @@ pub fn failed_arm(label: &str, launches: u32) -> Arm {
         notes: vec!["torch.compile, max-autotune, bf16".into()],
         preparation: Default::default(),
         verification: None,
+        quality: None,
         launches: (0..launches).map(failed).collect(),
         ..arm(&CANDLE, 0)
     }

@@ -10,6 +10,7 @@ pub mod history;
 pub mod models;
 pub mod report;
 pub mod run;
+pub mod sweep;
 pub mod track;
 pub mod verify;
 

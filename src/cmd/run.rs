@@ -6,17 +6,42 @@ use anyhow::{Result, bail};
 
 use crate::cli::RunArgs;
 use crate::engine::Registry;
+use crate::plan::Spec;
 use crate::progress::say;
 use crate::report::{self, Sections, Style, print, render_with};
 use crate::session::{self, Bench, Interrupted, Session, Side, Stop};
 use crate::shell;
+use crate::workload::QualityText;
+
+/// What tells the commands that run a grid from one another.
+pub struct Kind<'a> {
+    /// What the result file's name begins with.
+    pub name: &'a str,
+    /// Resumes it.
+    pub command: &'a str,
+    /// Whether engines are compared with float32, unless the user says no.
+    pub verify: bool,
+    /// What quality is judged on, if it is.
+    pub text: Option<&'a QualityText>,
+}
 
 /// The result file; none for `--list`.
 pub fn run(args: &RunArgs) -> Result<Option<PathBuf>> {
+    let kind = Kind { name: "benchmark", command: "run", verify: !args.no_verify, text: None };
+    measure(args, args.spec(), &args.engines(), kind)
+}
+
+/// Measures `spec` with the engines, unless a record is resumed.
+pub fn measure(
+    args: &RunArgs,
+    spec: Spec,
+    engines: &[String],
+    kind: Kind<'_>,
+) -> Result<Option<PathBuf>> {
     let earlier = args.resume.as_deref().map(opened).transpose()?;
     let (spec, engines) = match &earlier {
         Some(earlier) => (earlier.spec()?, earlier.engines()?),
-        None => (args.spec(), Registry::load()?.named(&args.engines())?),
+        None => (spec, Registry::load()?.named(engines)?),
     };
     let (launches, format) = (spec.launches, args.output.output.format());
     let sides: Vec<Side> = engines.into_iter().map(Side::from).collect();
@@ -31,12 +56,12 @@ pub fn run(args: &RunArgs) -> Result<Option<PathBuf>> {
         None => session::first_look(&bench, &bench.ready(!args.no_install)?),
     }
     let plans = bench.provide(!args.no_install)?;
-    let verified = earlier.is_some() || args.no_verify;
+    let verified = earlier.is_some() || !kind.verify;
     let session = Session {
         bench: &bench,
         plans: plans.clone(),
         stop: Stop::Fixed { launches },
-        kind: "benchmark",
+        kind: kind.name,
         base: None,
         folder: &args.output_dir,
         config: None,
@@ -48,6 +73,7 @@ pub fn run(args: &RunArgs) -> Result<Option<PathBuf>> {
     if !verified {
         measured.verify(&bench, &plans);
     }
+    let judged = kind.text.map(|text| measured.judge_quality(&bench, &plans, text));
     let wanted = Sections { profile: args.profile, timing: args.timing };
     let written = report::write_files(&measured.record, &measured.path, wanted);
     if written.is_ok() {
@@ -56,7 +82,8 @@ pub fn run(args: &RunArgs) -> Result<Option<PathBuf>> {
     }
     // Shown even if it could not be written: nothing else is left then.
     let shown = print(&render_with(&measured.record, format, Style::of_stdout(), wanted));
-    let path = measured.conclude(written)?;
+    let path = measured.conclude(kind.command, written)?;
+    judged.transpose()?;
     shown?;
     Ok(Some(path))
 }

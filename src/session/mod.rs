@@ -10,6 +10,7 @@ mod keeper;
 mod list;
 mod live;
 mod look;
+pub mod quality;
 pub mod resume;
 pub mod stop;
 pub mod verify;
@@ -45,6 +46,7 @@ use crate::shell;
 use crate::task::Task;
 use crate::text::clean;
 use crate::units::{Bytes, BytesPerSecond, three_digits};
+use crate::workload::QualityText;
 
 const BANDWIDTH_BUFFER: Bytes = Bytes(512 << 20);
 
@@ -161,13 +163,37 @@ impl Measured {
         }
     }
 
-    /// The result file of a run, after its last word was `written`.
+    /// Judges the quality of each quantization that was measured; what cannot be judged is said.
+    ///
+    /// # Errors
+    /// The user stopped it.
+    pub fn judge_quality(
+        &mut self,
+        bench: &Bench,
+        plans: &[ArmPlan],
+        text: &QualityText,
+    ) -> Result<()> {
+        if self.ended.is_cut_off() || self.good_launches() == 0 {
+            return Ok(());
+        }
+        // An error shows when the rest is written.
+        let _ = self.record.write(&self.path);
+        match quality::judge(&mut self.record, bench, plans, text) {
+            Err(e) if !crate::interrupt::requested() => {
+                say(&format!("warning: quality is not judged: {e:#}"));
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// The result file of `command`, after its last word was `written`.
     ///
     /// # Errors
     /// The session was cut off, the files cannot be written, or every launch failed.
-    pub fn conclude(self, written: Result<()>) -> Result<PathBuf> {
+    pub fn conclude(self, command: &str, written: Result<()>) -> Result<PathBuf> {
         let path = self.path.to_string_lossy();
-        let resume = shell::command(["llm-bench", "run", "--resume", &path]);
+        let resume = shell::command(["llm-bench", command, "--resume", &path]);
         if let Some(why) = self.cut_off(&format!("resume with `{resume}`")) {
             bail!(why);
         }

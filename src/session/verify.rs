@@ -56,6 +56,25 @@ pub fn explained<'a>(
     known.nmse.is_none_or(within).then_some(known)
 }
 
+/// A folder for logits. They are large (4 bytes × positions × vocabulary, twice), so it lies in
+/// the cache beside the models, not in a /tmp that may live in memory; what a killed process
+/// left there is removed.
+pub(super) fn scratch(cache: &CacheDir) -> Result<tempfile::TempDir> {
+    let home = cache.path().join("scratch");
+    std::fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
+    for entry in std::fs::read_dir(&home).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|n| n.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    tempfile::Builder::new()
+        .prefix(&format!("{}-", std::process::id()))
+        .tempdir_in(&home)
+        .with_context(|| format!("cannot make a folder in {}", home.display()))
+}
+
 /// One comparison: the question to every engine, and where verdicts are kept.
 pub struct Check {
     question: Question,
@@ -166,7 +185,7 @@ impl Check {
         subjects: &[Subject],
         found: &Found,
     ) -> Result<Vec<Verification>> {
-        let folder = self.scratch()?;
+        let folder = scratch(&self.cache)?;
         let expected = folder.path().join("reference.f32");
         say(&format!(
             "verifying {} positions against {}",
@@ -223,26 +242,6 @@ impl Check {
             verdicts.push(verdict);
         }
         Ok(verdicts)
-    }
-
-    /// A folder for logits. They are large (4 bytes × positions × vocabulary, twice), so it lies in
-    /// the cache beside the models, not in a /tmp that may live in memory; what a killed process
-    /// left there is removed.
-    fn scratch(&self) -> Result<tempfile::TempDir> {
-        let home = self.cache.path().join("scratch");
-        std::fs::create_dir_all(&home)
-            .with_context(|| format!("cannot make {}", home.display()))?;
-        for entry in std::fs::read_dir(&home).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let owner = name.to_str().and_then(|n| n.split('-').next()?.parse::<u32>().ok());
-            if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
-        tempfile::Builder::new()
-            .prefix(&format!("{}-", std::process::id()))
-            .tempdir_in(&home)
-            .with_context(|| format!("cannot make a folder in {}", home.display()))
     }
 
     fn verdict(&self, reference: &Subject, verdict: Verdict, limit: Option<Limit>) -> Verification {

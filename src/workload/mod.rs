@@ -3,6 +3,7 @@
 
 pub mod prompt_set;
 pub mod shape;
+pub mod text;
 
 use sha2::{Digest, Sha256};
 
@@ -10,6 +11,7 @@ use crate::model::tokenizer::{Ids, Tokenizer};
 use crate::record;
 pub use prompt_set::{PromptSet, PromptSetError, PromptText};
 pub use shape::Shape;
+pub use text::QualityText;
 
 /// One request: the same ids for every engine.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -33,4 +33,5 @@ mod stopped;
 mod strange_models;
 mod strange_templates;
 mod strange_weights;
+mod sweep;
 mod users_python;

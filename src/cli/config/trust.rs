@@ -60,6 +60,7 @@ const MEASURING: &[&str] = &[
     "metric",
     "n-ctx",
     "no-install",
+    "no-quality",
     "no-verify",
     "on-inconclusive",
     "output",
@@ -99,7 +100,7 @@ const MEASURING: &[&str] = &[
 ];
 
 /// Commands that put their results into a folder, under names of their own.
-const MEASURE: &[&str] = &["run", "gate", "track"];
+const MEASURE: &[&str] = &["run", "sweep", "gate", "track"];
 
 /// An option that is in no list is refused: one that is added here needs a decision.
 fn reach(leaf: &Command, arg: &Arg) -> Reach {
@@ -110,7 +111,7 @@ fn reach(leaf: &Command, arg: &Arg) -> Reach {
         "baseline-rev" | "candidate-rev" => Reach::Refused("it names code to build and run"),
         "resume" => Reach::Refused("it names a session to resume"),
         "force" | "force-incomparable" => Reach::Refused("it switches a protection off"),
-        "model" | "prompts" | "prompt-file" | "baseline" | "candidate" | "history-db" => {
+        "model" | "prompts" | "prompt-file" | "text" | "baseline" | "candidate" | "history-db" => {
             Reach::Inside
         }
         "output-dir" if MEASURE.contains(&leaf.get_name()) => Reach::Inside,
@@ -217,6 +218,8 @@ mod tests {
                 "quantize.out-dir",
                 "run.python",
                 "run.resume",
+                "sweep.python",
+                "sweep.resume",
                 "synth.out",
                 "track.python",
                 "track.resume",

@@ -10,6 +10,7 @@ pub mod outline;
 pub mod run;
 mod sections;
 pub mod self_check;
+mod sweep;
 pub mod verify;
 
 use super::document::{Mark, Remark, Tone};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{SYNTHETIC, sections, verify, weights};
+use super::{SYNTHETIC, sections, sweep, verify, weights};
 use crate::analysis;
 use crate::metric::{Better, Metric, Rank, Values};
 use crate::number::{Form, Scale, count, three_digits};
@@ -66,10 +66,12 @@ fn document(record: &Record, wanted: Sections, medium: Medium) -> Document {
         document.push(Block::Caution(SYNTHETIC.into()));
     }
     document.push(Block::Facts(facts(record)));
-    let per_prompt = prompts(record, medium).map(Block::Table);
+    let is_sweep = sweep::is_sweep(record);
+    let per_prompt = prompts(record, medium).filter(|_| !is_sweep).map(Block::Table);
     let legend = legend(record).join("; ") + ".";
     match medium {
         _ if record.arms.is_empty() => document.push(Block::Text("No engine was run.".into())),
+        _ if is_sweep => sweep::add(&mut document, record, medium),
         Medium::Terminal => {
             document.push(Block::Table(summary(record, medium)));
             if legend.len() > 1 {
@@ -86,7 +88,9 @@ fn document(record: &Record, wanted: Sections, medium: Medium) -> Document {
         }
     }
     sections::add(&mut document, record, wanted, medium);
-    let reading = analysis::reading(record).into_iter().map(|s| clean(&s));
+    // The points of a sweep have no baseline to be compared with.
+    let reading = if is_sweep { Vec::new() } else { analysis::reading(record) };
+    let reading = reading.into_iter().map(|s| clean(&s));
     match medium {
         Medium::Terminal => document.remarks(Remarks::all("Reading", Mark::Prose, reading)),
         Medium::Page => {
