@@ -262,9 +262,9 @@ impl Gate {
         let n = self.earlier_sessions.filter(|n| *n < FEWEST_SESSIONS)?;
         self.judgement.as_ref()?;
         let why = format!(
-            "the baseline is of another session, and of {FEWEST_SESSIONS} earlier sessions that \
-             show how much sessions differ {n} are known: add results with `llm-bench history add \
-             FILE`, or measure both sides in one session with --baseline-rev or --baseline-bin"
+            "the baseline is of another session, and a pass needs {FEWEST_SESSIONS} earlier ones \
+             in the history, which has {n}: add results with `llm-bench history add FILE`, or \
+             measure both sides in one session with --baseline-rev or --baseline-bin"
         );
         Some((Outcome::Inconclusive, why))
     }

@@ -233,7 +233,8 @@ pub struct Judged {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mde: Option<f64>,
     /// Launches on each side with which this metric alone would be decided either way four times in
-    /// five, if it keeps its scatter and its change; absent where none would do.
+    /// five, if it keeps its scatter and its change; absent where none would do. In one session, where
+    /// too few earlier ones are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launches_needed: Option<u32>,
     /// How widely the middle half of the launches scatters on the log scale, as a standard deviation.
@@ -352,10 +353,12 @@ pub fn judge(pairs: &[Pair<'_>], rules: &Rules) -> Result<Judgement, BadPair> {
         decide(judged, rules, pair.arrangement.knows_too_few_sessions());
     }
     let (decision, primaries) = overall(&metrics);
-    let launches_needed = needed::for_all(&metrics, rules);
+    // Where nobody knows how much sessions differ, the number is that of one session.
+    let one_session = pairs.iter().any(|pair| pair.arrangement.knows_too_few_sessions());
+    let launches_needed = needed::for_all(&metrics, rules, one_session);
     for (judged, pair) in metrics.iter_mut().zip(pairs) {
         if judged.decided_by.is_some() {
-            judged.launches_needed = needed::for_one(judged, rules, primaries);
+            judged.launches_needed = needed::for_one(judged, rules, primaries, one_session);
         }
         let would_do = if judged.primary { launches_needed } else { judged.launches_needed };
         let too_few_sessions = pair.arrangement.knows_too_few_sessions();

@@ -101,3 +101,16 @@ fn the_point_rule_does_not_say_that_nothing_is_worse_of_a_drop_by_44_percent() {
     let (_, said) = gate("rule_point_n2_minus44", &["--rule", "point", "--primary", "decode_tps"]);
     assert!(!said.contains("none of") && !said.contains("None of"), "{said}");
 }
+
+#[test]
+fn what_a_few_launches_of_another_session_leave_open_is_not_passed_and_says_how_many_would_do() {
+    for case in ["would_do_near_margin", "skew_passed_at_true_10_percent"] {
+        for (code, said) in [gate(case, &[]), compare(case, &[])] {
+            let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert_eq!(code, Some(3), "{case}: {said}");
+            assert!(words.contains("fewer than 3 earlier sessions"), "{case}: {said}");
+            assert!(words.contains("in one session"), "{case}: {said}");
+            assert!(words.contains("launches on each side would do"), "{case}: {said}");
+        }
+    }
+}

@@ -297,7 +297,7 @@ fn of_tails(
 
 #[test]
 fn a_tail_metric_may_decide_by_the_quantile_test() {
-    let runs = runs(100);
+    let runs = runs(60);
     for (n, blocked) in [([6, 6], true), ([20, 20], true), ([20, 20], false), ([30, 5], false)] {
         for luck in [CV, 0.06] {
             for wrong in [Decision::Regressed, Decision::NotRegressed] {

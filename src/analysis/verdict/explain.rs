@@ -42,24 +42,24 @@ pub(super) fn metric(
         }
         (_, Decision::NotRegressed) => format!("not worse by as much as {margin}"),
         (_, Decision::Inconclusive) if too_few_sessions => {
-            let within = judged.p_ok.is_some_and(|p| p < rules.alpha);
-            let launches = match within {
-                true => format!("these launches are within {margin}"),
-                false => unknown(judged, rules, would_do),
-            };
-            format!(
-                "{launches}, but fewer than {FEWEST_SESSIONS} earlier sessions show how much \
-                 sessions differ, so nothing passes"
-            )
+            let known = format!(
+                "fewer than {FEWEST_SESSIONS} earlier sessions show how much sessions differ"
+            );
+            match judged.p_ok.is_some_and(|p| p < rules.alpha) {
+                true => {
+                    format!("these launches are within {margin}, but {known}, so nothing passes")
+                }
+                false => format!("{}; {known}", unknown(judged, rules, would_do, true)),
+            }
         }
-        (_, Decision::Inconclusive) => unknown(judged, rules, would_do),
+        (_, Decision::Inconclusive) => unknown(judged, rules, would_do, false),
     };
     format!("{name} changed by {change}{interval}: {ending}")
 }
 
 /// Why the launches do not decide, and how many would, four times in five: all deciding metrics
-/// together, for one of them.
-fn unknown(judged: &Judged, rules: &Rules, would_do: Option<u32>) -> String {
+/// together, for one of them. `one_session`: launches of one session, which these are not.
+fn unknown(judged: &Judged, rules: &Rules, would_do: Option<u32>, one_session: bool) -> String {
     let margin = share(judged.margin);
     let had = judged.baseline.n.min(judged.candidate.n);
     let blocks = judged.decided_by.is_some_and(Test::is_in_blocks);
@@ -73,6 +73,9 @@ fn unknown(judged: &Judged, rules: &Rules, would_do: Option<u32>) -> String {
         );
     }
     let more = match would_do {
+        Some(n) if one_session => {
+            format!("in one session {n} launches on each side would do")
+        }
         Some(n) if n as usize > had => format!("{n} launches on each side would do"),
         Some(n) => format!("{n} launches on each side decide only four times in five"),
         None => "no number of launches would do".into(),
@@ -80,7 +83,7 @@ fn unknown(judged: &Judged, rules: &Rules, would_do: Option<u32>) -> String {
     match judged.mde {
         Some(mde) if mde > judged.margin => format!(
             "this run could see a change of {} at best, not one of {margin}; {more}",
-            share(mde)
+            text(mde, Form::Percent(1))
         ),
         _ => format!(
             "too close to the margin of {margin} to tell on which side of it the change lies; {more}"

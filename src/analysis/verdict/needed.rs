@@ -19,8 +19,9 @@ struct Seen {
 }
 
 impl Seen {
-    /// The estimate and the scatter are taken as the truth. `None` where nothing was tested.
-    fn of(judged: &Judged) -> Option<Self> {
+    /// The estimate and the scatter are taken as the truth; `one_session`: sessions are left out.
+    /// `None` where nothing was tested.
+    fn of(judged: &Judged, one_session: bool) -> Option<Self> {
         let by = judged.decided_by?;
         let worse_by = judged.better.worse_sign() * judged.estimate().0.ln_1p();
         let sizes = [judged.baseline.n, judged.candidate.n];
@@ -29,7 +30,7 @@ impl Seen {
             true => by_interval,
             false => by_interval.max(judged.scatter.unwrap_or(0.0)),
         };
-        let between = judged.between_sessions.unwrap_or(0.0);
+        let between = judged.between_sessions.filter(|_| !one_session).unwrap_or(0.0);
         (sd > 0.0).then(|| Self { distance: worse_by - judged.margin.ln_1p(), sd, between, by })
     }
 
@@ -51,8 +52,13 @@ impl Seen {
 
 /// The launches of each side with which this metric alone would be decided either way with power
 /// [`POWER`].
-pub(super) fn for_one(judged: &Judged, rules: &Rules, primaries: usize) -> Option<u32> {
-    let seen = Seen::of(judged)?;
+pub(super) fn for_one(
+    judged: &Judged,
+    rules: &Rules,
+    primaries: usize,
+    one_session: bool,
+) -> Option<u32> {
+    let seen = Seen::of(judged, one_session)?;
     let red = rules.red_level() / primaries.max(1) as f64;
     least(|n| {
         let [red, ok] = seen.chances(n, red, rules.alpha)?;
@@ -63,9 +69,9 @@ pub(super) fn for_one(judged: &Judged, rules: &Rules, primaries: usize) -> Optio
 /// The launches of each side with which the whole gate would pass or fail with power [`POWER`], if
 /// each deciding metric keeps the scatter and the change that these launches show. Metrics are taken
 /// to be independent. `None` if a deciding metric cannot be planned or no number does.
-pub(super) fn for_all(metrics: &[Judged], rules: &Rules) -> Option<u32> {
+pub(super) fn for_all(metrics: &[Judged], rules: &Rules, one_session: bool) -> Option<u32> {
     let tested: Vec<&Judged> = metrics.iter().filter(|m| m.primary && !m.exact).collect();
-    let all: Vec<Seen> = tested.iter().map(|m| Seen::of(m)).collect::<Option<_>>()?;
+    let all: Vec<Seen> = tested.iter().map(|m| Seen::of(m, one_session)).collect::<Option<_>>()?;
     if all.is_empty()
         || metrics.iter().any(|m| m.primary && m.exact && m.decision == Decision::Regressed)
     {
