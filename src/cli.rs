@@ -296,6 +296,9 @@ pub struct QuantizeArgs {
     /// Replace files that exist
     #[arg(long)]
     pub force: bool,
+    /// Take a file that is quantized already: its errors stay, and those of the new type are added
+    #[arg(long)]
+    pub allow_requantize: bool,
     /// Threads [default: the processors that this process may use]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,

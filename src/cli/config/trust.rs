@@ -31,6 +31,7 @@ enum Reach {
 /// Options that decide what is measured, which lines are shown, and in which form.
 const MEASURING: &[&str] = &[
     "all",
+    "allow-requantize",
     "alpha",
     "col",
     "commit",

@@ -66,8 +66,9 @@ pub fn quantize(args: &QuantizeArgs) -> Result<()> {
     let mut bar =
         ByteProgress::new(&format!("quantizing {} to {}", source.name(), names.join(", ")));
     let threads = args.threads.unwrap_or(0) as usize;
-    let sizes =
-        quantize::quantize(&source, &targets, threads, &mut |done, total| bar.set(done, total))?;
+    let again = args.allow_requantize;
+    let mut show = |done, total| bar.set(done, total);
+    let sizes = quantize::quantize(&source, &targets, threads, again, &mut show)?;
     bar.done(Bytes(sizes.iter().map(|b| b.0).sum()));
     for target in targets {
         print_line(&target.out.display().to_string())?;

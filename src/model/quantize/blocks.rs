@@ -1,6 +1,7 @@
 //! Converts float weights into the bytes of a storage type, and the float types of a source into
 //! 32-bit floats.
 
+use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use half::slice::HalfFloatSliceExt;
@@ -20,26 +21,40 @@ pub fn float_type(stored: StoredType) -> Option<TensorType> {
     }
 }
 
-/// Reads stored floats into `out`, whose length becomes their number.
-pub fn widen(stored: TensorType, bytes: &[u8], out: &mut Vec<f32>) {
+/// Whether [`widen`] reads this type.
+pub fn can_widen(stored: StoredType) -> bool {
+    matches!(stored, StoredType::Candle(_))
+}
+
+/// Reads stored weights, a whole number of blocks, into `out`, whose length becomes their number.
+///
+/// # Errors
+/// Candle's error, for quantized types.
+pub fn widen(stored: StoredType, bytes: &[u8], out: &mut Vec<f32>) -> candle_core::Result<()> {
     let bits = |bytes: &[u8]| -> Vec<u16> {
         bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect()
     };
     out.clear();
     match stored {
-        TensorType::F32 => {
+        StoredType::Candle(GgmlDType::F32) => {
             out.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
         }
-        TensorType::F16 => {
+        StoredType::Candle(GgmlDType::F16) => {
             out.resize(bytes.len() / 2, 0.0);
             let halves: Vec<f16> = bits(bytes).into_iter().map(f16::from_bits).collect();
             halves.convert_to_f32_slice(out);
         }
-        TensorType::BF16 => {
+        StoredType::Candle(GgmlDType::BF16) => {
             out.extend(bits(bytes).into_iter().map(|b| bf16::from_bits(b).to_f32()));
         }
-        other => unreachable!("{other:?} is not a float type"),
+        StoredType::Candle(dtype) => {
+            let weights = bytes.len() / dtype.type_size() * dtype.block_size();
+            let tensor = qtensor_from_ggml(dtype, bytes, vec![weights], &Device::Cpu)?;
+            *out = tensor.dequantize(&Device::Cpu)?.to_vec1()?;
+        }
+        other => candle_core::bail!("{} cannot be widened", other.label()),
     }
+    Ok(())
 }
 
 /// Stores finite weights; their number must be a whole number of blocks.

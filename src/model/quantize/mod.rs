@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 pub use self::k_quants::pack_scales_and_mins;
-use super::gguf::GgufFile;
 use super::gguf::write::{self, ALIGNMENT, TensorEntry, Value};
+use super::gguf::{GgufFile, StoredType};
 use super::mixture::{Mixture, TensorType, file_order, is_matrix};
 use super::quant::Quant;
 use super::unfinished::{Unfinished, check_free_disk, folder_of, in_parallel};
@@ -52,15 +52,17 @@ pub fn default_out(source: &GgufFile, quant: Quant, folder: &Path) -> PathBuf {
 
 /// Writes all targets, each completely or not at all. The bytes do not depend on `threads` (0 uses
 /// as many as the process may use). Replaces targets that exist. `progress` gets the bytes of the
-/// source done so far and in all. Returns the size of each target.
+/// source done so far and in all. Returns the size of each target. With `again` a source may be
+/// quantized already; its errors then stay in every target.
 ///
 /// # Errors
-/// The source is not a LLaMA or already quantized, a weight is not finite or does not fit into a
+/// The source is not a LLaMA or already quantized without `again`, a weight is not finite or does not fit into a
 /// type, a target is the source itself, there is too little free disk, or a read or write fails.
 pub fn quantize(
     source: &GgufFile,
     targets: &[Target],
     threads: usize,
+    again: bool,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<Bytes>> {
     let file = File::open(source.path())
@@ -72,7 +74,7 @@ pub fn quantize(
             bail!("{}: both {a} and {b} would go there; name a folder", target.out.display());
         }
     }
-    let tensors = source_tensors(source)?;
+    let tensors = source_tensors(source, again)?;
     let layouts = targets
         .iter()
         .map(|t| Layout::new(source, &tensors, t.quant))
@@ -90,15 +92,16 @@ pub fn quantize(
         .collect::<Result<Vec<_>>>()?;
 
     let chunks = chunks(&tensors);
-    let total: u64 = tensors.iter().map(|t| t.ty.bytes_of(t.weights)).sum();
+    let total: u64 = tensors.iter().map(|t| t.bytes_of(t.weights)).sum();
     let convert = |i: usize, buffer: &mut Buffer| -> Result<u64> {
         let (chunk, tensor) = (&chunks[i], &tensors[chunks[i].tensor]);
-        let size = tensor.ty.bytes_of(chunk.weights);
-        let at = tensor.offset + tensor.ty.bytes_of(chunk.first);
+        let size = tensor.bytes_of(chunk.weights);
+        let at = tensor.offset + tensor.bytes_of(chunk.first);
         buffer.stored.resize(size as usize, 0);
         file.read_exact_at(&mut buffer.stored, at)
             .with_context(|| format!("cannot read {}", source.path().display()))?;
-        blocks::widen(tensor.ty, &buffer.stored, &mut buffer.weights);
+        blocks::widen(tensor.stored, &buffer.stored, &mut buffer.weights)
+            .with_context(|| format!("tensor {}", tensor.name))?;
         if let Some(i) = buffer.weights.iter().position(|x| !x.is_finite()) {
             bail!(
                 "{}: tensor {}: expected finite weights, found {} at index {}; the file is \
@@ -111,7 +114,7 @@ pub fn quantize(
         }
         for ((target, layout), file) in targets.iter().zip(&layouts).zip(&files) {
             let place = &layout.places[chunk.tensor];
-            let bytes = if place.ty == tensor.ty {
+            let bytes = if Some(place.ty) == blocks::float_type(tensor.stored) {
                 &buffer.stored
             } else {
                 blocks::store(place.ty, &buffer.weights, &mut buffer.made)
@@ -155,30 +158,38 @@ struct SourceTensor {
     name: String,
     /// Row length first.
     dims: Vec<u64>,
-    ty: TensorType,
+    stored: StoredType,
     weights: u64,
     /// From the start of the file.
     offset: u64,
 }
 
-/// The tensors in the order in which they will be written. Refuses quantized ones.
-fn source_tensors(source: &GgufFile) -> Result<Vec<SourceTensor>> {
+impl SourceTensor {
+    /// Bytes of this many weights, a whole number of blocks.
+    fn bytes_of(&self, weights: u64) -> u64 {
+        weights / self.stored.block_size() as u64 * self.stored.block_bytes() as u64
+    }
+}
+
+/// The tensors in the order in which they will be written. Refuses quantized ones unless `again`.
+fn source_tensors(source: &GgufFile, again: bool) -> Result<Vec<SourceTensor>> {
     let mut tensors = source
         .tensors()
         .iter()
         .map(|(name, info)| {
-            let Some(ty) = blocks::float_type(info.dtype) else {
+            let is_float = blocks::float_type(info.dtype).is_some();
+            if !(is_float || again && blocks::can_widen(info.dtype)) {
                 bail!(
                     "{}: tensor {name} is {} already: expected F32, F16 or BF16. Quantizing twice \
-                     adds the errors of both; start from the F16 file",
+                     adds the errors of both; start from the F16 file, or --allow-requantize",
                     source.path().display(),
                     info.dtype.label()
                 );
-            };
+            }
             Ok(SourceTensor {
                 name: name.clone(),
                 dims: info.shape.iter().rev().map(|&d| d as u64).collect(),
-                ty,
+                stored: info.dtype,
                 weights: info.elements(),
                 offset: info.offset,
             })
@@ -235,7 +246,8 @@ impl Layout {
         for t in tensors {
             let ty = match is_matrix(&t.name, &t.dims) {
                 true => mixture.fitting(&t.name, t.dims[0]),
-                false => t.ty,
+                // A vector that is quantized, which no writer makes, becomes float32.
+                false => blocks::float_type(t.stored).unwrap_or(TensorType::F32),
             };
             places.push(Place { ty, offset: end });
             end += ty.bytes_of(t.weights).next_multiple_of(alignment);

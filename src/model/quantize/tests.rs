@@ -26,7 +26,7 @@ fn made(source: &GgufFile, quant: Quant, threads: usize) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.gguf");
     let targets = [Target { quant, out: out.clone() }];
-    let sizes = quantize(source, &targets, threads, &mut |_, _| {}).unwrap();
+    let sizes = quantize(source, &targets, threads, false, &mut |_, _| {}).unwrap();
     let bytes = std::fs::read(&out).unwrap();
     assert_eq!(sizes, [Bytes(bytes.len() as u64)]);
     bytes
@@ -35,7 +35,7 @@ fn made(source: &GgufFile, quant: Quant, threads: usize) -> Vec<u8> {
 fn refusal(source: &GgufFile, quant: Quant) -> String {
     let folder = tempfile::tempdir().unwrap();
     let targets = [Target { quant, out: folder.path().join("out.gguf") }];
-    let error = quantize(source, &targets, 2, &mut |_, _| {}).unwrap_err();
+    let error = quantize(source, &targets, 2, false, &mut |_, _| {}).unwrap_err();
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something was left");
     format!("{error:#}")
 }
@@ -81,7 +81,7 @@ fn llama_of(fixture: Fixture, weight: impl Fn(&str, u64) -> f32) -> Made {
     let path = fixture.write(folder.path());
     let file = GgufFile::open(&path).unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
-    for t in source_tensors(&file).unwrap() {
+    for t in source_tensors(&file, false).unwrap() {
         for i in 0..t.weights {
             let at = (t.offset + 4 * i) as usize;
             bytes[at..at + 4].copy_from_slice(&weight(&t.name, i).to_le_bytes());
@@ -197,7 +197,7 @@ fn types_that_only_some_shapes_get_have_the_bytes_of_llama_quantize() {
         let mut weights = Vec::new();
         let (_, _, at) = source.tensor(name).unwrap();
         let bytes = &all[at.start as usize..at.end as usize];
-        blocks::widen(TensorType::F16, bytes, &mut weights);
+        blocks::widen(StoredType::Candle(GgmlDType::F16), bytes, &mut weights).unwrap();
         let mut out = Vec::new();
         blocks::store(ty, &weights, &mut out).unwrap();
         assert_eq!(digest(&out), expected, "{ty:?}");
@@ -211,7 +211,7 @@ fn several_targets_in_one_pass_are_the_same_as_each_alone() {
     let targets =
         quants.map(|quant| Target { quant, out: default_out(&tiny(), quant, folder.path()) });
     let mut seen = Vec::new();
-    quantize(&tiny(), &targets, 1, &mut |done, total| seen.push((done, total))).unwrap();
+    quantize(&tiny(), &targets, 1, false, &mut |done, total| seen.push((done, total))).unwrap();
     for target in &targets {
         let alone = made(&tiny(), target.quant, 3);
         assert!(std::fs::read(&target.out).unwrap() == alone, "{}", target.quant);
@@ -231,7 +231,7 @@ fn all_metadata_but_the_type_stays_byte_for_byte_and_in_order() {
         .i32s("tokenizer.ggml.token_type", &[1, 2, -3]);
     let source = llama_of(fixture, |_, i| noise(i));
     let source = source.open();
-    quantize(&source, &[Target { quant: Quant::Q4_0, out: out.clone() }], 1, &mut |_, _| {})
+    quantize(&source, &[Target { quant: Quant::Q4_0, out: out.clone() }], 1, false, &mut |_, _| {})
         .unwrap();
     let made = GgufFile::open(&out).unwrap();
     let kept = |file: &GgufFile| -> Vec<Vec<u8>> {
@@ -297,7 +297,7 @@ fn the_source_is_not_a_target_by_any_name() {
     let before = std::fs::read(&source.path).unwrap();
     for out in [source.path.clone(), link] {
         let target = Target { quant: Quant::Q8_0, out };
-        let error = quantize(&source.open(), &[target], 1, &mut |_, _| {}).unwrap_err();
+        let error = quantize(&source.open(), &[target], 1, false, &mut |_, _| {}).unwrap_err();
         assert!(error.to_string().contains("the source itself"), "{error}");
     }
     assert!(std::fs::read(&source.path).unwrap() == before);
