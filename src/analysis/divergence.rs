@@ -165,7 +165,8 @@ pub struct NotFinite {
     pub in_reference: bool,
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
+/// Little-endian f32.
+pub fn floats(bytes: &[u8]) -> Vec<f32> {
     let word = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
     bytes.chunks_exact(4).map(word).collect()
 }

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod engines;
 pub mod gate;
 pub mod generate;
+mod grid;
 pub mod history;
 pub mod models;
 pub mod report;

@@ -1,99 +1,14 @@
-//! `run`: measures engines on a model, point by point of the grid, and reports.
+//! `run`: measures engines on a model.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
+use super::grid::{Kind, measure};
 use crate::cli::RunArgs;
-use crate::engine::Registry;
-use crate::plan::Spec;
-use crate::progress::say;
-use crate::report::{self, Sections, Style, print, render_with};
-use crate::session::{self, Bench, Interrupted, Session, Side, Stop};
-use crate::shell;
-use crate::workload::QualityText;
-
-/// What tells the commands that run a grid from one another.
-pub struct Kind<'a> {
-    /// What the result file's name begins with.
-    pub name: &'a str,
-    /// Resumes it.
-    pub command: &'a str,
-    /// Whether engines are compared with float32, unless the user says no.
-    pub verify: bool,
-    /// What quality is judged on, if it is.
-    pub text: Option<&'a QualityText>,
-}
 
 /// The result file; none for `--list`.
 pub fn run(args: &RunArgs) -> Result<Option<PathBuf>> {
     let kind = Kind { name: "benchmark", command: "run", verify: !args.no_verify, text: None };
     measure(args, args.spec(), &args.engines(), kind)
-}
-
-/// Measures `spec` with the engines, unless a record is resumed.
-pub fn measure(
-    args: &RunArgs,
-    spec: Spec,
-    engines: &[String],
-    kind: Kind<'_>,
-) -> Result<Option<PathBuf>> {
-    let earlier = args.resume.as_deref().map(opened).transpose()?;
-    let (spec, engines) = match &earlier {
-        Some(earlier) => (earlier.spec()?, earlier.engines()?),
-        None => (spec, Registry::load()?.named(engines)?),
-    };
-    let (launches, format) = (spec.launches, args.output.output.format());
-    let sides: Vec<Side> = engines.into_iter().map(Side::from).collect();
-    let bench = Bench::new(spec, &sides)?;
-    if args.list {
-        let outline = session::outline(&bench, launches, &args.output_dir);
-        print(&report::of::outline::render(&outline, format, Style::of_stdout()))?;
-        return Ok(None);
-    }
-    match &earlier {
-        Some(earlier) => earlier.check(&bench, &bench.order(launches))?,
-        None => session::first_look(&bench, &bench.ready(!args.no_install)?),
-    }
-    let plans = bench.provide(!args.no_install)?;
-    let verified = earlier.is_some() || !kind.verify;
-    let session = Session {
-        bench: &bench,
-        plans: plans.clone(),
-        stop: Stop::Fixed { launches },
-        kind: kind.name,
-        base: None,
-        folder: &args.output_dir,
-        config: None,
-        bandwidth: true,
-        compilers: true,
-        earlier,
-    };
-    let mut measured = session.measure(&mut |_, _| false)?;
-    if !verified {
-        measured.verify(&bench, &plans);
-    }
-    let judged = kind.text.map(|text| measured.judge_quality(&bench, &plans, text));
-    let wanted = Sections { profile: args.profile, timing: args.timing };
-    let written = report::write_files(&measured.record, &measured.path, wanted);
-    if written.is_ok() {
-        let (files, launches) = (measured.path.with_extension(""), measured.launches());
-        say(&format!("wrote {}.{{json,csv,md}} ({launches} launches)", files.display()));
-    }
-    // Shown even if it could not be written: nothing else is left then.
-    let shown = print(&render_with(&measured.record, format, Style::of_stdout(), wanted));
-    let path = measured.conclude(kind.command, written)?;
-    judged.transpose()?;
-    shown?;
-    Ok(Some(path))
-}
-
-/// An interrupted run; a gate's record is the gate's to resume.
-fn opened(file: &Path) -> Result<Interrupted> {
-    let (earlier, shown) = (Interrupted::open(file)?, file.display());
-    if earlier.record().run.config.get(crate::gate::CONFIG).is_some() {
-        let command = shell::command(["llm-bench", "gate", "--resume", &file.to_string_lossy()]);
-        bail!("--resume {shown}: expected a run, found a gate; `{command}`");
-    }
-    Ok(earlier)
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::run::{Kind, measure};
+use super::grid::{Kind, measure};
 use crate::cli::sweep::SweepArgs;
 use crate::workload::QualityText;
 

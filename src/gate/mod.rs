@@ -11,13 +11,15 @@ mod stored;
 
 pub use builds::CONFIG;
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 
 use crate::analysis::gate::Gate;
 use crate::cli::gate::GateArgs;
 use crate::engine::{EngineSpec, Launcher, Registry};
 use crate::plan::Spec;
-use crate::session::{Bench, Session, Side, Stop};
+use crate::session::{Bench, Interrupted, Session, Side, Stop};
 use crate::shell;
 
 const BASELINE: &str = "baseline";
@@ -137,4 +139,17 @@ fn session<'a>(args: &'a GateArgs, bench: &'a Bench, stop: Stop) -> Result<Sessi
 fn then_as_candidate(json: &str) -> String {
     let resume = shell::command(["llm-bench", "run", "--resume", json]);
     format!("resume it with `{resume}`, then give it as --candidate")
+}
+
+/// An interrupted run.
+///
+/// # Errors
+/// It cannot be read, or is a gate's record, which is the gate's to resume.
+pub fn interrupted_run(file: &Path) -> Result<Interrupted> {
+    let (earlier, shown) = (Interrupted::open(file)?, file.display());
+    if earlier.record().run.config.get(CONFIG).is_some() {
+        let command = shell::command(["llm-bench", "gate", "--resume", &file.to_string_lossy()]);
+        bail!("--resume {shown}: expected a run, found a gate; `{command}`");
+    }
+    Ok(earlier)
 }

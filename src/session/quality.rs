@@ -11,6 +11,7 @@ use super::drive::ArmPlan;
 use super::failed;
 use super::find::Found;
 use super::verify::scratch;
+use crate::analysis::divergence::floats;
 use crate::analysis::quality::{self, Position};
 use crate::engine::Deadlines;
 use crate::interrupt;
@@ -211,9 +212,4 @@ fn why(scorer: Scorer<'_>, scored: &Scored) -> anyhow::Error {
         Err(failure) => failed(&scored.engine.name, failure),
         Ok(()) => anyhow::anyhow!("{} ended without an answer", scored.engine.name),
     }
-}
-
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    let word = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-    bytes.chunks_exact(4).map(word).collect()
 }
