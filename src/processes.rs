@@ -1,6 +1,11 @@
 //! The processes of a session. This process adopts what leaves an engine's process group, so that a
 //! daemon's memory is counted and it ends with its launch. A guard, a process of its own, ends what
 //! is left when this process is killed.
+//!
+//! The guard knows engines and their descendants by a mark that a process can neither lose by
+//! leaving its group and session nor by clearing its environment and closing its files: a limit that
+//! children inherit. `RLIMIT_RTTIME` bounds the processor time of real-time threads between two
+//! system calls; the mark is a bound of thousands of years.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -11,17 +16,20 @@ use std::time::{Duration, Instant};
 
 use crate::interrupt;
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, setrlimit};
 
-/// In the environment of every engine, and of what it starts.
+/// In the environment of the guard: the mark of the processes that it ends.
 const MARK: &str = "LLM_BENCH_GUARD";
+/// The limit that carries the mark, as `/proc/PID/limits` calls it.
+const LIMIT: &str = "Max realtime timeout";
 /// How long a helper may outlive its engine: Python's own ones end when they see it gone.
 const GRACE: Duration = Duration::from_millis(500);
 
 static GUARD: OnceLock<Guard> = OnceLock::new();
 
 struct Guard {
-    mark: String,
+    /// Microseconds of `RLIMIT_RTTIME`.
+    mark: u64,
     /// It ends when the pipe to it closes.
     process: Child,
 }
@@ -44,11 +52,11 @@ pub fn adopt() -> Result<()> {
     let own = rustix::process::getpid();
     rustix::process::set_child_subreaper(Some(own)).context("cannot adopt engines' processes")?;
     let time = crate::units::MonoNs::now().0;
-    let mark = format!("{}-{time}", std::process::id());
+    let mark = 1 << 60 | u64::from(std::process::id()) << 32 | time & u64::from(u32::MAX);
     let process = Command::new(std::env::current_exe().context("cannot find this program")?)
         .arg("guard")
         .env_clear()
-        .env(MARK, &mark)
+        .env(MARK, mark.to_string())
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -61,10 +69,18 @@ pub fn adopt() -> Result<()> {
     Ok(())
 }
 
-/// Marks an engine, so that the guard recognizes it and its descendants.
+/// Marks an engine, so that the guard recognizes it and its descendants. Where this process may not
+/// set the limit the engine starts without a mark and ends with its process group.
 pub fn mark(command: &mut Command) {
-    if let Some(guard) = GUARD.get() {
-        command.env(MARK, &guard.mark);
+    let Some(mark) = GUARD.get().map(|guard| guard.mark) else { return };
+    // SAFETY: between fork and exec the closure makes two system calls, which are
+    // async-signal-safe, and touches no memory that another thread could hold.
+    unsafe {
+        command.pre_exec(move || {
+            let maximum = getrlimit(Resource::Rttime).maximum;
+            let _ = setrlimit(Resource::Rttime, Rlimit { current: Some(mark), maximum });
+            Ok(())
+        });
     }
 }
 
@@ -74,12 +90,11 @@ pub fn mark(command: &mut Command) {
 /// It was not started by llm-bench.
 pub fn guard() -> Result<()> {
     let mark = std::env::var(MARK).context("guard is started by llm-bench itself")?;
-    let entry = format!("{MARK}={mark}");
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     // Twice without any: one may have forked while the first pass ran.
     let mut quiet = 0;
     while quiet < 2 {
-        let marked: Vec<u32> = listed().map(|p| p.pid).filter(|p| is_marked(*p, &entry)).collect();
+        let marked: Vec<u32> = listed().map(|p| p.pid).filter(|p| is_marked(*p, &mark)).collect();
         marked.iter().for_each(|pid| kill(*pid));
         match marked.is_empty() {
             true => quiet += 1,
@@ -90,9 +105,10 @@ pub fn guard() -> Result<()> {
     Ok(())
 }
 
-fn is_marked(pid: u32, entry: &str) -> bool {
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    pid != std::process::id() && environment.split(|b| *b == 0).any(|e| e == entry.as_bytes())
+fn is_marked(pid: u32, mark: &str) -> bool {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+    let limit = limits.lines().find_map(|line| line.strip_prefix(LIMIT));
+    limit.and_then(|line| line.split_whitespace().next()) == Some(mark)
 }
 
 /// The process, its descendants, and those that left it: adopted by this process.

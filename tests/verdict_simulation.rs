@@ -2,8 +2,7 @@
 //! real change. Seeded; runs only the pure functions.
 
 use llm_bench::analysis::verdict::{
-    Arrangement, Decision, Judged, Judgement, Look, Pair, Rule, Rules, Tail, Test, judge,
-    precision_reached,
+    Arrangement, Decision, Judgement, Look, Pair, Rule, Rules, Tail, Test, judge, precision_reached,
 };
 use llm_bench::metric::Better;
 use llm_bench::stats::clopper_pearson;

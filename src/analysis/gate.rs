@@ -12,7 +12,7 @@ use super::verdict::{
     judge, precision_reached,
 };
 use crate::identity::{Difference, Severity};
-use crate::metric::{Metric, Rank};
+use crate::metric::{Better, Metric, Rank};
 use crate::record::{Arm, Record, Status, Warning, WeightsSource};
 
 /// Name and version of the verdict's JSON.
@@ -344,6 +344,17 @@ pub fn precise(judgement: &Judgement) -> bool {
     };
     let mut deciding = judgement.metrics.iter().filter(|m| m.primary).peekable();
     deciding.peek().is_some() && deciding.all(enough)
+}
+
+/// Whether the estimate of some deciding metric is worse by more than its margin, so that more
+/// launches may show that the metric is.
+pub fn may_be_worse(judgement: &Judgement) -> bool {
+    let worse = |m: &Judged| {
+        let change = m.estimate().0.ln_1p();
+        let worse = if m.better == Better::Lower { change } else { -change };
+        worse > m.margin.ln_1p()
+    };
+    judgement.metrics.iter().any(|m| m.primary && worse(m))
 }
 
 /// The same for requirements, each held to the margin of its metric.

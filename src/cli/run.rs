@@ -7,6 +7,9 @@ use clap::Args;
 use super::OutputArgs;
 use crate::plan::{Spec, Target, Workload};
 
+/// Launches of each point and minutes, where neither is named.
+const LAUNCHES: u32 = 5;
+const MINUTES: f64 = 10.0;
 /// Measured where none is named.
 const ENGINES: [&str; 4] = ["candle", "candle-stock", "pytorch", "pytorch-f32"];
 
@@ -19,9 +22,14 @@ pub struct RunArgs {
     pub engine: Vec<String>,
     #[command(flatten)]
     pub workload: Workload,
-    /// Launches of each engine: fresh processes, the unit of every statistic
-    #[arg(short = 'r', long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub launches: u32,
+    /// Launches of each point: fresh processes, the unit of every statistic [default: 5, fewer
+    /// where --max-minutes ends]
+    #[arg(short = 'r', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub launches: Option<u32>,
+    /// Fit the launches into this time: fewer of slow engines, three of each at least; checks and
+    /// quality come after it [default: 10, no limit with -r]
+    #[arg(long, value_name = "MINUTES")]
+    pub max_minutes: Option<f64>,
     /// Use this Python's environment for engines with scripts, instead of installing one
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,
@@ -61,7 +69,7 @@ pub struct RunArgs {
     /// Resume an interrupted run: make the launches that this result file lacks, with the settings
     /// that it states
     #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "workload", "engine", "launches",
-        "timeout", "profile", "pytorch_no_compile", "pytorch_no_half", "output_dir"])]
+        "max_minutes", "timeout", "profile", "pytorch_no_compile", "pytorch_no_half", "output_dir"])]
     pub resume: Option<PathBuf>,
 }
 
@@ -71,7 +79,8 @@ impl RunArgs {
             target: self.target.clone(),
             engine: Vec::new(),
             workload: self.workload.clone(),
-            launches: self.launches,
+            launches: self.launches.unwrap_or(LAUNCHES),
+            max_minutes: self.max_minutes.or(self.launches.is_none().then_some(MINUTES)),
             timeout: self.timeout,
             profile: self.profile,
         }

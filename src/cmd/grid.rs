@@ -36,16 +36,16 @@ pub fn measure(
         Some(earlier) => (earlier.spec()?, earlier.engines()?),
         None => (spec, Registry::load()?.named(engines)?),
     };
-    let (launches, format) = (spec.launches, args.output.output.format());
+    let format = args.output.output.format();
     let sides: Vec<Side> = engines.into_iter().map(Side::from).collect();
     let bench = Bench::new(spec, &sides)?;
     if args.list {
-        let outline = session::outline(&bench, launches, &args.output_dir);
+        let outline = session::outline(&bench, &args.output_dir);
         print(&report::of::outline::render(&outline, format, Style::of_stdout()))?;
         return Ok(None);
     }
     match &earlier {
-        Some(earlier) => earlier.check(&bench, &bench.order(launches))?,
+        Some(earlier) => earlier.check(&bench, &bench.order(bench.spec.launches))?,
         None => session::first_look(&bench, &bench.ready(!args.no_install)?),
     }
     let plans = bench.provide(!args.no_install)?;
@@ -53,7 +53,7 @@ pub fn measure(
     let session = Session {
         bench: &bench,
         plans: plans.clone(),
-        stop: Stop::Fixed { launches },
+        stop: Stop::of(&bench.spec),
         kind: kind.name,
         base: None,
         folder: &args.output_dir,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::analysis::gate::{judge_arms, precise};
+use crate::analysis::gate::{judge_arms, may_be_worse, precise};
 use crate::analysis::requirement::{self, Requirement};
 use crate::analysis::sides::Origin;
 use crate::analysis::verdict::{BadPair, Decision, Judgement, Look, Rule, Rules};
@@ -59,8 +59,14 @@ impl Judge<'_> {
                 launches == self.stop.limits().least && j.decision != Decision::Inconclusive
             }
             Ok(judgement) => {
-                let may_be_red = matches!(look, Look::Sequential { .. });
-                precise(&judgement) || may_be_red && judgement.decision == Decision::Regressed
+                let precise = precise(&judgement);
+                match look {
+                    Look::Sequential { .. } => {
+                        judgement.decision == Decision::Regressed
+                            || precise && !may_be_worse(&judgement)
+                    }
+                    _ => precise,
+                }
             }
             // The verdict will report it.
             Err(_) => true,
@@ -71,7 +77,7 @@ impl Judge<'_> {
     pub fn reason(&self, ended: Ended, judgement: Option<&Judgement>) -> String {
         let by_precision = ended == Ended::Enough && !self.stop.is_extension();
         match judgement {
-            Some(judgement) if by_precision && !precise(judgement) => {
+            Some(judgement) if by_precision && judgement.decision == Decision::Regressed => {
                 "a deciding metric is worse by more than its margin".into()
             }
             _ => self.stop.reason(ended),
@@ -88,7 +94,7 @@ fn look(stop: Stop) -> Look {
     match stop {
         Stop::Extension { .. } => Look::First,
         Stop::Precision { least, most, .. } if least < most => Look::Precise,
-        Stop::Precision { .. } | Stop::Fixed { .. } => Look::Only,
+        Stop::Precision { .. } | Stop::Fixed { .. } | Stop::Fitted { .. } => Look::Only,
     }
 }
 

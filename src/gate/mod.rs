@@ -100,6 +100,7 @@ fn spec(args: &GateArgs) -> Result<Spec> {
         engine: Vec::new(),
         workload: args.workload.clone(),
         launches: stop(args)?.limits().most,
+        max_minutes: None,
         timeout: args.timeout,
         profile: false,
     })

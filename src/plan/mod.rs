@@ -1,7 +1,8 @@
 //! The plan of a session before anything runs: the settings as typed and as the result file keeps
-//! them (`spec`), the grid of points that they span (`grid`), and the order of launches (`order`).
-//! Pure.
+//! them (`spec`), the grid of points that they span (`grid`), the order of launches (`order`), and
+//! how many of them a time allows (`fit`). Pure.
 
+pub mod fit;
 pub mod grid;
 pub mod order;
 pub mod spec;

@@ -111,8 +111,12 @@ pub struct Spec {
     pub engine: Vec<String>,
     #[serde(flatten)]
     pub workload: Workload,
-    /// Launches of each point, or the most of them if a rule may end the session earlier.
+    /// Launches of each point, or the most of them if a rule or the time may end the session
+    /// earlier.
     pub launches: u32,
+    /// The time that `run` and `sweep` may launch for; absent: as long as the launches take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_minutes: Option<f64>,
     /// The longest time that an engine may take for one answer, in seconds.
     #[serde(rename = "timeout_s")]
     pub timeout: Option<f64>,
@@ -153,6 +157,10 @@ impl Spec {
         let limit = self.timeout.unwrap_or(1.0);
         if !(0.001..=1e6).contains(&limit) {
             bail!("--timeout {limit:e}: expected seconds from 0.001 to 1000000");
+        }
+        let minutes = self.max_minutes.unwrap_or(1.0);
+        if !(0.0..=10_000.0).contains(&minutes) {
+            bail!("--max-minutes {minutes:e}: expected minutes from 0 to 10000");
         }
         if !(0.0..=86_400.0).contains(&work.delay) {
             bail!("--delay {:e}: expected seconds from 0 to 86400", work.delay);
@@ -247,6 +255,7 @@ mod tests {
         refused(|s| s.target.threads = vec![2000], "threads");
         refused(|s| s.workload.delay = f64::NAN, "--delay");
         refused(|s| s.timeout = Some(0.0), "--timeout");
+        refused(|s| s.max_minutes = Some(-1.0), "--max-minutes");
         let mut config = earlier();
         config["page_cache"] = "tepid".into();
         let error = serde_json::from_value::<Spec>(config).unwrap_err().to_string();

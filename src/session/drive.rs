@@ -8,6 +8,7 @@ use crate::engine::EngineSpec;
 use crate::engine::provision::Installed;
 use crate::launch::{self, Identity, Interrupted, Outcome, Settings, Subject};
 use crate::plan::Planned;
+use crate::plan::fit::{fit, is_due};
 use crate::record::{Arm, FailureKind, Launch, Record, Status};
 use crate::task::Task;
 use crate::units::Seconds;
@@ -32,6 +33,8 @@ pub trait Observer {
     fn begins(&mut self, arm: &Arm, planned: Planned, left: Option<Seconds>);
     /// A launch is in; `record` holds it. False: no further one could be kept.
     fn finished(&mut self, record: &mut Record, arm: usize) -> bool;
+    /// The time allows this many launches of each arm, those that are in included.
+    fn fitted(&mut self, record: &Record, counts: &[u32]);
 }
 
 /// What a session launches, and in which order.
@@ -59,11 +62,13 @@ impl Course<'_> {
         enough: Enough<'_>,
     ) -> Ended {
         let mut clock = Estimate::new(self.plans.len());
-        if let Stop::Fixed { .. } = stop {
-            return match self.launch(record, self.order.len(), &mut clock, observer) {
-                Ok(()) => Ended::Launches,
-                Err(ended) => ended,
-            };
+        match stop {
+            Stop::Fixed { .. } => {
+                let all = self.launch(record, self.order.len(), None, &mut clock, observer);
+                return all.err().unwrap_or(Ended::Launches);
+            }
+            Stop::Fitted { .. } => return self.fitted(record, stop.limits(), &mut clock, observer),
+            Stop::Precision { .. } | Stop::Extension { .. } => {}
         }
         let Limits { least, most, time } = stop.limits();
         let began = Instant::now();
@@ -73,7 +78,7 @@ impl Course<'_> {
             launches = (launches + 2).min(most);
             let block = Instant::now();
             let until = (launches as usize * self.plans.len()).min(self.order.len());
-            if let Err(ended) = self.launch(record, until, &mut clock, observer) {
+            if let Err(ended) = self.launch(record, until, None, &mut clock, observer) {
                 return ended;
             }
             longest = longest.max(block.elapsed());
@@ -97,23 +102,63 @@ impl Course<'_> {
         }
     }
 
-    /// The first `until` launches of the order. An arm whose first launch fails for a reason that
-    /// will not pass is not launched again.
+    /// Block after block, with as many launches of each arm as fit into the time that is left.
+    fn fitted(
+        &self,
+        record: &mut Record,
+        limits: Limits,
+        clock: &mut Estimate,
+        observer: &mut dyn Observer,
+    ) -> Ended {
+        let began = Instant::now();
+        let arms = self.plans.len();
+        let mut counts = vec![limits.most; arms];
+        for block in 0..limits.most as usize {
+            if let (Some(mut took), 1..) = (clock.means(), block) {
+                let ended = |arm: &Arm| arm.launches.iter().any(is_final_failure);
+                let done: Vec<u32> = record.arms.iter().map(|a| a.launches.len() as u32).collect();
+                took.iter_mut().zip(&record.arms).for_each(|(s, arm)| {
+                    *s = if ended(arm) { 0.0 } else { *s };
+                });
+                let left = limits.time.saturating_sub(began.elapsed());
+                counts = fit(&took, &done, limits.most, left.as_secs_f64());
+                observer.fitted(record, &counts);
+            }
+            let until = (block + 1) * arms;
+            if let Err(ended) = self.launch(record, until, Some(&counts), clock, observer) {
+                return ended;
+            }
+        }
+        let is_short = |n: &u32| *n < limits.most;
+        if counts.iter().any(is_short) { Ended::Time } else { Ended::Launches }
+    }
+
+    /// The first `until` launches of the order, of each arm no more than `counts` where it is
+    /// given. An arm whose first launch fails for a reason that will not pass is not launched again.
     fn launch(
         &self,
         record: &mut Record,
         until: usize,
+        counts: Option<&[u32]>,
         clock: &mut Estimate,
         observer: &mut dyn Observer,
     ) -> Result<(), Ended> {
         let order = &self.order[..until];
+        let most = (self.order.len() / self.plans.len().max(1)) as u32;
         for (i, planned) in order.iter().enumerate() {
             let arm = &record.arms[planned.arm];
             let is_in = arm.launches.iter().any(|launch| launch.order == i as u32);
-            if is_in || arm.launches.iter().any(is_final_failure) {
+            let done = arm.launches.len() as u32;
+            let is_due = counts.is_none_or(|n| is_due(planned.index, done, n[planned.arm], most));
+            if is_in || !is_due || arm.launches.iter().any(is_final_failure) {
                 continue;
             }
-            observer.begins(arm, *planned, clock.left(&order[i..]));
+            let missing = |arm: usize| match counts {
+                Some(counts) => counts[arm].saturating_sub(record.arms[arm].launches.len() as u32),
+                None => order[i..].iter().filter(|p| p.arm == arm).count() as u32,
+            };
+            let missing: Vec<u32> = (0..self.plans.len()).map(missing).collect();
+            observer.begins(arm, *planned, clock.left(&missing));
             let began = Instant::now();
             let outcome = self.one(*planned, i as u32).map_err(|Interrupted| Ended::Interrupted)?;
             let arm = &mut record.arms[planned.arm];
@@ -201,12 +246,19 @@ impl Estimate {
         self.spent[arm].1 += 1;
     }
 
-    /// Known once one launch is in; an arm without a launch counts as the mean of the others.
-    fn left(&self, order: &[Planned]) -> Option<Seconds> {
+    /// Seconds of a launch of each arm. Known once one launch is in; an arm without a launch counts
+    /// as the mean of the others.
+    fn means(&self) -> Option<Vec<f64>> {
         let mean = |(sum, n): (Duration, u32)| (n > 0).then(|| sum.as_secs_f64() / f64::from(n));
         let all = self.spent.iter().fold((Duration::ZERO, 0), |a, b| (a.0 + b.0, a.1 + b.1));
         let fallback = mean(all)?;
-        Some(Seconds(order.iter().map(|p| mean(self.spent[p.arm]).unwrap_or(fallback)).sum()))
+        Some(self.spent.iter().map(|arm| mean(*arm).unwrap_or(fallback)).collect())
+    }
+
+    /// What the missing launches of each arm take.
+    fn left(&self, missing: &[u32]) -> Option<Seconds> {
+        let means = self.means()?;
+        Some(Seconds(missing.iter().zip(means).map(|(n, mean)| f64::from(*n) * mean).sum()))
     }
 }
 
@@ -216,12 +268,11 @@ mod tests {
 
     #[test]
     fn the_time_left_is_known_after_the_first_launch() {
-        let order = crate::plan::order(2, 2, 0);
         let mut estimate = Estimate::new(2);
-        assert!(estimate.left(&order).is_none());
+        assert!(estimate.left(&[2, 2]).is_none());
         estimate.add(0, Duration::from_secs(3));
-        assert_eq!(estimate.left(&order), Some(Seconds(12.0)));
+        assert_eq!(estimate.left(&[2, 2]), Some(Seconds(12.0)));
         estimate.add(1, Duration::from_secs(5));
-        assert_eq!(estimate.left(&order), Some(Seconds(16.0)));
+        assert_eq!(estimate.left(&[2, 1]), Some(Seconds(11.0)));
     }
 }

@@ -21,6 +21,8 @@ pub struct SessionProgress<'a> {
     table: Option<Table>,
     total: usize,
     done: usize,
+    /// Whether the user knows that the time allows fewer launches than were planned.
+    said_fewer: bool,
     keep: &'a mut dyn FnMut(&mut Record) -> bool,
 }
 
@@ -33,7 +35,7 @@ impl<'a> SessionProgress<'a> {
         keep: &'a mut dyn FnMut(&mut Record) -> bool,
     ) -> Self {
         let table = std::io::stderr().is_terminal().then(|| Table::new(record, total));
-        Self { table, total, done: 0, keep }
+        Self { table, total, done: 0, said_fewer: false, keep }
     }
 
     /// Removes the table.
@@ -42,6 +44,13 @@ impl<'a> SessionProgress<'a> {
             let _ = table.all.clear();
         }
     }
+}
+
+/// The launches of each arm: "3 of pytorch, 4 of candle".
+fn fewer(record: &Record, counts: &[u32]) -> String {
+    let part = |(arm, n): (&Arm, &u32)| format!("{n} of {}", arm.label);
+    let parts: Vec<String> = record.arms.iter().zip(counts).map(part).collect();
+    crate::text::clean(&parts.join(", "))
 }
 
 impl Observer for SessionProgress<'_> {
@@ -65,6 +74,18 @@ impl Observer for SessionProgress<'_> {
             }
         }
         room
+    }
+
+    fn fitted(&mut self, record: &Record, counts: &[u32]) {
+        let total = counts.iter().sum::<u32>() as usize;
+        if total < self.total && !self.said_fewer {
+            self.said_fewer = true;
+            say(&format!("the time allows launches: {}", fewer(record, counts)));
+        }
+        self.total = total;
+        if let Some(table) = &self.table {
+            table.bar.set_length(total as u64);
+        }
     }
 }
 

@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Spec;
+use crate::plan::fit::LEAST;
+
 /// The rule by which a session ends. Launches are of each arm.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Stated", into = "Stated")]
 pub enum Stop {
     /// All planned launches, however long they take. An arm that fails does not end the others.
     Fixed { launches: u32 },
+    /// The same, but as many of each arm as fit into the time (`plan::fit`).
+    Fitted { launches: u32, minutes: f64 },
     /// After each mirrored block from `least` on, until the caller has enough, or launches or
     /// time are used up.
     Precision { least: u32, most: u32, minutes: f64 },
@@ -78,12 +83,22 @@ impl From<Stop> for Stated {
 }
 
 impl Stop {
+    /// What the settings of `run` and `sweep` mean.
+    pub fn of(spec: &Spec) -> Self {
+        let launches = spec.launches;
+        match spec.max_minutes {
+            Some(minutes) => Stop::Fitted { launches, minutes },
+            None => Stop::Fixed { launches },
+        }
+    }
+
     /// Of launches that are there already.
     pub const STORED: Stop = Stop::Fixed { launches: 2 };
 
     pub fn limits(self) -> Limits {
         let (least, most) = match self {
             Stop::Fixed { launches } => (launches, launches),
+            Stop::Fitted { launches, .. } => (launches.min(LEAST), launches),
             Stop::Precision { least, most, .. } | Stop::Extension { least, most, .. } => {
                 (least, most)
             }
@@ -95,7 +110,9 @@ impl Stop {
     fn minutes(self) -> f64 {
         match self {
             Stop::Fixed { .. } => 1e9,
-            Stop::Precision { minutes, .. } | Stop::Extension { minutes, .. } => minutes,
+            Stop::Fitted { minutes, .. }
+            | Stop::Precision { minutes, .. }
+            | Stop::Extension { minutes, .. } => minutes,
         }
     }
 

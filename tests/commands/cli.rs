@@ -122,7 +122,7 @@ fn list_estimates_the_time_from_earlier_results() {
     let (dir, _) = small_run(&[]);
     let args = ["run", "--model", "tiny", "--engine", "candle,candle-f32", "-r", "4", "--list"];
     let plan = text(&output(dir.path(), &args).stdout);
-    assert!(plan.contains("A launch takes") && plan.contains("what candle-f32 takes"), "{plan}");
+    assert!(plan.contains("One takes") && plan.contains("what candle-f32 takes"), "{plan}");
 }
 
 #[test]

@@ -284,14 +284,30 @@ fn when_the_harness_is_killed_its_engine_dies_and_the_record_is_whole() {
     assert!(!record.run.complete && !record.arms[0].launches.is_empty());
 }
 
+/// Daemons of this test's engines: Python that knows its folder from the command line alone.
+fn daemons(dir: &Path) -> usize {
+    let is_ours = |command: &str| {
+        command.contains("python")
+            && command.contains(&format!("# {}", dir.join("cache").display()))
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let commands = processes.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok());
+    commands.filter(|c| is_ours(&String::from_utf8_lossy(c).replace('\0', " "))).count()
+}
+
 #[test]
 fn when_the_harness_is_killed_no_daemon_of_an_engine_survives() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut child = start_run(dir.path(), "fake-daemon-slow");
-    wait_for_launches(dir.path(), 1);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    wait_until("the end of the engine and its daemon", || running(dir.path()) == 0);
+    for engine in ["fake-daemon-slow", "fake-daemon-bare-slow"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = start_run(dir.path(), engine);
+        wait_for_launches(dir.path(), 1);
+        wait_until("a daemon", || daemons(dir.path()) > 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        wait_until("the end of the engine and its daemon", || {
+            running(dir.path()) + daemons(dir.path()) == 0
+        });
+    }
 }
 
 #[test]

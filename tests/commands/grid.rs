@@ -94,7 +94,7 @@ fn a_grid_is_planned_before_it_runs_and_a_gate_takes_one_point_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let plan = done(with_fakes(dir.path(), &[&RUN[..], &["--list"]].concat()).output().unwrap());
     assert!(
-        plan.contains("2 launches of 4 points") && plan.contains("candle:Q8_0:2t #2"),
+        plan.contains("8 launches of 4 points") && plan.contains("candle:Q8_0:2t #2"),
         "{plan}"
     );
     let gate = ["gate", "--self-check", "--model", "tiny", "-t", "1,2"];
@@ -102,4 +102,34 @@ fn a_grid_is_planned_before_it_runs_and_a_gate_takes_one_point_of_it() {
     let stderr = text(&refused.stderr);
     assert_eq!(refused.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("one number of threads"), "{stderr}");
+}
+
+#[test]
+fn a_time_that_holds_too_few_launches_leaves_three_of_each_spread_over_the_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = ["-r", "7", "--max-minutes", "0", "--engine", "candle,candle-stock"];
+    let run = ["run", "--model", "tiny", "-p", "8", "-n", "4", "--no-verify"];
+    let out = with_fakes(dir.path(), &[&run[..], &options].concat()).output().unwrap();
+    let stderr = text(&out.stderr);
+    assert!(
+        stderr.contains("the time allows launches: 3 of candle, 3 of candle-stock"),
+        "{stderr}"
+    );
+    done(out);
+    let path = only_record(dir.path());
+    let record = Record::read(&path).unwrap();
+    assert!(record.run.complete);
+    assert_eq!(record.run.config["max_minutes"], 0.0);
+    for arm in &record.arms {
+        let blocks: Vec<u32> = arm.launches.iter().map(|l| l.index).collect();
+        assert_eq!(blocks, [0, 2, 4], "{}", arm.label);
+        assert_eq!(arm.metrics[&Metric::DecodeTps].n, 3);
+    }
+
+    // The plan of the same command knows from the record that no more fit.
+    let listed = [&run[..], &options, &["--list", "-o", "json"]].concat();
+    let plan = done(with_fakes(dir.path(), &listed).output().unwrap());
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    assert_eq!(plan["arms"][0]["launches"], 3);
+    assert_eq!(plan["order"].as_array().unwrap().len(), 6);
 }

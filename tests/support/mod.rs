@@ -188,7 +188,8 @@ pub fn stop(child: Child, signal: Signal) -> Output {
 
 /// How many processes belong to this test: those with its folder's cache in their environment.
 pub fn running(dir: &Path) -> usize {
-    let mark = format!("LLM_BENCH_CACHE={}", dir.join("cache").display());
+    let cache = dir.join("cache");
+    let mark = format!("LLM_BENCH_CACHE={}", cache.display());
     let has_mark = |e: &std::fs::DirEntry| {
         let environ = std::fs::read(e.path().join("environ")).unwrap_or_default();
         environ.split(|b| *b == 0).any(|v| v == mark.as_bytes())

@@ -22,7 +22,10 @@ pub struct Outline {
     /// Whether the arms differ in nothing but their engines.
     #[serde(skip)]
     pub are_engines: bool,
+    /// Of each point, or fewer where the time does not hold them.
     pub launches_each: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_minutes: Option<f64>,
     pub arms: Vec<Arm>,
     /// The launches: `candle #1`.
     pub order: Vec<String>,
@@ -40,6 +43,7 @@ pub struct Model {
 #[derive(Debug, Clone, Serialize)]
 pub struct Arm {
     pub label: String,
+    pub launches: u32,
     /// Seconds of one launch; absent where none like it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub launch_s: Option<f64>,
@@ -98,10 +102,12 @@ fn order(o: &Outline) -> Table {
 
 fn arms(o: &Outline) -> Table {
     let name = if o.are_engines { "Engine" } else { "Point" };
-    let mut table = Table::new([Column::left(name), Column::right("A launch takes")]);
+    let mut table =
+        Table::new([Column::left(name), Column::right("Launches"), Column::right("One takes")]);
     for arm in &o.arms {
         let took = arm.launch_s.map(|s| Cell::from(Seconds(s).to_string()));
-        table.push(vec![clean(&arm.label).into(), took.unwrap_or_else(Cell::missing)]);
+        let took = took.unwrap_or_else(Cell::missing);
+        table.push(vec![clean(&arm.label).into(), arm.launches.into(), took]);
     }
     table
 }
@@ -109,10 +115,12 @@ fn arms(o: &Outline) -> Table {
 /// The whole session's time, as far as earlier results tell it.
 fn duration(o: &Outline) -> String {
     let one = if o.are_engines { "engine" } else { "point" };
+    let launches: u32 = o.arms.iter().map(|arm| arm.launches).sum();
+    let limit = o.max_minutes.map(|m| format!(" within {m} minutes")).unwrap_or_default();
     let what =
-        format!("{} of {}", count(o.launches_each as usize, "launch"), count(o.arms.len(), one));
-    let known: f64 = o.arms.iter().filter_map(|arm| arm.launch_s).sum();
-    let known = Seconds(known * f64::from(o.launches_each));
+        format!("{} of {}{limit}", count(launches as usize, "launch"), count(o.arms.len(), one));
+    let all = |arm: &Arm| Some(arm.launch_s? * f64::from(arm.launches));
+    let known = Seconds(o.arms.iter().filter_map(all).sum());
     let unknown: Vec<String> =
         o.arms.iter().filter(|arm| arm.launch_s.is_none()).map(|arm| clean(&arm.label)).collect();
     let results = clean(&o.results.display().to_string());
