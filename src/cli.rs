@@ -196,7 +196,7 @@ pub struct ReportArgs {
     #[arg(long)]
     pub timing: bool,
     /// Put the results of all files into tables by keys: these run down. Keys: metric, model,
-    /// quant, engine, device, threads, prompt, prompt-len, gen-len, depth, label, prompt-set, cpu,
+    /// quant, engine, device, threads, batch, prompt, prompt-len, gen-len, depth, label, prompt-set, cpu,
     /// commit, file
     #[arg(long, value_delimiter = ',', value_name = "KEY", conflicts_with_all = ["profile", "timing"])]
     pub row: Vec<Key>,

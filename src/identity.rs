@@ -394,6 +394,16 @@ const FACTS: &[Fact] = {
             ..EXACT
         },
         Fact {
+            key: "arms.point.batch",
+            title: "sequences generated together",
+            of: |_, arm| json!(arm.point.batch),
+            compare: Refuse("batch"),
+            line: Splits("batch"),
+            resume: Resume::Given,
+            why: "weights are read once for all sequences of a step; files of one sequence lack it",
+            ..EXACT
+        },
+        Fact {
             key: "run.config.warmup",
             title: "warm-up generations",
             of: |r, _| number(r, "warmup"),

@@ -1,6 +1,7 @@
 //! One launch: a task on one engine over one connection, with sensors around it, and the record of
 //! the result. Between two timestamps, only the engine's code runs.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct Settings {
     pub stamp: Option<Stamp>,
     pub device: Device,
     pub threads: u32,
+    /// Sequences that are generated together.
+    pub batch: u32,
     pub n_ctx: u32,
     pub page_cache: PageCache,
     pub deadlines: Deadlines,
@@ -49,6 +52,8 @@ pub struct Settings {
     /// The bandwidth for MBU if it is not read around the launch: the session's reading of the
     /// device's memory. Without either there is no MBU.
     pub known_bandwidth: Option<BytesPerSecond>,
+    /// Peak arithmetic of the processor by format, where the session measured it.
+    pub macs: BTreeMap<String, f64>,
 }
 
 /// Everything that one launch produced.
@@ -106,6 +111,7 @@ fn over(
         device: settings.device.to_string(),
         threads: settings.threads,
         n_ctx: settings.n_ctx,
+        batch: settings.batch,
         options: engine.options.clone(),
     };
     let mut error = match converse(*task, open, load, &mut notes) {
@@ -123,6 +129,7 @@ fn over(
             launch: &mut launch,
             loaded,
             bandwidth,
+            macs: &settings.macs,
             device: settings.device,
             threads: settings.threads,
             last_level_cache: match settings.device {

@@ -125,9 +125,11 @@ metrics! {
     TtftP95 "ttft_p95_s" "TTFT p95" Seconds Lower Detail Generate
         "95th percentile of the warm TTFT over the generations of a launch; absent under 20";
     PrefillTps "prefill_tps" "Prefill" TokensPerSecond Higher Primary Generate
-        "prompt tokens divided by the time of their forward pass; over the set, sum by sum";
+        "prompt tokens, of all sequences, divided by the time of their forward pass; over the set, sum by sum";
     DecodeTps "decode_tps" "Decode" TokensPerSecond Higher Primary Generate
         "(n-1) / (t_last - t_first); over the set, sum by sum";
+    BatchDecodeTps "s_tg_tps" "S_TG" TokensPerSecond Higher Shown Generate
+        "decode_tps of all sequences of a batch together; absent for one sequence";
     Tpot "tpot_s" "TPOT" Seconds Lower Detail Generate
         "(t_last - t_first) / (n-1); over the set, sum by sum";
     ItlP50 "itl_p50_s" "ITL p50" Seconds Lower Shown Generate
@@ -159,7 +161,9 @@ metrics! {
     MemoryUnaccounted "memory_unaccounted_bytes" "Memory: unaccounted" Bytes Lower Part Any
         "of the peak: what no reading explains; negative where parts overlap";
     Mbu "mbu" "MBU" Share Higher Shown Generate
-        "(weight bytes read per token + mean KV bytes read) / TPOT / read bandwidth of the device";
+        "(weight bytes read per step + mean KV bytes read, of each sequence) / TPOT / read bandwidth of the device";
+    ArithmeticShare "arithmetic_share" "Arithmetic" Share Higher Shown Generate
+        "multiply-adds with weights in the decode steps of a batch / their time / the machine's measured peak in the type that the engine computes in; attention is not counted";
     TpsPerGb "tps_per_gb" "Decode per GB" TokensPerSecondPerGb Higher Shown Generate
         "decode_tps / peak memory of the device in GB (1e9 bytes)";
     JoulesPerToken "joules_per_token" "Energy" JoulesPerToken Lower Shown Generate

@@ -125,6 +125,10 @@ pub struct Host {
     /// Plain reading of memory, measured before the session, in bytes per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_read_bandwidth_bytes_per_s: Option<f64>,
+    /// Multiply-adds per second by format (`int8`, `bf16`, `f32`), measured before a session that
+    /// generates several sequences together.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub measured_macs_per_s: BTreeMap<String, f64>,
     /// How it was measured: threads, buffer, and the median of how many passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth_method: Option<String>,
@@ -182,6 +186,10 @@ pub struct Model {
     /// all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_bytes_per_token: Option<u64>,
+    /// Weights that decoding one token multiplies with, a tied embedding among them. Attention adds
+    /// what its context takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_per_token: Option<u64>,
     /// Values in the KV cache per position: 2 × layers × KV heads × head dimension.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_values_per_position: Option<u64>,
@@ -250,6 +258,9 @@ pub struct Point {
     /// Threads that the engine was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
+    /// Sequences that were generated together; absent for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<u32>,
     /// Engine options that differ from the engine's own.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub options: serde_json::Map<String, serde_json::Value>,
@@ -430,6 +441,10 @@ pub struct PromptRun {
     /// Positions that the context held before the prompt.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub depth: u32,
+    /// Sequences that were generated together, each from a prompt of `n_prompt` tokens; absent for
+    /// one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<u32>,
     /// The engine cannot hold a context and got it as a part of the prompt: its times up to the
     /// first token include the context.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -440,18 +455,21 @@ pub struct PromptRun {
     /// When the forward pass of the prompt was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefill_end_ns: Option<u64>,
-    /// When the id of each token was on the host.
+    /// When the id of each token was on the host; in a batch, those of all sequences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub token_ns: Vec<u64>,
     /// Compilation within this generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compile_ns: Option<u64>,
-    /// First 16 hex digits of the sha256 of the ids, where they can be seen.
+    /// First 16 hex digits of the sha256 of the ids of all sequences, where they can be seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_hash: Option<String>,
     /// The ids themselves, once per prompt and launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Vec<u32>>,
+    /// Those of the other sequences of a batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_tokens: Vec<Vec<u32>>,
     /// Time of each stage, where it was profiled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
@@ -470,6 +488,7 @@ impl PromptRun {
             n_prompt: 0,
             n_gen: 0,
             depth: 0,
+            batch: None,
             context_in_request: false,
             begin_ns: None,
             prefill_end_ns: None,
@@ -477,6 +496,7 @@ impl PromptRun {
             compile_ns: None,
             tokens_hash: None,
             tokens: None,
+            other_tokens: Vec::new(),
             profile: None,
             metrics: Values::new(),
         }

@@ -8,6 +8,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use llm_bench::protocol::{EngineError, ErrorKind, Generate, Load, Loaded, Score};
+use llm_bench::worker::batch::Together;
 use llm_bench::worker::bench::Kernels;
 use llm_bench::worker::generate::{self, Generation, Nobody};
 use llm_bench::worker::{Engine, engine};
@@ -217,6 +218,7 @@ fn load_request(path: &Path, n_ctx: u32) -> Load {
         device: "cpu".into(),
         threads: 2,
         n_ctx,
+        batch: 1,
         options: Default::default(),
     }
 }
@@ -420,6 +422,110 @@ fn a_prompt_gives_the_same_logits_in_passes_of_any_length() {
             assert!(best - together[29][token as usize] <= 0.05 * best.abs());
         });
     }
+}
+
+/// Logits `[sequence][step]` of sequences that run together: behind their prompts, then behind each
+/// of `more` tokens.
+fn together(engine: &mut dyn Engine, prompts: &[&[u32]], more: &[Vec<u32>]) -> Vec<Vec<Vec<f32>>> {
+    let mut logits = vec![Vec::new(); prompts.len()];
+    let decoder = engine.decoder().unwrap().together().unwrap();
+    decoder.prefill(prompts).unwrap();
+    let mut keep = |decoder: &dyn Together| {
+        for (s, logits) in logits.iter_mut().enumerate() {
+            logits.push(decoder.logits(s).to_vec());
+        }
+    };
+    keep(&*decoder);
+    for (i, tokens) in more.iter().enumerate() {
+        let choices = decoder.step(tokens, prompts[0].len() + i).unwrap();
+        assert!(choices.iter().all(|choice| choice.finite));
+        keep(&*decoder);
+    }
+    logits
+}
+
+#[test]
+fn sequences_that_run_together_have_the_logits_of_the_reference() {
+    let limits = [
+        (GgmlDType::F32, 1e-5),
+        (GgmlDType::F16, 1e-5),
+        (GgmlDType::BF16, 1e-5),
+        (GgmlDType::Q8_0, 1e-3),
+        (GgmlDType::Q4_0, 1e-3),
+        (GgmlDType::Q5_0, 1e-3),
+        (GgmlDType::Q4K, 1e-3),
+        (GgmlDType::Q6K, 1e-3),
+    ];
+    let shape = Shape { layers: 1, ..SHAPE };
+    const LENGTH: usize = 11;
+    for (dtype, limit) in limits {
+        in_folder(|path| {
+            let tensors = write_model(path, shape, dtype);
+            for (kernels, n) in Kernels::names().into_iter().zip([26, 9, 5, 16, 2].iter().cycle()) {
+                // All tokens of all sequences differ, and so do their keys and values.
+                let all: Vec<Vec<u32>> = (0..*n as u32)
+                    .map(|s| {
+                        (0..13).map(|i| (s * s * 17 + s * 41 + i * i * 31 + 5) % 320).collect()
+                    })
+                    .collect();
+                let mut engine = engine("candle").unwrap();
+                let mut request = Load { batch: *n as u32, ..load_request(path, 64) };
+                request.options.insert("kernels".into(), kernels.into());
+                engine.load(&request).unwrap();
+                let prompts: Vec<&[u32]> = all.iter().map(|tokens| &tokens[..LENGTH]).collect();
+                let more: Vec<Vec<u32>> =
+                    (LENGTH..13).map(|i| all.iter().map(|tokens| tokens[i]).collect()).collect();
+                let got = together(engine.as_mut(), &prompts, &more);
+                for (s, tokens) in all.iter().enumerate() {
+                    let want = &reference(shape, &tensors, tokens)[LENGTH - 1..];
+                    let error = nmse(&got[s], want);
+                    let at = format!("{kernels}, {dtype:?}, sequence {s} of {n}");
+                    assert!(error <= limit, "{at}: NMSE {error:.2e}");
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn many_long_prompts_pass_through_the_layers_in_several_passes() {
+    in_folder(|path| {
+        let shape = Shape { layers: 1, ..SHAPE };
+        let tensors = write_model(path, shape, GgmlDType::F16);
+        // 3 · 200 tokens: the second and the third prompt begin within a pass.
+        let all: Vec<Vec<u32>> = [3, 77, 150].map(|s| tokens(400)[s..s + 200].to_vec()).into();
+        let mut engine = engine("candle").unwrap();
+        engine.load(&Load { batch: 3, ..load_request(path, 256) }).unwrap();
+        let prompts: Vec<&[u32]> = all.iter().map(Vec::as_slice).collect();
+        let got = together(engine.as_mut(), &prompts, &[]);
+        for (s, tokens) in all.iter().enumerate() {
+            let want = &reference(shape, &tensors, tokens)[199..];
+            let error = nmse(&got[s], want);
+            assert!(error <= 1e-5, "sequence {s}: NMSE {error:.2e}");
+        }
+    });
+}
+
+#[test]
+fn a_batch_has_a_cache_for_each_sequence_and_asks_for_it() {
+    in_folder(|path| {
+        write_model(path, SHAPE, GgmlDType::Q8_0);
+        let kv = |batch| {
+            let request = Load { batch, ..load_request(path, 64) };
+            engine("candle").unwrap().load(&request).unwrap().memory.kv_bytes.unwrap()
+        };
+        assert_eq!(kv(8), 8 * kv(1));
+        let absurd = Load { batch: 256, ..load_request(path, 1 << 24) };
+        let error = error_of("candle", &absurd);
+        assert_eq!(error.kind, ErrorKind::Oom);
+        assert!(error.message.contains("for each of 256 sequences"), "{error}");
+        let error = error_of("candle", &Load { batch: 257, ..load_request(path, 64) });
+        assert_eq!(error.kind, ErrorKind::Unsupported);
+        let on_a_card = Load { batch: 2, device: "cuda:0".into(), ..load_request(path, 64) };
+        let error = error_of("candle", &on_a_card);
+        assert_eq!(error.kind, ErrorKind::Unsupported);
+        assert!(error.message.contains("cuda:0"), "{error}");
+    });
 }
 
 #[test]

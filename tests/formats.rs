@@ -224,7 +224,7 @@ fn candle_stock_refuses_iq4_nl_with_the_tensor() {
     let stored = dir.path().join("stored.gguf");
     write(Format::Iq4Nl, &stored, &dir.path().join("plain.gguf"));
     let (path, options) = (stored.to_str().unwrap().into(), Default::default());
-    let load = Load { path, device: "cpu".into(), threads: 1, n_ctx: 64, options };
+    let load = Load { path, device: "cpu".into(), threads: 1, n_ctx: 64, batch: 1, options };
     let mut engine = llm_bench::worker::engine("candle-stock").unwrap();
     // The load must ask for the thread count that candle uses in this process.
     let threads = candle_core::utils::get_num_threads() as u32;

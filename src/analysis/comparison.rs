@@ -2,7 +2,7 @@
 
 use super::ok_launches;
 use crate::metric::{Better, Metric, Rank};
-use crate::record::{Arm, Comparison, Record};
+use crate::record::{Arm, Comparison, Point, Record};
 use crate::stats::{Sample, ratio_of_geometric_means};
 
 /// Labels that become the baseline when the user names none, in order of preference.
@@ -31,15 +31,28 @@ pub(super) fn find(record: &Record, label: &str) -> Result<usize, NoSuchArm> {
     })
 }
 
-/// Compares every other arm with the one at `baseline`, over the metrics that both have. Skips the
-/// spread of decode (the ratio of two spreads over a few launches says nothing) and the parts of
-/// other metrics.
+/// Compares every other arm with the one at `baseline`, over the metrics that both have. An arm of
+/// another batch is compared with the baseline's own arm of that batch. Skips the spread of decode
+/// (the ratio of two spreads over a few launches says nothing) and the parts of other metrics.
 pub(super) fn against(record: &Record, baseline: usize) -> Vec<Comparison> {
     let Some(base) = record.arms.get(baseline) else { return Vec::new() };
-    let others = record.arms.iter().enumerate().filter(|(i, _)| *i != baseline);
     let metrics =
         || Metric::measured().filter(|m| m.rank() != Rank::Part && *m != Metric::DecodeCv);
-    others.flat_map(|(_, arm)| metrics().filter_map(|m| compare(arm, base, m))).collect()
+    let compared = |arm| {
+        let base = at_batch_of(arm, base, record).filter(|base| base.label != arm.label);
+        metrics().filter_map(move |m| compare(arm, base?, m))
+    };
+    record.arms.iter().flat_map(compared).collect()
+}
+
+/// The arm that is like `base` in all but its batch, which is that of `arm`.
+fn at_batch_of<'a>(arm: &Arm, base: &'a Arm, record: &'a Record) -> Option<&'a Arm> {
+    let place = |arm: &Arm| {
+        let Point { engine, quant, device, threads, .. } = &arm.point;
+        (engine.clone(), quant.clone(), *device, *threads)
+    };
+    let fits = |other: &&Arm| other.point.batch == arm.point.batch && place(other) == place(base);
+    if base.point.batch == arm.point.batch { Some(base) } else { record.arms.iter().find(fits) }
 }
 
 /// `None` if either arm lacks the metric or has values that are not positive.

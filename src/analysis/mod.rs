@@ -1,6 +1,7 @@
 //! Records to conclusions: summaries over launches, comparisons with the baseline, warnings and a
 //! plain reading. Reads records only, so it works on files from another machine and day.
 
+pub mod batching;
 mod comparison;
 pub mod divergence;
 pub mod evidence;

@@ -1,6 +1,6 @@
 //! States the result in a few sentences that claim no more than the numbers do.
 
-use super::{baseline, failure, kind_name, ok_launches, tokens};
+use super::{baseline, batching, failure, kind_name, ok_launches, tokens};
 use crate::metric::Metric;
 use crate::number::{Form, text};
 use crate::record::{Arm, Comparison, Launch, Record};
@@ -19,7 +19,7 @@ pub fn reading(record: &Record) -> Vec<String> {
     let mut sentences = Vec::new();
     match (others.first(), base) {
         (Some(subject), Some(base)) => {
-            sentences.extend(decode_compared(record, &others, &base.label));
+            sentences.extend(decode_compared(record, &others));
             sentences.extend(start_compared(record, subject));
             sentences.extend(memory_compared(subject, base));
             sentences.extend(bandwidth(record, subject));
@@ -31,6 +31,7 @@ pub fn reading(record: &Record) -> Vec<String> {
         }
         (_, None) => {}
     }
+    sentences.extend(batching::in_words(record));
     sentences.extend(same_tokens(record));
     sentences.extend(record.arms.iter().filter_map(|arm| {
         let error = failure(arm)?;
@@ -61,7 +62,7 @@ fn unresolved(c: &Comparison) -> bool {
 }
 
 /// "candle decodes 2.41 times as fast as pytorch (95 % interval 2.34–2.48)."
-fn decode_compared(record: &Record, others: &[&Arm], base: &str) -> Vec<String> {
+fn decode_compared(record: &Record, others: &[&Arm]) -> Vec<String> {
     let compared = |arm: &&Arm| comparison(record, &arm.label, Metric::DecodeTps);
     let (open, settled): (Vec<_>, Vec<_>) =
         others.iter().filter_map(compared).partition(|c| unresolved(c));
@@ -74,17 +75,22 @@ fn decode_compared(record: &Record, others: &[&Arm], base: &str) -> Vec<String> 
             None => "too few launches for an interval".to_string(),
         };
         let times = three_digits(c.times_better);
-        let against = if i == 0 { format!(" as {base}") } else { String::new() };
+        let before = i.checked_sub(1).and_then(|i| settled.get(i));
+        let against = match before.is_some_and(|before| before.baseline == c.baseline) {
+            true => String::new(),
+            false => format!(" as {}", c.baseline),
+        };
         sentences.push(format!("{} decodes {times} times as fast{against} ({interval})", c.arm));
     }
     let mut result = Vec::new();
     if !sentences.is_empty() {
         result.push(format!("{}.", sentences.join("; ")));
     }
-    if !open.is_empty() {
-        let names: Vec<_> = open.iter().map(|c| c.arm.as_str()).collect();
+    for group in open.chunk_by(|a, b| a.baseline == b.baseline) {
+        let names: Vec<_> = group.iter().map(|c| c.arm.as_str()).collect();
         result.push(format!(
-            "No difference in decode speed was resolved between {base} and {}.",
+            "No difference in decode speed was resolved between {} and {}.",
+            group[0].baseline,
             and(&names)
         ));
     }

@@ -120,6 +120,7 @@ pub fn empty() -> Record {
             size_bytes: 807_694_464,
             n_vocab: Some(128_256),
             weight_bytes_per_token: Some(803_000_000),
+            weights_per_token: Some(1_240_000_000),
             kv_values_per_position: Some(32_768),
             context_length: Some(131_072),
         },
@@ -310,6 +311,7 @@ fn generation(
         n_prompt,
         n_gen,
         depth: 0,
+        batch: None,
         context_in_request: false,
         begin_ns: Some(0),
         prefill_end_ns: Some(ns(prefill_s)),
@@ -319,6 +321,7 @@ fn generation(
         tokens: (role == Role::Cold).then(|| {
             (0..n_gen).map(|i| if i < engine.diverges_at { i } else { 100 + i }).collect()
         }),
+        other_tokens: Vec::new(),
         profile: None,
         metrics: match role {
             Role::Measured => metrics.into(),

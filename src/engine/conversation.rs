@@ -324,6 +324,7 @@ fn kind_of(kind: ErrorKind) -> FailureKind {
     match kind {
         ErrorKind::MissingDependency => FailureKind::MissingDependency,
         ErrorKind::UnsupportedQuant => FailureKind::UnsupportedQuant,
+        ErrorKind::Unsupported => FailureKind::Unsupported,
         ErrorKind::CompileFailed => FailureKind::CompileFailed,
         ErrorKind::Oom => FailureKind::Oom,
         ErrorKind::BadModel => FailureKind::BadModel,

@@ -202,6 +202,7 @@ fn against_measurement(args: &GateArgs, stored: Stored<'_>, file: &Path) -> Resu
         spec.target.quant = vec![quant];
     }
     spec.target.threads = base.point.threads.into_iter().collect();
+    spec.workload.batch = base.point.batch.into_iter().collect();
     spec.target.device = base.point.device.map_or(spec.target.device, |d| vec![d]);
     let side = Side { label: Some(base.label.clone()), ..engine.into() };
     let bench = bench(spec, &[side])?;

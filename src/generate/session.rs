@@ -103,6 +103,7 @@ impl<'a> Session<'a> {
             device: args.device.to_string(),
             threads,
             n_ctx,
+            batch: 1,
             options: engine.options.clone(),
         };
         let n_vocab = model.n_vocab;

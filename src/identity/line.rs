@@ -27,6 +27,9 @@ pub struct LineIdentity {
     /// Threads that the engine was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
+    /// Sequences generated together; absent for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<u32>,
     /// Unmeasured and measured generations of each prompt, and the state of the page cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup: Option<u32>,
@@ -81,6 +84,7 @@ impl LineIdentity {
         ("prompts_sha256", Cell::Text),
         ("device", Cell::Optional),
         ("threads", Cell::Json),
+        ("batch", Cell::Json),
         ("warmup", Cell::Json),
         ("iterations", Cell::Json),
         ("page_cache", Cell::Optional),
@@ -98,7 +102,7 @@ impl LineIdentity {
         ("isa", Cell::Json),
     ];
     /// Columns that files of earlier versions lack.
-    pub const LATER: [&str; 2] = ["cpu_id", "isa"];
+    pub const LATER: [&str; 3] = ["batch", "cpu_id", "isa"];
 
     /// Of an arm of a record.
     pub fn of(record: &Record, arm: &Arm) -> Self {

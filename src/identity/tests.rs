@@ -57,6 +57,7 @@ fn each_field_that_makes_the_numbers_another_thing_is_refused() {
     refused("warmup", &|r| r.run.config["warmup"] = 0.into());
     refused("page_cache", &|r| r.run.config["page_cache"] = "cold".into());
     refused("engine_threads", &|r| r.arms[0].point.threads = Some(1));
+    refused("batch", &|r| r.arms[0].point.batch = Some(8));
 }
 
 #[test]
@@ -141,6 +142,7 @@ fn another_machine_or_model_is_another_line_and_a_kernel_update_is_not() {
     assert_eq!(differs(&|r| r.host.isa.clear()), ["isa"]);
     assert_eq!(differs(&|r| r.model.sha256.push('0')), ["model_sha256"]);
     assert_eq!(differs(&|r| r.arms[0].point.threads = Some(64)), ["threads"]);
+    assert_eq!(differs(&|r| r.arms[0].point.batch = Some(8)), ["batch"]);
     assert_eq!(differs(&|r| r.arms[0].label.push('2')), ["engine"]);
     assert_eq!(differs(&|r| r.run.config["warmup"] = 3.into()), ["warmup"]);
     assert_eq!(differs(&|r| r.run.config["iterations"] = 3.into()), ["iterations"]);
@@ -182,6 +184,7 @@ fn every_field_of_a_stored_identity_is_of_a_fact_that_splits_lines() {
     record.host.gpu = vec![Gpu::default()];
     record.build.features = vec!["cuda".into()];
     record.arms[0].point.threads = Some(2);
+    record.arms[0].point.batch = Some(8);
     record.arms[0].point.device = "cpu".parse().ok();
     record.run.config = json!({"warmup": 1, "iterations": 1, "page_cache": "warm"});
     let stored = serde_json::to_value(LineIdentity::of(&record, &record.arms[0])).unwrap();

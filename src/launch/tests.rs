@@ -42,6 +42,7 @@ impl Connection for Fake {
             Request::Generate(g) => Some(Reply::Generated(Generated {
                 id: g.id,
                 tokens: ids(g.n),
+                others: g.others.iter().map(|_| ids(g.n)).collect(),
                 t_begin_ns: now(),
                 t_prefill_end_ns: self.observes.clock.then(now),
                 t_tokens_ns: (0..g.n).map(|_| MonoNs::now().0).collect(),
@@ -125,6 +126,7 @@ fn model() -> Model {
         size_bytes: 1,
         n_vocab: Some(2),
         weight_bytes_per_token: None,
+        weights_per_token: None,
         kv_values_per_position: Some(10),
         context_length: None,
     }
@@ -138,6 +140,7 @@ fn workload() -> Workload {
         n_gen: 8,
         context: Vec::new(),
         ids: vec![1, 1],
+        others: Vec::new(),
     };
     Workload::new("fake", vec![prompt("a"), prompt("b")])
 }
@@ -177,12 +180,14 @@ fn launched_on(
         stamp: None,
         device,
         threads: 1,
+        batch: 1,
         n_ctx: 64,
         page_cache: PageCache::Warm,
         deadlines: Deadlines::default(),
         idle_window: Duration::ZERO,
         read_bandwidth: false,
         known_bandwidth,
+        macs: [("f32".to_string(), 1e9)].into(),
     };
     let subject = Subject { engine, installed: &installed, task, settings: &settings };
     let (requests, marks) = (Arc::default(), Arc::default());

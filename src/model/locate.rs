@@ -90,6 +90,7 @@ impl Located {
             size_bytes: file.size_bytes(),
             n_vocab: Some(config.n_vocab as u32),
             weight_bytes_per_token: Some(file.weight_bytes_per_token()),
+            weights_per_token: Some(file.weights_per_token()),
             kv_values_per_position: Some(config.kv_values_per_position()),
             context_length: Some(config.context_length as u32),
         })

@@ -1,5 +1,5 @@
-//! The grid that a session measures: every combination of quantization, device, number of threads
-//! and engine.
+//! The grid that a session measures: every combination of quantization, device, number of threads,
+//! batch and engine.
 
 use super::Target;
 use crate::device::Device;
@@ -12,13 +12,16 @@ pub struct Cell {
     pub quant: Option<Quant>,
     pub device: Device,
     pub threads: u32,
+    /// Sequences that are generated together.
+    pub batch: u32,
     /// Index into the engines.
     pub engine: usize,
 }
 
 impl Cell {
-    /// All cells, engines side by side. `threads` replaces an empty list.
-    pub fn grid(target: &Target, engines: usize, threads: u32) -> Vec<Self> {
+    /// All cells, engines side by side. `threads` replaces an empty list, and 1 one of batches.
+    pub fn grid(target: &Target, batches: &[u32], engines: usize, threads: u32) -> Vec<Self> {
+        let batches = if batches.is_empty() { &[1] } else { batches };
         let quants = match target.quant.is_empty() {
             true => vec![None],
             false => target.quant.iter().copied().map(Some).collect(),
@@ -31,8 +34,10 @@ impl Cell {
         for quant in each_once(quants) {
             for device in each_once(target.device.iter().copied()) {
                 for threads in each_once(all_threads.iter().copied()) {
-                    let cell = |engine| Self { quant, device, threads, engine };
-                    cells.extend((0..engines).map(cell));
+                    for batch in each_once(batches.iter().copied()) {
+                        let cell = |engine| Self { quant, device, threads, batch, engine };
+                        cells.extend((0..engines).map(cell));
+                    }
                 }
             }
         }
@@ -51,7 +56,7 @@ pub fn each_once<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<T> {
     once
 }
 
-/// Column labels: the engine, and whatever else differs among the cells, as `candle:Q8_0:2t`. A
+/// Column labels: the engine, and whatever else differs among the cells, as `candle:Q8_0:2t:b8`. A
 /// label has no space, so that a requirement can name it.
 pub fn labels(cells: &[(&Cell, &str, &str)]) -> Vec<String> {
     let differ = |same: &dyn Fn(&(&Cell, &str, &str)) -> bool| !cells.iter().all(same);
@@ -59,12 +64,14 @@ pub fn labels(cells: &[(&Cell, &str, &str)]) -> Vec<String> {
     let quants = differ(&|(_, _, quant)| *quant == first.2);
     let devices = differ(&|(cell, ..)| cell.device == first.0.device);
     let threads = differ(&|(cell, ..)| cell.threads == first.0.threads);
+    let batches = differ(&|(cell, ..)| cell.batch == first.0.batch);
     let label = |(cell, engine, quant): &(&Cell, &str, &str)| {
         let mut label = engine.to_string();
         let parts = [
             quants.then(|| quant.to_string()),
             devices.then(|| cell.device.to_string()),
             threads.then(|| format!("{}t", cell.threads)),
+            batches.then(|| format!("b{}", cell.batch)),
         ];
         parts.into_iter().flatten().for_each(|part| label = format!("{label}:{part}"));
         label
@@ -87,7 +94,11 @@ mod tests {
     }
 
     fn shown(target: &Target, engines: &[&str]) -> Vec<String> {
-        let cells = Cell::grid(target, engines.len(), 4);
+        shown_in_batches(target, &[], engines)
+    }
+
+    fn shown_in_batches(target: &Target, batches: &[u32], engines: &[&str]) -> Vec<String> {
+        let cells = Cell::grid(target, batches, engines.len(), 4);
         let quant = |c: &Cell| c.quant.map_or("Q4_0".to_string(), |q| q.to_string());
         let quants: Vec<String> = cells.iter().map(quant).collect();
         let named: Vec<_> =
@@ -98,8 +109,8 @@ mod tests {
     #[test]
     fn one_point_is_a_grid_of_one_and_is_called_like_its_engine() {
         assert_eq!(shown(&target(serde_json::json!({})), &["candle"]), ["candle"]);
-        let cells = Cell::grid(&target(serde_json::json!({})), 1, 4);
-        assert_eq!((cells[0].threads, cells[0].quant), (4, None));
+        let cells = Cell::grid(&target(serde_json::json!({})), &[], 1, 4);
+        assert_eq!((cells[0].threads, cells[0].quant, cells[0].batch), (4, None, 1));
     }
 
     #[test]
@@ -111,5 +122,11 @@ mod tests {
         );
         let twice = target(serde_json::json!({"quant": ["F16", "F16"]}));
         assert_eq!(shown(&twice, &["candle", "pytorch"]), ["candle", "pytorch"]);
+        let one = target(serde_json::json!({}));
+        assert_eq!(
+            shown_in_batches(&one, &[1, 8, 8], &["candle", "pytorch"]),
+            ["candle:b1", "pytorch:b1", "candle:b8", "pytorch:b8"]
+        );
+        assert_eq!(shown_in_batches(&one, &[8], &["candle"]), ["candle"]);
     }
 }

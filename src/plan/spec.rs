@@ -57,6 +57,12 @@ pub struct Workload {
     #[arg(short, long, value_delimiter = ',', value_name = "N")]
     #[serde(default)]
     pub depth: Vec<u32>,
+    /// Sequences that are generated together, each from a prompt of its own; a comma list
+    /// interleaves them [default: 1]
+    #[arg(short, long, value_delimiter = ',', value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub batch: Vec<u32>,
     /// Unmeasured generations of each prompt before the measured ones
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub warmup: u32,
@@ -92,6 +98,7 @@ impl Workload {
             prompt_len: Vec::new(),
             gen_len: Vec::new(),
             depth: Vec::new(),
+            batch: Vec::new(),
             warmup,
             iterations,
             delay: 0.0,
@@ -149,6 +156,9 @@ impl Spec {
         };
         let work = &self.workload;
         within("launches", self.launches, 1..=1000)?;
+        for batch in &work.batch {
+            within("batch", *batch, 1..=256)?;
+        }
         within("warmup", work.warmup, 0..=100)?;
         within("iterations", work.iterations, 1..=1000)?;
         for threads in &self.target.threads {
@@ -253,6 +263,7 @@ mod tests {
         };
         refused(|s| s.launches = 0, "launches: expected 1 to 1000, found 0");
         refused(|s| s.target.threads = vec![2000], "threads");
+        refused(|s| s.workload.batch = vec![4, 0], "batch: expected 1 to 256, found 0");
         refused(|s| s.workload.delay = f64::NAN, "--delay");
         refused(|s| s.timeout = Some(0.0), "--timeout");
         refused(|s| s.max_minutes = Some(-1.0), "--max-minutes");

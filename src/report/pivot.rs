@@ -9,6 +9,7 @@ use super::document::{Block, Cell, Column, Document, Level, Table, Tone, joined}
 use super::of::SYNTHETIC;
 use super::of::run::{best, measured, summarized};
 use super::{Format, Style, write};
+use crate::analysis::batching::is_batched;
 use crate::metric::{Metric, Rank};
 use crate::number::{Form, Scale};
 use crate::record::{Arm, MetricSummary, Record, WeightsSource};
@@ -23,6 +24,7 @@ pub enum Key {
     Engine,
     Device,
     Threads,
+    Batch,
     Prompt,
     PromptLen,
     GenLen,
@@ -34,13 +36,14 @@ pub enum Key {
     File,
 }
 
-const KEYS: [(Key, &str); 15] = [
+const KEYS: [(Key, &str); 16] = [
     (Key::Metric, "metric"),
     (Key::Model, "model"),
     (Key::Quant, "quant"),
     (Key::Engine, "engine"),
     (Key::Device, "device"),
     (Key::Threads, "threads"),
+    (Key::Batch, "batch"),
     (Key::Prompt, "prompt"),
     (Key::PromptLen, "prompt-len"),
     (Key::GenLen, "gen-len"),
@@ -177,6 +180,8 @@ fn values(
         Key::Engine => clean(&point.engine),
         Key::Device => point.device.map(|d| d.to_string()).unwrap_or_default(),
         Key::Threads => point.threads.map(|n| n.to_string()).unwrap_or_default(),
+        Key::Batch if !is_batched(record) => String::new(),
+        Key::Batch => point.batch.unwrap_or(1).to_string(),
         Key::Prompt => clean(prompt),
         Key::PromptLen => shape.map(|p| p.n_prompt.to_string()).unwrap_or_default(),
         Key::GenLen => shape.map(|p| p.n_gen.to_string()).unwrap_or_default(),

@@ -51,7 +51,9 @@ pub struct Seat {
     pub file: usize,
     pub device: Device,
     pub threads: u32,
-    /// Positions that the engine is asked to hold.
+    /// Sequences that are generated together.
+    pub batch: u32,
+    /// Positions that the engine is asked to hold, for each sequence.
     pub n_ctx: u32,
 }
 
@@ -75,7 +77,8 @@ impl Bench {
         let engines: Vec<EngineSpec> = sides.iter().map(|side| side.engine.clone()).collect();
         spec.target.device.iter().try_for_each(|device| check_device(&engines, *device))?;
         spec.target.device.iter().try_for_each(|device| gpu::check(*device))?;
-        let cells = Cell::grid(&spec.target, sides.len(), host::available_threads());
+        let cells =
+            Cell::grid(&spec.target, &spec.workload.batch, sides.len(), host::available_threads());
         spec.target.threads = each_once(cells.iter().map(|cell| cell.threads));
         let quants = each_once(cells.iter().map(|cell| cell.quant));
         let mut files: Vec<Found> = Vec::new();
@@ -105,6 +108,11 @@ impl Bench {
     /// The most threads that an engine gets.
     pub fn threads(&self) -> u32 {
         self.seats.iter().map(|seat| seat.threads).max().unwrap_or(1)
+    }
+
+    /// Whether several sequences are generated together somewhere.
+    pub fn is_batched(&self) -> bool {
+        self.seats.iter().any(|seat| seat.batch > 1)
     }
 
     /// The cards that are used, each once.
@@ -181,7 +189,10 @@ impl Bench {
             return Err(Unavailable { kind, message });
         }
         // Compiled code is for these shapes and this many threads.
-        let work = format!("{} n_ctx {} threads {}", model.sha256, seat.n_ctx, seat.threads);
+        let mut work = format!("{} n_ctx {} threads {}", model.sha256, seat.n_ctx, seat.threads);
+        if seat.batch > 1 {
+            work += &format!(" batch {}", seat.batch);
+        }
         provisioner.provide(engine, &work, &say).map_err(|e| Unavailable {
             kind: FailureKind::MissingDependency,
             message: format!("{e:#}"),
@@ -214,12 +225,17 @@ impl Bench {
                 stamp: Some(file.stamp),
                 device: seat.device,
                 threads: seat.threads,
+                batch: seat.batch,
                 n_ctx: seat.n_ctx,
                 page_cache: work.page_cache,
                 deadlines: self.deadlines(),
                 idle_window: Duration::from_millis(200),
                 read_bandwidth: around && seat.device == Device::Cpu && in_memory(&file.model),
                 known_bandwidth: bandwidth::of_session(host, seat.device),
+                macs: match seat.device {
+                    Device::Cpu => host.measured_macs_per_s.clone(),
+                    Device::Cuda(_) | Device::Metal => Default::default(),
+                },
             }
         };
         self.seats.iter().map(settings).collect()
@@ -232,7 +248,7 @@ impl Bench {
                 model: &self.file_of(seat).model,
                 workload: &self.workload,
                 plan: &self.spec.workload,
-                batch: 1,
+                batch: seat.batch,
                 profile: self.spec.profile,
             })
         };
@@ -270,11 +286,13 @@ fn seats(
             engine: side.engine.name.clone(),
             device: Some(cell.device),
             threads: Some(cell.threads),
+            batch: Some(cell.batch).filter(|n| *n > 1),
             options: Default::default(),
             model_file: (files.len() > 1).then(|| model.clone()),
         };
         let label = side.label.clone().unwrap_or(label);
-        Seat { label, point, side, file, device: cell.device, threads: cell.threads, n_ctx }
+        let Cell { device, threads, batch, .. } = *cell;
+        Seat { label, point, side, file, device, threads, batch, n_ctx }
     };
     cells.iter().zip(labels(&named)).map(seat).collect()
 }
@@ -282,7 +300,7 @@ fn seats(
 fn workload(spec: &Spec, found: &Found) -> Result<Workload> {
     let work = &spec.workload;
     let shapes = [&work.prompt_len, &work.gen_len, &work.depth];
-    let workload = if shapes.iter().all(|list| list.is_empty()) {
+    let mut workload = if shapes.iter().all(|list| list.is_empty()) {
         let default = if found.model.name == "tiny" { "tiny" } else { "quick" };
         let set = PromptSet::find(work.prompts.as_deref().unwrap_or(default))?;
         let tokenizer = found
@@ -299,6 +317,10 @@ fn workload(spec: &Spec, found: &Found) -> Result<Workload> {
         Workload::from_shapes(&shapes, &found.ids(), longest(&found.model), work.seed)?
     };
     workload.check_context(longest(&found.model))?;
+    let most = work.batch.iter().copied().max().unwrap_or(1);
+    if most > 1 {
+        workload.accompany(most - 1, &found.ids().normal)?;
+    }
     Ok(workload)
 }
 

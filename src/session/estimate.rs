@@ -1,18 +1,17 @@
 //! Estimates how long a planned run will take, from earlier records of the same file and engine.
 
 use crate::analysis::ok_launches;
-use crate::device::Device;
 use crate::metric::Metric;
 use crate::plan::Workload;
-use crate::record::{Arm, Record, WorkloadPrompt};
+use crate::record::{Arm, Point, Record, WorkloadPrompt};
 use crate::stats::Sample;
 use crate::units::Seconds;
 
 /// The time of one launch of an engine, from the newest of `records` (oldest first) that measured
-/// the model file with this checksum on the device with the same number of threads; `None` if no record did.
+/// the model file with this checksum at such a point; `None` if no record did.
 pub fn launch_time(
     records: &[Record],
-    (sha256, engine, device, threads): (&str, &str, Device, u32),
+    (sha256, point): (&str, &Point),
     prompts: &[WorkloadPrompt],
     work: &Workload,
 ) -> Option<Seconds> {
@@ -20,8 +19,9 @@ pub fn launch_time(
     let fits = |(r, arm): &(&Record, &Arm)| {
         let file = r.model_of(arm).sha256 == sha256;
         // Records from before there were devices are of the processor.
-        let on = arm.point.device.unwrap_or_default();
-        file && arm.engine == engine && on == device && arm.point.threads == Some(threads)
+        let device = |point: &Point| point.device.unwrap_or_default();
+        let alike = |p: &Point| (device(p), p.threads, p.batch);
+        file && arm.engine == point.engine && alike(&arm.point) == alike(point)
     };
     let arms: Vec<&Arm> = newest_first.filter(fits).map(|(_, arm)| arm).collect();
     let rates = arms.iter().find_map(|arm| {
@@ -40,6 +40,8 @@ pub fn launch_time(
     // Whether the records show that the engine runs the context again in each generation.
     let mut runs = arms.iter().flat_map(|arm| ok_launches(arm)).flat_map(|l| &l.prompts);
     let anew = runs.any(|run| run.context_in_request);
+    // The rate of a prefill is that of all sequences together, the rate of decoding each one's.
+    let prefill = prefill / f64::from(point.batch.unwrap_or(1));
     let took = |p: &WorkloadPrompt, n_gen: u32| {
         f64::from(p.n_prompt) / prefill + f64::from(n_gen) / decode
     };
@@ -60,6 +62,7 @@ pub fn launch_time(
 mod tests {
     use super::*;
     use crate::analysis::testing;
+    use crate::device::Device;
 
     #[test]
     fn a_launch_is_its_cold_start_and_its_tokens_at_the_rates_seen_before() {
@@ -84,26 +87,31 @@ mod tests {
         let prompts = [prompt(50, 20, 0), prompt(100, 30, 0)];
         let work = Workload::repeated(1, 2);
         let sha = record.model.sha256.clone();
+        let point = |threads, engine: &str| Point {
+            engine: engine.into(),
+            device: Some(Device::Cpu),
+            threads: Some(threads),
+            ..Point::default()
+        };
         let time = |threads, engine: &str| {
-            launch_time(
-                std::slice::from_ref(&record),
-                (&sha, engine, Device::Cpu, threads),
-                &prompts,
-                &work,
-            )
+            let point = point(threads, engine);
+            launch_time(std::slice::from_ref(&record), (&sha, &point), &prompts, &work)
         };
         // Cold: 2 + 2. First prompt: 2 · (0.5 + 2). Second: warm-up 1 + 0.2, then 2 · (1 + 3).
         let expected = 4.0 + 5.0 + 1.2 + 8.0;
         assert!((time(2, &engine).unwrap().0 - expected).abs() < 1e-9);
         assert!(time(2, "another").is_none());
         assert!(time(4, &engine).is_none(), "other threads, other rates");
-        let on_a_card = (sha.as_str(), engine.as_str(), Device::Cuda(0), 2);
+        let on_a_card = Point { device: Some(Device::Cuda(0)), ..point(2, &engine) };
         let records = std::slice::from_ref(&record);
-        assert!(launch_time(records, on_a_card, &prompts, &work).is_none(), "another device");
+        let other = |point: &Point| launch_time(records, (&sha, point), &prompts, &work);
+        assert!(other(&on_a_card).is_none(), "another device");
+        let batched = Point { batch: Some(8), ..point(2, &engine) };
+        assert!(other(&batched).is_none(), "another batch");
         // At depth 200 no warm-up is cold, and the context takes 2 more seconds, once or each time.
         let deep = [prompt(50, 20, 200)];
         let time = |record: &Record| {
-            launch_time(std::slice::from_ref(record), (&sha, &engine, Device::Cpu, 2), &deep, &work)
+            launch_time(std::slice::from_ref(record), (&sha, &point(2, &engine)), &deep, &work)
                 .unwrap()
                 .0
         };

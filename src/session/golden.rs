@@ -30,6 +30,7 @@ pub fn check(
         device: Device::Cpu.to_string(),
         threads: 1,
         n_ctx: golden::N_CTX,
+        batch: 1,
         options: engine.options.clone(),
     };
     let loaded = process.load(load).map_err(failed)?.value;

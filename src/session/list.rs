@@ -23,8 +23,7 @@ pub fn outline(bench: &Bench, folder: &Path) -> Outline {
     };
     let took = |seat: &super::Seat| {
         let sha256 = &bench.file_of(seat).model.sha256;
-        let of = (sha256.as_str(), seat.point.engine.as_str(), seat.device, seat.threads);
-        let one = launch_time(&records, of, &workload.prompts, work);
+        let one = launch_time(&records, (sha256, &seat.point), &workload.prompts, work);
         one.map(|Seconds(s)| s + work.delay)
     };
     let took: Vec<Option<f64>> = bench.seats.iter().map(took).collect();

@@ -27,6 +27,7 @@ pub fn first_look(bench: &Bench, plans: &[ArmPlan]) {
     let workload = Workload::new("first look", vec![prompt]);
     let once = plan::Workload { warmup: 0, iterations: 1, ..bench.spec.workload.clone() };
     let settings = bench.settings(&Host::default(), false);
+    let alone = |settings| Settings { idle_window: Duration::ZERO, batch: 1, ..settings };
     let mut seen: Vec<&str> = Vec::new();
     for ((seat, plan), settings) in bench.seats.iter().zip(plans).zip(settings) {
         let Ok(installed) = &plan.installed else { continue };
@@ -41,7 +42,7 @@ pub fn first_look(bench: &Bench, plans: &[ArmPlan]) {
         }
         seen.push(&plan.engine.name);
         let task = Generation { model, workload: &workload, plan: &once, batch: 1, profile: false };
-        let settings = Settings { idle_window: Duration::ZERO, ..settings };
+        let settings = alone(settings);
         let subject = Subject { engine: &plan.engine, installed, task: &task, settings: &settings };
         // A failure is the measured launches' to report.
         let Ok(outcome) = launch::launch(&subject, (0, 0)) else { return };

@@ -34,7 +34,7 @@ use crate::analysis;
 use crate::device::Device;
 use crate::engine::Failure;
 use crate::launch::{self, Settings, Subject};
-use crate::measure::host;
+use crate::measure::{arithmetic, host};
 use crate::metric::Metric;
 use crate::model::cache::CacheDir;
 use crate::progress::say;
@@ -102,6 +102,11 @@ impl Session<'_> {
                 let BytesPerSecond(bytes) = rate.rate;
                 record.host.measured_read_bandwidth_bytes_per_s = Some(bytes);
                 record.host.bandwidth_method = Some(rate.method);
+                if bench.is_batched() {
+                    let peaks = arithmetic::measure(bench.threads())?;
+                    let named = peaks.iter().map(|p| (p.format.name().to_string(), p.rate.0));
+                    record.host.measured_macs_per_s = named.collect();
+                }
                 for card in bench.cards() {
                     say(&format!("measuring what cuda:{card} delivers"));
                     ceilings::note(card, ceilings::of(card), &mut record.host.gpu);

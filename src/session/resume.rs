@@ -134,7 +134,7 @@ impl Interrupted {
         let (record, seats) = (&self.record, &bench.seats);
         for (i, arm) in record.arms.iter().enumerate() {
             let fits = |seat: &&Seat| {
-                let key = |p: &Point| (p.quant.clone(), p.device, p.threads);
+                let key = |p: &Point| (p.quant.clone(), p.device, p.threads, p.batch);
                 seat.point.engine == arm.engine && key(&seat.point) == key(&arm.point)
             };
             if seats.len() != record.arms.len() || seats.get(i).filter(fits).is_none() {

@@ -23,6 +23,10 @@ use crate::workload::{Prompt, Workload};
 const NO_CONTEXT: &str = "This engine takes a context only as a part of its prompt: at a depth \
                           TTFT, prefill and end-to-end rate are absent, decode is measured.";
 
+/// The same of a batch.
+const NO_CONTEXTS: &str = "The sequences of a batch take their contexts as a part of their prompts: at \
+                           a depth TTFT, prefill and end-to-end rate are absent, decode is measured.";
+
 pub const COLUMNS: Columns = Columns {
     line: &[
         ("cold start", Metric::ColdStartTtft),
@@ -39,7 +43,7 @@ pub struct Generation<'a> {
     pub workload: &'a Workload,
     /// How often each prompt is generated.
     pub plan: &'a plan::Workload,
-    /// Copies of the prompt that are generated together; more than one needs the engine's feature.
+    /// Sequences that are generated together; more than one needs the engine's feature.
     pub batch: u32,
     /// One more generation of each prompt, with the time of each stage taken.
     pub profile: bool,
@@ -58,8 +62,12 @@ impl Task for Generation<'_> {
         if let Some(bytes) = read {
             launch.identity.settings.insert("weight_bytes_per_token".into(), bytes.into());
         }
-        if !launch.engine.has(Feature::Context) && prompts.iter().any(|p| !p.context.is_empty()) {
-            launch.identity.notes.push(NO_CONTEXT.into());
+        if prompts.iter().any(|p| !p.context.is_empty()) {
+            if !launch.engine.has(Feature::Context) {
+                launch.identity.notes.push(NO_CONTEXT.into());
+            } else if self.batch > 1 {
+                launch.identity.notes.push(NO_CONTEXTS.into());
+            }
         }
         let mut filled = None;
         let mut generate = |launch: &mut Running<'_>, prompt, role, iteration| {
@@ -120,7 +128,7 @@ impl Generation<'_> {
         // The cold start is measured on the prompt alone, whatever the depth.
         let context = if role == Role::Cold { &[][..] } else { &prompt.context };
         let depth = context.len() as u32;
-        let apart = depth > 0 && launch.engine.has(Feature::Context);
+        let apart = depth > 0 && self.batch == 1 && launch.engine.has(Feature::Context);
         let (depth_of_request, ids) = match apart {
             true => {
                 if *filled != Some(index) {
@@ -134,9 +142,13 @@ impl Generation<'_> {
                 (0, [context, &prompt.ids].concat())
             }
         };
+        // As long as the first one; the cold start has no context.
+        let others = prompt.others.iter().take(self.batch as usize - 1);
+        let others = others.map(|other| other[other.len() - ids.len()..].to_vec()).collect();
         let request = Generate {
             depth: depth_of_request,
             batch: self.batch,
+            others,
             profile: role == Role::Profiled,
             ..Generate::greedy(launch.engine.next_id(), ids, n)
         };
@@ -149,7 +161,6 @@ impl Generation<'_> {
                 launch.mark(Mark::WindowEnd, MonoNs(*last));
             }
         }
-        let tokens = &generated.value.tokens;
         let observes = launch.engine.observes();
         let kept = observes.ids && role == Role::Measured && iteration == 0;
         launch.keep(PromptRun {
@@ -158,8 +169,10 @@ impl Generation<'_> {
             n_prompt: prompt.ids.len() as u32,
             n_gen: n,
             depth,
+            batch: Some(self.batch).filter(|n| *n > 1),
             context_in_request: depth > 0 && !apart,
-            tokens: kept.then(|| tokens.clone()),
+            tokens: kept.then(|| generated.value.tokens.clone()),
+            other_tokens: if kept { generated.value.others.clone() } else { Vec::new() },
             ..run_of(role, &generated, observes)
         });
         Ok(generated)

@@ -14,7 +14,7 @@ use crate::metric::Metric;
 use crate::protocol::{Feature, Load, Loaded, Precision};
 use crate::record::{Launch, PromptRun};
 use crate::sensors::{HostMemory, Mark, Sensors};
-use crate::units::{BytesPerSecond, MonoNs};
+use crate::units::{BytesPerSecond, MacsPerSecond, MonoNs};
 
 /// The requests of a launch, and the conclusions from the answers.
 pub trait Task {
@@ -93,6 +93,8 @@ pub struct Measured<'a> {
     pub loaded: &'a Loaded,
     /// The bandwidth of the device's memory, the ceiling of decoding, if known.
     pub bandwidth: Option<BytesPerSecond>,
+    /// Peak arithmetic by format, if it was measured.
+    pub macs: &'a BTreeMap<String, f64>,
     pub device: Device,
     pub threads: u32,
     /// Bytes of the largest cache of a processor, if the system reports it.
@@ -126,6 +128,16 @@ impl Running<'_> {
         self.launch.memory.book = self.engine.memory()?;
         self.mark(Mark::Finished, MonoNs::now());
         Ok(())
+    }
+}
+
+impl Measured<'_> {
+    /// The peak for products that an engine computes in this type, such as `int8` or `f16+f32`.
+    /// Types without an instruction of their own are computed in float32.
+    pub fn peak_macs(&self, compute: &str) -> Option<MacsPerSecond> {
+        let first = compute.split('+').next().unwrap_or_default();
+        let peak = self.macs.get(first).or_else(|| self.macs.get("f32"))?;
+        Some(MacsPerSecond(*peak))
     }
 }
 

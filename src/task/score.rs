@@ -137,6 +137,7 @@ pub fn ask(
         device: q.device.to_string(),
         threads: q.threads,
         n_ctx: q.n_ctx(),
+        batch: 1,
         options: engine.options.clone(),
     };
     let open = || Engine::open(installed, q.threads, q.deadlines);

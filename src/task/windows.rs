@@ -139,6 +139,7 @@ impl<'scope> Scorer<'scope> {
                 device: s.device.to_string(),
                 threads: s.threads,
                 n_ctx,
+                batch: 1,
                 options: s.engine.options.clone(),
             };
             let script = Script { windows, pipe: &path, wanted: requests, done: finished };

@@ -26,6 +26,8 @@ pub struct Prompt {
     pub context: Vec<u32>,
     /// Begin-of-text first, where there is no context.
     pub ids: Vec<u32>,
+    /// What else is generated beside it in a batch: see [`Workload::accompany`].
+    pub others: Vec<Vec<u32>>,
 }
 
 impl Prompt {
@@ -103,6 +105,7 @@ impl Workload {
                 n_gen: n_gen.unwrap_or(text.n_gen),
                 context: Vec::new(),
                 ids,
+                others: Vec::new(),
             })
         });
         Ok(Self::new(&set.name, prompts.collect::<Result<_, WorkloadError>>()?))
@@ -142,6 +145,18 @@ impl Workload {
         }
         let sha256 = crate::digest::hex(&sha.finalize());
         Self { name: name.to_owned(), prompts, sha256 }
+    }
+
+    /// Gives each prompt `n` others of its length (with its context), for sequences that are
+    /// generated beside it in a batch: random ids, other ones for each sequence, so that no work on
+    /// one sequence can serve another. They follow from the prompt and the vocabulary alone, and so
+    /// does what `sha256` says.
+    pub fn accompany(&mut self, n: u32, normal: &[u32]) -> Result<(), WorkloadError> {
+        for prompt in &mut self.prompts {
+            prompt.others = shape::others(&prompt.context, &prompt.ids, n, normal)
+                .map_err(WorkloadError::Shape)?;
+        }
+        Ok(())
     }
 
     /// Fails if a prompt and what follows it exceed the model's context.
@@ -190,7 +205,7 @@ mod tests {
 
     fn prompt(id: &str, n_gen: u32, ids: &[u32]) -> Prompt {
         let (category, why, context) = (None, None, Vec::new());
-        Prompt { id: id.into(), category, why, n_gen, context, ids: ids.into() }
+        Prompt { id: id.into(), category, why, n_gen, context, ids: ids.into(), others: Vec::new() }
     }
 
     #[test]

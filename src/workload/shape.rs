@@ -2,11 +2,14 @@
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use sha2::{Digest, Sha256};
 
 use super::Prompt;
 
 pub(super) const NO_TOKENS: &str =
     "-n 0: the first token belongs to every measurement; expected `-n 1` or more";
+
+const NO_VOCABULARY: &str = "the model's vocabulary has no ordinary tokens to draw from";
 
 /// `n_prompt` tokens after a context of `depth`, and `n_gen` generated ones. Begin-of-text is the
 /// first token of the context, or of the prompt if there is no context.
@@ -55,7 +58,7 @@ impl Shape {
             return Err(NO_TOKENS.into());
         }
         if normal.is_empty() {
-            return Err("the model's vocabulary has no ordinary tokens to draw from".into());
+            return Err(NO_VOCABULARY.into());
         }
         let draw = |n: u32, first: Option<u32>, kind: u64| -> Vec<u32> {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -68,8 +71,28 @@ impl Shape {
             depth => (draw(depth, bos, 1), draw(self.n_prompt, None, 0)),
         };
         let (id, n_gen) = (self.id(), self.n_gen);
-        Ok(Prompt { id, category: None, why: None, n_gen, context, ids })
+        let others = Vec::new();
+        Ok(Prompt { id, category: None, why: None, n_gen, context, ids, others })
     }
+}
+
+/// `n` sequences of random ids as long as context and prompt together, drawn from a generator that
+/// these seed.
+pub(super) fn others(
+    context: &[u32],
+    ids: &[u32],
+    n: u32,
+    normal: &[u32],
+) -> Result<Vec<Vec<u32>>, String> {
+    if normal.is_empty() {
+        return Err(NO_VOCABULARY.into());
+    }
+    let mut sha = Sha256::new();
+    context.iter().chain(ids).for_each(|id| sha.update(id.to_le_bytes()));
+    let mut rng = ChaCha8Rng::from_seed(sha.finalize().into());
+    let mut draw = || normal[rng.random_range(0..normal.len())];
+    let length = context.len() + ids.len();
+    Ok((0..n).map(|_| (0..length).map(|_| draw()).collect()).collect())
 }
 
 #[cfg(test)]
@@ -120,6 +143,19 @@ mod tests {
         assert_eq!(draw(64, 1, 7), draw(64, 99, 7));
         assert_ne!(draw(64, 1, 7), draw(64, 1, 8));
         assert_ne!(draw(64, 1, 7)[1..], draw(65, 1, 7)[1..64]);
+    }
+
+    #[test]
+    fn the_sequences_of_a_batch_differ_and_follow_from_the_prompt() {
+        let normal: Vec<u32> = (10..1000).collect();
+        let of = |ids: &[u32], n| others(&[1, 2], ids, n, &normal).unwrap();
+        let three = of(&[3, 4, 5], 3);
+        assert_eq!(three.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 5]);
+        assert!(three.iter().flatten().all(|id| normal.contains(id)));
+        assert!(three[0] != three[1] && three[1] != three[2] && three[0] != three[2]);
+        assert_eq!(three[..2], of(&[3, 4, 5], 2), "a larger batch adds to a smaller one");
+        assert_ne!(three, of(&[3, 4, 6], 3));
+        assert!(others(&[], &[1], 1, &[]).is_err());
     }
 
     #[test]

@@ -136,6 +136,24 @@ fn an_engine_that_holds_its_context_is_measured_at_its_depth() {
 }
 
 #[test]
+fn a_batch_that_an_engine_does_not_offer_is_not_asked_for() {
+    let (b, word) = (&["-b", "2"], "it does not name `batch` among its features");
+    fails_with(b, "fake-honest", FailureKind::Unsupported, "ready", word);
+}
+
+#[test]
+fn tokens_that_a_batch_lacks_are_caught() {
+    let (b, wrong) = (&["-b", "3"], FailureKind::WrongTokens);
+    let word = "asked for the tokens of 3 sequences, got those of 2";
+    fails_with(b, "fake-batch-lacks-one", wrong, "generate", word);
+    let word = "sequence 2: asked for 4 tokens, got 3";
+    fails_with(b, "fake-batch-short", wrong, "generate", word);
+    fails_with(b, "fake-batch-foreign", wrong, "generate", "sequence 2: token id 10000000");
+    let (record, _) = run("fake-batch", &["-r", "1", "-b", "3"]);
+    assert_eq!(first_launch(&record, "fake-batch").status, Status::Ok);
+}
+
+#[test]
 fn a_wrong_pid_is_caught() {
     fails("fake-wrong-pid", FailureKind::Lied, "hello", "the engine says it is 1");
 }

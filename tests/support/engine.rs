@@ -26,13 +26,24 @@ pub fn with_tiny_loaded(
     n_ctx: u32,
     options: serde_json::Value,
 ) -> Engine {
+    with_tiny_loaded_for(1, name, threads, n_ctx, options).unwrap()
+}
+
+/// The same for some sequences at once.
+pub fn with_tiny_loaded_for(
+    batch: u32,
+    name: &str,
+    threads: u32,
+    n_ctx: u32,
+    options: serde_json::Value,
+) -> Result<Engine, Failure> {
     let (mut spec, installed) = installed(name);
     let mut process = Engine::open(&installed, threads, Deadlines::default()).unwrap();
     spec.options.extend(options.as_object().unwrap().clone());
     let path = super::repository("models/tiny.gguf").to_str().unwrap().to_string();
     let options = spec.options;
-    process.load(Load { path, device: "cpu".into(), threads, n_ctx, options }).unwrap();
-    process
+    process.load(Load { path, device: "cpu".into(), threads, n_ctx, batch, options })?;
+    Ok(process)
 }
 
 /// What an engine says that cannot load a model, or not generate from it.
@@ -40,7 +51,8 @@ pub fn fault_of(model: &Path, name: &str) -> String {
     let (spec, installed) = installed(name);
     let mut process = Engine::open(&installed, 1, Deadlines::default()).unwrap();
     let path = model.to_str().unwrap().to_string();
-    let load = Load { path, device: "cpu".into(), threads: 1, n_ctx: 64, options: spec.options };
+    let (device, options) = ("cpu".into(), spec.options);
+    let load = Load { path, device, threads: 1, n_ctx: 64, batch: 1, options };
     let id = process.next_id();
     let generated = process
         .load(load)

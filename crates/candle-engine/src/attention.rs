@@ -3,6 +3,7 @@
 
 use std::array::from_fn;
 use std::cell::RefCell;
+use std::ops::Range;
 
 use crate::kernels::{Cpu, Isa, SPAN, with_cpu};
 use crate::math::softmax;
@@ -73,14 +74,32 @@ impl Stored for f32 {
 
 /// The cache in one type.
 pub struct Cache<E> {
-    /// `[layer][kv_head][position / 16][head_dim][16]`: sixteen scores need no horizontal sum.
+    /// `[sequence][layer][kv_head][position / 16][head_dim][16]`: sixteen scores need no horizontal
+    /// sum.
     keys: Vec<E>,
-    /// `[layer][kv_head][position][head_dim]`.
+    /// `[sequence][layer][kv_head][position][head_dim]`.
     values: Vec<E>,
-    n_kv_heads: usize,
-    head_dim: usize,
-    /// Positions, rounded up to whole spans.
-    capacity: usize,
+    /// With positions rounded up to whole spans.
+    shape: CacheShape,
+}
+
+/// What a cache has room for.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheShape {
+    pub sequences: usize,
+    pub layers: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Positions of each sequence.
+    pub n_ctx: usize,
+}
+
+impl CacheShape {
+    /// Index at which a head's keys (and values) begin.
+    fn base(self, sequence: usize, layer: usize, kv_head: usize) -> usize {
+        let heads = (sequence * self.layers + layer) * self.kv_heads + kv_head;
+        heads * self.n_ctx * self.head_dim
+    }
 }
 
 /// Tokens' rows of queries, keys and values: row `t` starts at `t * stride` and holds
@@ -100,34 +119,23 @@ struct Queries<'a> {
 
 impl KvCache {
     /// Bytes of a cache of this shape; `None` on overflow.
-    pub fn bytes_for(
-        kind: KvType,
-        n_layers: usize,
-        n_kv_heads: usize,
-        head_dim: usize,
-        n_ctx: usize,
-    ) -> Option<usize> {
+    pub fn bytes_for(kind: KvType, shape: CacheShape) -> Option<usize> {
+        let CacheShape { sequences, layers, kv_heads, head_dim, n_ctx } = shape;
         let positions = n_ctx.checked_next_multiple_of(SPAN)?;
         let element = match kind {
             KvType::F16 => size_of::<u16>(),
             KvType::F32 => size_of::<f32>(),
         };
-        [n_layers, n_kv_heads, head_dim, 2 * element]
+        [sequences, layers, kv_heads, head_dim, 2 * element]
             .iter()
             .try_fold(positions, |n, &f| n.checked_mul(f))
     }
 
     /// An empty cache. Its zero pages take no memory until they are written.
-    pub fn new(
-        kind: KvType,
-        n_layers: usize,
-        n_kv_heads: usize,
-        head_dim: usize,
-        n_ctx: usize,
-    ) -> Self {
+    pub fn new(kind: KvType, shape: CacheShape) -> Self {
         match kind {
-            KvType::F16 => Self::F16(Cache::new(n_layers, n_kv_heads, head_dim, n_ctx)),
-            KvType::F32 => Self::F32(Cache::new(n_layers, n_kv_heads, head_dim, n_ctx)),
+            KvType::F16 => Self::F16(Cache::new(shape)),
+            KvType::F32 => Self::F32(Cache::new(shape)),
         }
     }
 
@@ -147,8 +155,8 @@ impl KvCache {
     }
 
     /// Rotates the tokens' queries and keys by `angles` (`[m, pairs]`), stores keys and values at
-    /// positions `first..`, and computes `out[t] = softmax(q[t] · K / √head_dim) · V` over
-    /// positions `0..=first + t`; `out` is `[m, n_heads * head_dim]`.
+    /// their positions, and computes `out[t] = softmax(q[t] · K / √head_dim) · V` over the positions
+    /// of the token's sequence up to its own; `out` is `[m, n_heads * head_dim]`.
     pub fn attend(
         &mut self,
         isa: Isa,
@@ -168,26 +176,52 @@ impl KvCache {
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
     pub layer: usize,
-    /// The position of the first token.
-    pub first: usize,
+    /// All tokens, once each.
+    pub blocks: &'a [Block],
     /// Cosine and sine of each pair's angle, `[tokens, pairs]`.
     pub angles: &'a [(f32, f32)],
 }
 
+/// Consecutive tokens of one sequence that share a pass over its cache.
+#[derive(Debug, Clone)]
+pub struct Block {
+    sequence: usize,
+    /// The position of the first token.
+    first: usize,
+    /// Their rows, at most `TOKENS`.
+    rows: Range<usize>,
+}
+
+impl Block {
+    /// The blocks of tokens at positions `first..` of a sequence, in these rows.
+    pub fn cut(sequence: usize, first: usize, rows: Range<usize>) -> impl Iterator<Item = Self> {
+        rows.clone().step_by(TOKENS).map(move |row| Self {
+            sequence,
+            first: first + row - rows.start,
+            rows: row..rows.end.min(row + TOKENS),
+        })
+    }
+
+    /// Puts those with the most work first, so that no thread ends with one of them.
+    pub fn order(blocks: &mut [Self]) {
+        blocks.sort_by_key(|block| std::cmp::Reverse(block.end()));
+    }
+
+    /// The position after the last token.
+    fn end(&self) -> usize {
+        self.first + self.rows.len()
+    }
+}
+
 impl<E: Stored> Cache<E> {
-    fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize, n_ctx: usize) -> Self {
-        let capacity = n_ctx.next_multiple_of(SPAN);
-        let n = n_layers * n_kv_heads * head_dim * capacity;
-        Self { keys: vec![E::ZERO; n], values: vec![E::ZERO; n], n_kv_heads, head_dim, capacity }
+    fn new(shape: CacheShape) -> Self {
+        let shape = CacheShape { n_ctx: shape.n_ctx.next_multiple_of(SPAN), ..shape };
+        let n = shape.base(shape.sequences, 0, 0);
+        Self { keys: vec![E::ZERO; n], values: vec![E::ZERO; n], shape }
     }
 
     fn bytes(&self) -> usize {
         size_of_val(&self.keys[..]) + size_of_val(&self.values[..])
-    }
-
-    /// Index at which a head's keys (and values) begin.
-    fn base(&self, layer: usize, kv_head: usize) -> usize {
-        (layer * self.n_kv_heads + kv_head) * self.capacity * self.head_dim
     }
 
     fn attend<C: Cpu>(
@@ -200,28 +234,24 @@ impl<E: Stored> Cache<E> {
     ) {
         let Projected { values, stride, n_heads } = projected;
         self.store(cpu, pool, at, Projected { values, stride, n_heads });
-        let (this, first) = (&*self, at.first);
+        let this = &*self;
         let queries = Queries { values, stride };
-        let width = n_heads * this.head_dim;
-        let m = out.len() / width;
-        let blocks = m.div_ceil(TOKENS);
+        let kv_heads = this.shape.kv_heads;
+        let width = n_heads * this.shape.head_dim;
         let out = Scatter::new(out);
-        pool.run(blocks * this.n_kv_heads, 1, |items| {
+        pool.run(at.blocks.len() * kv_heads, 1, |items| {
             for item in items {
-                // The last tokens of a prompt have the most work, so they come first.
-                let block = blocks - 1 - item / this.n_kv_heads;
-                let tokens = block * TOKENS..m.min((block + 1) * TOKENS);
                 let task = Task {
                     cache: this,
                     layer: at.layer,
-                    kv_head: item % this.n_kv_heads,
-                    group: n_heads / this.n_kv_heads,
-                    first,
+                    kv_head: item % kv_heads,
+                    group: n_heads / kv_heads,
+                    block: &at.blocks[item / kv_heads],
                     queries,
                 };
-                task.run(cpu, tokens, |t, start, result| {
+                task.run(cpu, |t, start, result| {
                     let at = t * width + start;
-                    // SAFETY: each item has its own tokens and heads.
+                    // SAFETY: each item has its own rows and heads.
                     unsafe { out.get(at..at + result.len()) }.copy_from_slice(result);
                 });
             }
@@ -230,35 +260,44 @@ impl<E: Stored> Cache<E> {
 
     /// Rotates queries and keys in place; copies keys and values into the cache.
     fn store<C: Cpu>(&mut self, cpu: C, pool: &mut Pool, at: Place<'_>, rows: Projected<'_>) {
-        let (dim, n_kv) = (self.head_dim, self.n_kv_heads);
+        let shape = self.shape;
+        let (dim, n_kv) = (shape.head_dim, shape.kv_heads);
         let pairs = dim / 2;
         let m = at.angles.len() / pairs;
         let (stride, q_dim, kv_dim) = (rows.stride, rows.n_heads * dim, n_kv * dim);
-        assert!(at.first + m <= self.capacity && rows.values.len() >= m * stride);
-        let bases: Vec<usize> = (0..n_kv).map(|head| self.base(at.layer, head)).collect();
+        assert!(rows.values.len() >= m * stride);
+        for block in at.blocks {
+            assert!(block.end() <= shape.n_ctx && block.rows.end <= m);
+            assert!(block.sequence < shape.sequences);
+        }
         let values = Scatter::new(rows.values);
         let (cached_keys, cached_values) =
             (Scatter::new(&mut self.keys), Scatter::new(&mut self.values));
-        pool.run(m, SPAN, |tokens| {
+        // About `SPAN` tokens at a time, so that a decode step needs no other thread.
+        let chunk = (SPAN * at.blocks.len()).div_ceil(m.max(1));
+        pool.run(at.blocks.len(), chunk, |blocks| {
             let mut stored = vec![E::ZERO; kv_dim];
-            for t in tokens {
-                // SAFETY: each token's row, and each position of the cache, belongs to one piece.
+            let tokens = at.blocks[blocks].iter().flat_map(|b| b.rows.clone().map(move |t| (b, t)));
+            for (block, t) in tokens {
+                let base = |head| shape.base(block.sequence, at.layer, head);
+                // SAFETY: each token's row, and each position of a sequence's cache, belongs to one
+                // block.
                 let row = unsafe { values.get(t * stride..t * stride + q_dim + 2 * kv_dim) };
                 let (qk, v) = row.split_at_mut(q_dim + kv_dim);
                 cpu.run(|| rotate(qk, dim, &at.angles[t * pairs..][..pairs]));
                 E::narrow(cpu, &qk[q_dim..], &mut stored);
-                let position = at.first + t;
+                let position = block.first + t - block.rows.start;
                 let span = position / SPAN * SPAN * dim + position % SPAN;
-                for (base, keys) in bases.iter().zip(stored.chunks_exact(dim)) {
+                for (head, keys) in stored.chunks_exact(dim).enumerate() {
                     for (d, &key) in keys.iter().enumerate() {
-                        let slot = base + span + d * SPAN;
+                        let slot = base(head) + span + d * SPAN;
                         // SAFETY: as above.
                         unsafe { cached_keys.get(slot..slot + 1)[0] = key };
                     }
                 }
                 E::narrow(cpu, v, &mut stored);
-                for (base, values) in bases.iter().zip(stored.chunks_exact(dim)) {
-                    let slot = base + position * dim;
+                for (head, values) in stored.chunks_exact(dim).enumerate() {
+                    let slot = base(head) + position * dim;
                     // SAFETY: as above.
                     unsafe { cached_values.get(slot..slot + dim) }.copy_from_slice(values);
                 }
@@ -267,13 +306,13 @@ impl<E: Stored> Cache<E> {
     }
 }
 
-/// Some tokens' query heads that share one key/value head.
+/// A block's query heads that share one key/value head.
 struct Task<'a, E> {
     cache: &'a Cache<E>,
     layer: usize,
     kv_head: usize,
     group: usize,
-    first: usize,
+    block: &'a Block,
     queries: Queries<'a>,
 }
 
@@ -295,25 +334,21 @@ thread_local! {
 }
 
 impl<E: Stored> Task<'_, E> {
-    /// Calls `put(token, start of the head in a row, values)` for each query.
-    fn run<C: Cpu>(
-        &self,
-        cpu: C,
-        tokens: std::ops::Range<usize>,
-        mut put: impl FnMut(usize, usize, &[f32]),
-    ) {
-        let dim = self.cache.head_dim;
+    /// Calls `put(row, start of the head in it, values)` for each query.
+    fn run<C: Cpu>(&self, cpu: C, mut put: impl FnMut(usize, usize, &[f32])) {
+        let (block, tokens) = (self.block, &self.block.rows);
+        let dim = self.cache.shape.head_dim;
         let n_queries = tokens.len() * self.group;
-        // Query i: token i / group, head i % group of this group.
+        // Query i: row i / group of the block, head i % group of this group.
         let heads = self.kv_head * self.group;
         let start = |i: usize| {
             let token = tokens.start + i / self.group;
             token * self.queries.stride + (heads + i % self.group) * dim
         };
-        let visible = |i: usize| self.first + tokens.start + i / self.group + 1;
-        let longest = self.first + tokens.end;
+        let visible = |i: usize| block.first + i / self.group + 1;
+        let longest = block.end();
         let padded = longest.next_multiple_of(SPAN);
-        let base = self.cache.base(self.layer, self.kv_head);
+        let base = self.cache.shape.base(block.sequence, self.layer, self.kv_head);
 
         SCRATCH.with_borrow_mut(|scratch| {
             let Scratch { scores, span, sums, starts } = scratch;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use memmap2::MmapMut;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use crate::attention::{KvCache, KvType, Place, Projected};
+use crate::attention::{Block, CacheShape, KvCache, KvType, Place, Projected};
 use crate::kernels::Isa;
 use crate::linear::{Arithmetic, Multiplier};
 use crate::pool::Pool;
@@ -119,10 +119,17 @@ const STRIDE: usize = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
 impl Attention {
     /// Attention of `tokens` that follow `depth` others.
     pub fn new(kernels: Kernels, depth: usize, tokens: usize, threads: usize) -> Self {
+        let shape = CacheShape {
+            sequences: 1,
+            layers: LAYERS,
+            kv_heads: KV_HEADS,
+            head_dim: HEAD_DIM,
+            n_ctx: depth + tokens,
+        };
         let mut new = Self {
             kernels,
             pool: Pool::new(threads).expect("threads"),
-            cache: KvCache::new(KvType::F16, LAYERS, KV_HEADS, HEAD_DIM, depth + tokens),
+            cache: KvCache::new(KvType::F16, shape),
             rows: (0..tokens * STRIDE).map(|i| (i * 37 % 101) as f32 * 0.01 - 0.5).collect(),
             out: vec![0.0; tokens * HEADS * HEAD_DIM],
             angles: vec![(1.0, 0.0); tokens * HEAD_DIM / 2],
@@ -135,8 +142,11 @@ impl Attention {
     }
 
     fn pass(&mut self, first: usize) {
+        let tokens = self.out.len() / (HEADS * HEAD_DIM);
+        let mut blocks: Vec<Block> = Block::cut(0, first, 0..tokens).collect();
+        Block::order(&mut blocks);
         for layer in 0..LAYERS {
-            let place = Place { layer, first, angles: &self.angles };
+            let place = Place { layer, blocks: &blocks, angles: &self.angles };
             let projected = Projected { values: &mut self.rows, stride: STRIDE, n_heads: HEADS };
             self.cache.attend(self.kernels.0, &mut self.pool, place, projected, &mut self.out);
         }

@@ -8,11 +8,12 @@ use llm_bench_protocol::{
 };
 use llm_bench_units::MonoNs;
 
+use crate::batch::{Choice, Together};
 use crate::generate::Decoder;
 use crate::kernels::Isa;
 use crate::linear::Arithmetic;
 use crate::math::all_finite;
-use crate::model::{BATCH, Model, Weights};
+use crate::model::{BATCH, Model, Part, Weights};
 use crate::spans::Spans;
 use crate::weights::{Gguf, bad_model, not_finite};
 use crate::{Engine, check_tokens, internal};
@@ -128,8 +129,14 @@ impl Engine for Candle {
             let message = format!("device {}: the engine candle runs on cpu", request.device);
             return Err(EngineError::new(ErrorKind::MissingDependency, message));
         }
-        if request.threads == 0 || request.n_ctx == 0 {
-            return Err(internal("threads and n_ctx must be at least 1"));
+        if request.threads == 0 || request.n_ctx == 0 || request.batch == 0 {
+            return Err(internal("threads, n_ctx and batch must be at least 1"));
+        }
+        if request.batch as usize > BATCH {
+            let found = request.batch;
+            let message =
+                format!("a batch of {found}: the engine candle takes at most {BATCH} sequences");
+            return Err(EngineError::new(ErrorKind::Unsupported, message));
         }
         // Two models must not be in memory at once.
         self.model = None;
@@ -147,6 +154,7 @@ impl Engine for Candle {
             false => Arithmetic::new(isa),
         };
         let (threads, n_ctx) = (request.threads as usize, request.n_ctx as usize);
+        let sequences = request.batch as usize;
         let encodings = weights.encodings();
         let mut notes =
             vec!["weights are used from the mapped file; pages are read on first use".to_string()];
@@ -157,7 +165,8 @@ impl Engine for Candle {
             ));
         }
         notes.extend(arithmetic.of_prompts());
-        let mut model = Model::new(&request.path, config, weights, n_ctx, threads, arithmetic)?;
+        let mut model =
+            Model::new(&request.path, config, weights, (sequences, n_ctx), threads, arithmetic)?;
         model.jitter = self.options.jitter;
         let end = MonoNs::now();
         let mut settings = BTreeMap::from([
@@ -197,7 +206,7 @@ impl Engine for Candle {
 
     fn features(&self) -> Vec<Feature> {
         use Feature::*;
-        vec![Stream, Stop, Sampling, Reuse, Cancel, Score, Context]
+        vec![Stream, Stop, Sampling, Reuse, Cancel, Score, Context, Batch]
     }
 
     fn decoder(&mut self) -> Result<&mut dyn Decoder, EngineError> {
@@ -304,6 +313,10 @@ impl Decoder for Candle {
         bad_model(&self.path, what)
     }
 
+    fn together(&mut self) -> Option<&mut dyn Together> {
+        self.model.is_some().then_some(self as &mut dyn Together)
+    }
+
     fn spans(&mut self) -> Option<&mut Spans> {
         self.model.as_mut().map(|model| &mut model.spans)
     }
@@ -316,4 +329,81 @@ impl Decoder for Candle {
     fn slow_down(&self, begin: MonoNs) {
         self.options.slow_down(begin);
     }
+}
+
+impl Together for Candle {
+    fn sequences(&self) -> usize {
+        self.model.as_ref().map_or(0, Model::sequences)
+    }
+
+    fn prefill(&mut self, prompts: &[&[u32]]) -> Result<Vec<Choice>, EngineError> {
+        let model = self.loaded()?;
+        let hidden = model.config.hidden;
+        let mut last = vec![0.0; prompts.len() * hidden];
+        let mut passes = Passes::default();
+        for (sequence, tokens) in prompts.iter().enumerate() {
+            passes.add(sequence, tokens, |parts| run(model, parts, prompts, &mut last));
+        }
+        run(model, &passes.parts, prompts, &mut last);
+        model.set_residuals(&last);
+        Ok(choices(model))
+    }
+
+    fn step(&mut self, tokens: &[u32], position: usize) -> Result<Vec<Choice>, EngineError> {
+        let model = self.loaded()?;
+        let part = |(sequence, token)| Part {
+            sequence,
+            first: position,
+            tokens: std::slice::from_ref(token),
+        };
+        let parts: Vec<Part<'_>> = tokens.iter().enumerate().map(part).collect();
+        model.forward_parts(&parts);
+        Ok(choices(model))
+    }
+
+    fn logits(&self, sequence: usize) -> &[f32] {
+        self.model.as_ref().map_or(&[], |model| model.logits_of_sequence(sequence))
+    }
+}
+
+/// Cuts prompts into passes of at most `BATCH` tokens, with as many prompts in one as fit.
+#[derive(Default)]
+struct Passes<'a> {
+    parts: Vec<Part<'a>>,
+    tokens: usize,
+}
+
+impl<'a> Passes<'a> {
+    /// Adds a prompt; calls `run` with each pass that it fills.
+    fn add(&mut self, sequence: usize, tokens: &'a [u32], mut run: impl FnMut(&[Part<'a>])) {
+        let mut first = 0;
+        while first < tokens.len() {
+            let n = (BATCH - self.tokens).min(tokens.len() - first);
+            self.parts.push(Part { sequence, first, tokens: &tokens[first..first + n] });
+            (first, self.tokens) = (first + n, self.tokens + n);
+            if self.tokens == BATCH {
+                run(&self.parts);
+                (self.parts, self.tokens) = (Vec::new(), 0);
+            }
+        }
+    }
+}
+
+/// Runs a pass and keeps the residuals behind the last token of each prompt, `[prompts, hidden]`.
+fn run(model: &mut Model, parts: &[Part<'_>], prompts: &[&[u32]], last: &mut [f32]) {
+    let hidden = model.config.hidden;
+    model.forward_parts(parts);
+    let mut row = 0;
+    for Part { sequence, first, tokens } in parts {
+        row += tokens.len();
+        if first + tokens.len() == prompts[*sequence].len() {
+            last[sequence * hidden..][..hidden].copy_from_slice(model.residual(row - 1));
+        }
+    }
+}
+
+fn choices(model: &mut Model) -> Vec<Choice> {
+    let mut all = Vec::with_capacity(model.sequences());
+    model.choose(|_, token, finite| all.push(Choice { token, finite }));
+    all
 }

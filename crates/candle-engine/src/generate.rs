@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use llm_bench_protocol::{EngineError, ErrorKind, Generate, Profile};
 use llm_bench_units::MonoNs;
 
+use crate::batch::Together;
 use crate::math::{all_finite, argmax};
 use crate::sampling::Sampler;
 use crate::spans::{Spans, Stage};
@@ -44,6 +45,11 @@ pub trait Decoder {
     fn will_continue(&mut self, position: usize) -> Result<(), EngineError> {
         let _ = position;
         Ok(())
+    }
+
+    /// The engine's side of generating several sequences together; `None` if it cannot.
+    fn together(&mut self) -> Option<&mut dyn Together> {
+        None
     }
 
     /// The clock of the model's stages; `None` if the engine cannot profile itself.

@@ -2,6 +2,7 @@
 //! is a fresh process, and this crate does not know the harness.
 
 mod attention;
+pub mod batch;
 #[doc(hidden)]
 pub mod bench;
 pub mod candle;

@@ -1,13 +1,13 @@
-//! A LLaMA over mapped weights: `forward` runs tokens through the layers, `logits` through the
-//! output head.
+//! A LLaMA over mapped weights: `forward` runs tokens of one or several sequences through the
+//! layers, `logits` through the output head.
 
 use llm_bench_protocol::{EngineError, ErrorKind};
 
-use crate::attention::{KvCache, Place, Projected};
+use crate::attention::{Block, CacheShape, KvCache, Place, Projected};
 use crate::config::Config;
 use crate::kernels::{Cpu, Isa, with_cpu};
 use crate::linear::{Arithmetic, Multiplier};
-use crate::math::{all_finite, rms_norm};
+use crate::math::{all_finite, argmax, rms_norm};
 use crate::pool::{Pool, Scatter};
 use crate::resident::bytes_in_memory;
 use crate::rope::Rope;
@@ -175,6 +175,8 @@ pub struct Model {
     pool: Pool,
     multiplier: Multiplier,
     buffers: Buffers,
+    /// Sequences, and positions of each.
+    sequences: usize,
     n_ctx: usize,
     isa: Isa,
     /// Where the time goes, while a profile is being taken.
@@ -189,6 +191,15 @@ pub struct Model {
 #[derive(Default)]
 struct FirstBad(Option<usize>);
 
+/// Consecutive tokens of one sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    pub sequence: usize,
+    /// The position of the first token.
+    pub first: usize,
+    pub tokens: &'a [u32],
+}
+
 /// Activations of one batch; rows are tokens.
 struct Buffers {
     /// The residual stream, `[BATCH, hidden]`.
@@ -199,52 +210,68 @@ struct Buffers {
     qkv: Vec<f32>,
     /// `[BATCH, rope pairs]`.
     angles: Vec<(f32, f32)>,
-    /// `[n_vocab]`.
+    blocks: Vec<Block>,
+    /// `[sequences, n_vocab]`.
     logits: Vec<f32>,
 }
 
 impl Model {
-    /// Allocates cache and buffers for `n_ctx` positions; refuses more than the machine can hold.
+    /// Allocates cache and buffers for some sequences of `n_ctx` positions each; refuses more than
+    /// the machine can hold.
     pub fn new(
         path: &str,
         config: Config,
         weights: Weights,
-        n_ctx: usize,
+        (sequences, n_ctx): (usize, usize),
         threads: usize,
         arithmetic: Arithmetic,
     ) -> Result<Self, EngineError> {
+        assert!(sequences <= BATCH);
         let c = &config;
         let ram = total_ram();
         let kv_type = arithmetic.kv_type();
-        let kv = KvCache::bytes_for(kv_type, c.n_layers, c.n_kv_heads, c.head_dim, n_ctx);
+        let shape = CacheShape {
+            sequences,
+            layers: c.n_layers,
+            kv_heads: c.n_kv_heads,
+            head_dim: c.head_dim,
+            n_ctx,
+        };
+        let kv = KvCache::bytes_for(kv_type, shape);
         if kv.is_none_or(|bytes| bytes as u64 > ram) {
             let need = kv.map_or("more than 2^64".to_string(), |bytes| bytes.to_string());
+            let (each, fewer) = match sequences {
+                1 => (String::new(), "ask for a smaller n_ctx"),
+                n => (format!(" for each of {n} sequences"), "ask for a smaller n_ctx or batch"),
+            };
             return Err(EngineError::new(
                 ErrorKind::Oom,
                 format!(
-                    "{path}: a KV cache of {n_ctx} positions takes {need} bytes, this machine has \
-                     {ram}; ask for a smaller n_ctx"
+                    "{path}: a KV cache of {n_ctx} positions{each} takes {need} bytes, this machine \
+                     has {ram}; {fewer}"
                 ),
             ));
         }
         let pool = Pool::new(threads).map_err(|e| {
             EngineError::new(ErrorKind::Internal, format!("cannot start {threads} threads: {e}"))
         })?;
-        let batch = BATCH.min(n_ctx);
+        let batch = BATCH.min(sequences.saturating_mul(n_ctx));
         let rope = Rope::new(c.rope_base, c.head_dim, weights.rope_factors.as_deref());
         let buffers = Buffers {
             x: vec![0.0; batch * c.hidden],
             h: vec![0.0; batch * c.hidden.max(c.q_dim())],
             qkv: vec![0.0; batch * (c.q_dim() + 2 * c.kv_dim())],
             angles: vec![(1.0, 0.0); batch * rope.pairs()],
-            logits: vec![0.0; c.n_vocab],
+            blocks: Vec::new(),
+            logits: vec![0.0; sequences * c.n_vocab],
         };
         Ok(Self {
-            cache: KvCache::new(kv_type, c.n_layers, c.n_kv_heads, c.head_dim, n_ctx),
+            cache: KvCache::new(kv_type, shape),
             multiplier: Multiplier::new(arithmetic),
             rope,
             pool,
             buffers,
+            sequences,
             n_ctx,
             isa: arithmetic.isa,
             spans: Spans::default(),
@@ -255,9 +282,14 @@ impl Model {
         })
     }
 
-    /// Positions that the cache has room for.
+    /// Positions that the cache has room for, of each sequence.
     pub fn n_ctx(&self) -> usize {
         self.n_ctx
+    }
+
+    /// Sequences that the cache has room for.
+    pub fn sequences(&self) -> usize {
+        self.sequences
     }
 
     pub fn kv_bytes(&self) -> usize {
@@ -286,12 +318,18 @@ impl Model {
             + self.multiplier.bytes()
     }
 
-    /// Runs at most `BATCH` tokens at positions `first..` through all layers. Their final residuals
-    /// stay in row 0.. for `logits`.
+    /// Runs at most `BATCH` tokens of the first sequence at positions `first..` through all layers.
+    /// Their final residuals stay in row 0.. for `logits`.
     pub fn forward(&mut self, tokens: &[u32], first: usize) {
+        self.forward_parts(&[Part { sequence: 0, first, tokens }]);
+    }
+
+    /// `forward` for parts of several sequences, each at most once, with at most `BATCH` tokens
+    /// together. Rows are in the order of the parts.
+    pub fn forward_parts(&mut self, parts: &[Part<'_>]) {
         let c = &self.config;
-        let m = tokens.len();
-        assert!(m <= BATCH && first + m <= self.n_ctx);
+        let m: usize = parts.iter().map(|part| part.tokens.len()).sum();
+        assert!(m <= BATCH && parts.iter().all(|p| p.first + p.tokens.len() <= self.n_ctx));
         let (hidden, q_dim, kv_dim) = (c.hidden, c.q_dim(), c.kv_dim());
         let width = q_dim + 2 * kv_dim;
         let pairs = self.rope.pairs();
@@ -304,11 +342,18 @@ impl Model {
         let angles = &mut b.angles[..m * pairs];
 
         spans.resume();
-        for (t, &token) in tokens.iter().enumerate() {
-            let row = &mut x[t * hidden..][..hidden];
-            self.weights.embedding.dequantize_row(token as usize, row);
-            self.rope.angles(first + t, &mut angles[t * pairs..][..pairs]);
+        b.blocks.clear();
+        let mut row = 0;
+        for Part { sequence, first, tokens } in parts {
+            b.blocks.extend(Block::cut(*sequence, *first, row..row + tokens.len()));
+            for (t, &token) in tokens.iter().enumerate() {
+                let x = &mut x[row * hidden..][..hidden];
+                self.weights.embedding.dequantize_row(token as usize, x);
+                self.rope.angles(first + t, &mut angles[row * pairs..][..pairs]);
+                row += 1;
+            }
         }
+        Block::order(&mut b.blocks);
         spans.end(Stage::Embedding);
         for (i, layer) in self.weights.layers.iter().enumerate() {
             let h = &mut shared[..m * hidden];
@@ -317,7 +362,7 @@ impl Model {
             multiplier.multiply(pool, &[&layer.q, &layer.k, &layer.v], h, qkv, false);
             spans.end(Stage::Projections);
             let attended = &mut shared[..m * q_dim];
-            let place = Place { layer: i, first, angles };
+            let place = Place { layer: i, blocks: &b.blocks, angles };
             let projected = Projected { values: qkv, stride: width, n_heads: c.n_heads };
             self.cache.attend(isa, pool, place, projected, attended);
             spans.end(Stage::Attention);
@@ -330,7 +375,12 @@ impl Model {
             multiplier.mlp(pool, [&layer.gate, &layer.up, &layer.down], h, x);
             spans.end(Stage::Mlp);
             if let Some(seed) = self.jitter {
-                jitter(x, seed ^ ((i as u64) << 32), first * hidden);
+                let mut rest = &mut *x;
+                for part in parts {
+                    let (rows, after) = rest.split_at_mut(part.tokens.len() * hidden);
+                    jitter(rows, seed ^ ((i as u64) << 32), part.first * hidden);
+                    rest = after;
+                }
             }
             if let Some(FirstBad(found @ None)) = &mut self.watch
                 && !all_finite(x)
@@ -358,17 +408,58 @@ impl Model {
         self.spans.resume();
         norm_rows(self.isa, &mut self.pool, x, &self.weights.output_norm, self.config.norm_eps, h);
         self.spans.end(Stage::Norm);
-        let head = self.weights.head();
-        self.multiplier.multiply(&mut self.pool, &[head], h, &mut b.logits, false);
+        let (head, logits) = (self.weights.head(), &mut b.logits[..self.config.n_vocab]);
+        self.multiplier.multiply(&mut self.pool, &[head], h, logits, false);
         if !all_finite(x) {
-            b.logits.fill(f32::NAN);
+            logits.fill(f32::NAN);
         }
         self.spans.end(Stage::Head);
     }
 
     /// The latest result of `logits`: `[n_vocab]`.
     pub fn last_logits(&self) -> &[f32] {
-        &self.buffers.logits
+        &self.buffers.logits[..self.config.n_vocab]
+    }
+
+    /// The final residual of row `t` of the last `forward_parts`: `[hidden]`.
+    pub fn residual(&self, t: usize) -> &[f32] {
+        let hidden = self.config.hidden;
+        &self.buffers.x[t * hidden..][..hidden]
+    }
+
+    /// Puts final residuals back, from row 0 on: `[rows, hidden]`.
+    pub fn set_residuals(&mut self, rows: &[f32]) {
+        self.buffers.x[..rows.len()].copy_from_slice(rows);
+    }
+
+    /// Computes the logits of row s for each sequence s, and chooses the likeliest token of each:
+    /// calls `put(s, token, whether its logit is finite)` in order.
+    pub fn choose(&mut self, mut put: impl FnMut(usize, u32, bool)) {
+        let (n, n_vocab) = (self.sequences, self.config.n_vocab);
+        self.spans.resume();
+        let mut logits = std::mem::take(&mut self.buffers.logits);
+        self.logits_of(0..n, &mut logits);
+        self.spans.end(Stage::Head);
+        let mut best = vec![0usize; n];
+        let choices = Scatter::new(&mut best);
+        self.pool.run(n, 1, |rows| {
+            for s in rows {
+                // SAFETY: each sequence belongs to one piece of work.
+                let choice = unsafe { choices.get(s..s + 1) };
+                choice[0] = argmax(&logits[s * n_vocab..][..n_vocab]);
+            }
+        });
+        for (s, &at) in best.iter().enumerate() {
+            put(s, at as u32, logits[s * n_vocab + at].is_finite());
+        }
+        self.buffers.logits = logits;
+        self.spans.end(Stage::Sampling);
+    }
+
+    /// The logits of sequence `s` by the last `choose`: `[n_vocab]`.
+    pub fn logits_of_sequence(&self, s: usize) -> &[f32] {
+        let n_vocab = self.config.n_vocab;
+        &self.buffers.logits[s * n_vocab..][..n_vocab]
     }
 
     /// Writes the logits of rows `rows` of the last `forward`, `[rows, n_vocab]`, to `out`.

@@ -14,6 +14,7 @@ use llm_bench_protocol::{
 };
 use llm_bench_units::MonoNs;
 
+use crate::batch;
 use crate::generate::{self, Nobody, Reader, prefill};
 use crate::{Engine, check_tokens, resident};
 
@@ -73,10 +74,10 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
             Request::Load(load) => {
                 engine.load(&load).map_or_else(Reply::Error, |l| Reply::Loaded(Box::new(l)))
             }
-            Request::Generate(g) if g.batch != 1 => error(
-                ErrorKind::Internal,
-                "this engine has no feature `batch`: expected a batch of 1",
-            ),
+            Request::Generate(g) if g.batch != 1 || !g.others.is_empty() => {
+                generate_batch(engine.as_mut(), g, begin)
+                    .map_or_else(Reply::Error, Reply::Generated)
+            }
             Request::Context(c) => {
                 fill(engine.as_mut(), &c, begin).map_or_else(Reply::Error, Reply::Context)
             }
@@ -185,12 +186,35 @@ fn generate(
     Ok(Generated {
         id: request.id,
         tokens: done.tokens,
+        others: Vec::new(),
         t_begin_ns: begin.0,
         t_prefill_end_ns: Some(done.prefill_end.0),
         t_tokens_ns: done.at.iter().map(|t| t.0).collect(),
         compile_ns: None,
         depth: (request.depth > 0).then_some(request.depth),
         reused: (!measured).then_some(done.reused),
+        profile: done.profile,
+    })
+}
+
+/// Several sequences together. Nobody reads them before their end.
+fn generate_batch(
+    engine: &mut dyn Engine,
+    request: Generate,
+    begin: MonoNs,
+) -> Result<Generated, EngineError> {
+    let done = batch::generate(engine.decoder()?, &request)?;
+    let mut tokens = done.tokens.into_iter();
+    Ok(Generated {
+        id: request.id,
+        tokens: tokens.next().unwrap_or_default(),
+        others: tokens.collect(),
+        t_begin_ns: begin.0,
+        t_prefill_end_ns: Some(done.prefill_end.0),
+        t_tokens_ns: done.at.iter().map(|t| t.0).collect(),
+        compile_ns: None,
+        depth: None,
+        reused: None,
         profile: done.profile,
     })
 }

@@ -336,15 +336,21 @@ impl GgufFile {
     /// matrix (the embedding, if the two are tied). Leaves out one row of an untied embedding and
     /// the 128 bytes of `rope_freqs.weight`.
     pub fn weight_bytes_per_token(&self) -> u64 {
+        self.read_by_a_token().map(|(_, info)| info.bytes()).sum()
+    }
+
+    /// Weights that one decoded token is multiplied with: the matrices of `weight_bytes_per_token`.
+    pub fn weights_per_token(&self) -> u64 {
+        let matrices = self.read_by_a_token().filter(|(name, _)| !name.contains("norm"));
+        matrices.map(|(_, info)| info.elements()).sum()
+    }
+
+    fn read_by_a_token(&self) -> impl Iterator<Item = (&String, &TensorInfo)> {
         let tensors = &self.tensors;
         let head = if tensors.contains_key("output.weight") { "output.weight" } else { EMBEDDING };
-        tensors
-            .iter()
-            .filter(|(name, _)| {
-                name.starts_with("blk.") || *name == "output_norm.weight" || *name == head
-            })
-            .map(|(_, info)| info.bytes())
-            .sum()
+        tensors.iter().filter(move |(name, _)| {
+            name.starts_with("blk.") || *name == "output_norm.weight" || *name == head
+        })
     }
 
     fn malformed(

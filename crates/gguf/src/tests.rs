@@ -86,6 +86,8 @@ fn an_untied_model_reads_its_output_matrix_and_not_its_embedding() {
     assert!(!untied.llama_config().unwrap().tied);
     let swapped = 96 * 64 * 4 - 96 * 64 / 32 * 34;
     assert_eq!(untied.weight_bytes_per_token(), tied.weight_bytes_per_token() + swapped);
+    assert_eq!(untied.weights_per_token(), tied.weights_per_token());
+    assert_eq!(untied.n_params(), tied.n_params() + 96 * 64);
 }
 
 #[test]

@@ -149,7 +149,7 @@ pub enum Feature {
     Score,
     /// A context that is filled before the generation, separately: the message `context`.
     Context,
-    /// Several sequences at once: the field `batch` of `generate`.
+    /// Several sequences at once: the field `batch` of `load` and `generate`.
     Batch,
     /// A feature that this build does not know.
     #[serde(other)]
@@ -163,8 +163,11 @@ pub struct Load {
     /// `cpu`, `cuda:0`, `metal`.
     pub device: String,
     pub threads: u32,
-    /// Positions to allocate in the KV cache.
+    /// Positions to allocate in the KV cache, for each sequence.
     pub n_ctx: u32,
+    /// Sequences that a generation may have; more than one needs the feature `batch`.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub batch: u32,
     /// The engine's own switches.
     #[serde(default)]
     pub options: serde_json::Map<String, serde_json::Value>,
@@ -270,9 +273,12 @@ pub struct Generate {
     pub id: u64,
     pub prompt: Vec<u32>,
     pub n: u32,
-    /// How many copies of the prompt are generated together.
+    /// How many sequences are generated together; the first one's prompt is `prompt`.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub batch: u32,
+    /// The prompts of the other sequences, each as long as `prompt`: `batch` less one of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Vec<u32>>,
     /// The prompt follows this many positions, which the last `context` filled; 0 means an empty
     /// context.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -305,6 +311,7 @@ impl Generate {
             prompt,
             n,
             batch: 1,
+            others: Vec::new(),
             depth: 0,
             ignore_eos: true,
             profile: false,
@@ -359,11 +366,14 @@ pub struct Token {
 pub struct Generated {
     pub id: u64,
     pub tokens: Vec<u32>,
+    /// The tokens of the other sequences of a batch, as many for each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Vec<u32>>,
     pub t_begin_ns: u64,
     /// The prompt's forward pass is finished and synced; absent if the engine does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub t_prefill_end_ns: Option<u64>,
-    /// The id of token i is on the host.
+    /// The id of token i, of every sequence, is on the host.
     pub t_tokens_ns: Vec<u64>,
     /// Just-in-time compilation inside this request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -440,6 +450,8 @@ impl EngineError {
 pub enum ErrorKind {
     MissingDependency,
     UnsupportedQuant,
+    /// A feature that the engine names cannot be used here: on this device, with these options.
+    Unsupported,
     CompileFailed,
     Oom,
     BadModel,
@@ -537,9 +549,9 @@ mod tests {
     fn a_batch_of_one_is_not_sent_and_a_request_without_one_means_one() {
         let sent = serde_json::to_string(&Request::Generate(Generate::greedy(1, vec![5], 2)));
         assert!(!sent.unwrap().contains("batch"));
-        let many = Generate { batch: 4, ..Generate::greedy(1, vec![5], 2) };
+        let many = Generate { batch: 2, others: vec![vec![6]], ..Generate::greedy(1, vec![5], 2) };
         let sent = serde_json::to_string(&Request::Generate(many)).unwrap();
-        assert!(sent.contains(r#""batch":4"#), "{sent}");
+        assert!(sent.contains(r#""prompt":[5],"n":2,"batch":2,"others":[[6]],"#), "{sent}");
         let got = br#"{"type":"generate","id":1,"prompt":[5],"n":2,"ignore_eos":true}"#;
         let Request::Generate(got) = decode(got).unwrap() else { panic!("not a generation") };
         assert_eq!(got.batch, 1);

@@ -5,6 +5,6 @@ only Python, so that `hello` is answered before anything heavy is imported.
 """
 
 from .engine import Engine, serve
-from .protocol import BadModel, CompileFailed, Failure, MissingDependency, UnsupportedQuant, hello
+from .protocol import BadModel, CompileFailed, Failure, MissingDependency, Unsupported, UnsupportedQuant, hello
 
-__all__ = ["BadModel", "CompileFailed", "Engine", "Failure", "MissingDependency", "UnsupportedQuant", "hello", "serve"]
+__all__ = ["BadModel", "CompileFailed", "Engine", "Failure", "MissingDependency", "Unsupported", "UnsupportedQuant", "hello", "serve"]

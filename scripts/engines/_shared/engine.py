@@ -30,7 +30,7 @@ class Engine:
     The cache may hold positions after the current one; attention must not read them.
     """
 
-    # Leave out sampling without numpy, and score without a `score` method.
+    # Leave out sampling without numpy, and score without a `score` method. Add batch with `batched`.
     features = ("stream", "stop", "sampling", "reuse", "cancel", "score", "context")
     devices = ("cpu",)
     options: dict = {}  # the switches that `load` takes, with their defaults
@@ -57,6 +57,19 @@ class Engine:
 
     def facts(self) -> dict:
         """Facts about the loaded model: `precision` and, if known, `weight_bytes_per_token`, `settings`, `notes`."""
+        raise NotImplementedError
+
+    @classmethod
+    def batched(cls, batch: int, device: str) -> type["Engine"]:
+        """The class that runs `batch` sequences together, with a cache for each and these two methods."""
+        raise NotImplementedError
+
+    def prefill_batch(self, prompts: list[list[int]]):
+        """Runs one prompt for each sequence, all of one length; returns the logits of their last tokens."""
+        raise NotImplementedError
+
+    def greedy_batch(self, logits, position: int):
+        """`greedy` for all sequences: yields one id of each, in order. All are at one position."""
         raise NotImplementedError
 
     def fill(self, tokens: list[int]) -> None:
@@ -125,6 +138,7 @@ class Server:
         self.harness, self.kind, self.book = harness, kind, Book()
         self.engine: Engine | None = None
         self.held: list[int] = []  # the tokens in the cache; empty if no generation may build on them
+        self.batch = 1  # sequences that the model was loaded for
 
     def answer(self, request: dict) -> dict:
         """The answer to one request."""
@@ -148,6 +162,9 @@ class Server:
         self.engine, self.held, before = None, [], private_in_use()
         if kind.prepare(threads, options):
             self.book.compiled(before, private_in_use())
+        self.batch = request.get("batch", 1)
+        if self.batch > 1:
+            kind = kind.batched(self.batch, device)
         begin = time.monotonic_ns()
         engine = kind(request["path"], device, request["n_ctx"], options)
         end = time.monotonic_ns()
@@ -172,6 +189,8 @@ class Server:
     def generate(self, request: dict) -> dict:
         """A measured generation: greedy, exactly `n` ids, from an empty cache or after the context in it. Or one for
         a reader: sampled, streamed, stopped, cancelled, and built on the part of the prompt in the cache."""
+        if request.get("batch", 1) != 1 or self.batch != 1:
+            return self._together(request)
         engine, before, compiled = self.engine, self._private(), self.engine.compile_ns
         begin = time.monotonic_ns()
         prompt, n, stop = request["prompt"], request["n"], frozenset(request.get("stop", ()))
@@ -215,6 +234,45 @@ class Server:
         answer = {"type": "generated", "id": request["id"], "tokens": tokens, "t_begin_ns": begin}
         answer |= {"t_prefill_end_ns": prefill_end, "t_tokens_ns": times}
         answer |= {"reused": reused} if read else {"depth": depth} if depth else {}
+        if compiled is not None:
+            answer["compile_ns"] = self._compiled(before, compiled)
+        if spans is not OFF:
+            engine.watch(OFF)
+            answer["profile"] = {**profile, "decode_ns": spans.take(), "decode_weight_bytes": engine.weight_bytes()}
+        return answer
+
+    def _together(self, request: dict) -> dict:
+        """A measured generation of several sequences together."""
+        engine, before, compiled = self.engine, self._private(), self.engine.compile_ns
+        begin = time.monotonic_ns()
+        prompts, n = [request["prompt"], *request.get("others", ())], request["n"]
+        if request.keys() & READ or request.get("depth") or n < 1:
+            raise Failure("a batch is for measured generations of at least one token, without depth")
+        if not len(prompts) == request.get("batch", 1) == self.batch or len({len(prompt) for prompt in prompts}) != 1:
+            raise Failure(f"expected {self.batch} prompts of one length, as loaded, found {[len(p) for p in prompts]}")
+        for prompt in prompts:
+            self._check(prompt, n)
+        spans, profile = OFF, {}
+        if request.get("profile") and engine.profiles:
+            spans = Spans(engine.sync)
+            engine.watch(spans)
+        self.held = []
+        logits = engine.prefill_batch(prompts)
+        engine.sync()
+        prefill_end = time.monotonic_ns()
+        steps, times, ids = [], [], engine.greedy_batch(logits, len(prompts[0]))
+        while len(steps) < n:
+            steps.append(next(ids))
+            spans.end("sampling")
+            times.append(time.monotonic_ns())
+            if len(steps) == 1:
+                profile["prefill_ns"] = spans.take()
+            spans.resume()
+        for row in logits:
+            self._check_finite(row)
+        tokens = [list(sequence) for sequence in zip(*steps)]
+        answer = {"type": "generated", "id": request["id"], "tokens": tokens[0], "others": tokens[1:]}
+        answer |= {"t_begin_ns": begin, "t_prefill_end_ns": prefill_end, "t_tokens_ns": times}
         if compiled is not None:
             answer["compile_ns"] = self._compiled(before, compiled)
         if spans is not OFF:

@@ -30,6 +30,12 @@ class UnsupportedQuant(Failure):
     kind = "unsupported_quant"
 
 
+class Unsupported(Failure):
+    """A feature that the engine offers, but not on this device or with these options."""
+
+    kind = "unsupported"
+
+
 class MissingDependency(Failure):
     """Something outside the engine is missing: a package, a device."""
 

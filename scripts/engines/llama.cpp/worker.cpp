@@ -24,6 +24,8 @@
 namespace {
 
 constexpr int PROTOCOL = 1;
+// Prompt tokens of several sequences that one call takes, as llama-batched-bench gives them.
+constexpr uint32_t TOGETHER = 2048;
 // Rows of logits that `score` computes at once: 64 MB at a vocabulary of 128,256.
 constexpr uint32_t SCORE_ROWS = 128;
 
@@ -133,7 +135,7 @@ public:
                             { "ggml", ggml_version() },
                             { "compiler", COMPILER } } },
             { "isa", isa(features) },
-            { "features", { "score", "stream", "stop", "sampling", "reuse", "cancel", "context" } },
+            { "features", { "score", "stream", "stop", "sampling", "reuse", "cancel", "context", "batch" } },
         };
         if (threads && atoi(threads) > 0) {
             answer["threads"] = atoi(threads);
@@ -172,7 +174,7 @@ private:
     uint64_t free_at_ready;
     Options options;
     ggml_backend_dev_t card = nullptr; // nothing on the CPU
-    uint32_t threads = 1, n_ctx = 0;
+    uint32_t threads = 1, n_ctx = 0, sequences = 1;
     int n_vocab = 0;
     // Freed in reverse order.
     std::unique_ptr<llama_model, Free> model;
@@ -217,11 +219,16 @@ private:
         return o;
     }
 
-    std::unique_ptr<llama_context, Free> context(uint32_t rows) {
+    // For some sequences of `n_ctx` positions each, and so many rows of logits in one call.
+    std::unique_ptr<llama_context, Free> context(uint32_t sequences, uint32_t rows) {
         llama_context_params p = llama_context_default_params();
-        p.n_ctx = n_ctx;
-        p.n_batch = p.n_ubatch = std::min(options.ubatch, n_ctx);
-        p.n_seq_max = 1;
+        p.n_ctx = n_ctx * sequences;
+        p.n_batch = p.n_ubatch = std::min(options.ubatch, p.n_ctx);
+        if (sequences > 1) {
+            p.n_batch = std::min(std::max(TOGETHER, options.ubatch), p.n_ctx);
+        }
+        p.n_seq_max = sequences;
+        p.kv_unified = false; // a cache for each sequence, as llama-batched-bench has by default
         p.n_outputs_max = std::min(rows, p.n_batch);
         p.n_threads = p.n_threads_batch = int32_t(threads);
         p.flash_attn_type = options.flash_attn == "on"    ? LLAMA_FLASH_ATTN_TYPE_ENABLED
@@ -232,7 +239,7 @@ private:
         p.no_perf = true;
         std::unique_ptr<llama_context, Free> made(llama_init_from_model(model.get(), p));
         if (!made) {
-            throw refused("a context of " + std::to_string(n_ctx) + " positions");
+            throw refused("a context of " + std::to_string(n_ctx) + " positions for " + std::to_string(sequences) + " sequences");
         }
         llama_attach_threadpool(made.get(), pool.get(), nullptr);
         return made;
@@ -244,8 +251,14 @@ private:
         card = card_of(device);
         threads = request.at("threads");
         n_ctx = request.at("n_ctx");
-        if (threads == 0 || n_ctx == 0) {
-            throw Failure{ "internal", "expected at least one thread and one position" };
+        sequences = request.value("batch", 1u);
+        if (threads == 0 || n_ctx == 0 || sequences == 0) {
+            throw Failure{ "internal", "expected at least one thread, one position and one sequence" };
+        }
+        if (sequences > llama_max_parallel_sequences() || uint64_t(n_ctx) * sequences > INT32_MAX) {
+            throw Failure{ "unsupported", "a batch of " + std::to_string(sequences) + " sequences of " + std::to_string(n_ctx) +
+                                              " positions: llama.cpp takes at most " +
+                                              std::to_string(llama_max_parallel_sequences()) + " and 2147483647 positions" };
         }
         ctx.reset();
         pool.reset();
@@ -286,7 +299,7 @@ private:
         }
         const uint64_t weights = now_ns();
         n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model.get()));
-        ctx = context(1);
+        ctx = context(sequences, sequences);
         llama_synchronize(ctx.get());
         const uint64_t end = now_ns();
         parsed = parsed ? parsed : weights;
@@ -305,7 +318,7 @@ private:
             { "repack", repacked },
             { "n_batch", llama_n_batch(ctx.get()) },
             { "n_ubatch", llama_n_ubatch(ctx.get()) },
-            { "n_ctx", llama_n_ctx(ctx.get()) },
+            { "n_ctx", llama_n_ctx_seq(ctx.get()) },
             { "argmax", "over the logits, in the worker" },
             { "kernels", card ? ggml_backend_dev_description(card) : isa(features) },
         };
@@ -367,6 +380,10 @@ private:
         wanted.back() = logits != Logits::NONE;
         llama_batch batch = llama_batch_get_one(tokens, n);
         batch.logits = wanted.data();
+        decode(c, batch);
+    }
+
+    static void decode(llama_context * c, const llama_batch & batch) {
         const int32_t status = llama_decode(c, batch);
         if (status != 0) {
             const std::string what = "llama_decode returned " + std::to_string(status);
@@ -393,9 +410,9 @@ private:
     const float * logits() const { return llama_get_logits_ith(ctx.get(), -1); }
 
     // After the last token, and outside of its time.
-    void check_finite() const {
-        const float * row = logits();
-        if (!std::all_of(row, row + n_vocab, [](float x) { return std::isfinite(x); })) {
+    void check_finite() const { check_finite(logits(), n_vocab); }
+    static void check_finite(const float * row, int n) {
+        if (!std::all_of(row, row + n, [](float x) { return std::isfinite(x); })) {
             throw Failure{ "bad_model", "the logits are not finite numbers: a weight is not, or what is computed overflows" };
         }
     }
@@ -434,6 +451,9 @@ private:
             throw Failure{ "internal", "depth " + std::to_string(behind) + ": the context holds " + std::to_string(depth) +
                                            " positions, for measured generations only" };
         }
+        if (request.value("batch", 1u) != 1 || request.contains("others")) {
+            return together(request, begin, n, measured && behind == 0);
+        }
         std::vector<llama_token> prompt = ids(request.at("prompt"), behind + n - 1), tokens;
         std::vector<uint64_t> times;
         tokens.reserve(n);
@@ -464,6 +484,82 @@ private:
             answer["depth"] = behind;
         }
         return answer;
+    }
+
+    // Several sequences, prefilled and decoded together.
+    json together(const json & request, uint64_t begin, size_t n, bool measured) {
+        std::vector<std::vector<llama_token>> prompts = { ids(request.at("prompt"), n - 1) };
+        for (const json & other : request.value("others", json::array())) {
+            prompts.push_back(ids(other, n - 1));
+        }
+        const size_t length = prompts[0].size();
+        const auto as_long = [&](const auto & prompt) { return prompt.size() == length; };
+        if (!measured || prompts.size() != sequences || request.value("batch", 1u) != sequences ||
+            !std::all_of(prompts.begin(), prompts.end(), as_long)) {
+            throw Failure{ "internal", "a batch: expected a measured generation without depth, with " + std::to_string(sequences) +
+                                           " prompts of one length, as loaded; found " + std::to_string(prompts.size()) };
+        }
+        std::vector<std::vector<llama_token>> tokens(sequences);
+        std::vector<uint64_t> times;
+        forget();
+        llama_memory_clear(llama_get_memory(ctx.get()), false);
+        Rows rows;
+        for (size_t s = 0; s < sequences; s++) {
+            for (size_t i = 0; i < length; i++) {
+                rows.add(prompts[s][i], llama_pos(i), llama_seq_id(s), i + 1 == length);
+                if (rows.size() == llama_n_batch(ctx.get()) || (s + 1 == sequences && i + 1 == length)) {
+                    choose(rows, tokens);
+                }
+            }
+        }
+        const uint64_t prefill_end = now_ns();
+        for (times.push_back(now_ns()); times.size() < n; times.push_back(now_ns())) {
+            for (size_t s = 0; s < sequences; s++) {
+                rows.add(tokens[s].back(), llama_pos(length + times.size() - 1), llama_seq_id(s), true);
+            }
+            choose(rows, tokens);
+        }
+        json answer = generated(request, tokens[0], begin, prefill_end, times);
+        answer["others"] = std::vector<std::vector<llama_token>>(tokens.begin() + 1, tokens.end());
+        return answer;
+    }
+
+    // Tokens of several sequences for one call.
+    struct Rows {
+        std::vector<llama_token> tokens;
+        std::vector<llama_pos> positions;
+        std::vector<llama_seq_id> sequence;
+        std::vector<int8_t> wanted; // whether the row's logits are
+
+        size_t size() const { return tokens.size(); }
+        void add(llama_token token, llama_pos position, llama_seq_id s, bool logits) {
+            tokens.push_back(token);
+            positions.push_back(position);
+            sequence.push_back(s);
+            wanted.push_back(logits);
+        }
+    };
+
+    // Runs the rows, adds the likeliest token behind each row whose logits are wanted to those of its
+    // sequence, and empties the rows.
+    void choose(Rows & rows, std::vector<std::vector<llama_token>> & chosen) {
+        std::vector<int32_t> one(rows.size(), 1);
+        std::vector<llama_seq_id *> ids;
+        for (llama_seq_id & s : rows.sequence) {
+            ids.push_back(&s);
+        }
+        decode(ctx.get(), { int32_t(rows.size()), rows.tokens.data(), nullptr, rows.positions.data(), one.data(), ids.data(),
+                            rows.wanted.data() });
+        llama_synchronize(ctx.get());
+        for (size_t i = 0; i < rows.size(); i++) {
+            if (rows.wanted[i]) {
+                const float * logits = llama_get_logits_ith(ctx.get(), int32_t(i));
+                const llama_token best = argmax(logits, n_vocab);
+                check_finite(logits + best, 1);
+                chosen[rows.sequence[i]].push_back(best);
+            }
+        }
+        rows = Rows();
     }
 
     static json generated(const json & request, const std::vector<llama_token> & tokens, uint64_t begin, uint64_t prefill_end,
@@ -533,7 +629,7 @@ private:
         if (!file) {
             throw Failure{ "internal", "cannot write " + path + ": " + strerror(errno) };
         }
-        std::unique_ptr<llama_context, Free> c = context(SCORE_ROWS);
+        std::unique_ptr<llama_context, Free> c = context(1, SCORE_ROWS);
         size_t rows = 0;
         for (size_t at = 0; at < tokens.size();) {
             const size_t n = at < together ? std::min<size_t>(SCORE_ROWS, together - at) : 1;

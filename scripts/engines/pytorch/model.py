@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from _shared import CompileFailed, Engine, MissingDependency
+from _shared import CompileFailed, Engine, MissingDependency, Unsupported
 from _shared.dequant import dequantize
 from _shared.gguf_reader import Gguf, Tensor
 from _shared.llama import Config
@@ -40,6 +40,7 @@ class Layer:
 class Model(Engine):
     """A loaded model. Weights never change; the cache is overwritten by every prompt."""
 
+    features = (*Engine.features, "batch")
     devices = ("cpu", "cuda")
     options = {"compile": False, "half": True}
     profiles = True
@@ -62,6 +63,15 @@ class Model(Engine):
             from torch import _dynamo  # noqa: F401
             from torch._inductor import config  # noqa: F401
         return options["compile"]
+
+    @classmethod
+    def batched(cls, batch: int, device: str) -> type[Engine]:
+        """The model of batch_model.py."""
+        if device != "cpu":
+            raise Unsupported(f"a batch on {device}: this engine decodes several sequences on cpu only")
+        from batch_model import BatchModel
+
+        return type("BatchModel", (BatchModel,), {"batch": batch})
 
     def __new__(cls, _path: str, device: str, *_):
         if device != "cpu":
@@ -90,7 +100,6 @@ class Model(Engine):
         # In pieces, because sums by groups of a whole vocabulary (65 MB) would not fit the cache
         # and be slow.
         self.head_pieces = self.head.pieces(HEAD_TILES) if isinstance(self.head, Tiles) else [self.head]
-        cache = lambda: torch.zeros(c.kv_heads, n_ctx, c.head_dim, dtype=self.kv_dtype, device=device)
         self.layers = []
         for i in range(c.layers):
             t = c.block(file, i)
@@ -102,8 +111,8 @@ class Model(Engine):
                     self._vector(t["ffn_norm"]),
                     make(t["ffn_gate"], t["ffn_up"]),
                     make(t["ffn_down"]),
-                    cache(),
-                    cache(),
+                    self._cache(),
+                    self._cache(),
                 )
             )
         self.rope = torch.from_numpy(c.rope(n_ctx)).to(device)
@@ -126,6 +135,11 @@ class Model(Engine):
         half = self.dtype != torch.float32
         # ATen's int4 kernel cannot look up rows, so the embedding is dense if tiles are not used.
         return make_linear(tensors, self.dtype, self.device, tiles=half and self.compiled, int4=half and not lookup)
+
+    def _cache(self) -> torch.Tensor:
+        """Keys or values of one layer."""
+        c = self.config
+        return torch.zeros(c.kv_heads, self.n_ctx, c.head_dim, dtype=self.kv_dtype, device=self.device)
 
     def _types(self, file: Gguf) -> tuple[torch.dtype, torch.dtype]:
         """Types of activations in decode steps and of the cache.

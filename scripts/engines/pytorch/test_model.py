@@ -64,6 +64,42 @@ def test_generate_gives_the_greedy_tokens_of_score_and_forgets_the_prompt_before
     assert generate(model, TOKENS[:9], 12) == tokens
 
 
+def together(path, prompts, n, half=False, compiled=False):
+    model = Model.batched(len(prompts), "cpu")(path, "cpu", 64, {"half": half, "compile": compiled})
+    server = Server(None, Model)
+    server.engine, server.batch = model, len(prompts)
+    request = {"type": "generate", "id": 1, "prompt": prompts[0], "n": n, "batch": len(prompts), "others": prompts[1:]}
+    answer = server.answer(request)
+    return [answer["tokens"], *answer["others"]], model
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q4_0", "Q8_0"])
+@pytest.mark.parametrize("batch", [2, 5])
+def test_sequences_of_a_batch_get_the_tokens_that_they_get_alone(tmp_path, kind, batch):
+    path = write_tiny(tmp_path / "m.gguf", kind)
+    prompts = [TOKENS[i : i + 9] for i in range(batch)]
+    tokens, model = together(path, prompts, 12)
+    alone = build(path)
+    assert tokens == [generate(alone, prompt, 12) for prompt in prompts]
+    assert len({tuple(ids) for ids in tokens}) > 1
+    assert model.memory()["kv_bytes"] == batch * alone.memory()["kv_bytes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["F16", "Q4_0", "Q8_0"])
+@pytest.mark.parametrize("batch", [2, 8])
+def test_a_compiled_batch_agrees_with_float32(tmp_path, kind, batch):
+    path = write_tiny(tmp_path / "m.gguf", kind)
+    prompts = [TOKENS[i : i + 9] for i in range(batch)]
+    tokens, model = together(path, prompts, 12, half=True, compiled=True)
+    reference = build(path)
+    for prompt, ids in zip(prompts, tokens):
+        teacher = scores(reference, prompt + ids)[8:-1]
+        chosen = teacher[np.arange(12), ids]
+        assert (teacher.max(-1) - chosen < 0.1 * teacher.std()).all()  # the same token, or a near tie
+    assert model.graphs > 0
+
+
 def test_rope_freqs_matter(tmp_path):
     with_table = scores(build(write_tiny(tmp_path / "a.gguf")), TOKENS)
     without = scores(build(write_tiny(tmp_path / "b.gguf", skip=("rope_freqs.weight",))), TOKENS)

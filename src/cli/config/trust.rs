@@ -33,6 +33,7 @@ const MEASURING: &[&str] = &[
     "all",
     "allow-requantize",
     "alpha",
+    "batch",
     "col",
     "commit",
     "cuda",

@@ -1,5 +1,6 @@
 //! Turns findings into documents for readers and rows for programs.
 
+mod batch;
 mod card;
 pub mod compare;
 pub mod doctor;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{SYNTHETIC, sections, sweep, verify, weights};
+use super::{SYNTHETIC, batch, sections, sweep, verify, weights};
 use crate::analysis;
 use crate::metric::{Better, Metric, Rank, Values};
 use crate::number::{Form, Scale, count, three_digits};
@@ -87,6 +87,13 @@ fn document(record: &Record, wanted: Sections, medium: Medium) -> Document {
             }
         }
     }
+    if analysis::batching::is_batched(record) {
+        let table = batch::table(record);
+        if !table.rows.is_empty() {
+            document.push(Block::Table(table));
+            document.footnotes(medium, vec![format!("{}.", batch::LEGEND)]);
+        }
+    }
     sections::add(&mut document, record, wanted, medium);
     // The points of a sweep have no baseline to be compared with.
     let reading = if is_sweep { Vec::new() } else { analysis::reading(record) };
@@ -108,6 +115,11 @@ fn document(record: &Record, wanted: Sections, medium: Medium) -> Document {
 
 fn baseline(record: &Record) -> Option<&str> {
     record.comparisons.first().map(|c| c.baseline.as_str())
+}
+
+/// Whether some arm is compared with this one: in a batched record, one of each batch.
+fn is_baseline(record: &Record, arm: &Arm) -> bool {
+    record.comparisons.iter().any(|c| c.baseline == arm.label)
 }
 
 /// The model. For several models, what they share, and each model's own part where they differ.
@@ -206,7 +218,7 @@ fn columns(corner: &str, record: &Record, states: bool) -> Table {
             _ if !states => return column,
             Some(error) => format!("failed: {}", analysis::kind_name(error.kind)),
             None if good == 0 && all > 0 => "failed".into(),
-            None if Some(arm.label.as_str()) == baseline(record) => "baseline".into(),
+            None if is_baseline(record, arm) => "baseline".into(),
             None => String::new(),
         };
         let tone = if good == 0 && all > 0 { Tone::Bad } else { Tone::Plain };
@@ -375,7 +387,12 @@ fn legend(record: &Record) -> Vec<String> {
         legend.push("± half of the 95 % interval over launches (Student's t)".to_string());
     }
     if let Some(baseline) = baseline(record) {
-        legend.push(format!("× how many times better than {}", clean(baseline)));
+        let several = record.comparisons.iter().any(|c| c.baseline != baseline);
+        let which = match several {
+            true => "the baseline of the same batch".into(),
+            false => clean(baseline),
+        };
+        legend.push(format!("× how many times better than {which}"));
     }
     if record.comparisons.iter().any(is_open) {
         legend.push("~ the difference is not resolved".to_string());
@@ -399,14 +416,17 @@ fn legend(record: &Record) -> Vec<String> {
     legend
 }
 
-/// The keys of a row for programs.
+/// The keys of a row for programs; where several sequences were generated together, also `batch`.
 const KEYS: &str = "arm,engine,model,weights,quant,prompt,metric,unit,better,n,mean,sd,cv,median,p95,\
     p99,min,max,ci95_lo,ci95_hi,times_better,baseline,status,n_prompt,n_gen,depth";
 
 /// One row per engine, prompt and metric; rows of a prompt end with its lengths and depth. An
 /// engine without numbers has one row that states the reason.
 fn rows(record: &Record) -> Table {
-    let mut table = Table::keyed(KEYS);
+    let mut table = match analysis::batching::is_batched(record) {
+        true => Table::keyed(&format!("{KEYS},batch")),
+        false => Table::keyed(KEYS),
+    };
     for arm in &record.arms {
         let before = table.rows.len();
         for (metric, summary) in in_order(&arm.metrics) {
@@ -465,6 +485,9 @@ fn values(
         shape.map(|p| p.n_gen).into(),
         shape.map(|p| p.depth).into(),
     ]);
+    if analysis::batching::is_batched(record) {
+        row.push(arm.point.batch.unwrap_or(1).into());
+    }
     row
 }
 

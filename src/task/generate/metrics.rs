@@ -6,7 +6,7 @@ use crate::device::DeviceKind;
 use crate::metric::{Metric, Values};
 use crate::record::{Energy, MemoryPart, Model, Part, PromptRun, Role};
 use crate::stats::Sample;
-use crate::units::{BytesPerSecond, Seconds};
+use crate::units::{BytesPerSecond, MacsPerSecond, Seconds};
 
 /// The known part of what one decoded token must read from memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,6 +14,9 @@ struct ReadsPerToken {
     weight_bytes: u64,
     /// Bytes per position in the cache.
     kv_bytes_per_position: u64,
+    /// Multiply-adds with weights, as a share of what the machine makes in a second, if both are
+    /// known.
+    seconds_of_arithmetic: Option<f64>,
     /// The ceiling.
     bandwidth: BytesPerSecond,
 }
@@ -24,6 +27,10 @@ impl ReadsPerToken {
         Some(Self {
             weight_bytes: measured.loaded.weight_bytes_per_token.or(model.weight_bytes_per_token)?,
             kv_bytes_per_position: model.kv_values_per_position? * kv_bytes,
+            seconds_of_arithmetic: measured
+                .peak_macs(&measured.loaded.precision.compute)
+                .zip(model.weights_per_token)
+                .map(|(MacsPerSecond(peak), macs)| macs as f64 / peak),
             bandwidth: measured.bandwidth?,
         })
     }
@@ -36,6 +43,8 @@ struct Sums {
     prefill: f64,
     ttft: Vec<f64>,
     gaps: Vec<f64>,
+    /// Decode steps, once for each sequence.
+    decoded: f64,
     tokens: f64,
     whole: f64,
     read_bytes: f64,
@@ -116,8 +125,10 @@ fn of_prompts(runs: &[PromptRun], reads: Option<&ReadsPerToken>) -> Values {
 /// Energy per token, over the measured windows and over the whole requests.
 fn of_energy(energy: &Energy, runs: &[PromptRun]) -> Values {
     let measured = || runs.iter().filter(|run| run.role == Role::Measured);
-    let decoded: usize = measured().map(|run| run.token_ns.len().saturating_sub(1)).sum();
-    let all = |run: &PromptRun| run.n_prompt as usize + run.token_ns.len();
+    let sequences = |run: &PromptRun| run.batch.unwrap_or(1) as usize;
+    let steps = |run: &PromptRun| sequences(run) * run.token_ns.len().saturating_sub(1);
+    let decoded: usize = measured().map(steps).sum();
+    let all = |run: &PromptRun| sequences(run) * (run.n_prompt as usize + run.token_ns.len());
     let total: usize = measured().map(all).sum();
     let mut values = Values::new();
     if decoded > 0 {
@@ -170,6 +181,7 @@ impl Sums {
             prefill: 0.0,
             ttft: Vec::new(),
             gaps: Vec::new(),
+            decoded: 0.0,
             tokens: 0.0,
             whole: 0.0,
             read_bytes: 0.0,
@@ -184,13 +196,14 @@ impl Sums {
         let (Some(&first), Some(&last)) = (run.token_ns.first(), run.token_ns.last()) else {
             return;
         };
+        let sequences = f64::from(run.batch.unwrap_or(1));
         self.submit_known &= !run.context_in_request;
         self.ttft.push(Seconds::from_ns(first).0);
         self.tokens += run.token_ns.len() as f64;
         self.whole += Seconds::from_ns(last).0;
         match run.begin_ns.zip(run.prefill_end_ns) {
             Some((begin, end)) if end > begin && !run.context_in_request => {
-                self.prompt_tokens += f64::from(run.n_prompt);
+                self.prompt_tokens += sequences * f64::from(run.n_prompt);
                 self.prefill += Seconds::from_ns(end - begin).0;
             }
             _ => self.prefill_known = false,
@@ -200,12 +213,14 @@ impl Sums {
             return;
         }
         self.gaps.extend(gaps(run));
+        self.decoded += sequences * steps as f64;
         if let Some(reads) = reads {
             // Step i (from 1) attends to the context, the prompt and the i tokens so far.
             let before = f64::from(run.depth) + f64::from(run.n_prompt);
             let mean_depth = before + (steps as f64 + 1.0) / 2.0;
             self.read_bytes += steps as f64
-                * (reads.weight_bytes as f64 + mean_depth * reads.kv_bytes_per_position as f64);
+                * (reads.weight_bytes as f64
+                    + sequences * mean_depth * reads.kv_bytes_per_position as f64);
         }
         self.peak = [self.peak, best_second(&run.token_ns)].into_iter().flatten().reduce(f64::max);
         self.sustained.extend(last_third_rate(run));
@@ -237,6 +252,11 @@ impl Sums {
             put(Metric::ItlP99, quantile(&self.gaps, 0.99).filter(|_| self.gaps.len() >= 100));
             put(Metric::ItlMax, quantile(&self.gaps, 1.0));
             put(Metric::Mbu, reads.map(|r| self.read_bytes / decode / r.bandwidth.0));
+            if self.decoded > steps {
+                put(Metric::BatchDecodeTps, Some(self.decoded / decode));
+                let share = reads.and_then(|r| r.seconds_of_arithmetic);
+                put(Metric::ArithmeticShare, share.map(|s| s * self.decoded / decode));
+            }
         }
         put(Metric::PeakTps, self.peak);
         put(Metric::SustainedTps, quantile(&self.sustained, 0.5));
@@ -285,6 +305,7 @@ mod tests {
     const READS: ReadsPerToken = ReadsPerToken {
         weight_bytes: 1_000_000,
         kv_bytes_per_position: 1_000,
+        seconds_of_arithmetic: Some(1e-3),
         bandwidth: BytesPerSecond(1e9),
     };
 
@@ -366,6 +387,21 @@ mod tests {
         close(&v, Metric::Mbu, (1_000_000.0 + 2_018_500.0) / 0.1 / 1e9);
         let launch = of_launch(&[run(Role::Cold), deep]);
         assert!(!launch.contains_key(&Metric::WarmupGain), "the first step was not at this depth");
+    }
+
+    #[test]
+    fn a_batch_reads_weights_once_and_each_sequences_cache() {
+        let four = PromptRun { batch: Some(4), ..run(Role::Measured) };
+        let v = alone(&four);
+        close(&v, Metric::PrefillTps, 4.0 * 16.0 / 0.8);
+        close(&v, Metric::DecodeTps, 10.0);
+        close(&v, Metric::BatchDecodeTps, 40.0);
+        close(&v, Metric::Mbu, (1_000_000.0 + 4.0 * 18_500.0) / 0.1 / 1e9);
+        close(&v, Metric::ArithmeticShare, 4.0 * 1e-3 / 0.1);
+        let one = alone(&run(Role::Measured));
+        for metric in [Metric::BatchDecodeTps, Metric::ArithmeticShare] {
+            assert!(!one.contains_key(&metric), "{metric}");
+        }
     }
 
     #[test]

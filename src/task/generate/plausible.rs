@@ -28,7 +28,8 @@ pub fn doubt(measured: &Measured<'_>, model: &Model) -> Option<String> {
 /// Each token passes through most weights: half of them, for a model whose embedding is large.
 fn arithmetic(run: &PromptRun, measured: &Measured<'_>, model: &Model) -> Option<String> {
     let (first, last) = (run.begin_ns?, *run.token_ns.last()?);
-    let positions = f64::from(run.n_prompt) + run.token_ns.len() as f64 - 1.0;
+    let each = f64::from(run.n_prompt) + run.token_ns.len() as f64 - 1.0;
+    let positions = each * f64::from(run.batch.unwrap_or(1));
     let macs = positions * 0.5 * model.n_params as f64;
     let rate = macs / (last.saturating_sub(first).max(1) as f64 / 1e9);
     let most = match measured.device.kind() {
@@ -98,6 +99,7 @@ mod tests {
             launch: &mut launch,
             loaded: &Loaded::default(),
             bandwidth: Some(BytesPerSecond(50e9)),
+            macs: &Default::default(),
             device: Device::default(),
             threads: 2,
             last_level_cache,

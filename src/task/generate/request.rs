@@ -38,6 +38,7 @@ impl Engine {
         n_vocab: Option<u32>,
     ) -> Result<Stamped<Generated>, Failure> {
         let (id, n, depth) = (request.id, request.n as usize, request.depth);
+        let others = request.others.len();
         let limit = self.limit();
         let generated = self.ask("generate", Request::Generate(request), limit, |r| match r {
             Reply::Generated(g) => Ok(g),
@@ -46,6 +47,11 @@ impl Engine {
         let found = generated.value.tokens.len();
         if self.observes().ids && found != n {
             let m = format!("asked for {n} tokens, got {found}");
+            return Err(self.fail(FailureKind::WrongTokens, m));
+        }
+        if self.observes().ids
+            && let Some(m) = unequal(&generated.value.others, others, n, n_vocab)
+        {
             return Err(self.fail(FailureKind::WrongTokens, m));
         }
         self.check_generated(&generated, id, n, n_vocab)?;
@@ -130,6 +136,27 @@ pub(super) fn foreign(ids: &[u32], n_vocab: Option<u32>) -> Option<String> {
     Some(format!("token id {bad} is outside the vocabulary of {n_vocab}"))
 }
 
+/// Describes what is wrong with the tokens of a batch's sequences after the first: `sequences` of
+/// them, with `n` ids of the vocabulary each.
+fn unequal(
+    others: &[Vec<u32>],
+    sequences: usize,
+    n: usize,
+    n_vocab: Option<u32>,
+) -> Option<String> {
+    if others.len() != sequences {
+        let (asked, found) = (sequences + 1, others.len() + 1);
+        return Some(format!("asked for the tokens of {asked} sequences, got those of {found}"));
+    }
+    others.iter().enumerate().find_map(|(i, ids)| {
+        let what = match ids.len() == n {
+            true => foreign(ids, n_vocab)?,
+            false => format!("asked for {n} tokens, got {}", ids.len()),
+        };
+        Some(format!("sequence {}: {what}", i + 1))
+    })
+}
+
 /// A generation in the form of the record, as far as it can be observed; the caller adds the
 /// prompt.
 pub fn run_of(role: Role, g: &Stamped<Generated>, observes: Observes) -> PromptRun {
@@ -140,14 +167,16 @@ pub fn run_of(role: Role, g: &Stamped<Generated>, observes: Observes) -> PromptR
         prefill_end_ns: g.t_prefill_end_ns.filter(|_| observes.clock).map(|t| t - sent),
         token_ns: g.t_tokens_ns.iter().map(|t| t - sent).collect(),
         compile_ns: g.compile_ns,
-        tokens_hash: observes.ids.then(|| hash_ids(&g.tokens)),
+        tokens_hash: observes
+            .ids
+            .then(|| hash_ids(g.tokens.iter().chain(g.others.iter().flatten()))),
         profile: g.profile.clone(),
         ..PromptRun::new(role)
     }
 }
 
-fn hash_ids(ids: &[u32]) -> String {
+fn hash_ids<'a>(ids: impl Iterator<Item = &'a u32>) -> String {
     let mut hash = Sha256::new();
-    ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+    ids.for_each(|id| hash.update(id.to_le_bytes()));
     crate::digest::hex(&hash.finalize()[..8])
 }

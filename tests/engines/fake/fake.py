@@ -45,6 +45,7 @@ def hello():
     send(type="hello", protocol=1, engine="fake", pid=pid, t_entry_ns=ENTRY)
     more = {"features": ["stream", "stop", "cancel"]} if MODE.startswith("streams") else {}
     more |= {"features": ["context"]} if MODE.startswith("context") else {}
+    more |= {"features": ["batch"]} if MODE.startswith("batch") else {}
     send(type="ready", versions={"fake": "1"}, threads=1, t_ns=time.monotonic_ns(), **more)
 
 
@@ -150,10 +151,18 @@ def generate(request):
         times = [begin + i for i in range(n)]
     if MODE == "falling-times":
         times.reverse()
+    others = [list(tokens) for _ in request.get("others", [])]
+    if MODE == "batch-lacks-one":
+        others.pop()
+    if MODE == "batch-short":
+        others[-1].pop()
+    if MODE == "batch-foreign":
+        others[-1][0] = 10_000_000
     send(
         type="generated",
         id=request["id"],
         tokens=tokens,
+        others=others,
         t_begin_ns=begin,
         t_prefill_end_ns=min(times, default=begin),
         t_tokens_ns=times,

@@ -42,6 +42,13 @@ impl Engine for OnAnyDevice {
             return self.cpu.load(request);
         };
         self.cpu = Candle::default();
+        if request.batch > 1 {
+            let device = &request.device;
+            let message = format!(
+                "a batch on {device}: the engine candle decodes several sequences on cpu only"
+            );
+            return Err(EngineError::new(ErrorKind::Unsupported, message));
+        }
         let index = index.parse().map_err(|_| internal(format!("device {}", request.device)))?;
         let (card, loaded) = OnCard::load(request, index)?;
         self.card = Some(card);
