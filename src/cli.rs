@@ -218,6 +218,10 @@ pub struct DoctorArgs {
     /// Threads to measure with [default: the processors that this process may use]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
+    /// Also repeat a kernel and a small launch, and say how far apart equal measurements lie and how
+    /// many launches a change of 5 % takes here
+    #[arg(long)]
+    pub noise: bool,
     /// Use this Python's environment for engines with scripts, instead of installing one
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,

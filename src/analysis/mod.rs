@@ -11,6 +11,7 @@ pub mod front;
 pub mod gate;
 mod gpu;
 mod memory;
+pub mod noise;
 pub mod pairing;
 mod profile;
 pub mod quality;

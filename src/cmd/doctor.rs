@@ -1,10 +1,12 @@
 //! `doctor`: is this machine fit to measure on?
 
+mod noise;
 mod setup;
 
 use anyhow::{Result, bail};
 
 use crate::cli::{DoctorArgs, Output};
+use crate::measure::doctor::noise::findings;
 use crate::measure::doctor::{Question, examine};
 use crate::measure::host;
 use crate::model::cache::CacheDir;
@@ -24,7 +26,12 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         cache: cache.path(),
         others: vec![setup::python()?, setup::engines(&cache)?],
     };
-    let diagnosis = examine(question, &say)?;
+    let mut diagnosis = examine(question, &say)?;
+    if args.noise {
+        let noise = noise::measure(threads)?;
+        diagnosis.checks.extend(findings(&noise, threads));
+        diagnosis.noise = Some(noise);
+    }
     let text = render(&diagnosis, args.output.output.format(), Style::of_stdout());
     print(&text)
 }

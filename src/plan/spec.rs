@@ -91,7 +91,6 @@ impl Workload {
     }
 
     /// The default workload with these generations of each prompt.
-    #[cfg(test)]
     pub fn repeated(warmup: u32, iterations: u32) -> Self {
         Self {
             prompts: None,

@@ -79,6 +79,13 @@ pub fn measure(threads: u32, size: Bytes) -> Result<Bandwidth> {
     })
 }
 
+/// Bytes per second of each of `n` readings of a private buffer of `size`, each with the number of
+/// streams that was fastest in it.
+pub fn repeated(threads: u32, size: Bytes, n: u32) -> Result<Vec<f64>> {
+    let reader = Reader::new(threads, affordable(size))?;
+    (0..n).map(|_| Ok(reader.sustained(1)?.0)).collect()
+}
+
 /// The bandwidth that memory sustains now, for as long as a generation takes and not only in its
 /// best moment. It is read around each launch, because on a shared machine it moves by half within
 /// minutes. A reading takes a tenth of a second, or a few tenths with a very large cache.

@@ -59,7 +59,7 @@ pub fn explained<'a>(
 /// A folder for logits. They are large (4 bytes × positions × vocabulary, twice), so it lies in
 /// the cache beside the models, not in a /tmp that may live in memory; what a killed process
 /// left there is removed.
-pub(super) fn scratch(cache: &CacheDir) -> Result<tempfile::TempDir> {
+pub(crate) fn scratch(cache: &CacheDir) -> Result<tempfile::TempDir> {
     let home = cache.path().join("scratch");
     std::fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
     for entry in std::fs::read_dir(&home).into_iter().flatten().flatten() {

@@ -45,6 +45,24 @@ fn the_doctor_answers_every_check_and_says_what_the_hardware_allows() {
 }
 
 #[test]
+fn noise_is_measured_on_a_kernel_and_on_launches_and_says_what_a_margin_takes() {
+    let out = done(doctor(&["-t", "1", "--noise", "-o", "json"]));
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let noise = &found["noise"];
+    assert_eq!((&noise["kernel"]["n"], &noise["kernel"]["unit"]), (&30.into(), &"B/s".into()));
+    let whats: Vec<&str> =
+        noise["launches"].as_array().unwrap().iter().map(|s| s["what"].as_str().unwrap()).collect();
+    assert_eq!(whats, ["model_load_s", "cold_start_ttft_s", "prefill_tps", "decode_tps"]);
+    for spread in noise["launches"].as_array().unwrap() {
+        assert!(spread["n"] == 30 && spread["cv"].as_f64().unwrap() >= 0.0, "{spread}");
+        assert!(spread["launches_needed"].as_u64().unwrap() >= 2, "{spread}");
+    }
+    let checks = found["checks"].as_array().unwrap();
+    let of = |name: &str| checks.iter().filter(|c| c["check"] == name).count();
+    assert_eq!((of("kernel noise"), of("launch noise")), (1, 4));
+}
+
+#[test]
 fn a_pipe_gets_a_table_without_colour() {
     let text = text(&doctor(&["-t", "1"]).stdout);
     assert!(text.contains("read bandwidth") && text.contains("llama3-1b Q4_0: at most"), "{text}");

@@ -6,6 +6,7 @@ pub mod activity;
 pub mod ceilings;
 pub mod gpu;
 pub mod limits;
+pub mod noise;
 pub mod settings;
 
 use std::path::Path;
@@ -17,6 +18,7 @@ use self::ceilings::{Measured, Roofline};
 use self::gpu::CardRoofline;
 use super::host;
 pub use crate::allowance::Tree;
+use crate::analysis::noise::Noise;
 use crate::record::Host;
 use crate::sensors::gpu::ceilings as gpu_ceilings;
 use crate::sensors::nvml::Library;
@@ -77,6 +79,9 @@ pub struct Diagnosis {
     pub rooflines: Vec<Roofline>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub card_rooflines: Vec<CardRoofline>,
+    /// How far apart equal measurements lie, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise: Option<Noise>,
 }
 
 pub const SCHEMA: &str = "llm-bench-doctor/1";
@@ -149,7 +154,9 @@ pub fn examine(question: Question<'_>, say: &dyn Fn(&str)) -> anyhow::Result<Dia
     checks.extend(measured.findings());
     let rooflines = ceilings::rooflines(&measured, question.models);
     let card_rooflines = gpu::rooflines(&host.gpu, question.models);
-    Ok(Diagnosis { schema: SCHEMA, host, threads, checks, measured, rooflines, card_rooflines })
+    let schema = SCHEMA;
+    let noise = None;
+    Ok(Diagnosis { schema, host, threads, checks, measured, rooflines, card_rooflines, noise })
 }
 
 #[cfg(test)]
