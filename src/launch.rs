@@ -117,6 +117,8 @@ fn over(
     let mut error = match converse(*task, open, load, &mut notes) {
         Ok(()) => changed().map(|message| refused(FailureKind::BadModel, message)),
         Err(Failure::Engine(error)) => Some(error),
+        // What minutes have shown is not lost with the last generation.
+        Err(Failure::Interrupted) if notes.launch.sustained.is_some() => None,
         Err(Failure::Interrupted) => return Err(Interrupted),
     };
     let Notes { mut launch, identity, loaded, mut sensors } = notes;

@@ -6,6 +6,7 @@ mod energy;
 mod gpu;
 mod memory;
 mod quality;
+mod sustained;
 mod verification;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use energy::Energy;
 pub use gpu::{Gpu, GpuMemory, GpuMemoryHow, GpuState, Spread};
 pub use memory::{How, Memory, MemoryPart, Part};
 pub use quality::{Bucket, Loss, Quality, Quantiles};
+pub use sustained::{Moment, Sustained};
 pub use verification::{Divergence, FreeRunning, Limit, Verdict, Verification};
 
 /// Name and version of the format; the major number changes when old readers would misread.
@@ -343,6 +345,9 @@ pub struct Launch {
     /// The same of the graphics processor that it ran on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_energy: Option<Energy>,
+    /// The speed over minutes, where the launch was made for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sustained: Option<Sustained>,
 }
 
 impl Launch {
@@ -362,6 +367,7 @@ impl Launch {
             environment: Environment::default(),
             energy: None,
             gpu_energy: None,
+            sustained: None,
         }
     }
 }

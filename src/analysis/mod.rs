@@ -21,6 +21,7 @@ pub mod self_check;
 pub mod sides;
 mod softmax;
 mod summary;
+pub mod sustained;
 #[cfg(test)]
 pub(crate) mod testing;
 mod timing;

@@ -241,6 +241,7 @@ fn launch(engine: &Engine, index: u32) -> Launch {
         timeline_ns: BTreeMap::new(),
         energy: None,
         gpu_energy: None,
+        sustained: None,
         load_stages_ns: BTreeMap::new(),
         environment: Environment {
             page_cache_resident: Some(1.0),

@@ -30,6 +30,10 @@ pub struct RunArgs {
     /// quality come after it [default: 10, no limit with -r]
     #[arg(long, value_name = "MINUTES")]
     pub max_minutes: Option<f64>,
+    /// How long does the speed last? One launch of each point that generates for this time, with
+    /// clock, heat, power and throttling beside the speed
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["max_minutes", "profile", "timing"])]
+    pub sustained: Option<f64>,
     /// Use this Python's environment for engines with scripts, instead of installing one
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,
@@ -69,18 +73,21 @@ pub struct RunArgs {
     /// Resume an interrupted run: make the launches that this result file lacks, with the settings
     /// that it states
     #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "workload", "engine", "launches",
-        "max_minutes", "timeout", "profile", "pytorch_no_compile", "pytorch_no_half", "output_dir"])]
+        "max_minutes", "sustained", "timeout", "profile", "pytorch_no_compile", "pytorch_no_half", "output_dir"])]
     pub resume: Option<PathBuf>,
 }
 
 impl RunArgs {
     pub fn spec(&self) -> Spec {
+        let once = self.sustained.is_some();
+        let timed = self.launches.is_none() && !once;
         Spec {
             target: self.target.clone(),
             engine: Vec::new(),
             workload: self.workload.clone(),
-            launches: self.launches.unwrap_or(LAUNCHES),
-            max_minutes: self.max_minutes.or(self.launches.is_none().then_some(MINUTES)),
+            launches: self.launches.unwrap_or(if once { 1 } else { LAUNCHES }),
+            max_minutes: self.max_minutes.or(timed.then_some(MINUTES)),
+            sustained_minutes: self.sustained,
             timeout: self.timeout,
             profile: self.profile,
         }

@@ -101,6 +101,7 @@ fn spec(args: &GateArgs) -> Result<Spec> {
         workload: args.workload.clone(),
         launches: stop(args)?.limits().most,
         max_minutes: None,
+        sustained_minutes: None,
         timeout: args.timeout,
         profile: false,
     })

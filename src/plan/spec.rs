@@ -123,6 +123,10 @@ pub struct Spec {
     /// The time that `run` and `sweep` may launch for; absent: as long as the launches take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_minutes: Option<f64>,
+    /// The minutes that each launch generates for, again and again from its first prompt; absent: the
+    /// whole workload, as often as it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sustained_minutes: Option<f64>,
     /// The longest time that an engine may take for one answer, in seconds.
     #[serde(rename = "timeout_s")]
     pub timeout: Option<f64>,
@@ -170,6 +174,10 @@ impl Spec {
         let minutes = self.max_minutes.unwrap_or(1.0);
         if !(0.0..=10_000.0).contains(&minutes) {
             bail!("--max-minutes {minutes:e}: expected minutes from 0 to 10000");
+        }
+        let sustained = self.sustained_minutes.unwrap_or(1.0);
+        if !(0.01..=1440.0).contains(&sustained) {
+            bail!("--sustained {sustained:e}: expected minutes from 0.01 to 1440");
         }
         if !(0.0..=86_400.0).contains(&work.delay) {
             bail!("--delay {:e}: expected seconds from 0 to 86400", work.delay);

@@ -42,6 +42,23 @@ pub fn cpu_mhz() -> Option<f64> {
     (!mhz.is_empty()).then(|| mhz.iter().sum::<f64>() / mhz.len() as f64)
 }
 
+/// How often cores and packages have throttled themselves since boot, added over the processors;
+/// `None` without a counter.
+pub fn throttles() -> Option<u64> {
+    let count = |cpu: &std::path::Path, file: &str| -> Option<u64> {
+        let text = std::fs::read_to_string(cpu.join("thermal_throttle").join(file)).ok()?;
+        text.trim().parse().ok()
+    };
+    let cpus = std::fs::read_dir("/sys/devices/system/cpu").ok()?.flatten().map(|e| e.path());
+    let counts: Vec<u64> = cpus
+        .flat_map(|cpu| {
+            ["core_throttle_count", "package_throttle_count"].map(|file| count(&cpu, file))
+        })
+        .flatten()
+        .collect();
+    (!counts.is_empty()).then(|| counts.iter().sum())
+}
+
 /// The hottest thermal zone in °C.
 pub fn temperature_c() -> Option<f64> {
     let zones = std::fs::read_dir("/sys/class/thermal").ok()?;

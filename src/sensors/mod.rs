@@ -12,6 +12,7 @@ pub mod host_memory;
 pub mod nvml;
 pub mod page_cache;
 pub mod rapl;
+pub mod watch;
 mod windows;
 
 pub use bandwidth::ReadBandwidth;

@@ -101,6 +101,33 @@ impl Sensor for Rapl {
     }
 }
 
+/// Counters that are asked between requests, by whoever needs no thread.
+pub struct Meter {
+    packages: Vec<Package>,
+    last: Vec<u64>,
+    microjoules: u64,
+}
+
+impl Meter {
+    /// `None` if no counter below `root` can be read.
+    pub fn open(root: &Path) -> Option<Self> {
+        let packages: Vec<Package> =
+            packages(root).into_iter().map(|(_, package)| package).collect();
+        let last = counters(&packages).filter(|counters| !counters.is_empty())?;
+        Some(Self { packages, last, microjoules: 0 })
+    }
+
+    /// Joules of all packages since it was opened. Asked more often than a counter wraps: minutes.
+    pub fn joules(&mut self) -> Option<f64> {
+        let now = counters(&self.packages)?;
+        for ((last, now), package) in self.last.iter_mut().zip(now).zip(&self.packages) {
+            self.microjoules += step(*last, now, package.range);
+            *last = now;
+        }
+        Some(self.microjoules as f64 / 1e6)
+    }
+}
+
 /// Name and counter of each package below `root`. Skips parts of a package (`intel-rapl:0:1`),
 /// which its own counter includes, and `intel-rapl-mmio`, which counts the same package again.
 fn packages(root: &Path) -> Vec<(String, Package)> {

@@ -23,6 +23,7 @@ use crate::record::{self, Arm, FailureKind, Host, Model};
 use crate::sensors::{bandwidth, gpu};
 use crate::task::Task;
 use crate::task::generate::Generation;
+use crate::task::sustain::Sustain;
 use crate::workload::{PromptSet, Shape, Workload};
 
 /// An engine to be measured, and the program that holds it.
@@ -244,13 +245,17 @@ impl Bench {
     /// What each arm's launches are asked.
     pub fn tasks(&self) -> Vec<Box<dyn Task<Answer = ()> + '_>> {
         let task = |seat: &Seat| -> Box<dyn Task<Answer = ()> + '_> {
-            Box::new(Generation {
+            let generation = Generation {
                 model: &self.file_of(seat).model,
                 workload: &self.workload,
                 plan: &self.spec.workload,
                 batch: seat.batch,
                 profile: self.spec.profile,
-            })
+            };
+            match self.spec.sustained_minutes {
+                Some(minutes) => Box::new(Sustain { generation, minutes, device: seat.device }),
+                None => Box::new(generation),
+            }
         };
         self.seats.iter().map(task).collect()
     }

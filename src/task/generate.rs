@@ -70,18 +70,10 @@ impl Task for Generation<'_> {
             }
         }
         let mut filled = None;
+        self.cold(launch, &mut filled)?;
         let mut generate = |launch: &mut Running<'_>, prompt, role, iteration| {
             self.generate(launch, &mut filled, prompt, role, iteration)
         };
-
-        let cold = generate(launch, 0, Role::Cold, 0)?;
-        if let Some(first) = cold.value.t_tokens_ns.first().copied().map(MonoNs) {
-            if let Some(spawned) = launch.engine.observes().spawned {
-                launch.milestone("first_token", first);
-                launch.put(Metric::ColdStartTtft, first.since(spawned).0);
-            }
-            launch.put(Metric::FirstGenerateTtft, first.since(cold.sent).0);
-        }
         for (i, prompt) in prompts.iter().enumerate() {
             // The cold generation was the first warm-up of the first prompt, if that has no depth.
             let was_cold = i == 0 && prompt.context.is_empty();
@@ -112,9 +104,26 @@ impl Task for Generation<'_> {
 }
 
 impl Generation<'_> {
+    /// The first generation of the process, and what its time means.
+    pub(super) fn cold(
+        &self,
+        launch: &mut Running<'_>,
+        filled: &mut Option<usize>,
+    ) -> Result<(), Failure> {
+        let cold = self.generate(launch, filled, 0, Role::Cold, 0)?;
+        if let Some(first) = cold.value.t_tokens_ns.first().copied().map(MonoNs) {
+            if let Some(spawned) = launch.engine.observes().spawned {
+                launch.milestone("first_token", first);
+                launch.put(Metric::ColdStartTtft, first.since(spawned).0);
+            }
+            launch.put(Metric::FirstGenerateTtft, first.since(cold.sent).0);
+        }
+        Ok(())
+    }
+
     /// Runs one generation and keeps it in the launch. `filled` is the prompt whose context the
     /// engine holds.
-    fn generate(
+    pub(super) fn generate(
         &self,
         launch: &mut Running<'_>,
         filled: &mut Option<usize>,

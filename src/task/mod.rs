@@ -4,6 +4,7 @@
 
 pub mod generate;
 pub mod score;
+pub mod sustain;
 pub mod windows;
 
 use std::collections::BTreeMap;

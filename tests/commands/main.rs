@@ -33,5 +33,6 @@ mod stopped;
 mod strange_models;
 mod strange_templates;
 mod strange_weights;
+mod sustained;
 mod sweep;
 mod users_python;

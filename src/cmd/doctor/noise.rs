@@ -73,6 +73,7 @@ fn spec(threads: u32) -> Spec {
         },
         launches: TIMES,
         max_minutes: None,
+        sustained_minutes: None,
         timeout: None,
         profile: false,
     }

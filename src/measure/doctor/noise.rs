@@ -78,8 +78,8 @@ fn launches(s: &Spread, threads: u32) -> Finding {
             };
             let resolved = match s.margin_of(MOST) {
                 Some(m) => {
-                    let m = text(m, Form::Percent(0));
-                    format!("`llm-bench gate --margin {}={m}` needs {MOST}", s.what)
+                    let m = (100.0 * m).round();
+                    format!("`llm-bench gate --margin {}={m}%` needs {MOST}", s.what)
                 }
                 None => "no margin below 100 % is resolved by 30 launches".into(),
             };

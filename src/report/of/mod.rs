@@ -11,6 +11,7 @@ pub mod outline;
 pub mod run;
 mod sections;
 pub mod self_check;
+mod sustained;
 mod sweep;
 pub mod verify;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{SYNTHETIC, batch, sections, sweep, verify, weights};
+use super::{SYNTHETIC, batch, sections, sustained, sweep, verify, weights};
 use crate::analysis;
 use crate::metric::{Better, Metric, Rank, Values};
 use crate::number::{Form, Scale, count, three_digits};
@@ -95,6 +95,7 @@ fn document(record: &Record, wanted: Sections, medium: Medium) -> Document {
         }
     }
     sections::add(&mut document, record, wanted, medium);
+    sustained::add(&mut document, record);
     // The points of a sweep have no baseline to be compared with.
     let reading = if is_sweep { Vec::new() } else { analysis::reading(record) };
     let reading = reading.into_iter().map(|s| clean(&s));
