@@ -22,7 +22,7 @@ fn a_speed_that_lasts_is_called_steady_or_by_its_slow_down_with_the_machine_besi
     let [launch] = &record.arms[0].launches[..] else { panic!("{:?}", record.arms[0].launches) };
     assert!(launch.metrics.contains_key(&Metric::DecodeTps));
     let run = launch.sustained.as_ref().unwrap();
-    assert!(run.moments.len() >= 5, "{run:?}");
+    assert!(run.moments.len() >= 2, "{run:?}");
     assert!(run.moments.iter().all(|m| m.tokens > 0 && m.decode_s > 0.0), "{run:?}");
     assert!(run.moments.is_sorted_by(|a, b| a.at_s < b.at_s), "{run:?}");
     assert!(run.moments.last().unwrap().at_s >= 6.0);

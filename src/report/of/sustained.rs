@@ -1,7 +1,7 @@
 //! How long the speed of an arm lasted: stretch by stretch, and in a sentence.
 
 use crate::analysis::sustained::{Course, SLOW, Stretch, course, stretches};
-use crate::number::{Form, text, three_digits};
+use crate::number::{Form, text};
 use crate::record::Record;
 use crate::report::document::{Block, Cell, Column, Document, Level, Table};
 use crate::text::clean;
@@ -28,8 +28,7 @@ pub fn add(document: &mut Document, record: &Record) {
             continue;
         };
         let stretches = stretches(run);
-        let asked = three_digits(run.minutes);
-        let title = format!("{} for {asked} minutes", clean(&arm.label));
+        let title = format!("{} for {} minutes", clean(&arm.label), run.minutes);
         document.push(Block::Heading(Level::Part, title));
         document.push(Block::Table(table(&stretches)));
         document.push(Block::Text(in_words(&course(&stretches))));
