@@ -304,16 +304,16 @@ class Server:
         together = len(tokens) if together is None else min(together, len(tokens))
         self._check(tokens, 0)
         self.held = []
+        size = 0  # counted: a pipe has no position
         with open(request["logits_path"], "wb") as file:
             for part in engine.score(tokens[:together], first) if together else ():
-                file.write(part)
+                size += file.write(part)
             for position in range(together, len(tokens)):
                 logits = engine.decode(tokens[position], position)
                 if position >= first:
-                    file.write(engine.row(logits))
-            rows = file.tell() // (4 * engine.vocab)
+                    size += file.write(engine.row(logits))
         end = time.monotonic_ns()
-        answer = {"type": "scored", "id": request.get("id"), "positions": rows, "vocab": engine.vocab}
+        answer = {"type": "scored", "id": request.get("id"), "positions": size // (4 * engine.vocab), "vocab": engine.vocab}
         return answer | {"decoded": len(tokens) - max(together, first), "t_begin_ns": begin, "t_end_ns": end}
 
     def memory(self, _request: dict) -> dict:

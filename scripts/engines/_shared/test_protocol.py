@@ -1,5 +1,6 @@
 """Tests Python engines from the harness's side: a process, its descriptors, its answers and its typed errors."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,8 @@ def test_a_conversation(tmp_path, engine, options):
         assert worker.hello["pid"] == worker.process.pid and worker.hello["engine"] == engine
         assert worker.spawned < worker.hello["t_entry_ns"] < worker.ready["t_ns"] < time.monotonic_ns()
         assert worker.ready["type"] == "ready" and worker.ready["versions"].keys() > {"python"}
-        assert set(worker.ready["features"]) == {"stream", "stop", "sampling", "reuse", "cancel", "score", "context"}
+        features = {"stream", "stop", "sampling", "reuse", "cancel", "score", "context"}
+        assert set(worker.ready["features"]) == features | ({"batch"} if engine == "pytorch" else set())
         sent = time.monotonic_ns()
         loaded = worker.load(path, **options)
         assert loaded["type"] == "loaded", loaded
@@ -46,6 +48,19 @@ def test_a_conversation(tmp_path, engine, options):
         assert worker.ask(type="memory")["type"] == "memory"
         worker.send({"type": "bye"})
         assert worker.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("engine, options", EXACT)
+def test_scores_go_through_a_pipe_too(tmp_path, engine, options):
+    path, pipe = write_tiny(tmp_path / "m.gguf"), tmp_path / "logits"
+    os.mkfifo(pipe)
+    with Worker(engine) as worker:
+        worker.load(path, **options)
+        worker.send({"type": "score", "id": 3, "tokens": TOKENS, "logits_path": str(pipe), "decode_from": 30})
+        rows = np.frombuffer(pipe.read_bytes(), "<f4").reshape(-1, VOCAB)
+        scored = worker.answer()
+    assert (scored["type"], scored.get("positions")) == ("scored", len(TOKENS)), scored
+    assert nmse(rows, naive_logits(path, TOKENS)) < 1e-11
 
 
 @pytest.mark.parametrize("engine, options", ALL)
