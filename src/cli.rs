@@ -195,6 +195,9 @@ pub struct ReportArgs {
     /// Also show the time of every generation in order
     #[arg(long)]
     pub timing: bool,
+    /// With -o md: draw the plots into SVG files of this folder, and show them in the text
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["row", "col", "table", "metric"])]
+    pub pictures: Option<PathBuf>,
     /// Put the results of all files into tables by keys: these run down. Keys: metric, model,
     /// quant, engine, device, threads, batch, prompt, prompt-len, gen-len, depth, label, prompt-set, cpu,
     /// commit, file

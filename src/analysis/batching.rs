@@ -96,27 +96,65 @@ pub fn in_words(record: &Record) -> Vec<String> {
     sentences
 }
 
-fn of_arm(record: &Record, arm: &Arm) -> Option<String> {
-    let (host, model, precision) = (&record.host, record.model_of(arm), arm.precision.as_ref()?);
-    let bandwidth = host.measured_read_bandwidth_bytes_per_s?;
-    let compute = precision.compute.split('+').next()?;
-    let macs = &host.measured_macs_per_s;
+/// Decoded tokens of all sequences together per second, with its interval.
+pub fn together(arm: &Arm) -> Option<(f64, Option<[f64; 2]>)> {
+    let (b, decode) =
+        (f64::from(arm.point.batch.unwrap_or(1)), arm.metrics.get(&Metric::DecodeTps)?);
+    Some((b * decode.mean, decode.ci95.map(|ends| ends.map(|end| b * end))))
+}
+
+/// Tokens of all sequences per second that the machine would allow at the batch of an arm.
+pub fn ceiling(record: &Record, arm: &Arm) -> Option<f64> {
+    let b = f64::from(arm.point.batch.unwrap_or(1));
+    let step = Limits::of(record, arm)?.step;
+    Some(b / (step.weights + b * step.cache).max(b * step.arithmetic))
+}
+
+/// What bounds an arm's decode steps.
+struct Limits<'a> {
+    step: Step,
+    bandwidth: f64,
+    format: &'a str,
+    peak: f64,
+}
+
+impl<'a> Limits<'a> {
+    fn of(record: &'a Record, arm: &Arm) -> Option<Self> {
+        let (host, model) = (&record.host, record.model_of(arm));
+        let precision = arm.precision.as_ref()?;
+        let bandwidth = host.measured_read_bandwidth_bytes_per_s?;
+        let (format, peak) = arithmetic(record, arm)?;
+        let of_setting = |name: &str| arm.settings.get(name).and_then(serde_json::Value::as_u64);
+        let bytes = of_setting("weight_bytes_per_token").or(model.weight_bytes_per_token)?;
+        let weights = model.weights_per_token?;
+        let positions = record
+            .workload
+            .prompts
+            .iter()
+            .map(|p| f64::from(p.depth) + f64::from(p.n_prompt) + f64::from(p.n_gen) / 2.0);
+        let position = positions.sum::<f64>() / record.workload.prompts.len().max(1) as f64;
+        let kv_bytes = if precision.kv.contains("32") { 4.0 } else { 2.0 };
+        let step = Step {
+            weights: bytes as f64 / bandwidth,
+            cache: position * kv_bytes * model.kv_values_per_position? as f64 / bandwidth,
+            arithmetic: weights as f64 / peak.0,
+        };
+        Some(Self { step, bandwidth, format, peak: peak.0 })
+    }
+}
+
+/// The arithmetic that an arm computes in and the processor's measured peak of it, that of f32 where
+/// its own was not measured.
+pub fn arithmetic<'a>(record: &'a Record, arm: &Arm) -> Option<(&'a str, MacsPerSecond)> {
+    let compute = arm.precision.as_ref()?.compute.split('+').next()?;
+    let macs = &record.host.measured_macs_per_s;
     let (format, peak) = macs.get_key_value(compute).or_else(|| macs.get_key_value("f32"))?;
-    let of_setting = |name: &str| arm.settings.get(name).and_then(serde_json::Value::as_u64);
-    let bytes = of_setting("weight_bytes_per_token").or(model.weight_bytes_per_token)?;
-    let weights = model.weights_per_token?;
-    let positions = record
-        .workload
-        .prompts
-        .iter()
-        .map(|p| f64::from(p.depth) + f64::from(p.n_prompt) + f64::from(p.n_gen) / 2.0);
-    let position = positions.sum::<f64>() / record.workload.prompts.len().max(1) as f64;
-    let kv_bytes = if precision.kv.contains("32") { 4.0 } else { 2.0 };
-    let step = Step {
-        weights: bytes as f64 / bandwidth,
-        cache: position * kv_bytes * model.kv_values_per_position? as f64 / bandwidth,
-        arithmetic: weights as f64 / peak,
-    };
+    Some((format, MacsPerSecond(*peak)))
+}
+
+fn of_arm(record: &Record, arm: &Arm) -> Option<String> {
+    let model = record.model_of(arm);
+    let Limits { step, bandwidth, format, peak } = Limits::of(record, arm)?;
     let limit = match step.takes_over() {
         Some(batch) => format!("Arithmetic takes over at a batch of {batch}"),
         None => "Arithmetic takes over at no batch: reading the caches takes longer".into(),
@@ -128,7 +166,7 @@ fn of_arm(record: &Record, arm: &Arm) -> Option<String> {
         Seconds(step.weights),
         BytesPerSecond(bandwidth),
         Seconds(step.arithmetic),
-        MacsPerSecond(*peak),
+        MacsPerSecond(peak),
         Seconds(step.cache),
     ))
 }
@@ -145,6 +183,21 @@ mod tests {
         assert_eq!(Step { cache: 0.5, ..step }.takes_over(), Some(32));
         assert_eq!(Step { cache: 1.0, ..step }.takes_over(), None);
         assert_eq!(Step { arithmetic: 20.0, ..step }.takes_over(), Some(1));
+    }
+
+    #[test]
+    fn the_ceiling_grows_with_the_batch_until_arithmetic_takes_over() {
+        let mut record = testing::record();
+        record.host.measured_macs_per_s.insert("int8".into(), 1.0e12);
+        let at = |batch: u32| {
+            let mut arm = record.arms[0].clone();
+            arm.point.batch = Some(batch);
+            ceiling(&record, &arm).unwrap()
+        };
+        // 803 MB at 33.4 GB/s, and 1.24 G products at 1 T a second.
+        assert!((at(1) - 41.4).abs() < 1.0, "{}", at(1));
+        assert!(at(8) > 7.0 * at(1));
+        assert!((at(512) - 1.0e12 / 1.24e9).abs() < 1.0, "{}", at(512));
     }
 
     #[test]

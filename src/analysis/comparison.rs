@@ -56,7 +56,7 @@ fn at_batch_of<'a>(arm: &Arm, base: &'a Arm, record: &'a Record) -> Option<&'a A
 }
 
 /// `None` if either arm lacks the metric or has values that are not positive.
-fn compare(arm: &Arm, base: &Arm, metric: Metric) -> Option<Comparison> {
+pub(super) fn compare(arm: &Arm, base: &Arm, metric: Metric) -> Option<Comparison> {
     let (ours, theirs) = (arm.metrics.get(&metric)?, base.metrics.get(&metric)?);
     let (a, b) = (Sample::new(&ours.values).ok()?, Sample::new(&theirs.values).ok()?);
     let ratio = match ours.better {

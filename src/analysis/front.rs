@@ -2,7 +2,7 @@
 //! Pareto front).
 
 use crate::metric::{Better, Metric};
-use crate::record::Arm;
+use crate::record::{Arm, Loss};
 
 /// A figure of which less is better, with the ends of its interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,6 +29,28 @@ pub fn front(arms: &[Arm]) -> Vec<bool> {
     figures.iter().map(on).collect()
 }
 
+/// Half of the 95 % interval of a mean divergence; absent with one window.
+pub fn half_width(loss: &Loss) -> Option<f64> {
+    loss.kl_se.map(|se| Z * se)
+}
+
+/// Of points by (cost, gain), those that no other one beats in both, from the cheapest on: where a
+/// picture draws the edge.
+pub fn edge(points: &[(f64, f64)]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    order.sort_by(|a, b| {
+        let (a, b) = (points[*a], points[*b]);
+        a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1))
+    });
+    let mut best = f64::NEG_INFINITY;
+    order.retain(|i| {
+        let beats = points[*i].1 > best;
+        best = best.max(points[*i].1);
+        beats
+    });
+    order
+}
+
 /// Decode rate, divergence, and peak of the device's memory.
 fn figures(arm: &Arm) -> [Option<Figure>; 3] {
     let peak = match arm.metrics.contains_key(&Metric::PeakGpuBytes) {
@@ -38,7 +60,7 @@ fn figures(arm: &Arm) -> [Option<Figure>; 3] {
     let loss = arm.quality.as_ref().map(|quality| match &quality.loss {
         None => Figure { value: 0.0, low: 0.0, high: 0.0 },
         Some(loss) => {
-            let (mean, half) = (loss.kl.mean, Z * loss.kl_se.unwrap_or(f64::INFINITY));
+            let (mean, half) = (loss.kl.mean, half_width(loss).unwrap_or(f64::INFINITY));
             Figure { value: mean, low: mean - half, high: mean + half }
         }
     });
@@ -57,43 +79,7 @@ fn metric(arm: &Arm, metric: Metric) -> Option<Figure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::testing;
-    use crate::record::{Loss, Quality, Quantiles};
-
-    /// A point with intervals of one percent; `kl` 0 is the reference.
-    fn point(decode: f64, kl: f64, peak: f64) -> Arm {
-        let mut record = testing::record();
-        crate::analysis::summarize(&mut record);
-        let mut arm = record.arms.swap_remove(0);
-        for (metric, mean) in [(Metric::DecodeTps, decode), (Metric::PeakHostBytes, peak)] {
-            let summary = arm.metrics.get_mut(&metric).unwrap();
-            summary.mean = mean;
-            summary.ci95 = Some([0.99 * mean, 1.01 * mean]);
-        }
-        let quantiles = Quantiles { mean: kl, median: kl, p90: kl, p99: kl, p999: kl };
-        let loss = Loss {
-            ln_ppl_ratio: kl,
-            ln_ppl_ratio_se: None,
-            kl: quantiles,
-            kl_se: Some(kl / 100.0),
-            kl_by_confidence: Vec::new(),
-            top1: 1.0,
-            rms_delta_p: 0.0,
-        };
-        arm.quality = Some(Quality {
-            reference: "F16".into(),
-            text: "standard".into(),
-            text_sha256: String::new(),
-            windows: 10,
-            window: 512,
-            positions: 2550,
-            ppl: 10.0,
-            ppl_reference: 10.0,
-            loss: (kl > 0.0).then_some(loss),
-            floor: None,
-        });
-        arm
-    }
+    use crate::analysis::testing::judged as point;
 
     #[test]
     fn a_point_is_beaten_by_one_that_is_better_beyond_the_noise_and_worse_in_nothing() {
@@ -103,6 +89,13 @@ mod tests {
         let clumsy = point(30.0, 0.06, 0.9e9);
         let as_good = point(39.9, 0.0501, 0.8e9);
         assert_eq!(front(&[f16, q8, q4, clumsy, as_good]), [true, true, true, false, true]);
+    }
+
+    #[test]
+    fn the_edge_rises_from_the_cheapest_to_the_best() {
+        let points = [(0.3, 40.0), (0.0, 10.0), (0.1, 5.0), (0.1, 20.0), (0.4, 40.0)];
+        assert_eq!(edge(&points), [1, 3, 0]);
+        assert_eq!(edge(&[]), [0usize; 0]);
     }
 
     #[test]

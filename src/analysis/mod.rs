@@ -2,6 +2,7 @@
 //! plain reading. Reads records only, so it works on files from another machine and day.
 
 pub mod batching;
+pub mod ceiling;
 mod comparison;
 pub mod divergence;
 pub mod evidence;
@@ -10,6 +11,7 @@ pub mod foreign;
 pub mod front;
 pub mod gate;
 mod gpu;
+pub mod latency;
 mod memory;
 pub mod noise;
 pub mod pairing;

@@ -1,14 +1,19 @@
 //! States the result in a few sentences that claim no more than the numbers do.
 
-use super::{baseline, batching, failure, kind_name, ok_launches, tokens};
+mod judged;
+
+use super::{baseline, batching, ceiling, failure, kind_name, ok_launches, tokens};
 use crate::metric::Metric;
 use crate::number::{Form, text};
-use crate::record::{Arm, Comparison, Launch, Record};
-use crate::units::{Bytes, BytesPerSecond, Seconds, three_digits};
+use crate::record::{Arm, Comparison, Record};
+use crate::units::{Bytes, Seconds, three_digits};
 
 /// The result in plain sentences, each of which can be quoted alone. Expects summaries and
 /// comparisons to be filled; empty if no launch succeeded and none failed.
 pub fn reading(record: &Record) -> Vec<String> {
+    if record.arms.iter().any(|arm| arm.quality.is_some()) {
+        return judged::reading(record);
+    }
     let base = baseline_arm(record);
     let others: Vec<&Arm> = record
         .arms
@@ -33,12 +38,16 @@ pub fn reading(record: &Record) -> Vec<String> {
     }
     sentences.extend(batching::in_words(record));
     sentences.extend(same_tokens(record));
-    sentences.extend(record.arms.iter().filter_map(|arm| {
+    sentences.extend(failures(record));
+    sentences
+}
+
+fn failures(record: &Record) -> impl Iterator<Item = String> {
+    record.arms.iter().filter_map(|arm| {
         let error = failure(arm)?;
         let line = error.message.lines().find(|l| !l.trim().is_empty()).unwrap_or("no message");
         Some(format!("{} failed ({}): {}.", arm.label, kind_name(error.kind), trimmed(line)))
-    }));
-    sentences
+    })
 }
 
 /// The arm that the comparisons name, otherwise the default baseline.
@@ -127,14 +136,8 @@ fn memory_compared(arm: &Arm, base: &Arm) -> Option<String> {
 fn bandwidth(record: &Record, arm: &Arm) -> Option<String> {
     let rate = arm.metrics.get(&Metric::DecodeTps)?.mean;
     let mbu = arm.metrics.get(&Metric::Mbu)?.mean;
-    let around = |launch: &Launch| launch.environment.read_bandwidth_bytes_per_s;
-    let mut rates: Vec<f64> = arm.launches.iter().filter_map(around).flatten().collect();
-    rates.sort_by(f64::total_cmp);
-    // A card's is read once, before the session, and so it was in early records.
-    let (measured, when) = match rates.get(rates.len() / 2) {
-        Some(rate) => (*rate, " around its launches"),
-        None => (record.host.read_bandwidth(arm.point.device.unwrap_or_default())?, ""),
-    };
+    let read = ceiling::bandwidth(record, arm)?;
+    let when = if read.around { " around its launches" } else { "" };
     let ceiling = rate / mbu;
     ceiling.is_finite().then(|| {
         format!(
@@ -143,7 +146,7 @@ fn bandwidth(record: &Record, arm: &Arm) -> Option<String> {
             three_digits(rate),
             arm.label,
             text(mbu, Form::Percent(0)),
-            BytesPerSecond(measured),
+            read.rate,
             three_digits(ceiling)
         )
     })

@@ -8,9 +8,9 @@ use serde_json::json;
 use crate::metric::{Metric, Values};
 use crate::record::Precision;
 use crate::record::{
-    Arm, Build, Environment, FailureKind, Host, How, Launch, LaunchError, Memory, MemoryPart,
-    Model, Part, Point, Profile, PromptRun, Record, Role, Run, SCHEMA, Status, WeightsSource,
-    Workload, WorkloadPrompt,
+    Arm, Build, Environment, FailureKind, Host, How, Launch, LaunchError, Loss, Memory, MemoryPart,
+    Model, Part, Point, Profile, PromptRun, Quality, Quantiles, Record, Role, Run, SCHEMA, Status,
+    WeightsSource, Workload, WorkloadPrompt,
 };
 
 /// The factors by which the launches of an arm differ.
@@ -172,6 +172,41 @@ fn point(engine: &str) -> Point {
         threads: Some(2),
         ..Point::default()
     }
+}
+
+/// A point with intervals of one percent; `kl` 0 is the reference.
+pub fn judged(decode: f64, kl: f64, peak: f64) -> Arm {
+    let mut record = record();
+    crate::analysis::summarize(&mut record);
+    let mut arm = record.arms.swap_remove(0);
+    for (metric, mean) in [(Metric::DecodeTps, decode), (Metric::PeakHostBytes, peak)] {
+        let summary = arm.metrics.get_mut(&metric).unwrap();
+        summary.mean = mean;
+        summary.ci95 = Some([0.99 * mean, 1.01 * mean]);
+    }
+    let quantiles = Quantiles { mean: kl, median: kl, p90: kl, p99: kl, p999: kl };
+    let loss = Loss {
+        ln_ppl_ratio: kl,
+        ln_ppl_ratio_se: None,
+        kl: quantiles,
+        kl_se: Some(kl / 100.0),
+        kl_by_confidence: Vec::new(),
+        top1: 1.0,
+        rms_delta_p: 0.0,
+    };
+    arm.quality = Some(Quality {
+        reference: "F16".into(),
+        text: "standard".into(),
+        text_sha256: String::new(),
+        windows: 10,
+        window: 512,
+        positions: 2550,
+        ppl: 10.0,
+        ppl_reference: 10.0,
+        loss: (kl > 0.0).then_some(loss),
+        floor: None,
+    });
+    arm
 }
 
 /// An arm whose launches all failed to compile.

@@ -72,6 +72,7 @@ pub fn measure(
     if written.is_ok() {
         let (files, launches) = (measured.path.with_extension(""), measured.launches());
         say(&format!("wrote {}.{{json,csv,md}} ({launches} launches)", files.display()));
+        say(&format!("the page to read or share: {}", files.with_extension("html").display()));
     }
     // Shown even if it could not be written: nothing else is left then.
     let shown = print(&render_with(&measured.record, format, Style::of_stdout(), wanted));

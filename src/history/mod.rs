@@ -16,6 +16,6 @@ pub use earlier::{PLACE, earlier};
 pub use exchange::{Form, import, write_out};
 pub use file::of_file;
 pub use filter::{BadSince, Filter, since};
-pub use series::{Course, Group, Point, Revision, Series};
+pub use series::{Course, Group, Point, Revision, Series, courses_of};
 pub use session::{Session, sessions};
 pub use store::{Added, Line, Store};

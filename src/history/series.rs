@@ -2,13 +2,16 @@
 //! it changed.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 
+use super::session::sessions;
 use super::{Filter, Identity, Store};
 use crate::interrupt;
 use crate::metric::{Better, Metric};
+use crate::record::Record;
 use crate::stats::{self, ChangeKind, ChangePoint, Interval, Levels, Search};
 
 /// The build that was measured.
@@ -149,6 +152,17 @@ impl Store {
         }
         Ok(all)
     }
+}
+
+/// The lines of a metric in some records alone, without a database.
+///
+/// # Errors
+/// A record's values do not fit into a history, or two records have one id and other values.
+pub fn courses_of(records: &[Record], metric: Metric, margin: f64) -> Result<Vec<Course>> {
+    let mut store = Store::in_memory(Path::new("these results"))?;
+    let all = records.iter().map(sessions).collect::<Result<Vec<_>>>()?;
+    store.add(all.into_iter().flatten().map(Ok))?;
+    store.courses(metric, &Filter::default(), margin)
 }
 
 fn groups(series: &Series) -> Vec<Group> {

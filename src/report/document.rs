@@ -26,12 +26,16 @@ pub enum Block {
     Heading(Level, String),
     /// What the reader must know before reading any number.
     Caution(String),
+    /// The result in sentences, before any number.
+    Lead(Vec<String>),
     /// The outcome, in one sentence.
     Verdict(String, Tone),
     /// Names, and the facts for each.
     Facts(Vec<(String, String)>),
     Table(Table),
     Plot(Plot),
+    /// Plots side by side.
+    Panels(Vec<Plot>),
     /// A paragraph.
     Text(String),
     /// How to read the table above, one paragraph per entry.
@@ -39,6 +43,15 @@ pub enum Block {
     Remarks(Remarks),
     /// A summary and the blocks beneath it, hidden until opened in media that can hide.
     Fold(String, Vec<Block>),
+    /// A file that a page carries in itself.
+    Download(Download),
+}
+
+#[derive(Debug, Clone)]
+pub struct Download {
+    pub file: String,
+    pub media_type: &'static str,
+    pub bytes: Vec<u8>,
 }
 
 /// What a heading introduces.

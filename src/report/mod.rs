@@ -13,7 +13,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-pub use of::run::{render, render_all, render_with};
+pub use of::run::{render, render_all, render_with, with_pictures};
 
 use crate::record::{Record, write_atomically};
 
@@ -66,13 +66,15 @@ pub struct Sections {
     pub timing: bool,
 }
 
-/// Writes the record to `json`, and what people read beside it: `.csv` and `.md`.
+/// Writes the record to `json`, and what people read beside it: `.csv`, `.md` and the page, `.html`.
 ///
 /// # Errors
 /// A file cannot be written.
 pub fn write_files(record: &Record, json: &Path, wanted: Sections) -> Result<()> {
     record.write(json)?;
-    for (extension, format) in [("csv", Format::Csv), ("md", Format::Markdown)] {
+    for (extension, format) in
+        [("csv", Format::Csv), ("md", Format::Markdown), ("html", Format::Html)]
+    {
         let text = render_with(record, format, Style::PLAIN, wanted);
         write_atomically(&json.with_extension(extension), text.as_bytes())?;
     }

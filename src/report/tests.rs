@@ -235,6 +235,18 @@ fn every_line_of_csv_has_as_many_fields_as_the_header() {
 }
 
 #[test]
+fn a_note_that_several_engines_make_is_shown_once() {
+    let mut record = testing::record();
+    record.arms.iter_mut().for_each(|arm| arm.notes = vec!["weights are mapped".into()]);
+    record.arms[0].notes.push("packs its weights".into());
+    record.arms[3].notes.push("packs its weights".into());
+    let table = plain(&record, Format::Table);
+    assert_eq!(table.matches("weights are mapped").count(), 1, "{table}");
+    assert!(table.contains("all: weights are mapped"), "{table}");
+    assert!(table.contains("candle, pytorch-f32: packs its weights"), "{table}");
+}
+
+#[test]
 fn arms_without_tokens_in_common_are_still_reported() {
     let mut record = testing::record();
     record.arms = vec![testing::arm(&CANDLE_STOCK, 2), testing::arm(&PYTORCH_F32, 2)];

@@ -81,7 +81,7 @@ fn a_run_writes_the_keys_that_other_programs_rely_on() {
         .iter()
         .map(|p| p.file_name().unwrap().to_str().unwrap().to_string())
         .collect();
-    for extension in ["json", "csv", "md"] {
+    for extension in ["json", "csv", "md", "html"] {
         let of_form = |f: &&String| {
             let stamp = f.strip_prefix("benchmark_").and_then(|f| f.strip_suffix(extension));
             stamp.is_some_and(|s| s.len() == "20260101_101010.".len())
@@ -97,10 +97,31 @@ fn report_shows_a_record_again_in_every_form() {
     let json = record.to_str().unwrap();
     let again = output(dir.path(), &["report", json]);
     assert_eq!(text(&again.stdout), text(&out.stdout), "the table of the run itself");
-    for (format, extension) in [("csv", "csv"), ("md", "md")] {
+    let page = record.with_extension("html");
+    let told = text(&out.stderr);
+    assert!(told.contains(page.file_name().unwrap().to_str().unwrap()), "{told}");
+    for (format, extension) in [("csv", "csv"), ("md", "md"), ("html", "html")] {
         let shown = output(dir.path(), &["report", json, "-o", format]);
         let written = std::fs::read(record.with_extension(extension)).unwrap();
         assert_eq!(text(&shown.stdout), text(&written));
+    }
+}
+
+#[test]
+fn markdown_shows_pictures_from_files_of_their_own() {
+    let (dir, _) = small_run(&[]);
+    let record = only_record(dir.path());
+    let args = ["report", record.to_str().unwrap(), "--pictures", "plots"];
+    let refused = output(dir.path(), &args);
+    assert_eq!(refused.status.code(), Some(2), "a table holds no pictures");
+    let shown = done(output(dir.path(), &[&args[..], &["-o", "md"]].concat()));
+    let drawn = files(&dir.path().join("plots"));
+    assert!(drawn.len() >= 2, "{drawn:?}");
+    for file in drawn {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(shown.contains(&format!("](plots/{name})")), "{name} in {shown}");
+        let svg = std::fs::read_to_string(&file).unwrap();
+        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{name}");
     }
 }
 

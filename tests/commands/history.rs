@@ -322,7 +322,7 @@ fn track_runs_and_adds_in_one() {
     let list: Vec<Value> = serde_json::from_str(&done(list)).unwrap();
     assert_eq!((list.len(), &list[0]["sessions"]), (1, &json!(1)));
     let left = files(&dir.path().join("results"));
-    assert_eq!(left.len(), 4, "json, csv, md and the history: {left:?}");
+    assert_eq!(left.len(), 5, "json, csv, md, html and the history: {left:?}");
 }
 
 // ---- text and back ----

@@ -96,7 +96,7 @@ fn resumes_after(signal: Signal) {
         assert_eq!(old.launches, new.launches[..old.launches.len()]);
     }
     assert_eq!((&before.run.id, &before.run.command), (&after.run.id, &after.run.command));
-    for extension in ["csv", "md"] {
+    for extension in ["csv", "md", "html"] {
         assert!(path.with_extension(extension).exists());
     }
     refused(dir.path(), &path, &[], &["complete", path.to_str().unwrap()]);

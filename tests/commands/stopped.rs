@@ -39,7 +39,11 @@ fn a_stop_while_an_engine_hangs_in_load_or_generation_keeps_the_record() {
         nothing_runs(dir.path());
         let record = Record::read(&only_record(dir.path())).unwrap();
         assert!(!record.run.complete && record.arms[0].launches.is_empty());
-        assert_eq!(files(&dir.path().join("results")).len(), 3, "json, csv, md and nothing else");
+        assert_eq!(
+            files(&dir.path().join("results")).len(),
+            4,
+            "json, csv, md, html and nothing else"
+        );
     }
 }
 
@@ -201,7 +205,7 @@ fn a_disk_that_is_full_stops_the_run_at_once_and_no_finished_launch_is_lost() {
     assert!(said.contains("no room for another launch") && said.contains("; stopping"), "{said}");
     assert!(said.contains(&format!("{kept} of 30 launches are kept")), "{said}");
     assert_eq!(launches(&Record::read(&dir.path().join("whole.json")).unwrap()), 30);
-    assert_eq!(lines[3..].len(), 3, "nothing but the result is left: {told}");
+    assert_eq!(lines[3..].len(), 4, "nothing but the result is left: {told}");
 }
 
 /// Puts the shipped model's copy into the cache, which a process limited to small files could not

@@ -15,7 +15,15 @@ fn loss(quality: &Quality) -> &Loss {
 fn quality_stands_beside_speed_and_falls_with_the_bits_far_above_the_noise() {
     let dir = tempfile::tempdir().unwrap();
     let shown = done(output(dir.path(), &[&SMALL[..], &["--quant", "q4_0,f16,q8_0"]].concat()));
-    for word in ["Front", "PPL", "KL mean", "noise floor", "On the front: ", "candle:Q8_0"] {
+    for word in [
+        "Front",
+        "PPL",
+        "KL mean",
+        "noise floor",
+        "Reading",
+        "nats a token and keeps",
+        "candle:Q8_0",
+    ] {
         assert!(shown.contains(word), "{word} in {shown}");
     }
     let path = only_record(dir.path());
@@ -23,6 +31,10 @@ fn quality_stands_beside_speed_and_falls_with_the_bits_far_above_the_noise() {
     assert!(name.starts_with("sweep_"), "{name}");
     let markdown = std::fs::read_to_string(path.with_extension("md")).unwrap();
     assert!(markdown.contains("KL mean"), "{markdown}");
+    let page = std::fs::read_to_string(path.with_extension("html")).unwrap();
+    for part in ["Decode speed against what quantization loses", "Environment", "Raw data"] {
+        assert!(page.contains(part), "{part}");
+    }
 
     let record = Record::read(&path).unwrap();
     let quality = |quant: &str| -> Quality {

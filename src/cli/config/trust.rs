@@ -220,6 +220,7 @@ mod tests {
                 "quantize.force",
                 "quantize.out",
                 "quantize.out-dir",
+                "report.pictures",
                 "run.python",
                 "run.resume",
                 "sweep.python",

@@ -12,8 +12,9 @@ use crate::metric::Metric;
 use crate::number::{self, Form, Scale, count};
 use crate::record::WeightsSource;
 use crate::report::document::{Block, Cell, Column, Document, Level, Measured, Table, Tone};
-use crate::report::plot::svg::{self, Svg};
-use crate::report::plot::{self, Plot};
+use crate::report::plot::{
+    self, Axis, Field, Look, Plot, Reach, Series as Drawn, Shape, Steps, svg,
+};
 use crate::report::{Format, Style, write};
 use crate::stats::{ChangeKind, ChangePoint};
 use crate::text::clean;
@@ -266,26 +267,21 @@ pub fn sparklines(courses: &[Course], style: Style) -> String {
 
 /// Draws the lines as one picture.
 pub fn picture(courses: &[Course]) -> String {
-    svg::render(&courses.iter().map(figure).collect::<Vec<_>>(), Svg::Alone)
+    svg::alone(&courses.iter().map(figure).collect::<Vec<_>>())
 }
 
 /// A line to be drawn.
-fn figure(course: &Course) -> Plot {
+pub(super) fn figure(course: &Course) -> Plot {
     let series = &course.series;
     let scale = scale(course);
-    let point = |p: &crate::history::Point| {
-        let half_width = p.interval().map(|i| (i.high - i.low) / 2.0);
+    let place = |p: &crate::history::Point| {
         let label = series.revision(p).label().map(|label| clean(&label));
-        let told = format!(
-            "{}, {}: {} {}, {}",
-            label.as_deref().unwrap_or("no commit"),
-            date(p.place),
-            scale.text(p.mean, half_width),
-            scale.unit,
-            count(p.n as usize, "launch")
-        );
-        let labels = [label.unwrap_or_else(|| number::DASH.into()), date(p.place)];
-        plot::Point { mean: p.mean, half_width, labels, told }
+        [label.unwrap_or_else(|| "no commit".into()), date(p.place)]
+    };
+    let point = |(i, p): (usize, &crate::history::Point)| {
+        let half_width = p.interval().map(|i| (i.high - i.low) / 2.0);
+        let note = count(p.n as usize, "launch");
+        plot::Point { note, ..plot::Point::new(i as f64, p.mean, Reach::half(half_width)) }
     };
     let change = |c: &ChangePoint| plot::Change {
         index: c.index,
@@ -303,13 +299,21 @@ fn figure(course: &Course) -> Plot {
             aside(course, c)
         ),
     };
-    Plot {
-        title: title(course),
-        facts: facts(course),
-        scale,
-        points: series.points.iter().map(point).collect(),
+    let places = Steps::Named(series.points.iter().map(place).collect());
+    let line = Drawn {
+        name: String::new(),
+        hue: 0,
+        look: Look::Line,
+        points: series.points.iter().enumerate().map(point).collect(),
+    };
+    let field = Field {
+        x: Axis::count("Session", places),
+        y: Axis::new(series.metric.title(), scale, Steps::Linear),
+        series: vec![line],
+        edge: Vec::new(),
         changes: course.changes().iter().map(change).collect(),
-    }
+    };
+    Plot { title: title(course), facts: facts(course), shape: Shape::Field(Box::new(field)) }
 }
 
 /// `Decode · candle · llama3-1b Q4_0, SYNTHETIC weights · quick`.

@@ -8,6 +8,7 @@ pub mod gate;
 pub mod history;
 pub mod lists;
 pub mod outline;
+mod page;
 pub mod run;
 mod sections;
 pub mod self_check;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{SYNTHETIC, batch, sections, sustained, sweep, verify, weights};
+use super::{SYNTHETIC, batch, page, sections, sustained, sweep, verify, weights};
 use crate::analysis;
 use crate::metric::{Better, Metric, Rank, Values};
 use crate::number::{Form, Scale, count, three_digits};
@@ -36,15 +36,32 @@ pub fn render_all(records: &[Record], format: Format, style: Style, wanted: Sect
     match format {
         Format::Csv => records.iter().map(|r| write::csv::render(&rows(r))).collect(),
         Format::Json => records.iter().map(write::json::whole).collect(),
-        // A single page holds them all.
-        Format::Html => write::for_readers(format, style, |medium| Document {
-            blocks: records.iter().flat_map(|r| document(r, wanted, medium).blocks).collect(),
-        }),
+        // A single page holds them all, with every section.
+        Format::Html => write::html::render(&page::document(&records)),
         Format::Table | Format::Markdown => {
             let set = |r| write::for_readers(format, style, |medium| document(r, wanted, medium));
             records.iter().map(set).collect()
         }
     }
+}
+
+/// Markdown with pictures, and their files; the text shows them from `folder`.
+pub fn with_pictures(
+    records: &[Record],
+    wanted: Sections,
+    folder: &str,
+) -> (String, Vec<write::markdown::Picture>) {
+    let mut text = String::new();
+    let mut files = Vec::new();
+    for (i, record) in records.iter().map(summarized).enumerate() {
+        let prefix = if records.len() > 1 { format!("{}-", i + 1) } else { String::new() };
+        let plots = page::pictures(&record);
+        let (shown, pictures) = write::markdown::plotted(&plots, folder, &prefix);
+        text += &write::markdown::render(&document(&record, wanted, Medium::Page));
+        text += &format!("\n{shown}\n");
+        files.extend(pictures);
+    }
+    (text, files)
 }
 
 /// A record with its summaries computed afresh from the launches.
@@ -96,9 +113,7 @@ fn document(record: &Record, wanted: Sections, medium: Medium) -> Document {
     }
     sections::add(&mut document, record, wanted, medium);
     sustained::add(&mut document, record);
-    // The points of a sweep have no baseline to be compared with.
-    let reading = if is_sweep { Vec::new() } else { analysis::reading(record) };
-    let reading = reading.into_iter().map(|s| clean(&s));
+    let reading = analysis::reading(record).into_iter().map(|s| clean(&s));
     match medium {
         Medium::Terminal => document.remarks(Remarks::all("Reading", Mark::Prose, reading)),
         Medium::Page => {
@@ -124,7 +139,7 @@ fn is_baseline(record: &Record, arm: &Arm) -> bool {
 }
 
 /// The model. For several models, what they share, and each model's own part where they differ.
-fn title(record: &Record) -> String {
+pub(super) fn title(record: &Record) -> String {
     let models = record.models();
     let each = |of: fn(&Model) -> &str| {
         let mut values: Vec<&str> = Vec::new();
@@ -155,7 +170,7 @@ fn title(record: &Record) -> String {
     joined(names.into_iter().chain(sizes).chain([weights]))
 }
 
-fn facts(record: &Record) -> Vec<(String, String)> {
+pub(super) fn facts(record: &Record) -> Vec<(String, String)> {
     let host = &record.host;
     let threads: BTreeSet<u32> = record.arms.iter().filter_map(|arm| arm.point.threads).collect();
     let threads = match threads.len() {
@@ -230,7 +245,7 @@ fn columns(corner: &str, record: &Record, states: bool) -> Table {
     Table { stub: 2, ..Table::new(columns) }
 }
 
-fn summary(record: &Record, medium: Medium) -> Table {
+pub(super) fn summary(record: &Record, medium: Medium) -> Table {
     let mut table = columns("", record, true);
     let mut text = |title: &str, of: &dyn Fn(&Arm) -> Cell| {
         let head = [title.into(), Cell::empty()];
@@ -334,7 +349,7 @@ pub fn best(better: Better, summaries: &[Option<&MetricSummary>]) -> Option<usiz
 
 /// The prompts in the order of the workload, then others that engines ran; `None` if there is only
 /// one. A terminal shows means alone.
-fn prompts(record: &Record, medium: Medium) -> Option<Table> {
+pub(super) fn prompts(record: &Record, medium: Medium) -> Option<Table> {
     let mut ids: Vec<&String> = record.workload.prompts.iter().map(|p| &p.id).collect();
     for id in record.arms.iter().flat_map(|arm| arm.prompt_metrics.keys()) {
         if !ids.contains(&id) {
@@ -368,21 +383,34 @@ fn prompts(record: &Record, medium: Medium) -> Option<Table> {
     (ids.len() > 1 && !table.rows.is_empty()).then_some(table)
 }
 
-fn notes(record: &Record) -> Vec<String> {
-    let of = |arm: &Arm| -> Vec<String> {
+/// Each note once, with those who say it.
+pub(super) fn notes(record: &Record) -> Vec<String> {
+    let mut notes: Vec<(String, Vec<String>)> = Vec::new();
+    for arm in &record.arms {
         let prepared = arm.preparation.get("cold_start_ttft_s_empty_compile_cache").map(|s| {
             let took = Seconds(*s);
             format!(
                 "with an empty compile cache its cold start took {took} (once, not in the table)"
             )
         });
-        let notes = arm.notes.iter().cloned().chain(prepared);
-        notes.map(|note| format!("{}: {}", clean(&arm.label), clean(&note))).collect()
+        for note in arm.notes.iter().cloned().chain(prepared) {
+            let (label, note) = (clean(&arm.label), clean(&note));
+            match notes.iter_mut().find(|(known, _)| *known == note) {
+                Some((_, labels)) if labels.contains(&label) => {}
+                Some((_, labels)) => labels.push(label),
+                None => notes.push((note, vec![label])),
+            }
+        }
+    }
+    let all = record.arms.len();
+    let said = |(note, labels): (String, Vec<String>)| match labels.len() {
+        n if n > 2 && n == all => format!("all: {note}"),
+        _ => format!("{}: {note}", labels.join(", ")),
     };
-    record.arms.iter().flat_map(of).collect()
+    notes.into_iter().map(said).collect()
 }
 
-fn legend(record: &Record) -> Vec<String> {
+pub(super) fn legend(record: &Record) -> Vec<String> {
     let mut legend = Vec::new();
     if record.arms.iter().flat_map(|arm| arm.metrics.values()).any(|s| s.ci95.is_some()) {
         legend.push("± half of the 95 % interval over launches (Student's t)".to_string());

@@ -16,15 +16,32 @@ type Section = (Table, Vec<String>);
 
 /// Adds the requested sections.
 pub(super) fn add(document: &mut Document, record: &Record, wanted: Sections, medium: Medium) {
-    let mut sections = Vec::new();
     if wanted.profile {
-        sections.extend(memory(record));
-        sections.extend(stages(record, Phase::Decode));
-        sections.extend(stages(record, Phase::Prefill));
+        put(document, memory(record), medium);
+        add_stages(document, record, medium);
     }
     if wanted.timing {
-        sections.extend(record.arms.iter().filter_map(timing));
+        add_timing(document, record, medium);
     }
+}
+
+/// Every part of the peak memory, for a page.
+pub(super) fn add_memory(document: &mut Document, record: &Record) {
+    put(document, memory(record), Medium::Page);
+}
+
+/// Time per token by stage; nothing where none was profiled.
+pub(super) fn add_stages(document: &mut Document, record: &Record, medium: Medium) {
+    let phases = [Phase::Decode, Phase::Prefill];
+    put(document, phases.into_iter().filter_map(|phase| stages(record, phase)), medium);
+}
+
+/// Every generation in order.
+pub(super) fn add_timing(document: &mut Document, record: &Record, medium: Medium) {
+    put(document, record.arms.iter().filter_map(timing), medium);
+}
+
+fn put(document: &mut Document, sections: impl IntoIterator<Item = Section>, medium: Medium) {
     for (table, remarks) in sections {
         document.push(Block::Table(table));
         document.footnotes(medium, remarks);

@@ -3,8 +3,8 @@
 
 use crate::analysis::front::front;
 use crate::metric::Metric;
-use crate::number::{Form, Scale, text};
-use crate::record::{Arm, Loss, Record};
+use crate::number::{Form, Scale};
+use crate::record::{Loss, Record};
 use crate::report::document::{Block, Cell, Column, Content, Document, Medium, Table, Tone};
 use crate::text::clean;
 
@@ -29,13 +29,29 @@ pub fn is_sweep(record: &Record) -> bool {
     record.arms.iter().any(|arm| arm.quality.is_some())
 }
 
-/// The tables, how to read them, and the front in words.
+/// The tables, and how to read them.
 pub fn add(document: &mut Document, record: &Record, medium: Medium) {
-    let on = front(&record.arms);
-    document.push(Block::Table(speed(record, &on)));
+    document.push(Block::Table(speed_alone(record)));
     document.push(Block::Table(quality(record)));
-    document.footnotes(medium, vec![legend(record)]);
-    document.push(Block::Text(in_words(record, &on)));
+    document.footnotes(medium, vec![format!("{SPEED}; {}", quality_legend(record))]);
+}
+
+/// Speed and memory alone, for a page.
+pub fn add_speed(document: &mut Document, record: &Record) {
+    document.push(Block::Table(speed_alone(record)));
+    document.push(Block::Legend(vec![format!("{SPEED}.")]));
+}
+
+/// Without the words beneath.
+pub fn speed_alone(record: &Record) -> Table {
+    speed(record, &front(&record.arms))
+}
+
+/// Quality alone, for a page.
+pub fn add_quality(document: &mut Document, record: &Record) {
+    document.push(Block::Table(quality(record)));
+    let legend = quality_legend(record);
+    document.push(Block::Legend(vec![legend]));
 }
 
 fn titled(record: &Record, title: &str) -> Column {
@@ -148,42 +164,22 @@ fn losses(loss: &Loss) -> Vec<Cell> {
     [ratio.into(), mean].into_iter().chain(quantiles).chain(shares).collect()
 }
 
-fn legend(record: &Record) -> String {
+/// Beneath the first table.
+const SPEED: &str = "● no other point is as good in decode, KL and memory and better in one of them \
+     beyond the noise; ± half of the 95 % interval over launches";
+
+fn quality_legend(record: &Record) -> String {
     let Some(quality) = record.arms.iter().find_map(|arm| arm.quality.as_ref()) else {
         return String::new();
     };
     format!(
-        "● no other point is as good in decode, KL and memory and better in one of them beyond the \
-         noise; ± half of the 95 % interval over launches, and the standard error over windows for \
-         quality; KL: of the next token's distribution from that on {}, in nats, over {} positions \
-         in {} windows of the text {}; noise floor: the reference against itself, perturbed by the \
-         size of its rounding: smaller differences mean nothing.",
+        "± of quality: the standard error over windows; KL: of the next token's distribution from \
+         that on {}, in nats, over {} positions in {} windows of the text {}; noise floor: the \
+         reference against itself, perturbed by the size of its rounding: smaller differences mean \
+         nothing.",
         clean(&quality.reference),
         quality.positions,
         quality.windows,
         clean(&quality.text)
     )
-}
-
-fn in_words(record: &Record, on: &[bool]) -> String {
-    let say = |arm: &Arm| -> Option<String> {
-        let decode = arm.metrics.get(&Metric::DecodeTps)?.mean;
-        let peak = arm.metrics.get(&Metric::PeakHostBytes)?.mean;
-        let loss = match &arm.quality.as_ref()?.loss {
-            None => "is the reference".to_string(),
-            Some(loss) => format!(
-                "loses {} nats a token and keeps {} of the first choices",
-                text(loss.kl.mean, Form::Significant),
-                text(loss.top1, Form::Percent(1))
-            ),
-        };
-        Some(format!(
-            "{} decodes {} tok/s in {} GB and {loss}",
-            clean(&arm.label),
-            text(decode, Form::Significant),
-            text(peak / 1e9, Form::Significant)
-        ))
-    };
-    let best = record.arms.iter().zip(on).filter(|(_, on)| **on).filter_map(|(arm, _)| say(arm));
-    format!("On the front: {}.", best.collect::<Vec<_>>().join("; "))
 }

@@ -50,12 +50,17 @@ fn document(model: &Model, verdicts: &[(&str, &Verification)]) -> Document {
             d.logit_sd
         )));
     }
+    add(&mut document, verdicts);
+    document
+}
+
+/// The table, and the reasons for failures.
+pub(super) fn add(document: &mut Document, verdicts: &[(&str, &Verification)]) {
     document.push(Block::Table(table(verdicts)));
     let reasons = verdicts
         .iter()
         .filter_map(|(name, v)| Some(clean(&format!("{name}: {}", v.reason.as_ref()?))));
     document.remarks(Remarks::all("", Mark::Plain, reasons));
-    document
 }
 
 fn table(verdicts: &[(&str, &Verification)]) -> Table {

@@ -5,10 +5,28 @@ use crate::number;
 use crate::report::document::{
     Block, Cell, Column, Content, Document, Level, Mark, Remark, Table, Tone,
 };
-use crate::report::plot::sparkline;
+use crate::report::plot::{Plot, sparkline, svg};
+
+/// A picture's file: its name, and what is in it.
+pub type Picture = (String, String);
 
 pub fn render(document: &Document) -> String {
     blocks(&document.blocks)
+}
+
+/// Plots as pictures in files of their own, which the text shows from `folder`.
+pub fn plotted(plots: &[Plot], folder: &str, prefix: &str) -> (String, Vec<Picture>) {
+    let mut texts = Vec::new();
+    let mut pictures = Vec::new();
+    for plot in plots {
+        let fit = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        let name: String = plot.title.chars().map(fit).collect();
+        let file = format!("{prefix}{name}.svg");
+        let place = [folder, &file].join("/").replace(' ', "%20");
+        texts.push(format!("![{}]({place})\n", escape(&plot.alternative())));
+        pictures.push((file, svg::alone(std::slice::from_ref(plot))));
+    }
+    (texts.join("\n"), pictures)
 }
 
 fn blocks(blocks: &[Block]) -> String {
@@ -27,10 +45,15 @@ fn block(block: &Block) -> String {
             facts.iter().map(|(name, fact)| format!("- {name}: {}\n", escape(fact))).collect()
         }
         Block::Table(table) => self::table(table),
-        Block::Plot(plot) => {
-            let spark = sparkline(plot.points.iter().map(|p| p.mean));
-            format!("### {}\n\n{}\n\n`{spark}`\n", escape(&plot.title), escape(&plot.facts))
-        }
+        Block::Plot(plot) => self::plot(plot),
+        Block::Panels(plots) => plots.iter().map(self::plot).collect::<Vec<_>>().join("\n"),
+        Block::Lead(sentences) => sentences
+            .iter()
+            .map(|text| format!("{}\n", escape(text)))
+            .collect::<Vec<_>>()
+            .join("\n"),
+        // Markdown lies beside the file.
+        Block::Download(_) => String::new(),
         Block::Text(text) => format!("{}\n", escape(text)),
         Block::Legend(lines) => format!("<sub>{}</sub>\n", escape(&lines.join(" "))),
         Block::Remarks(list) => list.items.iter().map(remark).collect(),
@@ -40,6 +63,11 @@ fn block(block: &Block) -> String {
             blocks(inside)
         ),
     }
+}
+
+fn plot(plot: &Plot) -> String {
+    let spark = sparkline(plot.spark().into_iter());
+    format!("### {}\n\n{}\n\n`{spark}`\n", escape(&plot.title), escape(&plot.facts))
 }
 
 fn remark(remark: &Remark) -> String {

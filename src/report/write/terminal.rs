@@ -11,7 +11,7 @@ use crate::report::Style;
 use crate::report::document::{
     Block, Column, Content, Document, Level, Mark, Measured, Remark, Remarks, Table, Tone,
 };
-use crate::report::plot::sparkline;
+use crate::report::plot::{Plot, sparkline};
 
 /// Longer labels are broken at a hyphen.
 const LABEL_WIDTH: usize = 14;
@@ -64,17 +64,25 @@ fn block(block: &Block, style: Style) -> String {
             paragraphs(facts.iter().map(row), style)
         }
         Block::Table(table) => fitting(table, style),
-        Block::Plot(plot) => {
-            let spark = sparkline(plot.points.iter().map(|p| p.mean));
-            format!("{}{}\n{spark}\n", bold(&plot.title, None, style), plot.facts)
-        }
+        Block::Plot(plot) => self::plot(plot, style),
+        Block::Panels(plots) => plots.iter().map(|p| self::plot(p, style)).collect(),
         Block::Text(text) => paragraphs([vec![Painted::new(text)]].into_iter(), style),
+        Block::Lead(sentences) => {
+            paragraphs(sentences.iter().map(|text| vec![Painted::new(text)]), style)
+        }
         Block::Legend(lines) => {
             paragraphs(lines.iter().map(|l| vec![Painted::new(l).fg(Color::DarkGrey)]), style)
         }
         Block::Remarks(list) => remarks(list, style),
         Block::Fold(summary, inside) => bold(summary, None, style) + &blocks(inside, style),
+        // The terminal's reader has the file.
+        Block::Download(_) => String::new(),
     }
+}
+
+fn plot(plot: &Plot, style: Style) -> String {
+    let spark = sparkline(plot.spark().into_iter());
+    format!("{}{}\n{spark}\n", bold(&plot.title, None, style), plot.facts)
 }
 
 fn remarks(list: &Remarks, style: Style) -> String {
