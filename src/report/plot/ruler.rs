@@ -9,6 +9,8 @@ const LEAST_SPAN: f64 = 0.05;
 const ROOM: f64 = 0.06;
 /// Of a logarithmic axis, for values that are not above zero.
 const ZERO_SLOT: f64 = 0.11;
+/// With more counts, an axis is marked at round values.
+const MOST_COUNTS: usize = 10;
 /// A log axis spans at least this factor.
 const LEAST_FACTOR: f64 = 1.6;
 
@@ -22,6 +24,8 @@ pub struct Ruler {
     factor: f64,
     /// Counts: no marks between whole numbers.
     whole: bool,
+    /// A few counts are marked where they are: 1, 2, 4, 8.
+    counts: Vec<f64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +107,13 @@ impl Ruler {
             }
         };
         let whole = axis.scale.digits == Some(0);
-        Self { kind, from, to, factor: axis.scale.factor, whole }
+        let mut counts: Vec<f64> = if whole { finite().collect() } else { Vec::new() };
+        counts.sort_by(f64::total_cmp);
+        counts.dedup();
+        if counts.len() > MOST_COUNTS || matches!(kind, Kind::Named { .. }) {
+            counts.clear();
+        }
+        Self { kind, from, to, factor: axis.scale.factor, whole, counts }
     }
 
     /// Where a value lies; a value beyond the axis lies at its end.
@@ -133,6 +143,16 @@ impl Ruler {
     pub fn ticks(&self, apart: f64) -> Vec<Tick> {
         let length = (self.to - self.from).abs();
         let most = (length / apart).max(2.0);
+        if !self.counts.is_empty() {
+            let mut ticks: Vec<Tick> = Vec::new();
+            for count in &self.counts {
+                let at = self.place(*count);
+                if ticks.last().is_none_or(|last| (at - last.at).abs() >= apart / 2.0) {
+                    ticks.push(Tick { at, label: format!("{count}") });
+                }
+            }
+            return ticks;
+        }
         match self.kind {
             Kind::Named { .. } => Vec::new(),
             Kind::Linear { low, high } => {
@@ -233,8 +253,11 @@ mod tests {
         assert_eq!(labels(&ruler(Steps::Log, &[100.0, 120.0])).len(), 2);
         let scale = Scale { unit: "", factor: 1.0, digits: Some(0) };
         let count = Axis::new("threads", scale, Steps::FromZero);
-        let count = Ruler::new(&count, &[1.0, 2.0], std::iter::empty(), [0.0, 400.0]);
-        assert_eq!(labels(&count), ["0", "1", "2"]);
+        let few = Ruler::new(&count, &[1.0, 8.0, 2.0, 8.0], std::iter::empty(), [0.0, 400.0]);
+        assert_eq!(labels(&few), ["1", "2", "8"]);
+        let many: Vec<f64> = (2..33).map(f64::from).collect();
+        let many = Ruler::new(&count, &many, std::iter::empty(), [0.0, 400.0]);
+        assert_eq!(labels(&many), ["0", "10", "20", "30"]);
         assert_eq!(plain(2.0, -5), "2e-5");
         assert_eq!(plain(1.0, 5), "100000");
         assert_eq!(plain(1.5, -1), "0.15");

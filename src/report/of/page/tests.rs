@@ -150,6 +150,29 @@ fn every_plot_has_its_words_and_a_table_of_the_numbers_that_it_draws() {
 }
 
 #[test]
+fn batches_are_a_line_beneath_what_the_machine_allows() {
+    let batch = |b: u32| {
+        let mut arm = testing::arm(&CANDLE, 3);
+        arm.label = format!("candle:b{b}");
+        arm.point.batch = Some(b);
+        arm
+    };
+    let arms = [1, 2, 4].map(batch).to_vec();
+    let mut record = Record { arms, ..testing::empty() };
+    record.host.measured_macs_per_s.insert("int8".into(), 1e12);
+    let page = document(&[summarized(&record)]);
+    let all = plots(&page);
+    let plot =
+        all.iter().find(|p| p.title == "Decode of all sequences together over batch").unwrap();
+    let Shape::Field(field) = &plot.shape else { panic!() };
+    let [course, bound] = &field.series[..] else { panic!("{:?}", field.series) };
+    let ratio = course.points[2].y / course.points[0].y;
+    assert!((ratio - 4.0).abs() < 1e-9, "as fast for each of four: {ratio}");
+    assert!(bound.points.iter().zip(&course.points).all(|(b, c)| b.x == c.x && b.y > c.y));
+    assert!(plot.facts.contains("broken"), "{}", plot.facts);
+}
+
+#[test]
 fn the_numbers_are_those_of_the_terminal() {
     let record = testing::record();
     let terminal = render(&record, Format::Table, Style::PLAIN);

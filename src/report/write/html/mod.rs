@@ -43,7 +43,11 @@ pub fn render(document: &Document) -> String {
                 style { (PreEscaped(svg::STYLE)) (PreEscaped(PAGE_STYLE)) }
             }
             body {
-                main { (writer.blocks(&document.blocks, &parts)) }
+                main {
+                    // A list has no title of its own.
+                    @if title.is_none() { h1 { "llm-bench" } }
+                    (writer.blocks(&document.blocks, &parts))
+                }
                 footer { "Made by llm-bench " (env!("CARGO_PKG_VERSION")) ". This page needs no network." }
             }
         }

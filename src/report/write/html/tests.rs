@@ -81,4 +81,5 @@ fn numbers_in_a_column_have_cells_for_value_interval_and_ratio() {
     ints.push(vec![Cell::number(3.0, Form::Count)]);
     let page = render(&Document { blocks: vec![Block::Table(ints)] });
     assert!(page.contains("<td class=\"n\">3</td>") && !page.contains("colspan"));
+    assert!(page.contains("<h1>llm-bench</h1>"), "a list has a heading too");
 }
