@@ -5,6 +5,7 @@
 //!
 //!     cargo bench --bench kernels                      everything, some minutes
 //!     cargo bench --bench kernels -- decode q4_0       what matches both words
+//!     cargo bench --bench kernels -- batch q4_0        a few tokens at once: both figures
 //!     THREADS=1 ROUNDS=5 cargo bench --bench kernels
 //!     ISA=avx2 cargo bench --bench kernels             other kernels than the best
 //!     MIB=1 cargo bench --bench kernels -- decode      matrices that stay in the cache: what the
@@ -59,6 +60,21 @@ fn main() {
         if wanted(&name) {
             let mut attention = Attention::new(kernels, depth, 1, threads);
             memory(&name, threads, rounds, attention.bytes(), || attention.run());
+        }
+    }
+    for encoding in encodings {
+        for tokens in [2, 4, 8, 12, 16, 32] {
+            let name = format!("batch {encoding} {tokens}");
+            if wanted(&name) {
+                let row = Products::new(kernels, encoding, [1, COLUMNS], 1, 1, 1).bytes();
+                let n = (weights / row / ROWS).max(1);
+                let mut all = Products::new(kernels, encoding, [ROWS, COLUMNS], n, tokens, threads);
+                all.run();
+                let times = (0..rounds).map(|_| seconds(|| all.run())).collect();
+                let (time, bytes, macs) = (median(times), all.bytes() as f64, all.macs() as f64);
+                let (memory, arithmetic) = (bytes / time * 1e-9, macs / time * 1e-9);
+                println!("{name:24} {memory:7.1} GB/s    {arithmetic:7.0} GMAC/s");
+            }
         }
     }
     let prefill: Vec<(String, &str, usize)> = encodings

@@ -8,8 +8,8 @@ use llm_bench::metric::Metric;
 use llm_bench::model::golden;
 use llm_bench::protocol::{Feature, Generate};
 use llm_bench::record::{FailureKind, Record, Role, Status};
-use support::engine::{with_tiny_loaded, with_tiny_loaded_for};
-use support::{done, only_record, output, text};
+use support::engine::{logits, question, with_tiny_loaded, with_tiny_loaded_for};
+use support::{done, only_record, output, repository, text};
 
 /// How many tokens are generated, and how many each prompt has.
 const TOKENS: usize = 24;
@@ -38,7 +38,27 @@ fn together(process: &mut Engine, prompts: &[Vec<u32>]) -> Result<Vec<Vec<u32>>,
     Ok([vec![generated.tokens], generated.others].concat())
 }
 
-/// A trained model's choices are clear, so rounding in another order changes none of them here.
+/// Whether float32 finds both tokens as likely behind these, within a hundredth of the logits' range:
+/// then rounding in another order may choose either.
+fn is_near_tie(before: &[u32], [a, b]: [u32; 2]) -> bool {
+    let model = repository("models/tiny.gguf");
+    let rows = logits("candle-f32", &question(&model, 512, before.to_vec()));
+    let row = rows.last().unwrap();
+    let best = row.iter().copied().fold(f32::MIN, f32::max);
+    let least = row.iter().copied().fold(f32::MAX, f32::min);
+    [a, b].iter().all(|id| best - row[*id as usize] < 0.01 * (best - least))
+}
+
+/// The same tokens, up to a near tie.
+fn assert_same(prompt: &[u32], got: &[u32], expected: &[u32], at: &str) {
+    let differs = got.iter().zip(expected).position(|(a, b)| a != b);
+    if let Some(i) = differs {
+        let before = [prompt, &expected[..i]].concat();
+        let tie = is_near_tie(&before, [got[i], expected[i]]);
+        assert!(tie, "{at}: token {i} of {got:?}, expected {expected:?}");
+    }
+}
+
 fn together_gives_the_tokens_of_each_alone(engine: &str, batches: &[usize]) {
     let most = *batches.iter().max().unwrap();
     let prompts = prompts(most);
@@ -54,7 +74,8 @@ fn together_gives_the_tokens_of_each_alone(engine: &str, batches: &[usize]) {
             let got = together(&mut process, prompts).unwrap();
             for (prompt, got) in prompts.iter().zip(got) {
                 let s = self::prompts(most).iter().position(|p| p == prompt).unwrap();
-                assert_eq!(got, expected[s], "{engine}, batch {n}, sequence {s}");
+                let at = format!("{engine}, batch {n}, sequence {s}");
+                assert_same(prompt, &got, &expected[s], &at);
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::kernels::activations::{Int8Batch, Rounded};
 use crate::kernels::amx::TileTokens;
 use crate::kernels::format::{BLOCK, FloatKind, Kind};
 use crate::kernels::pack::{Int8Rows, ROWS};
-use crate::kernels::{Cpu, Isa, STREAMS, with_cpu};
+use crate::kernels::{Cpu, Isa, MOST_GEMM_TOKENS, STREAMS, with_cpu};
 use crate::math::silu_times;
 use crate::pool::{Pool, Scatter};
 use crate::resident::bytes_in_memory;
@@ -21,8 +21,9 @@ mod gemv;
 use gemm::Segment;
 use gemv::{PIECE, Pieces};
 
-/// Products with at least this many tokens are GEMM over packed panels; fewer are GEMV.
-const GEMM_TOKENS: usize = 8;
+/// Products with at least this many tokens are computed in tiles, where there are any. Formats that
+/// have no kernels here are widened then.
+const MANY_TOKENS: usize = 8;
 
 /// How a model computes its products.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +67,7 @@ impl Arithmetic {
             Encoding::Q8_0 => Method::Block(Kind::Q8_0),
             Encoding::Q4K => Method::Block(Kind::Q4K),
             Encoding::Q6K => Method::Block(Kind::Q6K),
-            _ if m >= GEMM_TOKENS => Method::Widen,
+            _ if m >= MANY_TOKENS => Method::Widen,
             Encoding::Q4_1 | Encoding::Q5_1 => Method::Candle(Activations::Q8_1),
             Encoding::Q5_0 => Method::Candle(Activations::Q8_0),
             _ => Method::Candle(Activations::Q8K),
@@ -77,10 +78,18 @@ impl Arithmetic {
     pub fn of_prompts(self) -> Option<String> {
         (self.isa.is_tiled() && !self.plain_f32).then(|| {
             format!(
-                "{GEMM_TOKENS} or more tokens at once are multiplied in bfloat16 with sums in float32 \
+                "{MANY_TOKENS} or more tokens at once are multiplied in bfloat16 with sums in float32 \
                  (AMX): quantized weights rounded to it, f16 in two parts"
             )
         })
+    }
+
+    /// See `Cpu::GEMM_TOKENS`.
+    fn gemm_tokens(self) -> usize {
+        fn of<C: Cpu>(_: C) -> usize {
+            C::GEMM_TOKENS
+        }
+        with_cpu!(self.isa, cpu => of(cpu))
     }
 
     /// The type in which decode computes products.
@@ -254,7 +263,7 @@ impl Multiplier {
         let out = Output { values: Scatter::new(out), stride: rows, add };
         let (this, m) = (self, x.m);
         with_cpu!(self.arithmetic.isa, cpu => {
-            if m < GEMM_TOKENS {
+            if m < this.arithmetic.gemm_tokens() {
                 let pieces = parts.iter().map(|p| Pieces::of(p).count()).sum();
                 pool.run(pieces, 1, |range| for i in range {
                     let (mut i, mut first) = (i, 0);
@@ -321,7 +330,7 @@ impl Multiplier {
         }
         self.round(pool, &both, x, k, m);
         let rounded = matches!(self.arithmetic.method(down.encoding(), m), Method::Block(_));
-        if m >= GEMM_TOKENS && rounded {
+        if m >= self.arithmetic.gemm_tokens() && rounded {
             let mut inner = std::mem::take(&mut self.inner_int8);
             inner.reserve(m, n);
             with_cpu!(self.arithmetic.isa, cpu => {
@@ -353,7 +362,7 @@ impl Multiplier {
         let m = out.len() / n;
         let x = X { floats: x, int8: &self.rounded.rows, m };
         let out = Output { values: Scatter::new(out), stride: n, add: false };
-        if m >= GEMM_TOKENS {
+        if m >= C::GEMM_TOKENS {
             return self.gated_panels(cpu, pool, both, x, |t, row, values| {
                 out.put(t, row, values);
             });
@@ -362,7 +371,7 @@ impl Multiplier {
         pool.run(pieces.count(), 1, |range| {
             for i in range {
                 let piece = pieces.piece(i);
-                let mut values = [[[[0.0f32; PIECE]; STREAMS]; 2]; GEMM_TOKENS];
+                let mut values = [[[[0.0f32; PIECE]; STREAMS]; 2]; MOST_GEMM_TOKENS];
                 for (i, matrix) in both.into_iter().enumerate() {
                     self.piece(cpu, matrix, &piece, x, |t, stream, place, value| {
                         values[t][i][stream][place] = value;
@@ -475,7 +484,7 @@ fn round_own<C: Cpu>(
     let per_row = k / BLOCK;
     let (bytes, scales, sums) = rows.parts();
     let (bytes, scales, sums) = (Scatter::new(bytes), Scatter::new(scales), Scatter::new(sums));
-    pool.run(m, GEMM_TOKENS, |tokens| {
+    pool.run(m, MANY_TOKENS, |tokens| {
         let of = tokens.start * k..tokens.end * k;
         let blocks = tokens.start * per_row..tokens.end * per_row;
         // SAFETY: each piece of work has its own tokens.
@@ -483,7 +492,7 @@ fn round_own<C: Cpu>(
             unsafe { (bytes.get(of.clone()), scales.get(blocks.clone()), sums.get(blocks)) };
         cpu.round(&x[of], bytes, scales, sums);
     });
-    if C::GROUPED && m < GEMM_TOKENS {
+    if C::GROUPED && m < C::GEMM_TOKENS {
         groups.reserve(m, k);
         cpu.run(|| groups.arrange(rows, m, k));
     }

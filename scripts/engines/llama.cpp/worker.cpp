@@ -692,7 +692,7 @@ private:
     // The graph of a decode step names the buffers of weights and cache, but not yet those of
     // activations.
     void residents(json & book) {
-        ggml_cgraph * graph = llama_graph_reserve(ctx.get(), 1, 1, 1);
+        ggml_cgraph * graph = llama_graph_reserve(ctx.get(), sequences, sequences, sequences);
         std::set<ggml_backend_buffer_t> buffers;
         const auto add = [&](const ggml_tensor * t) {
             if (t && t->buffer) {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::activations::{Int8Row, Rounded};
 use super::format::{BlockFormat, FloatFormat, FloatKind, Kind};
 use super::pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
-use super::{Cpu, SPAN, STREAMS, attention, gemm, gemv, pack};
+use super::{Cpu, MOST_GEMM_TOKENS, SPAN, STREAMS, attention, gemm, gemv, pack};
 
 /// Proof that this CPU has the features that the kernels use; with `TILES`, also AMX's tiles of
 /// bfloat16.
@@ -50,6 +50,8 @@ pub(super) use call;
 impl<const TILES: bool> Cpu for Avx512<TILES> {
     const FMA: bool = true;
     const GROUPED: bool = true;
+    // Tiles take over earlier.
+    const GEMM_TOKENS: usize = if TILES { 8 } else { MOST_GEMM_TOKENS };
 
     fn name(self) -> &'static str {
         if TILES { "amx-bf16" } else { "avx512vnni" }
@@ -93,14 +95,15 @@ impl<const TILES: bool> Cpu for Avx512<TILES> {
         out
     }
 
-    fn int8_gemv<F: BlockFormat>(
+    fn int8_gemv<F: BlockFormat, const T: usize>(
         self,
         rows: [&[u8]; STREAMS],
         x: &Rounded,
-        out: &mut [[f32; STREAMS]],
+        t: usize,
+        out: &mut [[[f32; T]; STREAMS]],
     ) {
         let k = rows[0].len() / out.len().max(1) / F::SIZE * F::VALUES;
-        let x = x.groups.row(0, k);
+        let x: [Int8Row<'_>; T] = std::array::from_fn(|i| x.groups.row(t + i, k));
         match F::KIND {
             Kind::Q4_0 => call!(gemv::avx512::q4_0_gemv, rows, x, out),
             Kind::Q8_0 => call!(gemv::avx512::q8_0_gemv, rows, x, out),
@@ -109,11 +112,11 @@ impl<const TILES: bool> Cpu for Avx512<TILES> {
         }
     }
 
-    fn float_gemv<F: FloatFormat>(
+    fn float_gemv<F: FloatFormat, const T: usize>(
         self,
         rows: [&[u8]; STREAMS],
-        x: &[f32],
-        out: &mut [[f32; STREAMS]],
+        x: [&[f32]; T],
+        out: &mut [[[f32; T]; STREAMS]],
     ) {
         match F::KIND {
             FloatKind::F32 => call!(gemv::avx512::f32_gemv, rows, x, out),
@@ -204,6 +207,19 @@ pub unsafe fn prefetch_at<const BYTES: usize>(p: *const u8) {
                 false => _mm_prefetch::<_MM_HINT_T0>(p),
             }
         }
+    }
+}
+
+/// `prefetch_at`, into all caches: for what is used again.
+///
+/// # Safety
+/// The CPU has SSE.
+#[inline(always)]
+pub unsafe fn prefetch_near<const BYTES: usize>(p: *const u8) {
+    const LINE: usize = 64;
+    for line in 0..BYTES.div_ceil(LINE) {
+        // SAFETY: the caller's promise; a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(line * LINE).cast()) }
     }
 }
 

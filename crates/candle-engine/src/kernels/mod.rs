@@ -33,6 +33,9 @@ use pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
 /// Positions whose keys the cache interleaves: one vector register of scores.
 pub const SPAN: usize = 16;
 
+/// The largest `Cpu::GEMM_TOKENS`.
+pub const MOST_GEMM_TOKENS: usize = 16;
+
 /// Places of a matrix that a decode step reads at once. One stream leaves a hardware prefetcher
 /// waiting at each page border; plain reading, too, is fastest with four or eight.
 pub const STREAMS: usize = 4;
@@ -44,6 +47,10 @@ pub trait Cpu: Copy + Send + Sync + 'static {
 
     /// Whether `int8_dot` reads the activations' interleaved form.
     const GROUPED: bool = false;
+
+    /// Products with at least this many tokens are GEMM over packed panels; fewer are GEMV. At most
+    /// `MOST_GEMM_TOKENS`.
+    const GEMM_TOKENS: usize = 8;
 
     /// The name in `llm-bench`.
     fn name(self) -> &'static str;
@@ -74,25 +81,26 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         self.run(|| gemv::portable::float_dot::<F, T>(row, x))
     }
 
-    /// GEMV: one token's products with rows in several places. `out[r][s]` is row `r` of `rows[s]`
-    /// times token 0. Each of `rows` holds as many consecutive rows as `out` has.
-    fn int8_gemv<F: BlockFormat>(
+    /// GEMV: products of one token or a few with rows in several places. `out[r][s][i]` is row `r`
+    /// of `rows[s]` times token `t + i`. Each of `rows` holds as many consecutive rows as `out` has.
+    fn int8_gemv<F: BlockFormat, const T: usize>(
         self,
         rows: [&[u8]; STREAMS],
         x: &Rounded,
-        out: &mut [[f32; STREAMS]],
+        t: usize,
+        out: &mut [[[f32; T]; STREAMS]],
     ) {
-        each_row(rows, out, |row| self.int8_dot::<F, 1>(row, x, 0)[0]);
+        each_row(rows, out, |row| self.int8_dot::<F, T>(row, x, t));
     }
 
-    /// The same for float weights and the token `x`.
-    fn float_gemv<F: FloatFormat>(
+    /// The same for float weights and the tokens `x`.
+    fn float_gemv<F: FloatFormat, const T: usize>(
         self,
         rows: [&[u8]; STREAMS],
-        x: &[f32],
-        out: &mut [[f32; STREAMS]],
+        x: [&[f32]; T],
+        out: &mut [[[f32; T]; STREAMS]],
     ) {
-        each_row(rows, out, |row| self.float_dot::<F, 1>(row, [x])[0]);
+        each_row(rows, out, |row| self.float_dot::<F, T>(row, x));
     }
 
     /// Packs blocks `first..first + n` of up to `ROWS` rows.
@@ -165,17 +173,17 @@ pub trait Cpu: Copy + Send + Sync + 'static {
     }
 }
 
-/// `out[r][s]` = `value` of row `r` of `rows[s]`.
+/// `out[r][s]` = `values` of row `r` of `rows[s]`.
 #[inline(always)]
-fn each_row(
+fn each_row<const T: usize>(
     rows: [&[u8]; STREAMS],
-    out: &mut [[f32; STREAMS]],
-    mut value: impl FnMut(&[u8]) -> f32,
+    out: &mut [[[f32; T]; STREAMS]],
+    mut values: impl FnMut(&[u8]) -> [f32; T],
 ) {
     let bytes = rows[0].len() / out.len().max(1);
     for (r, out) in out.iter_mut().enumerate() {
         for (rows, out) in rows.iter().zip(out) {
-            *out = value(&rows[r * bytes..][..bytes]);
+            *out = values(&rows[r * bytes..][..bytes]);
         }
     }
 }

@@ -130,6 +130,28 @@ fn assert_close(got: f32, w: &[f32], x: &[f32], room: f64, what: &str) {
     assert!(error <= size * 1e-5 + 1e-30, "{what}: {got}, expected {want} ± {size}·1e-5");
 }
 
+/// Runs `$body` with `$T` as each number of tokens that a GEMV takes at once.
+macro_rules! each_few {
+    ($T:ident => $body:block) => {{
+        {
+            const $T: usize = 1;
+            $body
+        }
+        {
+            const $T: usize = 2;
+            $body
+        }
+        {
+            const $T: usize = 3;
+            $body
+        }
+        {
+            const $T: usize = 4;
+            $body
+        }
+    }};
+}
+
 fn check_float<C: Cpu, F: FloatFormat, T: GgmlType>(cpu: C) {
     let name = cpu.name();
     let mut rng = StdRng::seed_from_u64(1);
@@ -150,14 +172,25 @@ fn check_float<C: Cpu, F: FloatFormat, T: GgmlType>(cpu: C) {
         }
         let places: [Vec<u8>; STREAMS] =
             std::array::from_fn(|s| [rows[s], rows[(s + 1) % 4]].concat());
-        let mut out = [[0.0; STREAMS]; 2];
-        cpu.float_gemv::<F>(places.each_ref().map(|rows| &rows[..]), tokens[1], &mut out);
-        for (r, out) in out.into_iter().enumerate() {
-            for (s, got) in out.into_iter().enumerate() {
-                let what = format!("{name} {:?} k={k} row {r} of place {s}", F::KIND);
-                assert_close(got, &w[(r + s) % 4].values, &x[1], 0.0, &what);
+        let rows_of = places.each_ref().map(|rows| &rows[..]);
+        let check = |out: &[&[&[f32]]], first: usize| {
+            for (r, out) in out.iter().enumerate() {
+                for (s, out) in out.iter().enumerate() {
+                    for (i, got) in out.iter().enumerate() {
+                        let (t, kind) = (first + i, F::KIND);
+                        let what = format!("{name} {kind:?} k={k} row {r} of place {s}, token {t}");
+                        assert_close(*got, &w[(r + s) % 4].values, &x[t], 0.0, &what);
+                    }
+                }
             }
-        }
+        };
+        each_few!(T => {
+            let mut out = [[[0.0; T]; STREAMS]; 2];
+            let tokens = std::array::from_fn(|i| &x[1 + i][..]);
+            cpu.float_gemv::<F, T>(rows_of, tokens, &mut out);
+            let out = out.each_ref().map(|out| out.each_ref().map(|out| &out[..]));
+            check(&out.each_ref().map(|out| &out[..]), 1);
+        });
         let [one] = cpu.float_dot::<F, 1>(rows[2], [tokens[3]]);
         assert_close(one, &w[2].values, &x[3], 0.0, &format!("{name} {:?} k={k}", F::KIND));
     }
@@ -210,15 +243,21 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
         }
         let places: [Vec<u8>; STREAMS] =
             std::array::from_fn(|s| [w[s % 2].bytes(), w[1 - s % 2].bytes()].concat());
-        let mut out = [[0.0; STREAMS]; 2];
-        cpu.int8_gemv::<F>(places.each_ref().map(|rows| &rows[..]), &x, &mut out);
-        let first = activations(x.groups.row(0, k), k);
-        for (r, out) in out.into_iter().enumerate() {
-            for (s, got) in out.into_iter().enumerate() {
-                let what = format!("{name} k={k} row {r} of place {s}");
-                assert_close(got, &w[(r + s) % 2].values, &first, room, &what);
+        let rows_of = places.each_ref().map(|rows| &rows[..]);
+        each_few!(T => {
+            let mut out = [[[0.0; T]; STREAMS]; 2];
+            let first = 4 - T;
+            cpu.int8_gemv::<F, T>(rows_of, &x, first, &mut out);
+            for (r, out) in out.into_iter().enumerate() {
+                for (s, out) in out.into_iter().enumerate() {
+                    for (i, got) in out.into_iter().enumerate() {
+                        let what = format!("{name} k={k} row {r} of place {s}, {i} of {T} tokens");
+                        let x = activations(x.groups.row(first + i, k), k);
+                        assert_close(got, &w[(r + s) % 2].values, &x, room, &what);
+                    }
+                }
             }
-        }
+        });
         let [one] = cpu.int8_dot::<F, 1>(w[1].bytes(), &x, 2);
         let x = activations(x.groups.row(2, k), k);
         assert_close(one, &w[1].values, &x, room, &format!("{name} k={k}"));
@@ -486,20 +525,24 @@ fn int8_results<C: TileCpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> 
 
 /// A token's products with rows in several places; both rows of a stream are the same.
 fn int8_gemv_results<C: Cpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> Vec<f32> {
-    let mut out = [[0.0; STREAMS]; 1];
-    cpu.int8_gemv::<F>([row; STREAMS], x, &mut out);
+    let mut out = [[[0.0; 1]; STREAMS]; 1];
+    cpu.int8_gemv::<F, 1>([row; STREAMS], x, 0, &mut out);
     let [alone] = cpu.int8_dot::<F, 1>(row, x, 0);
-    let near = |value: f32| (value - alone).abs() <= 1e-4 * alone.abs().max(1.0);
-    assert!(out[0].into_iter().all(near), "{}: {out:?}, {alone}", cpu.name());
-    out[0].to_vec()
+    let near = |value: &f32| (value - alone).abs() <= 1e-4 * alone.abs().max(1.0);
+    assert!(out.as_flattened().as_flattened().iter().all(near), "{}: {out:?}, {alone}", cpu.name());
+    let mut results = out.as_flattened().as_flattened().to_vec();
+    let mut out = [[[0.0; 4]; STREAMS]; 1];
+    cpu.int8_gemv::<F, 4>([row; STREAMS], x, 0, &mut out);
+    results.extend(out.as_flattened().as_flattened());
+    results
 }
 
 fn float_results<C: TileCpu, F: FloatFormat>(cpu: C, row: &[u8], x: &[f32]) -> Vec<f32> {
     let mut results = cpu.float_dot::<F, 1>(row, [x]).to_vec();
     results.extend(cpu.float_dot::<F, 4>(row, [x; 4]));
-    let mut out = [[0.0; STREAMS]; 1];
-    cpu.float_gemv::<F>([row; STREAMS], x, &mut out);
-    results.extend(out[0]);
+    let mut out = [[[0.0; 2]; STREAMS]; 1];
+    cpu.float_gemv::<F, 2>([row; STREAMS], [x; 2], &mut out);
+    results.extend(out.as_flattened().as_flattened());
     let (mut panel, n) = (TilePanel::new(), x.len().min(STEPS * DEPTH));
     cpu.pack_float_tiles::<F>(&mut panel, 31, &[row], 0, n);
     let steps = 0..n.div_ceil(DEPTH);

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::gemm::Segment;
-use super::{GEMM_TOKENS, Method, Multiplier, Output, with_float, with_format};
+use super::{MANY_TOKENS, Method, Multiplier, Output, with_float, with_format};
 use crate::kernels::amx::{
     DEPTH, PartPairs, ROUNDED, ROWS, SIDE, SPLIT_BOTH, SPLIT_TOKENS, STEPS, Sums, TileCpu,
     TilePanel, TileTokens,
@@ -35,7 +35,7 @@ thread_local! {
 impl Multiplier {
     /// How to multiply `matrices` with `m` tokens in tiles; `None` if tiles are not used.
     pub(super) fn tiled(&self, matrices: &[&Matrix], m: usize) -> Option<PartPairs> {
-        if m < GEMM_TOKENS || self.arithmetic.plain_f32 || !self.arithmetic.isa.is_tiled() {
+        if m < MANY_TOKENS || self.arithmetic.plain_f32 || !self.arithmetic.isa.is_tiled() {
             return None;
         }
         // Decode quantizes activations to int8; prefill may use bf16 instead.
@@ -241,7 +241,7 @@ impl Multiplier {
         for (slot, r) in stored.iter_mut().zip(rows.clone()) {
             *slot = matrix.row(r);
         }
-        match self.arithmetic.method(matrix.encoding(), GEMM_TOKENS) {
+        match self.arithmetic.method(matrix.encoding(), MANY_TOKENS) {
             Method::Block(kind) => with_format!(kind, F => {
                 cpu.pack_tiles::<F>(panel, lane, &stored[..n_rows], steps.start, n);
             }),

@@ -67,22 +67,16 @@ impl Multiplier {
         let method = self.arithmetic.method(matrix.encoding(), x.m);
         // Multiplies rows that all streams have side by side.
         let mut together = 0;
-        if x.m == 1 && matches!(method, Method::Block(_) | Method::Float(_)) {
+        if matches!(method, Method::Block(_) | Method::Float(_)) {
             together = piece.iter().map(Range::len).min().unwrap_or(0);
-            let out = &mut [[0.0; STREAMS]; PIECE][..together];
             let rows = from_fn(|s| matrix.some_rows(piece[s].start..piece[s].start + together));
-            match method {
-                Method::Block(kind) => with_format!(kind, F => {
-                    cpu.int8_gemv::<F>(rows, &self.rounded, out)
-                }),
-                Method::Float(kind) => with_float!(kind, F => {
-                    cpu.float_gemv::<F>(rows, x.floats, out)
-                }),
-                _ => unreachable!("matched above"),
-            }
-            for (place, values) in out.iter().enumerate() {
-                values.iter().enumerate().for_each(|(s, v)| put(0, s, place, *v));
-            }
+            let mut side_by_side = SideBySide { this: self, cpu, method, rows, together, x };
+            few_tokens(x.m, |t, n| match n {
+                1 => side_by_side.run::<1>(t, &mut put),
+                2 => side_by_side.run::<2>(t, &mut put),
+                3 => side_by_side.run::<3>(t, &mut put),
+                _ => side_by_side.run::<MOST_TOKENS>(t, &mut put),
+            });
         }
         for (s, rows) in piece.iter().enumerate().filter(|(_, rows)| rows.len() > together) {
             let start = rows.start;
@@ -155,6 +149,55 @@ impl Multiplier {
                     }
                 }
             }),
+        }
+    }
+}
+
+/// Tokens that are multiplied at once with rows of all streams: their sums fill half of the
+/// registers.
+const MOST_TOKENS: usize = 4;
+
+/// Calls `each(first token, how many)`, at most `MOST_TOKENS` at a time and about equally many, until
+/// `0..m` is covered.
+#[inline(always)]
+fn few_tokens(m: usize, mut each: impl FnMut(usize, usize)) {
+    let passes = m.div_ceil(MOST_TOKENS);
+    for i in 0..passes {
+        let (start, end) = (m * i / passes, m * (i + 1) / passes);
+        each(start, end - start);
+    }
+}
+
+/// Rows that all streams of a piece have, `together` in each.
+struct SideBySide<'a, C> {
+    this: &'a Multiplier,
+    cpu: C,
+    method: Method,
+    rows: [&'a [u8]; STREAMS],
+    together: usize,
+    x: X<'a>,
+}
+
+impl<C: Cpu> SideBySide<'_, C> {
+    /// Multiplies them with tokens `t..t + T`: calls `put(token, stream, place, value)`.
+    #[inline(always)]
+    fn run<const T: usize>(&mut self, t: usize, put: &mut impl FnMut(usize, usize, usize, f32)) {
+        let out = &mut [[[0.0; T]; STREAMS]; PIECE][..self.together];
+        let k = self.x.floats.len() / self.x.m;
+        match self.method {
+            Method::Block(kind) => with_format!(kind, F => {
+                self.cpu.int8_gemv::<F, T>(self.rows, &self.this.rounded, t, out)
+            }),
+            Method::Float(kind) => with_float!(kind, F => {
+                let x = from_fn(|i| &self.x.floats[(t + i) * k..][..k]);
+                self.cpu.float_gemv::<F, T>(self.rows, x, out)
+            }),
+            Method::Candle(_) | Method::Widen => unreachable!("no such rows"),
+        }
+        for (place, values) in out.iter().enumerate() {
+            for (s, values) in values.iter().enumerate() {
+                values.iter().enumerate().for_each(|(i, v)| put(t + i, s, place, *v));
+            }
         }
     }
 }

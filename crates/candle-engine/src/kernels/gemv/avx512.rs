@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use crate::kernels::STREAMS;
 use crate::kernels::activations::{BLOCK, GROUP, Int8Row};
-use crate::kernels::avx512::{load_bf16, load_f16, load_f32, prefetch_at};
+use crate::kernels::avx512::{load_bf16, load_f16, load_f32, prefetch_at, prefetch_near};
 use crate::kernels::pack::avx512::{
     Q4K_SIZE, Q6K_SIZE, Step, in_place_q4k, q4k_scales, table32, unpack_q4_0, unpack_q6k,
     unpack_q8_0,
@@ -18,15 +18,22 @@ use crate::kernels::pack::avx512::{
 /// on Granite Rapids; half as much lost a tenth of it.
 const AHEAD: usize = 1536;
 
-/// Prefetches the `BYTES` that lie `AHEAD` of `p`. Rows follow each other in the file, so the end
-/// of one row fetches the next; the address need not be valid.
+/// Prefetches the `BYTES` that lie `AHEAD` of `p`, for products with `T` tokens. Rows follow each
+/// other in the file, so the end of one row fetches the next; the address need not be valid.
 ///
 /// # Safety
 /// The CPU has SSE.
 #[inline(always)]
-unsafe fn prefetch<const BYTES: usize>(p: *const u8) {
+unsafe fn prefetch<const BYTES: usize, const T: usize>(p: *const u8) {
+    let p = p.wrapping_add(AHEAD);
     // SAFETY: the caller's promise.
-    unsafe { prefetch_at::<BYTES>(p.wrapping_add(AHEAD)) }
+    unsafe {
+        // More tokens may follow, and then the weights are used again.
+        match T {
+            1 => prefetch_at::<BYTES>(p),
+            _ => prefetch_near::<BYTES>(p),
+        }
+    }
 }
 
 // ---- float weights ----
@@ -36,12 +43,15 @@ macro_rules! float_kernel {
     ($name:ident, $gemv:ident, $size:literal, $load:ident, $one:expr) => {
         /// See `Cpu::float_gemv`.
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
-        pub fn $gemv(rows: [&[u8]; STREAMS], x: &[f32], out: &mut [[f32; STREAMS]]) {
-            let bytes = x.len() * $size;
+        pub fn $gemv<const T: usize>(
+            rows: [&[u8]; STREAMS],
+            x: [&[f32]; T],
+            out: &mut [[[f32; T]; STREAMS]],
+        ) {
+            let bytes = x[0].len() * $size;
             assert!(rows.iter().all(|rows| rows.len() == bytes * out.len()));
             for (r, out) in out.iter_mut().enumerate() {
-                let rows = rows.map(|rows| &rows[r * bytes..][..bytes]);
-                *out = $name(rows, [x]).map(|[value]| value);
+                *out = $name(rows.map(|rows| &rows[r * bytes..][..bytes]), x);
             }
         }
 
@@ -59,9 +69,9 @@ macro_rules! float_kernel {
                 for r in 0..R {
                     // SAFETY: i + 16 <= k, and every slice was checked to hold k values.
                     w[r] = unsafe { $load(rows[r].as_ptr().add(i * $size)) };
-                    if T == 1 && i * $size % 128 == 0 {
+                    if i * $size % 128 == 0 {
                         // SAFETY: this function has the features.
-                        unsafe { prefetch::<128>(rows[r].as_ptr().wrapping_add(i * $size)) };
+                        unsafe { prefetch::<128, T>(rows[r].as_ptr().wrapping_add(i * $size)) };
                     }
                 }
                 for t in 0..T {
@@ -172,7 +182,7 @@ fn check<const R: usize, const T: usize>(
 }
 
 /// Generates two functions around `$sums`, which adds up `n` blocks of checked rows: products of
-/// some rows with some tokens, and of many rows in several places with one token.
+/// one row with some tokens, and of many rows in several places with them.
 macro_rules! products {
     ($dot:ident, $gemv:ident, $sums:ident, $size:expr, $block:expr) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
@@ -185,14 +195,18 @@ macro_rules! products {
 
         /// See `Cpu::int8_gemv`.
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
-        pub fn $gemv(rows: [&[u8]; STREAMS], x: Int8Row<'_>, out: &mut [[f32; STREAMS]]) {
+        pub fn $gemv<const T: usize>(
+            rows: [&[u8]; STREAMS],
+            x: [Int8Row<'_>; T],
+            out: &mut [[[f32; T]; STREAMS]],
+        ) {
             let bytes = rows[0].len() / out.len().max(1);
             assert!(rows.iter().all(|rows| rows.len() == bytes * out.len()));
-            let n = check(&rows.map(|rows| &rows[..bytes]), &[x], $size, $block);
+            let n = check(&rows.map(|rows| &rows[..bytes]), &x, $size, $block);
             for (r, out) in out.iter_mut().enumerate() {
                 let row = rows.map(|rows| rows[r * bytes..].as_ptr());
                 // SAFETY: as above; each stream's row `r` is inside its rows.
-                *out = unsafe { reduce(&$sums(row, n, &[x])) }.map(|[value]| value);
+                *out = unsafe { reduce(&$sums(row, n, &x)) };
             }
         }
     };
@@ -218,9 +232,7 @@ macro_rules! block32_kernel {
                     // Not `map`: its closure may not be inlined, which leaves a third of the speed.
                     let mut weights = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
                     for r in 0..R {
-                        if T == 1 {
-                            prefetch::<{ 4 * $size }>(blocks[r]);
-                        }
+                        prefetch::<{ 4 * $size }, T>(blocks[r]);
                         weights[r] = $unpack(blocks[r]);
                     }
                     for t in 0..T {
@@ -305,9 +317,7 @@ unsafe fn q4k_sums<const R: usize, const T: usize>(
                 let mut steps = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
                 for r in 0..R {
                     let nibbles = rows[r].add(b * Q4K_SIZE + 16 + 64 * half);
-                    if T == 1 {
-                        prefetch::<{ Q4K_SIZE / 2 }>(nibbles);
-                    }
+                    prefetch::<{ Q4K_SIZE / 2 }, T>(nibbles);
                     let scale = match half {
                         0 => _mm512_shuffle_f32x4::<0b00_00_00_00>(scales[r], scales[r]),
                         _ => _mm512_shuffle_f32x4::<0b01_01_01_01>(scales[r], scales[r]),
@@ -384,11 +394,9 @@ unsafe fn q6k_sums<const R: usize, const T: usize>(
             for half in 0..2 {
                 let mut steps = [([_mm512_setzero_si512(); 2], [zero; 2]); R];
                 for r in 0..R {
-                    if T == 1 {
-                        prefetch::<{ Q6K_SIZE / 2 }>(
-                            rows[r].add(b * Q6K_SIZE + Q6K_SIZE / 2 * half),
-                        );
-                    }
+                    prefetch::<{ Q6K_SIZE / 2 }, T>(
+                        rows[r].add(b * Q6K_SIZE + Q6K_SIZE / 2 * half),
+                    );
                     let first = table32(&SCALES[2 * half]);
                     let second = table32(&SCALES[2 * half + 1]);
                     steps[r] = (
