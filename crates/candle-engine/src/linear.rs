@@ -272,8 +272,8 @@ impl Multiplier {
                         let n = pieces.count();
                         if i < n {
                             let piece = pieces.piece(i);
-                            this.piece(cpu, part, &piece, x, |t, stream, place, value| {
-                                out.put(t, first + piece[stream].start + place, &[value]);
+                            this.piece(cpu, part, &piece, x, |t, stream, place, values| {
+                                out.put(t, first + piece[stream].start + place, values);
                             });
                             break;
                         }
@@ -373,8 +373,8 @@ impl Multiplier {
                 let piece = pieces.piece(i);
                 let mut values = [[[[0.0f32; PIECE]; STREAMS]; 2]; MOST_GEMM_TOKENS];
                 for (i, matrix) in both.into_iter().enumerate() {
-                    self.piece(cpu, matrix, &piece, x, |t, stream, place, value| {
-                        values[t][i][stream][place] = value;
+                    self.piece(cpu, matrix, &piece, x, |t, stream, place, of| {
+                        values[t][i][stream][place..place + of.len()].copy_from_slice(of);
                     });
                 }
                 for (t, [gate, up]) in values.iter().enumerate().take(m) {

@@ -215,9 +215,9 @@ pub unsafe fn prefetch_at<const BYTES: usize>(p: *const u8) {
 /// # Safety
 /// The CPU has SSE.
 #[inline(always)]
-pub unsafe fn prefetch_near<const BYTES: usize>(p: *const u8) {
+pub unsafe fn prefetch_near(p: *const u8, bytes: usize) {
     const LINE: usize = 64;
-    for line in 0..BYTES.div_ceil(LINE) {
+    for line in 0..bytes.div_ceil(LINE) {
         // SAFETY: the caller's promise; a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(line * LINE).cast()) }
     }

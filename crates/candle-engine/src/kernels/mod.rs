@@ -34,7 +34,7 @@ use pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
 pub const SPAN: usize = 16;
 
 /// The largest `Cpu::GEMM_TOKENS`.
-pub const MOST_GEMM_TOKENS: usize = 16;
+pub const MOST_GEMM_TOKENS: usize = 10;
 
 /// Places of a matrix that a decode step reads at once. One stream leaves a hardware prefetcher
 /// waiting at each page border; plain reading, too, is fastest with four or eight.

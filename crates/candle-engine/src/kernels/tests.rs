@@ -173,23 +173,19 @@ fn check_float<C: Cpu, F: FloatFormat, T: GgmlType>(cpu: C) {
         let places: [Vec<u8>; STREAMS] =
             std::array::from_fn(|s| [rows[s], rows[(s + 1) % 4]].concat());
         let rows_of = places.each_ref().map(|rows| &rows[..]);
-        let check = |out: &[&[&[f32]]], first: usize| {
-            for (r, out) in out.iter().enumerate() {
-                for (s, out) in out.iter().enumerate() {
-                    for (i, got) in out.iter().enumerate() {
-                        let (t, kind) = (first + i, F::KIND);
-                        let what = format!("{name} {kind:?} k={k} row {r} of place {s}, token {t}");
-                        assert_close(*got, &w[(r + s) % 4].values, &x[t], 0.0, &what);
+        each_few!(N => {
+            let mut out = [[[0.0; N]; STREAMS]; 2];
+            let tokens = std::array::from_fn(|i| &x[1 + i][..]);
+            cpu.float_gemv::<F, N>(rows_of, tokens, &mut out);
+            for (r, out) in out.into_iter().enumerate() {
+                for (s, out) in out.into_iter().enumerate() {
+                    for (i, got) in out.into_iter().enumerate() {
+                        let kind = F::KIND;
+                        let what = format!("{name} {kind:?} k={k} row {r} of place {s}, {i} of {N}");
+                        assert_close(got, &w[(r + s) % 4].values, &x[1 + i], 0.0, &what);
                     }
                 }
             }
-        };
-        each_few!(T => {
-            let mut out = [[[0.0; T]; STREAMS]; 2];
-            let tokens = std::array::from_fn(|i| &x[1 + i][..]);
-            cpu.float_gemv::<F, T>(rows_of, tokens, &mut out);
-            let out = out.each_ref().map(|out| out.each_ref().map(|out| &out[..]));
-            check(&out.each_ref().map(|out| &out[..]), 1);
         });
         let [one] = cpu.float_dot::<F, 1>(rows[2], [tokens[3]]);
         assert_close(one, &w[2].values, &x[3], 0.0, &format!("{name} {:?} k={k}", F::KIND));
@@ -244,14 +240,14 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
         let places: [Vec<u8>; STREAMS] =
             std::array::from_fn(|s| [w[s % 2].bytes(), w[1 - s % 2].bytes()].concat());
         let rows_of = places.each_ref().map(|rows| &rows[..]);
-        each_few!(T => {
-            let mut out = [[[0.0; T]; STREAMS]; 2];
-            let first = 4 - T;
-            cpu.int8_gemv::<F, T>(rows_of, &x, first, &mut out);
+        each_few!(N => {
+            let mut out = [[[0.0; N]; STREAMS]; 2];
+            let first = 4 - N;
+            cpu.int8_gemv::<F, N>(rows_of, &x, first, &mut out);
             for (r, out) in out.into_iter().enumerate() {
                 for (s, out) in out.into_iter().enumerate() {
                     for (i, got) in out.into_iter().enumerate() {
-                        let what = format!("{name} k={k} row {r} of place {s}, {i} of {T} tokens");
+                        let what = format!("{name} k={k} row {r} of place {s}, {i} of {N} tokens");
                         let x = activations(x.groups.row(first + i, k), k);
                         assert_close(got, &w[(r + s) % 2].values, &x, room, &what);
                     }

@@ -54,7 +54,8 @@ thread_local! {
 }
 
 impl Multiplier {
-    /// The rows of `piece` times each of few tokens: calls `put(token, stream, place, value)`.
+    /// The rows of `piece` times each of few tokens: calls `put(token, stream, place, values)`, with
+    /// the values of consecutive places.
     #[inline]
     pub(super) fn piece<C: Cpu>(
         &self,
@@ -62,7 +63,7 @@ impl Multiplier {
         matrix: &Matrix,
         piece: &Piece,
         x: X<'_>,
-        mut put: impl FnMut(usize, usize, usize, f32),
+        mut put: impl FnMut(usize, usize, usize, &[f32]),
     ) {
         let method = self.arithmetic.method(matrix.encoding(), x.m);
         // Multiplies rows that all streams have side by side.
@@ -81,7 +82,7 @@ impl Multiplier {
         for (s, rows) in piece.iter().enumerate().filter(|(_, rows)| rows.len() > together) {
             let start = rows.start;
             let rest = start + together..rows.end;
-            self.rows(cpu, matrix, rest, x, |t, row, value| put(t, s, row - start, value));
+            self.rows(cpu, matrix, rest, x, |t, row, value| put(t, s, row - start, &[value]));
         }
     }
 
@@ -179,9 +180,9 @@ struct SideBySide<'a, C> {
 }
 
 impl<C: Cpu> SideBySide<'_, C> {
-    /// Multiplies them with tokens `t..t + T`: calls `put(token, stream, place, value)`.
+    /// Multiplies them with tokens `t..t + T`: calls `put(token, stream, place, values)`.
     #[inline(always)]
-    fn run<const T: usize>(&mut self, t: usize, put: &mut impl FnMut(usize, usize, usize, f32)) {
+    fn run<const T: usize>(&mut self, t: usize, put: &mut impl FnMut(usize, usize, usize, &[f32])) {
         let out = &mut [[[0.0; T]; STREAMS]; PIECE][..self.together];
         let k = self.x.floats.len() / self.x.m;
         match self.method {
@@ -194,9 +195,13 @@ impl<C: Cpu> SideBySide<'_, C> {
             }),
             Method::Candle(_) | Method::Widen => unreachable!("no such rows"),
         }
-        for (place, values) in out.iter().enumerate() {
-            for (s, values) in values.iter().enumerate() {
-                values.iter().enumerate().for_each(|(i, v)| put(t + i, s, place, *v));
+        for i in 0..T {
+            for s in 0..STREAMS {
+                let mut values = [0.0; PIECE];
+                for (value, out) in values.iter_mut().zip(&*out) {
+                    *value = out[s][i];
+                }
+                put(t + i, s, 0, &values[..self.together]);
             }
         }
     }

@@ -31,8 +31,13 @@ pub fn int8_gemm<F: BlockFormat>(
     for (i, tile) in tiles.iter_mut().enumerate() {
         int8_tile::<F, T>(panel, first, n, x, i * T, tile);
     }
-    for (i, row) in rest.as_chunks_mut::<1>().0.iter_mut().enumerate() {
-        int8_tile::<F, 1>(panel, first, n, x, n_tiled + i, row);
+    match rest {
+        [one] => int8_tile::<F, 1>(panel, first, n, x, n_tiled, std::array::from_mut(one)),
+        [_, _] => {
+            let two = rest.as_chunks_mut::<2>().0;
+            int8_tile::<F, 2>(panel, first, n, x, n_tiled, &mut two[0]);
+        }
+        _ => {}
     }
 }
 

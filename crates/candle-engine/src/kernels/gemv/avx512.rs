@@ -31,7 +31,7 @@ unsafe fn prefetch<const BYTES: usize, const T: usize>(p: *const u8) {
         // More tokens may follow, and then the weights are used again.
         match T {
             1 => prefetch_at::<BYTES>(p),
-            _ => prefetch_near::<BYTES>(p),
+            _ => prefetch_near(p, BYTES),
         }
     }
 }
