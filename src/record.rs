@@ -413,6 +413,8 @@ pub enum FailureKind {
     Protocol,
     Lied,
     WrongTokens,
+    /// The machine has too little memory or disk for it, by computation; nothing was launched.
+    DoesNotFit,
     /// Times that no such machine can reach, or a book of memory beyond what the kernel counted.
     Implausible,
 }

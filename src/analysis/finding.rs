@@ -388,6 +388,7 @@ fn advice_on_failure(kind: FailureKind) -> &'static str {
             "choose an engine that has it: the reason says what this one has"
         }
         FailureKind::UnsupportedQuant => "llm-bench engines list tells what each engine can read",
+        FailureKind::DoesNotFit => "choose a smaller model or quantization, or a larger machine",
         FailureKind::Oom => "use a smaller model or quantization, or free memory",
         FailureKind::BadModel => "llm-bench models inspect shows what the file holds",
         FailureKind::Timeout => "the engine hung or the deadline is too short for this machine",

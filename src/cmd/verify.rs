@@ -30,7 +30,7 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
     args.target.device.iter().try_for_each(|device| gpu::check(*device))?;
     let (mut passed, mut all) = (true, Vec::new());
     for cell in Cell::grid(&args.target, &[1], 1, host::available_threads()) {
-        let found = find_model(&args.target.model, cell.quant, args.target.weights, DEFAULT_SEED)?;
+        let found = find_model(&cell.model, cell.quant, args.target.weights, DEFAULT_SEED)?;
         let (verdicts, good) = verified(args, &registry, &engines, &found, &cell)?;
         passed &= good;
         if args.json {

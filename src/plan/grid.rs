@@ -1,4 +1,4 @@
-//! The grid that a session measures: every combination of quantization, device, number of threads,
+//! The grid that a session measures: every combination of model, quantization, device, number of threads,
 //! batch and engine.
 
 use super::Target;
@@ -8,6 +8,8 @@ use crate::model::quant::Quant;
 /// One cell of the grid: what an arm measures, before the model's file is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cell {
+    /// As typed.
+    pub model: String,
     /// Absent for the model's own quantization.
     pub quant: Option<Quant>,
     pub device: Device,
@@ -24,19 +26,24 @@ impl Cell {
         let batches = if batches.is_empty() { &[1] } else { batches };
         let quants = match target.quant.is_empty() {
             true => vec![None],
-            false => target.quant.iter().copied().map(Some).collect(),
+            false => each_once(target.quant.iter().copied().map(Some)),
         };
         let all_threads = match target.threads.is_empty() {
             true => vec![threads],
             false => target.threads.clone(),
         };
         let mut cells = Vec::new();
-        for quant in each_once(quants) {
+        // In the order of the axes, the engines side by side.
+        let models = target.models();
+        let of_files =
+            models.iter().flat_map(|model| quants.iter().map(move |quant| (model, quant)));
+        for (model, quant) in of_files {
             for device in each_once(target.device.iter().copied()) {
                 for threads in each_once(all_threads.iter().copied()) {
                     for batch in each_once(batches.iter().copied()) {
-                        let cell = |engine| Self { quant, device, threads, batch, engine };
-                        cells.extend((0..engines).map(cell));
+                        let (model, quant) = (model.clone(), *quant);
+                        let cell = Self { model, quant, device, threads, batch, engine: 0 };
+                        cells.extend((0..engines).map(|engine| Self { engine, ..cell.clone() }));
                     }
                 }
             }
@@ -56,18 +63,28 @@ pub fn each_once<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<T> {
     once
 }
 
-/// Column labels: the engine, and whatever else differs among the cells, as `candle:Q8_0:2t:b8`. A
-/// label has no space, so that a requirement can name it.
-pub fn labels(cells: &[(&Cell, &str, &str)]) -> Vec<String> {
-    let differ = |same: &dyn Fn(&(&Cell, &str, &str)) -> bool| !cells.iter().all(same);
+/// A cell with the names that are known once its file is found.
+pub struct Named<'a> {
+    pub cell: &'a Cell,
+    pub engine: &'a str,
+    pub model: &'a str,
+    pub quant: &'a str,
+}
+
+/// Column labels: the engine, and whatever else differs among the cells, as
+/// `candle:llama3-1b:Q8_0:2t:b8`. A label has no space, so that a requirement can name it.
+pub fn labels(cells: &[Named<'_>]) -> Vec<String> {
     let Some(first) = cells.first() else { return Vec::new() };
-    let quants = differ(&|(_, _, quant)| *quant == first.2);
-    let devices = differ(&|(cell, ..)| cell.device == first.0.device);
-    let threads = differ(&|(cell, ..)| cell.threads == first.0.threads);
-    let batches = differ(&|(cell, ..)| cell.batch == first.0.batch);
-    let label = |(cell, engine, quant): &(&Cell, &str, &str)| {
+    let differ = |same: &dyn Fn(&Named<'_>) -> bool| !cells.iter().all(same);
+    let models = differ(&|n| n.model == first.model);
+    let quants = differ(&|n| n.quant == first.quant);
+    let devices = differ(&|n| n.cell.device == first.cell.device);
+    let threads = differ(&|n| n.cell.threads == first.cell.threads);
+    let batches = differ(&|n| n.cell.batch == first.cell.batch);
+    let label = |Named { cell, engine, model, quant }: &Named<'_>| {
         let mut label = engine.to_string();
         let parts = [
+            models.then(|| model.replace(char::is_whitespace, "_")),
             quants.then(|| quant.to_string()),
             devices.then(|| cell.device.to_string()),
             threads.then(|| format!("{}t", cell.threads)),
@@ -101,8 +118,12 @@ mod tests {
         let cells = Cell::grid(target, batches, engines.len(), 4);
         let quant = |c: &Cell| c.quant.map_or("Q4_0".to_string(), |q| q.to_string());
         let quants: Vec<String> = cells.iter().map(quant).collect();
-        let named: Vec<_> =
-            cells.iter().zip(&quants).map(|(c, q)| (c, engines[c.engine], q.as_str())).collect();
+        let named = |(cell, quant)| -> Named<'_> {
+            let cell: &Cell = cell;
+            Named { cell, engine: engines[cell.engine], model: &cell.model, quant }
+        };
+        let named: Vec<Named<'_>> =
+            cells.iter().zip(quants.iter().map(String::as_str)).map(named).collect();
         labels(&named)
     }
 
@@ -128,5 +149,7 @@ mod tests {
             ["candle:b1", "pytorch:b1", "candle:b8", "pytorch:b8"]
         );
         assert_eq!(shown_in_batches(&one, &[8], &["candle"]), ["candle"]);
+        let two = target(serde_json::json!({"model": "tiny, llama3-1b,tiny"}));
+        assert_eq!(shown(&two, &["candle"]), ["candle:tiny", "candle:llama3-1b"]);
     }
 }

@@ -7,6 +7,6 @@ pub mod grid;
 pub mod order;
 pub mod spec;
 
-pub use grid::{Cell, labels};
+pub use grid::{Cell, Named, labels};
 pub use order::{Planned, order};
 pub use spec::{Spec, Target, Workload};

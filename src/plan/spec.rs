@@ -3,11 +3,13 @@
 //! key of the record.
 
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use super::grid::each_once;
 use crate::device::Device;
 use crate::model::locate::WeightsPolicy;
 use crate::model::quant::Quant;
@@ -18,7 +20,7 @@ use crate::sensors::page_cache::PageCache;
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
 #[group(id = "target")]
 pub struct Target {
-    /// A name from `models list`, or a GGUF file
+    /// A name from `models list`, or a GGUF file; a comma list of names interleaves them
     #[arg(short, long, default_value = "llama3-1b", value_name = "NAME|FILE")]
     pub model: String,
     /// Quantizations; a comma list interleaves them in one session [default: the model's own]
@@ -81,6 +83,20 @@ pub struct Workload {
     #[arg(long, value_enum, default_value_t = PageCache::Warm)]
     #[serde(deserialize_with = "page_cache")]
     pub page_cache: PageCache,
+}
+
+impl Target {
+    /// The models, each once: the items of a list, unless a file has that name.
+    pub fn models(&self) -> Vec<String> {
+        if Path::new(&self.model).exists() {
+            return vec![self.model.clone()];
+        }
+        let items = self.model.split(',').map(str::trim).filter(|item| !item.is_empty());
+        match each_once(items.map(String::from)) {
+            none if none.is_empty() => vec![self.model.clone()],
+            items => items,
+        }
+    }
 }
 
 impl Workload {

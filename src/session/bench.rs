@@ -8,15 +8,17 @@ use anyhow::{Context, Result, bail};
 
 use super::drive::{ArmPlan, Unavailable};
 use super::find::{DEFAULT_SEED, Found, find_model};
+use super::room::Room;
 use crate::device::Device;
 use crate::engine::provision::Provisioner;
 use crate::engine::registry::check_device;
 use crate::engine::{Deadlines, EngineSpec};
 use crate::interrupt;
-use crate::launch::Settings;
+use crate::launch::{self, Settings};
 use crate::measure::host;
 use crate::model::cache::CacheDir;
-use crate::plan::grid::{Cell, each_once, labels};
+use crate::model::quant::Quant;
+use crate::plan::grid::{Cell, Named, each_once, labels};
 use crate::plan::{Planned, Spec, order};
 use crate::progress::say;
 use crate::record::{self, Arm, FailureKind, Host, Model};
@@ -65,6 +67,16 @@ pub struct Bench {
     pub files: Vec<Found>,
     pub workload: Workload,
     pub seats: Vec<Seat>,
+    /// Points of the grid that this machine cannot hold.
+    pub unfit: Vec<Unfit>,
+}
+
+/// A point that stays in the record with the reason why it was not measured.
+#[derive(Debug, Clone)]
+pub struct Unfit {
+    pub label: String,
+    pub point: record::Point,
+    pub why: String,
 }
 
 impl Bench {
@@ -81,11 +93,7 @@ impl Bench {
         let cells =
             Cell::grid(&spec.target, &spec.workload.batch, sides.len(), host::available_threads());
         spec.target.threads = each_once(cells.iter().map(|cell| cell.threads));
-        let quants = each_once(cells.iter().map(|cell| cell.quant));
-        let mut files: Vec<Found> = Vec::new();
-        for quant in &quants {
-            files.push(find_model(&spec.target.model, *quant, spec.target.weights, DEFAULT_SEED)?);
-        }
+        let (files, keys) = found(&spec, &cells)?;
         let workload = workload(&spec, &files[0])?;
         for file in &files[1..] {
             let other = self::workload(&spec, file)?;
@@ -98,8 +106,8 @@ impl Bench {
                 );
             }
         }
-        let seats = seats(&cells, &quants, sides, &files, &workload);
-        Ok(Self { spec, files, workload, seats })
+        let (seats, unfit) = seats(&cells, &keys, sides, &files, &workload);
+        Ok(Self { spec, files, workload, seats, unfit })
     }
 
     pub fn file_of(&self, seat: &Seat) -> &Found {
@@ -208,7 +216,24 @@ impl Bench {
             point: seat.point.clone(),
             ..Arm::default()
         };
-        self.seats.iter().map(arm).collect()
+        let unfit = |(i, unfit): (usize, &Unfit)| {
+            // Behind every place in the order.
+            let at = (0, self.seats.len() as u32 * self.spec.launches + i as u32);
+            Arm {
+                engine: unfit.point.engine.clone(),
+                label: unfit.label.clone(),
+                point: unfit.point.clone(),
+                launches: vec![launch::failed(
+                    FailureKind::DoesNotFit,
+                    "plan",
+                    unfit.why.clone(),
+                    at,
+                )],
+                ..Arm::default()
+            }
+        };
+        let unfit = self.unfit.iter().enumerate().map(unfit);
+        self.seats.iter().map(arm).chain(unfit).collect()
     }
 
     /// What each arm's launches share. `around`: whether to read the memory's around each
@@ -266,40 +291,103 @@ impl Bench {
     }
 }
 
+/// A file of the grid: the model as typed, its quantization, and its index into the files or the
+/// reason why the machine cannot hold it.
+struct Key {
+    model: String,
+    quant: Option<Quant>,
+    file: Result<usize, String>,
+}
+
+/// The files of the grid. One that the machine cannot hold is not made and not fetched.
+fn found(spec: &Spec, cells: &[Cell]) -> Result<(Vec<Found>, Vec<Key>)> {
+    let wanted = each_once(cells.iter().map(|cell| (cell.model.clone(), cell.quant)));
+    let weights = spec.target.weights;
+    let most = |list: &[u32], default: u32| list.iter().copied().max().unwrap_or(default);
+    let work = &spec.workload;
+    let positions = most(&work.prompt_len, 512) + most(&work.gen_len, 64) + most(&work.depth, 0);
+    let positions = u64::from(positions) * u64::from(most(&work.batch, 1));
+    let mut room = Room::of_machine()?;
+    // A card has its own memory, and engines say what it lacks.
+    let of_host = spec.target.device.iter().all(|device| *device == Device::Cpu);
+    let refusals: Vec<Option<String>> = wanted
+        .iter()
+        .map(|(model, quant)| room.refusal((model, *quant, weights), positions).filter(|_| of_host))
+        .collect();
+    if let (true, Some(why)) =
+        (refusals.iter().all(Option::is_some), refusals.iter().flatten().next())
+    {
+        bail!("nothing fits into this machine: {why}");
+    }
+    room.announce();
+    let (mut files, mut keys) = (Vec::new(), Vec::new());
+    for ((model, quant), refusal) in wanted.into_iter().zip(refusals) {
+        let file = match refusal {
+            Some(why) => {
+                say(&format!("left out: {why}"));
+                Err(why)
+            }
+            None => {
+                files.push(find_model(&model, quant, weights, DEFAULT_SEED)?);
+                Ok(files.len() - 1)
+            }
+        };
+        keys.push(Key { model, quant, file });
+    }
+    Ok((files, keys))
+}
+
+/// The arms that can be measured, and those that cannot.
 fn seats(
     cells: &[Cell],
-    quants: &[Option<crate::model::quant::Quant>],
+    keys: &[Key],
     sides: &[Side],
     files: &[Found],
     workload: &Workload,
-) -> Vec<Seat> {
-    let file_of = |cell: &Cell| quants.iter().position(|q| *q == cell.quant).unwrap_or(0);
-    let named: Vec<_> = cells
-        .iter()
-        .map(|cell| {
-            let model = &files[file_of(cell)].model;
-            (cell, sides[cell.engine].engine.name.as_str(), model.quant.as_str())
-        })
-        .collect();
-    let seat = |(cell, label): (&Cell, String)| {
-        let (side, file) = (sides[cell.engine].clone(), file_of(cell));
-        let model = &files[file].model;
-        let n_ctx = workload.n_ctx().next_multiple_of(256).min(longest(model));
-        let point = record::Point {
-            model: model.name.clone(),
-            quant: model.quant.clone(),
-            engine: side.engine.name.clone(),
+) -> (Vec<Seat>, Vec<Unfit>) {
+    let key_of = |cell: &Cell| {
+        let is_its = |key: &&Key| key.model == cell.model && key.quant == cell.quant;
+        keys.iter().find(is_its).expect("each cell has its key")
+    };
+    // What is known of a file that is not there: what was typed.
+    let names = |cell: &Cell| match &key_of(cell).file {
+        Ok(file) => (files[*file].model.name.clone(), files[*file].model.quant.clone()),
+        Err(_) => (cell.model.clone(), cell.quant.map(|q| q.to_string()).unwrap_or_default()),
+    };
+    let names: Vec<(String, String)> = cells.iter().map(names).collect();
+    let named = |(cell, (model, quant))| -> Named<'_> {
+        let cell: &Cell = cell;
+        Named { cell, engine: &sides[cell.engine].engine.name, model, quant }
+    };
+    let named: Vec<Named<'_>> =
+        cells.iter().zip(names.iter().map(|(m, q)| (m.as_str(), q.as_str()))).map(named).collect();
+    let (mut seats, mut unfit) = (Vec::new(), Vec::new());
+    for (Named { cell, engine, model, quant }, label) in named.iter().zip(labels(&named)) {
+        let side = sides[cell.engine].clone();
+        let label = side.label.clone().unwrap_or(label);
+        let mut point = record::Point {
+            model: model.to_string(),
+            quant: quant.to_string(),
+            engine: engine.to_string(),
             device: Some(cell.device),
             threads: Some(cell.threads),
             batch: Some(cell.batch).filter(|n| *n > 1),
             options: Default::default(),
-            model_file: (files.len() > 1).then(|| model.clone()),
+            model_file: None,
         };
-        let label = side.label.clone().unwrap_or(label);
-        let Cell { device, threads, batch, .. } = *cell;
-        Seat { label, point, side, file, device, threads, batch, n_ctx }
-    };
-    cells.iter().zip(labels(&named)).map(seat).collect()
+        match &key_of(cell).file {
+            Err(why) => unfit.push(Unfit { label, point, why: why.clone() }),
+            Ok(file) => {
+                let file = *file;
+                let model = &files[file].model;
+                let n_ctx = workload.n_ctx().next_multiple_of(256).min(longest(model));
+                point.model_file = (files.len() > 1).then(|| model.clone());
+                let Cell { device, threads, batch, .. } = **cell;
+                seats.push(Seat { label, point, side, file, device, threads, batch, n_ctx });
+            }
+        }
+    }
+    (seats, unfit)
 }
 
 fn workload(spec: &Spec, found: &Found) -> Result<Workload> {

@@ -12,6 +12,7 @@ mod live;
 mod look;
 pub mod quality;
 pub mod resume;
+mod room;
 pub mod stop;
 pub mod verify;
 

@@ -132,15 +132,20 @@ impl Interrupted {
     /// launches that fit the plan.
     pub fn check(&self, bench: &Bench, order: &[Planned]) -> Result<()> {
         let (record, seats) = (&self.record, &bench.seats);
-        for (i, arm) in record.arms.iter().enumerate() {
+        // Behind the points that are measured come those that the machine cannot hold.
+        let measured = &record.arms[..seats.len().min(record.arms.len())];
+        for (i, arm) in measured.iter().enumerate() {
             let fits = |seat: &&Seat| {
-                let key = |p: &Point| (p.quant.clone(), p.device, p.threads, p.batch);
+                let key =
+                    |p: &Point| (p.model.clone(), p.quant.clone(), p.device, p.threads, p.batch);
                 seat.point.engine == arm.engine && key(&seat.point) == key(&arm.point)
             };
-            if seats.len() != record.arms.len() || seats.get(i).filter(fits).is_none() {
+            let all = seats.len() + bench.unfit.len();
+            if all != record.arms.len() || seats.get(i).filter(fits).is_none() {
                 bail!(
                     "{}: arms: expected each point of the grid once, found {} again or another \
-                     one; the file was changed. Run anew",
+                     one; the file was changed, or other models fit into this machine than then. \
+                     Run anew",
                     self.name(),
                     arm.engine
                 );
@@ -157,7 +162,7 @@ impl Interrupted {
             let now = Arm { point: Point { model_file, ..arm.point.clone() }, ..arm.clone() };
             unlike((record, arm), (&here, &now))
         }))?;
-        let launches = record.arms.iter().enumerate();
+        let launches = measured.iter().enumerate();
         let mut taken = vec![false; order.len()];
         for (arm, launch) in launches.flat_map(|(i, arm)| arm.launches.iter().map(move |l| (i, l)))
         {

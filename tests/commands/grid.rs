@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::process::Stdio;
 
-use crate::support::{done, launches, only_record, stop, text, wait_for_launches, with_fakes};
+use crate::support::{
+    done, launches, not_tested, only_record, repository, stop, text, wait_for_launches, with_fakes,
+};
 use llm_bench::metric::Metric;
 use llm_bench::record::{Record, Status};
 use rustix::process::Signal;
@@ -132,4 +134,39 @@ fn a_time_that_holds_too_few_launches_leaves_three_of_each_spread_over_the_plan(
     let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
     assert_eq!(plan["arms"][0]["launches"], 3);
     assert_eq!(plan["order"].as_array().unwrap().len(), 6);
+}
+
+#[test]
+fn several_models_are_points_of_one_record_and_what_does_not_fit_stays_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(repository("models/tiny.gguf"), dir.path().join("other.gguf")).unwrap();
+    let large = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let large = large.lines().find_map(|l| l.strip_prefix("MemAvailable:")).unwrap();
+    let large: u64 = large.trim().trim_end_matches(" kB").parse().unwrap();
+    if large > 130_000_000 {
+        return not_tested("this machine holds a model of 141 GB");
+    }
+    let run =
+        ["run", "--model", "tiny,other.gguf,llama3-70b", "--quant", "f16", "--engine", "candle"];
+    let rest = ["-r", "2", "-p", "8", "-n", "4", "--no-verify"];
+    let out = with_fakes(dir.path(), &[&run[..], &rest].concat()).output().unwrap();
+    let stderr = text(&out.stderr);
+    assert!(stderr.contains("left out: llama3-70b F16 needs 141 GB of memory"), "{stderr}");
+    let shown = done(out);
+    assert!(shown.contains("does_not_fit") && shown.contains("141 GB of memory"), "{shown}");
+    let record = Record::read(&only_record(dir.path())).unwrap();
+    assert!(record.run.complete);
+    let labels: Vec<&str> = record.arms.iter().map(|arm| arm.label.as_str()).collect();
+    assert_eq!(labels, ["candle:tiny", "candle:other", "candle:llama3-70b"]);
+    for arm in &record.arms[..2] {
+        assert_eq!(arm.metrics[&Metric::DecodeTps].n, 2, "{}", arm.label);
+    }
+    assert_eq!(record.arms[2].launches[0].status, Status::Failed);
+    // The file was not made.
+    let made = std::fs::read_dir(dir.path().join("cache/models")).into_iter().flatten().flatten();
+    assert!(made.map(|e| e.file_name()).all(|name| !name.to_string_lossy().contains("70b")));
+
+    let alone = ["run", "--model", "llama3-70b", "--quant", "f16", "--engine", "candle"];
+    let none = with_fakes(dir.path(), &alone).output().unwrap();
+    crate::support::refused(none, &["nothing fits into this machine", "141 GB"]);
 }
