@@ -5,7 +5,7 @@ mod disk;
 mod energy;
 mod gpu;
 mod memory;
-mod quality;
+pub mod quality;
 mod sustained;
 mod verification;
 

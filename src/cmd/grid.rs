@@ -8,6 +8,7 @@ use crate::cli::RunArgs;
 use crate::engine::Registry;
 use crate::plan::Spec;
 use crate::progress::say;
+use crate::record::Record;
 use crate::report::{self, Sections, Style, print, render_with};
 use crate::session::{self, Bench, Session, Side, Stop};
 use crate::workload::QualityText;
@@ -31,7 +32,9 @@ pub fn measure(
     engines: &[String],
     kind: Kind<'_>,
 ) -> Result<Option<PathBuf>> {
-    let earlier = args.resume.as_deref().map(crate::gate::interrupted_run).transpose()?;
+    let lacks = if kind.text.is_some() { session::quality::is_missing } else { |_: &Record| false };
+    let resumed = args.resume.as_deref();
+    let earlier = resumed.map(|file| crate::gate::interrupted_run(file, lacks)).transpose()?;
     let (spec, engines) = match &earlier {
         Some(earlier) => (earlier.spec()?, earlier.engines()?),
         None => (spec, Registry::load()?.named(engines)?),

@@ -160,7 +160,7 @@ pub fn run(args: &GateArgs) -> Result<Gate> {
 /// Resumes an interrupted gate of two builds.
 pub fn resumed(args: &GateArgs, file: &Path) -> Result<Gate> {
     let shown = file.display();
-    let earlier = Interrupted::open(file)?;
+    let earlier = Interrupted::open(file, |_| false)?;
     let record = earlier.record();
     let Some(config) = record.run.config.get(CONFIG) else {
         bail!(

@@ -19,6 +19,7 @@ use crate::analysis::gate::Gate;
 use crate::cli::gate::GateArgs;
 use crate::engine::{EngineSpec, Launcher, Registry};
 use crate::plan::Spec;
+use crate::record::Record;
 use crate::session::{Bench, Interrupted, Session, Side, Stop};
 use crate::shell;
 
@@ -147,8 +148,8 @@ fn then_as_candidate(json: &str) -> String {
 ///
 /// # Errors
 /// It cannot be read, or is a gate's record, which is the gate's to resume.
-pub fn interrupted_run(file: &Path) -> Result<Interrupted> {
-    let (earlier, shown) = (Interrupted::open(file)?, file.display());
+pub fn interrupted_run(file: &Path, lacks: fn(&Record) -> bool) -> Result<Interrupted> {
+    let (earlier, shown) = (Interrupted::open(file, lacks)?, file.display());
     if earlier.record().run.config.get(CONFIG).is_some() {
         let command = shell::command(["llm-bench", "gate", "--resume", &file.to_string_lossy()]);
         bail!("--resume {shown}: expected a run, found a gate; `{command}`");

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::metric::Better;
+
 /// The next-token distributions of one arm, teacher-forced over a text, against those of the same
 /// engine on the reference file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -30,6 +32,30 @@ pub struct Quality {
     /// mean nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<Loss>,
+}
+
+/// A figure of quality: its name, its unit, which direction is better, its value.
+pub type Figure = (&'static str, &'static str, Better, f64);
+
+impl Quality {
+    /// Every figure, for rows that programs read.
+    pub fn figures(&self) -> Vec<Figure> {
+        use Better::{Higher, Lower};
+        let mut figures = vec![("ppl", "1", Lower, self.ppl)];
+        let Some(loss) = &self.loss else { return figures };
+        let kl = &loss.kl;
+        figures.extend([
+            ("ln_ppl_ratio", "1", Lower, loss.ln_ppl_ratio),
+            ("kl_mean", "nat", Lower, kl.mean),
+            ("kl_median", "nat", Lower, kl.median),
+            ("kl_p90", "nat", Lower, kl.p90),
+            ("kl_p99", "nat", Lower, kl.p99),
+            ("kl_p999", "nat", Lower, kl.p999),
+            ("top1", "1", Higher, loss.top1),
+            ("rms_delta_p", "1", Lower, loss.rms_delta_p),
+        ]);
+        figures
+    }
 }
 
 /// The distance from the reference.

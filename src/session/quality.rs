@@ -12,6 +12,7 @@ use super::failed;
 use super::find::Found;
 use super::verify::scratch;
 use crate::analysis::divergence::floats;
+use crate::analysis::ok_launches;
 use crate::analysis::quality::{self, Position};
 use crate::engine::Deadlines;
 use crate::interrupt;
@@ -28,6 +29,11 @@ const WINDOW: usize = 512;
 const ROWS: usize = 32;
 /// The seed of the perturbation behind the noise floor.
 const JITTER: u64 = 1;
+
+/// Whether an arm was measured whose quality was not judged.
+pub fn is_missing(record: &Record) -> bool {
+    record.arms.iter().any(|arm| ok_launches(arm).next().is_some() && arm.quality.is_none())
+}
 
 /// Fills `quality` of the record's arms. An arm that cannot be scored goes without it, with a word
 /// on stderr.

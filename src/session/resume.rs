@@ -64,11 +64,12 @@ fn is_at(file: &File, path: &Path) -> std::io::Result<bool> {
 }
 
 impl Interrupted {
-    /// Takes the file for this process alone.
+    /// Takes the file for this process alone. `lacks` says whether a record whose launches are all in
+    /// lacks something else.
     ///
     /// # Errors
     /// No record, a complete one, or one whose session still runs.
-    pub fn open(file: &Path) -> Result<Self> {
+    pub fn open(file: &Path, lacks: fn(&Record) -> bool) -> Result<Self> {
         let shown = file.display();
         let claim = match Claim::take(file) {
             Ok(claim) => claim,
@@ -81,7 +82,7 @@ impl Interrupted {
         if file.extension().is_none_or(|e| e != "json") {
             bail!("--resume {shown}: expected the .json file that `llm-bench run` wrote");
         }
-        if record.run.complete {
+        if record.run.complete && !lacks(&record) {
             bail!(
                 "--resume {shown}: expected an interrupted run, found a complete one; `llm-bench report \
                  {}` shows it",

@@ -122,4 +122,16 @@ fn a_plan_without_quality_is_a_run_over_the_usual_quantizations() {
     let args = [&SMALL[..], &["--quant", "f16,q8_0", "--no-quality"]].concat();
     let shown = done(output(dir.path(), &args));
     assert!(!shown.contains("KL mean"), "{shown}");
+
+    // The launches are kept; quality is judged later.
+    let path = only_record(dir.path());
+    let file = path.to_str().unwrap();
+    refused(output(dir.path(), &["run", "--resume", file]), &["found a complete one"]);
+    let shown = done(output(dir.path(), &["sweep", "--resume", file]));
+    assert!(shown.contains("KL mean"), "{shown}");
+    let csv = std::fs::read_to_string(path.with_extension("csv")).unwrap();
+    let rows: Vec<&str> = csv.lines().filter(|row| row.contains(",kl_mean,nat,lower,")).collect();
+    assert!(rows.len() == 1 && rows[0].starts_with("candle:Q8_0,candle,tiny,"), "{csv}");
+    let columns = |row: &str| row.split(',').count();
+    assert_eq!(columns(rows[0]), columns(csv.lines().next().unwrap()));
 }

@@ -6,6 +6,7 @@ use super::{SYNTHETIC, batch, page, sections, sustained, sweep, verify, weights}
 use crate::analysis;
 use crate::metric::{Better, Metric, Rank, Values};
 use crate::number::{Form, Scale, count, three_digits};
+use crate::record::quality::Figure;
 use crate::record::{Arm, Comparison, MetricSummary, Model, Precision, Record, WeightsSource};
 use crate::report::document::{
     Block, Cell, Column, Content, Document, Level, Mark, Measured, Medium, Remarks, Table, Tone,
@@ -471,6 +472,9 @@ fn rows(record: &Record) -> Table {
                 table.push(values(record, arm, prompt, Some((metric.name(), summary)), None));
             }
         }
+        for figure in arm.quality.iter().flat_map(|quality| quality.figures()) {
+            table.push(quality(record, arm, figure));
+        }
         if table.rows.len() == before {
             table.push(values(record, arm, "", None, None));
         }
@@ -517,6 +521,17 @@ fn values(
     if analysis::batching::is_batched(record) {
         row.push(arm.point.batch.unwrap_or(1).into());
     }
+    row
+}
+
+/// A figure of quality is one number over the positions of a text: a row without scatter.
+fn quality(record: &Record, arm: &Arm, (name, unit, better, value): Figure) -> Vec<Cell> {
+    let mut row = values(record, arm, "", None, None);
+    let n = arm.quality.as_ref().map(|quality| quality.positions);
+    let better = super::better(better).into();
+    let figures = [name.into(), unit.into(), better, n.into(), Cell::number(value, Form::Twelve)];
+    // Behind the six texts that say which arm it is.
+    row.splice(6..6 + figures.len(), figures);
     row
 }
 
