@@ -9,6 +9,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use llm_bench::model::golden;
+use llm_bench::record::{Arm, FailureKind, Record};
 use serde_json::Value;
 use support::engine::{logits, question};
 use support::{PROGRAM, repository, text};
@@ -39,6 +40,11 @@ fn every_engine_agrees_with_pytorch_f32_on_tiny_and_the_stock_one_is_seen_to_dif
     let (code, engines) = verdicts(&["--model", "tiny"]);
     assert_eq!(code, Some(0));
     all_pass(&engines, &["candle", "candle-f32", "pytorch", "pytorch-eager"]);
+    for (name, what) in [("pytorch-bnb-nf4", "nf4"), ("pytorch-bnb-int8", "int8")] {
+        assert_eq!(engines[name]["verdict"], "fail");
+        let reason = engines[name]["reason"].as_str().unwrap();
+        assert!(reason.contains("Known: bitsandbytes") && reason.contains(what), "{reason}");
+    }
     assert_eq!(engines["candle-stock"]["verdict"], "fail");
     let reason = engines["candle-stock"]["reason"].as_str().unwrap();
     assert!(reason.contains("rope_freqs.weight"), "{reason}");
@@ -82,6 +88,50 @@ fn candle_and_pytorch_f32_give_the_golden_logits_on_tiny() {
             assert_eq!(top as u32, at.argmax, "{engine} at {}", at.position);
         }
     }
+}
+
+/// Engines that quantize a 16-bit file themselves lose something beside the one that does not.
+#[test]
+#[ignore = "needs PyTorch"]
+fn a_sweep_sees_what_bitsandbytes_loses_and_holds_on_a_sixteen_bit_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let engines = "pytorch-eager,pytorch-bnb-nf4,pytorch-bnb-int8";
+    let args = ["sweep", "--model", "tiny", "--engine", engines, "--quant", "f16,q8_0"];
+    let short = ["-r", "2", "-p", "8", "-n", "4"];
+    let out = Command::new(PROGRAM).args(args).args(short).current_dir(&dir).output().unwrap();
+    let shown = text(&out.stdout);
+    assert_eq!(out.status.code(), Some(0), "{shown}{}", text(&out.stderr));
+    assert!(shown.contains("KL from pytorch-eager on F16"), "{shown}");
+    let files = std::fs::read_dir(dir.path().join("results")).unwrap();
+    let mut paths = files.map(|file| file.unwrap().path());
+    let record = paths.find(|path| path.extension().is_some_and(|e| e == "json")).unwrap();
+    let record = Record::read(&record).unwrap();
+    let arm = |engine: &str, quant: &str| {
+        let arm = |arm: &&Arm| arm.engine == engine && arm.point.quant == quant;
+        record.arms.iter().find(arm).unwrap()
+    };
+    let quality = |engine: &str| arm(engine, "F16").quality.as_ref().unwrap();
+    let eager = quality("pytorch-eager");
+    assert_eq!((&eager.loss, &eager.reference_engine), (&None, &None));
+    let [int8, nf4] = ["pytorch-bnb-int8", "pytorch-bnb-nf4"].map(|engine| {
+        let quality = quality(engine);
+        assert_eq!(quality.reference, "F16");
+        assert_eq!(quality.reference_engine.as_deref(), Some("pytorch-eager"));
+        assert_eq!(quality.ppl_reference, eager.ppl);
+        // Its own quantization of a quantized file would be nobody's.
+        let refused = arm(engine, "Q8_0");
+        assert!(refused.quality.is_none());
+        let error = refused.launches[0].error.as_ref().unwrap();
+        assert_eq!(error.kind, FailureKind::UnsupportedQuant);
+        quality.loss.as_ref().unwrap().kl.mean
+    });
+    println!("mean KL: int8 {int8:.2e}, nf4 {nf4:.2e}");
+    assert!(0.0 < int8 && 4.0 * int8 < nf4, "{int8} {nf4}");
+    let held = ["pytorch-eager", "pytorch-bnb-int8", "pytorch-bnb-nf4"].map(|engine| {
+        let book = &arm(engine, "F16").launches[0].memory.book;
+        book.weights_mapped_bytes.unwrap() + book.weights_private_bytes.unwrap()
+    });
+    assert!(held[0] > held[1] && held[1] > held[2], "{held:?}");
 }
 
 /// What the program prints with the user's cache, and what it says beside.

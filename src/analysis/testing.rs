@@ -196,6 +196,7 @@ pub fn judged(decode: f64, kl: f64, peak: f64) -> Arm {
     };
     arm.quality = Some(Quality {
         reference: "F16".into(),
+        reference_engine: None,
         text: "standard".into(),
         text_sha256: String::new(),
         windows: 10,

@@ -61,6 +61,12 @@ fn verified(
     provisioner.device = cell.device.kind();
     let mut subjects = Vec::new();
     for engine in engines {
+        if let (true, Some((_, why))) =
+            (args.engine.is_empty(), engine.refusal(&found.model.quant, cell.device))
+        {
+            say(&why);
+            continue;
+        }
         // Minutes of building are for those who ask for this engine.
         let mut provisioner = provisioner.clone();
         provisioner.may_install &= !(args.engine.is_empty() && engine.is_native());

@@ -42,6 +42,9 @@ pub struct EngineSpec {
     pub devices: Vec<DeviceKind>,
     /// How the engine is known to differ from the function that the file describes.
     pub known_differences: Vec<KnownDifference>,
+    /// The variant of the same folder that its quality is compared with, for an engine that
+    /// quantizes the weights itself.
+    pub reference: Option<String>,
     pub launcher: Launcher,
 }
 
@@ -185,6 +188,12 @@ pub struct Variant {
     /// Whether the variant compiles at run time, so that the state of the compile cache matters.
     #[serde(default)]
     pub compiles: bool,
+    /// In place of those of the whole folder; empty for the same.
+    #[serde(default)]
+    pub quants: Vec<String>,
+    /// For a variant that quantizes the weights itself: the variant that keeps them, with which a
+    /// sweep compares its quality.
+    pub reference: Option<String>,
     /// In addition to those of the whole folder.
     #[serde(default)]
     pub known_differences: Vec<KnownDifference>,
@@ -222,12 +231,40 @@ impl EngineFolder {
         if manifest.variants.is_empty() {
             bail!("{whence}: expected at least one [variants.NAME] table, found none");
         }
+        for (name, reference) in
+            manifest.variants.iter().filter_map(|(name, v)| Some((name, v.reference.as_ref()?)))
+        {
+            if manifest.variants.get(reference).is_none_or(|v| v.reference.is_some()) {
+                bail!(
+                    "{whence}: variant {name}: reference = {reference:?}: expected a variant of \
+                     this folder that has no reference itself"
+                );
+            }
+        }
         if let Some(bound) = &manifest.python
             && parse_python_bound(bound).is_none()
         {
             bail!("{whence}: python = {bound:?}: expected a bound such as \">=3.11\"");
         }
         Ok(Self { manifest, files })
+    }
+
+    /// The engine that a variant is.
+    pub fn engine(&self, name: &str) -> Option<EngineSpec> {
+        let m = &self.manifest;
+        let (name, variant) = m.variants.get_key_value(name)?;
+        let quants = if variant.quants.is_empty() { &m.quants } else { &variant.quants };
+        Some(EngineSpec {
+            name: name.clone(),
+            family: m.name.clone(),
+            summary: variant.summary.clone(),
+            options: variant.options.clone(),
+            quants: quants.clone(),
+            devices: m.devices.clone(),
+            known_differences: [&m.known_differences[..], &variant.known_differences].concat(),
+            reference: variant.reference.clone(),
+            launcher: Launcher::Folder(Box::new(self.clone())),
+        })
     }
 
     /// The oldest Python that works.
@@ -343,22 +380,12 @@ impl Registry {
         EngineFolder::parse(&text, files, &path.display().to_string())
     }
 
+    /// The first engine of a name wins: the user's folder over the embedded one.
     fn add(&mut self, folder: EngineFolder) {
-        let m = &folder.manifest;
-        for (name, variant) in &m.variants {
-            if self.engines.iter().any(|e| e.name == *name) {
-                continue; // The first one wins: the user's folder over the embedded one.
+        for engine in folder.manifest.variants.keys().filter_map(|name| folder.engine(name)) {
+            if self.engines.iter().all(|e| e.name != engine.name) {
+                self.engines.push(engine);
             }
-            self.engines.push(EngineSpec {
-                name: name.clone(),
-                family: m.name.clone(),
-                summary: variant.summary.clone(),
-                options: variant.options.clone(),
-                quants: m.quants.clone(),
-                devices: m.devices.clone(),
-                known_differences: [&m.known_differences[..], &variant.known_differences].concat(),
-                launcher: Launcher::Folder(Box::new(folder.clone())),
-            });
         }
     }
 
@@ -428,6 +455,15 @@ impl EngineSpec {
             d.quants.is_empty() || d.quants.iter().any(|q| q.eq_ignore_ascii_case(recipe))
         };
         self.known_differences.iter().find(with)
+    }
+
+    /// The engine that its quality is compared with: itself, unless it quantizes the weights.
+    pub fn reference(&self) -> Self {
+        match (&self.reference, &self.launcher) {
+            (Some(name), Launcher::Folder(folder)) => folder.engine(name),
+            _ => None,
+        }
+        .unwrap_or_else(|| self.clone())
     }
 
     /// What the installation needs on this machine, in words; `None` for a built-in engine.
@@ -519,6 +555,7 @@ fn builtin() -> Vec<EngineSpec> {
             .map(|why| KnownDifference { why: why.into(), quants: Vec::new(), nmse: None })
             .into_iter()
             .collect(),
+        reference: None,
         launcher: Launcher::Builtin,
     })
     .to_vec()
@@ -530,98 +567,4 @@ fn on(name: &str) -> (String, serde_json::Value) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_embedded_engines_parse_and_are_found() {
-        let registry = Registry::load().unwrap();
-        for name in ["candle", "candle-stock", "pytorch", "pytorch-eager", "pytorch-f32"] {
-            assert_eq!(registry.find(name).unwrap().name, name);
-        }
-    }
-
-    #[test]
-    fn a_known_difference_holds_for_its_file_types_and_its_variant() {
-        let registry = Registry::load().unwrap();
-        let most = |name: &str, quant: &str| {
-            registry.find(name).unwrap().known_difference(quant).map(|known| known.nmse)
-        };
-        assert_eq!(most("llama.cpp", "Q4_K_M"), Some(Some(2e-3)));
-        assert_eq!(most("llama.cpp", "Q8_0"), None);
-        assert_eq!(most("llama.cpp", "F16"), None);
-        assert_eq!(most("llama.cpp-flash", "f16"), Some(Some(5e-5)));
-        assert_eq!(most("candle-stock", "Q8_0"), Some(None), "another function, with every file");
-        assert_eq!(most("pytorch", "Q4_K_M"), None);
-    }
-
-    #[test]
-    fn an_engine_refuses_a_device_and_a_file_type_that_its_manifest_does_not_declare() {
-        let registry = Registry::load().unwrap();
-        let (candle, stock) =
-            (registry.find("candle").unwrap(), registry.find("candle-stock").unwrap());
-        let cuda = Device::Cuda(1);
-        assert!(candle.refusal("Q4_0", Device::Cpu).is_none());
-        assert!(candle.refusal("Q4_0", cuda).is_none());
-        let (kind, message) = stock.refusal("Q4_0", cuda).unwrap();
-        assert_eq!(kind, FailureKind::Unsupported);
-        assert_eq!(message, "candle-stock runs on cpu; asked for cuda:1");
-        let only_f16 = EngineSpec { quants: vec!["F16".into()], ..candle.clone() };
-        let (kind, message) = only_f16.refusal("Q4_0", Device::Cpu).unwrap();
-        assert_eq!(kind, FailureKind::UnsupportedQuant);
-        assert_eq!(message, "candle takes F16; this file is Q4_0");
-        assert!(only_f16.refusal("f16", Device::Cpu).is_none());
-        assert!(check_device(&[candle.clone(), stock.clone()], cuda).is_ok());
-        let error = check_device(std::slice::from_ref(stock), cuda).unwrap_err().to_string();
-        assert_eq!(error, "--device cuda:1: no engine has it: candle-stock runs on cpu");
-    }
-
-    #[test]
-    fn a_misspelt_engine_gets_the_nearest_name() {
-        let error = Registry::load().unwrap().find("candel").unwrap_err().to_string();
-        assert!(error.contains("did you mean \"candle\""), "{error}");
-    }
-
-    #[test]
-    fn names_and_files_that_lead_out_of_their_folder_are_refused() {
-        let manifest = |name: &str, script: &str, variant: &str| {
-            let text = format!(
-                "name={name:?}\nsummary='s'\nscript={script:?}\n[variants.{variant:?}]\nsummary='s'"
-            );
-            let files = Files::OnDisk(PathBuf::from("/nowhere"));
-            EngineFolder::parse(&text, files, "x/engine.toml").map_err(|e| format!("{e:#}"))
-        };
-        assert!(manifest("x", "w.py", "x-fast").is_ok());
-        for (name, script, variant) in [
-            ("../../x", "w.py", "x"),
-            ("", "w.py", "x"),
-            ("..", "w.py", "x"),
-            ("x", "../w.py", "x"),
-            ("x", "/bin/w.py", "x"),
-            ("x", "", "x"),
-            ("x", "w.py", "a/b"),
-            ("x", "w.py", "\u{1b}[31m"),
-        ] {
-            let error = manifest(name, script, variant).unwrap_err();
-            assert!(error.contains("x/engine.toml") && error.contains("expected"), "{error}");
-        }
-    }
-
-    #[test]
-    fn shared_code_is_embedded_and_is_no_engine() {
-        let names: Vec<_> = shared().unwrap().sources().unwrap().into_iter().map(|f| f.0).collect();
-        assert!(names.contains(&"__init__.py".into()) && names.contains(&"engine.py".into()));
-        assert!(!names.iter().any(|n| n.starts_with("test_")), "{names:?}");
-        let engines = Registry::load().unwrap();
-        assert!(engines.all().iter().all(|e| !e.name.starts_with('_') && e.family != SHARED));
-        assert!(engines.find("numpy").unwrap().only_named());
-    }
-
-    #[test]
-    fn a_manifest_with_a_typo_is_refused_with_its_place() {
-        let text = "name='x'\nsummary='s'\nscrpit='w.py'\n[variants.x]\nsummary='s'\n";
-        let files = Files::OnDisk(PathBuf::from("/nowhere"));
-        let error = format!("{:#}", EngineFolder::parse(text, files, "x/engine.toml").unwrap_err());
-        assert!(error.contains("x/engine.toml") && error.contains("scrpit"), "{error}");
-    }
-}
+mod tests;

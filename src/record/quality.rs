@@ -5,12 +5,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::metric::Better;
 
-/// The next-token distributions of one arm, teacher-forced over a text, against those of the same
-/// engine on the reference file.
+/// The next-token distributions of one arm, teacher-forced over a text, against those of
+/// the reference: the same engine on the best file, unless the engine quantizes the weights itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Quality {
     /// Quantization of the reference file.
     pub reference: String,
+    /// The engine that computed the reference, where it is another one: this one quantizes the
+    /// weights itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference_engine: Option<String>,
     /// The text: its name, or the file it came from.
     pub text: String,
     /// sha256 of the text.

@@ -1,5 +1,6 @@
 //! What each quantization of a session costs in quality: a text, teacher-forced, through each
-//! engine on each file and on the best of the files.
+//! engine on each file and on the best of the files. What an engine that quantizes the weights
+//! itself loses is seen beside the engine that its manifest names.
 
 use std::thread;
 
@@ -91,16 +92,24 @@ fn of_engine(
 ) -> Result<Vec<Option<Quality>>> {
     let file = &bench.files[best];
     let windows = windows(file, text)?;
-    let reference = scored(&bench.seats[of[0]], &plans[of[0]], file, bench.deadlines());
-    let name = &reference.engine.name;
+    let mut reference = scored(&bench.seats[of[0]], &plans[of[0]], file, bench.deadlines());
+    let name = reference.engine.name.clone();
     say(&format!("{name}: quality over {} windows of {}", windows.tokens.len(), text.name));
+    // A variant of the same folder, which is installed with it.
+    reference.engine = reference.engine.reference();
+    let other = (reference.engine.name != name).then(|| reference.engine.name.clone());
+    let is_reference = |seat: &Seat| seat.file == best && other.is_none();
     let perturbed = perturbed(&reference);
-    let own = compare(&reference, perturbed.as_ref().unwrap_or(&reference), &windows)?;
+    let own = match perturbed.is_some() || of.iter().any(|i| is_reference(&bench.seats[*i])) {
+        true => compare(&reference, perturbed.as_ref().unwrap_or(&reference), &windows)?,
+        false => Vec::new(),
+    };
     let floor = perturbed.is_some().then(|| quality::sum_up(&own)).flatten();
     let quality = |positions: &[Vec<Position>], is_reference: bool| {
         let [right, subject] = quality::perplexities(positions)?;
         Some(Quality {
             reference: file.model.quant.clone(),
+            reference_engine: other.clone(),
             text: text.name.clone(),
             text_sha256: text.sha256.clone(),
             windows: windows.tokens.len() as u32,
@@ -115,7 +124,7 @@ fn of_engine(
     let mut found = Vec::new();
     for i in of {
         let seat = &bench.seats[*i];
-        if seat.file == best {
+        if is_reference(seat) {
             found.push(quality(&own, true));
             continue;
         }

@@ -169,7 +169,8 @@ class Server:
         engine = kind(request["path"], device, request["n_ctx"], options)
         end = time.monotonic_ns()
         self.engine, facts = engine, engine.facts()
-        facts["settings"] = {**options, "threads": threads, **facts.get("settings", {})}
+        given = {name: value for name, value in options.items() if value is not None}
+        facts["settings"] = {**given, "threads": threads, **facts.get("settings", {})}
         times = {"t_begin_ns": begin, "t_end_ns": end, "stages": engine.stages}
         return {"type": "loaded", **times, "memory": self._known(), **facts}
 

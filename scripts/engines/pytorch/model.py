@@ -42,7 +42,7 @@ class Model(Engine):
 
     features = (*Engine.features, "batch")
     devices = ("cpu", "cuda")
-    options = {"compile": False, "half": True}
+    options = {"compile": False, "half": True, "bnb": None}
     profiles = True
 
     @staticmethod
@@ -62,6 +62,12 @@ class Model(Engine):
         if options["compile"]:
             from torch import _dynamo  # noqa: F401
             from torch._inductor import config  # noqa: F401
+        if options["bnb"]:
+            if options["compile"] or not options["half"]:
+                raise Unsupported("bnb: expected compile = false and half = true beside it")
+            from bnb import load_library
+
+            load_library()
         return options["compile"]
 
     @classmethod
@@ -93,6 +99,11 @@ class Model(Engine):
         stages.end("parse")
         self.dtype = self._sixteen_bit(file) if half else torch.float32
         make = lambda *tensors: self._linear(list(tensors))
+        in_block = make
+        if bnb := options.get("bnb"):
+            from bnb import KINDS
+
+            in_block = lambda *tensors: KINDS[bnb](list(tensors), self.dtype, device)
         self.embedding = self._linear([file.tensor("token_embd.weight")], lookup=True)
         self.head = self.embedding if c.tied else make(file.tensor("output.weight", (c.vocab, c.dim)))
         self.output_norm = self._vector(file.tensor("output_norm.weight", (1, c.dim)))
@@ -106,11 +117,11 @@ class Model(Engine):
             self.layers.append(
                 Layer(
                     self._vector(t["attn_norm"]),
-                    make(t["attn_q"], t["attn_k"], t["attn_v"]),
-                    make(t["attn_output"]),
+                    in_block(t["attn_q"], t["attn_k"], t["attn_v"]),
+                    in_block(t["attn_output"]),
                     self._vector(t["ffn_norm"]),
-                    make(t["ffn_gate"], t["ffn_up"]),
-                    make(t["ffn_down"]),
+                    in_block(t["ffn_gate"], t["ffn_up"]),
+                    in_block(t["ffn_down"]),
                     self._cache(),
                     self._cache(),
                 )
@@ -400,14 +411,15 @@ class Model(Engine):
         """Types of the weights in products, of the products and of the cache; bytes of a decode step; kernels."""
         short = lambda dtype: {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[str(dtype).split(".")[1]]
         labels = dict.fromkeys(part for w in self.weights() for part in w.label.split("+"))
+        compute = "int8" if "int8" in labels else short(self.dtype)
         # All weights except an embedding that is only looked up.
         read = [w for w in self.weights() if w is not self.embedding or w is self.head]
         return {
             # The label says f32 only if everything is f32: prefill multiplies bf16 even over tiles.
-            "precision": {"weights": "+".join(labels), "compute": short(self.dtype), "kv": short(self.kv_dtype)},
+            "precision": {"weights": "+".join(labels), "compute": compute, "kv": short(self.kv_dtype)},
             "weight_bytes_per_token": sum(w.mapped_bytes + w.private_bytes for w in read),
-            "settings": {"kernels": self.kernels()},
-            "notes": self.notes(),
+            "settings": {"kernels": self.kernels(), **getattr(self.layers[0].down, "settings", {})},
+            "notes": self.notes() + getattr(self.layers[0].down, "notes", []),
         }
 
     def kernels(self) -> str:

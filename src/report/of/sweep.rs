@@ -4,7 +4,7 @@
 use crate::analysis::front::front;
 use crate::metric::Metric;
 use crate::number::{Form, Scale};
-use crate::record::{Loss, Record};
+use crate::record::{Arm, Loss, Record};
 use crate::report::document::{Block, Cell, Column, Content, Document, Medium, Table, Tone};
 use crate::text::clean;
 
@@ -33,7 +33,8 @@ pub fn is_sweep(record: &Record) -> bool {
 pub fn add(document: &mut Document, record: &Record, medium: Medium) {
     document.push(Block::Table(speed_alone(record)));
     document.push(Block::Table(quality(record)));
-    document.footnotes(medium, vec![format!("{SPEED}; {}", quality_legend(record))]);
+    let legend = format!("{SPEED}; {}", quality_legend(record));
+    document.footnotes(medium, [legend].into_iter().chain(quantizing(record)).collect());
 }
 
 /// Speed and memory alone, for a page.
@@ -51,7 +52,7 @@ pub fn speed_alone(record: &Record) -> Table {
 pub fn add_quality(document: &mut Document, record: &Record) {
     document.push(Block::Table(quality(record)));
     let legend = quality_legend(record);
-    document.push(Block::Legend(vec![legend]));
+    document.push(Block::Legend([legend].into_iter().chain(quantizing(record)).collect()));
 }
 
 fn titled(record: &Record, title: &str) -> Column {
@@ -86,7 +87,9 @@ fn speed(record: &Record, on: &[bool]) -> Table {
             clean(&arm.label).into(),
             Cell::from(if on[i] { "●" } else { "" }).toned(Tone::Best),
             Cell::number(bytes / 1e9, Form::Significant),
-            Cell::number(8.0 * bytes / weights, Form::Fixed(2)),
+            in_memory(arm).unwrap_or(Some(bytes)).map_or_else(Cell::missing, |bytes| {
+                Cell::number(8.0 * bytes / weights, Form::Fixed(2))
+            }),
         ];
         for (metric, scale) in &metrics {
             let of = summaries(*metric);
@@ -97,6 +100,15 @@ fn speed(record: &Record, on: &[bool]) -> Table {
         table.push(row);
     }
     table
+}
+
+/// For an arm whose engine quantizes the weights itself: the bytes that it holds of them, if it
+/// accounts for them.
+fn in_memory(arm: &Arm) -> Option<Option<f64>> {
+    arm.quality.as_ref()?.reference_engine.as_ref()?;
+    let mut books = arm.launches.iter().map(|launch| &launch.memory.book);
+    let held = books.find_map(|b| Some(b.weights_mapped_bytes? + b.weights_private_bytes?));
+    Some(held.map(|bytes| bytes as f64))
 }
 
 fn quality(record: &Record) -> Table {
@@ -182,4 +194,22 @@ fn quality_legend(record: &Record) -> String {
         quality.windows,
         clean(&quality.text)
     )
+}
+
+/// What is different about engines that quantize the weights themselves.
+fn quantizing(record: &Record) -> Option<String> {
+    let mut each: Vec<String> = Vec::new();
+    for arm in &record.arms {
+        let Some(quality) = &arm.quality else { continue };
+        let Some(reference) = &quality.reference_engine else { continue };
+        let [engine, reference, quant] =
+            [&arm.engine, reference, &quality.reference].map(|text| clean(text));
+        let line = format!(
+            "{engine} quantizes the weights of the file itself: KL from {reference} on {quant}"
+        );
+        if !each.contains(&line) {
+            each.push(line);
+        }
+    }
+    (!each.is_empty()).then(|| format!("{}; bits per weight as held in memory.", each.join("; ")))
 }
