@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use crate::metric::Metric;
 use crate::record::Arm;
 use crate::stats::{Sample, drift, launches_needed};
 
@@ -89,8 +90,8 @@ pub fn shares(values: impl Iterator<Item = Option<f64>>) -> Option<[f64; 2]> {
 }
 
 /// The spread of every metric in `wanted` over the launches of an arm.
-pub fn of_launches(arm: &Arm, wanted: &[crate::metric::Metric]) -> Vec<Spread> {
-    let spread = |metric: &crate::metric::Metric| {
+pub fn of_launches(arm: &Arm, wanted: &[Metric]) -> Vec<Spread> {
+    let spread = |metric: &Metric| {
         let summary = arm.metrics.get(metric)?;
         Spread::of(metric.name(), &summary.unit, &summary.values)
     };
@@ -108,7 +109,7 @@ mod tests {
             slope * 100.0 * (1.0 + if i.is_multiple_of(2) { share } else { -share })
         };
         let values: Vec<f64> = (0..30).map(value).collect();
-        Spread::of("decode_tps", "tok/s", &values).unwrap()
+        Spread::of(Metric::DecodeTps.name(), "tok/s", &values).unwrap()
     }
 
     #[test]

@@ -303,10 +303,10 @@ struct Key {
 fn found(spec: &Spec, cells: &[Cell]) -> Result<(Vec<Found>, Vec<Key>)> {
     let wanted = each_once(cells.iter().map(|cell| (cell.model.clone(), cell.quant)));
     let weights = spec.target.weights;
-    let most = |list: &[u32], default: u32| list.iter().copied().max().unwrap_or(default);
+    let most = |list: &[u32], n: u32| u64::from(list.iter().copied().max().unwrap_or(n));
     let work = &spec.workload;
     let positions = most(&work.prompt_len, 512) + most(&work.gen_len, 64) + most(&work.depth, 0);
-    let positions = u64::from(positions) * u64::from(most(&work.batch, 1));
+    let positions = positions * most(&work.batch, 1);
     let mut room = Room::of_machine()?;
     // A card has its own memory, and engines say what it lacks.
     let of_host = spec.target.device.iter().all(|device| *device == Device::Cpu);

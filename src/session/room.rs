@@ -56,7 +56,7 @@ impl Room {
     ) -> Option<String> {
         let need = self.need(spec, quant, weights, positions)?;
         let name = [spec, &quant.map(|q| q.to_string()).unwrap_or_default()].join(" ");
-        let all = Bytes(need.file.0 + need.kv.0);
+        let all = Bytes(need.file.0.saturating_add(need.kv.0));
         if let Some(free) = self.memory.filter(|free| all > *free) {
             return Some(format!(
                 "{} needs {all} of memory ({} of weights, {} for {positions} positions); {free} are \
@@ -120,7 +120,7 @@ impl Room {
         }
         let (arch, quant) = (model.arch.as_ref()?, quant.or(model.default_quant)?);
         let values = 2 * u64::from(arch.kv_width()) * u64::from(arch.n_layers);
-        let kv = Bytes(2 * values * positions);
+        let kv = Bytes((2 * values).saturating_mul(positions));
         let made = synthetic_path(&self.cache, model, quant).metadata().ok();
         if let Some(made) = made.filter(|_| weights != WeightsPolicy::Hub) {
             return Some(Need { file: Bytes(made.len()), kv, is_here: true });

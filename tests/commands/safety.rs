@@ -176,11 +176,11 @@ fn the_users_own_file_sets_everything_and_the_folders_file_comes_before_it() {
     }
     assert!(config(&["-r", "5"]).contains("launches = 5"));
     let none = config(&["--config", "none"]);
-    assert!(none.contains("launches = 5") && none.contains("output-dir = \"results\""), "{none}");
+    assert!(none.contains("# launches =") && none.contains("output-dir = \"results\""), "{none}");
     // A relative folder of settings is none.
     let mut command = llm_bench(home.path(), &["run", "--print-config"]);
     let shown = done(command.env("XDG_CONFIG_HOME", ".").output().unwrap());
-    assert!(shown.contains("launches = 5"), "{shown}");
+    assert!(shown.contains("# launches ="), "{shown}");
 }
 
 // ---- Python ----
@@ -426,7 +426,7 @@ fn without_a_home_folder_nothing_in_the_current_one_takes_its_place() {
         done(list.envs(set.iter().copied()).output().unwrap());
         let mut config = command(&["run", "--print-config"]);
         let shown = done(config.envs(set.iter().copied()).output().unwrap());
-        assert!(shown.contains("launches = 5"), "{shown}");
+        assert!(shown.contains("# launches ="), "{shown}");
         assert_eq!(files(&here.join(".cache")), before, "{set:?}");
     }
     let mut relative = command(&["engines", "list"]);

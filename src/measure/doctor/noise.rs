@@ -126,13 +126,14 @@ fn busy([mean, worst]: [f64; 2]) -> Finding {
 mod tests {
     use super::*;
     use crate::measure::doctor::State;
+    use crate::metric::Metric;
 
     fn noise(values: impl Fn(usize) -> f64, steal: f64) -> Noise {
         let values: Vec<f64> = (0..30).map(values).collect();
         let spread = |what: &str| Spread::of(what, "tok/s", &values).unwrap();
         Noise {
             kernel: spread("read_bandwidth"),
-            launches: vec![spread("decode_tps")],
+            launches: vec![spread(Metric::DecodeTps.name())],
             steal: Some([steal / 2.0, steal]),
             busy: None,
         }
@@ -151,7 +152,10 @@ mod tests {
         let advice: Vec<String> =
             findings(&noisy, 2).into_iter().map(|f| f.advice.unwrap()).collect();
         assert!(advice.iter().all(|a| a.contains('`')), "{advice:?}");
-        assert!(advice[1].contains("gate --margin decode_tps=") && advice[1].contains("-t 1"));
+        assert!(
+            advice[1].contains(&format!("gate --margin {}=", Metric::DecodeTps.name()))
+                && advice[1].contains("-t 1")
+        );
         let falling = noise(|i| 100.0 - i as f64, 0.0);
         assert!(findings(&falling, 1)[1].advice.as_ref().unwrap().contains("it falls"));
     }
