@@ -156,7 +156,11 @@ pub fn locate(
     sources: Sources<'_>,
 ) -> Result<Located, LocateError> {
     if is_path(spec) {
-        return given_file(spec, policy);
+        let given = given_file(spec, policy)?;
+        return match quant {
+            Some(quant) if given.parts.is_none() => in_quantization(given, quant, sources.cache),
+            _ => Ok(given),
+        };
     }
     let model = sources.registry.find(spec)?;
     let refuse = |reason: &str| LocateError::Policy {
@@ -214,6 +218,14 @@ fn given_file(spec: &str, policy: WeightsPolicy) -> Result<Located, LocateError>
     let stem = || Path::new(spec).file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let name = parts.as_ref().map_or_else(stem, |parts| parts.model.clone());
     Ok(Located { path, source, name, notice: None, parts })
+}
+
+/// A given file in the quantization that was asked for: itself, or made from it.
+fn in_quantization(given: Located, quant: Quant, cache: &CacheDir) -> Result<Located, LocateError> {
+    let path = quantized(&given.name, given.path.clone(), quant, cache, false)?;
+    let notice =
+        (path != given.path).then(|| format!("{quant} is made of {}", given.path.display()));
+    Ok(Located { path, notice, ..given })
 }
 
 /// The file that comes with the registry; one inside the binary is unpacked once.

@@ -23,6 +23,8 @@ pub const DEFAULT_SEED: u64 = 42;
 
 /// A model file that was found, opened and checked.
 pub struct Found {
+    /// What was asked for: a name, or a path.
+    pub asked: String,
     pub path: PathBuf,
     /// Taken before anything was read.
     pub stamp: Stamp,
@@ -74,7 +76,7 @@ pub fn find_model(
         ));
     }
     let model = located.record(&file, &cache)?;
-    Ok(Found { path: located.path, stamp, file, model })
+    Ok(Found { asked: spec.into(), path: located.path, stamp, file, model })
 }
 
 /// The model in one file: its parts joined in the cache, if it has several.

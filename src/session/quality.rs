@@ -10,7 +10,8 @@ use rayon::prelude::*;
 use super::bench::{Bench, Seat};
 use super::drive::ArmPlan;
 use super::failed;
-use super::find::Found;
+use super::find::{DEFAULT_SEED, Found, find_model};
+use super::room::Room;
 use super::verify::scratch;
 use crate::analysis::divergence::floats;
 use crate::analysis::ok_launches;
@@ -18,9 +19,10 @@ use crate::analysis::quality::{self, Position};
 use crate::engine::Deadlines;
 use crate::interrupt;
 use crate::model::cache::CacheDir;
+use crate::model::quant::Quant;
 use crate::plan::grid::each_once;
 use crate::progress::say;
-use crate::record::{Quality, Record};
+use crate::record::{Quality, Record, WeightsSource};
 use crate::task::windows::{Scored, Scorer, Windows};
 use crate::workload::QualityText;
 
@@ -47,39 +49,66 @@ pub fn judge(
     plans: &[ArmPlan],
     text: &QualityText,
 ) -> Result<()> {
-    let best = best(&bench.files);
-    let engines = each_once(bench.seats.iter().map(|seat| seat.point.engine.clone()));
-    for engine in engines {
-        let mine: Vec<usize> = (0..bench.seats.len())
-            .filter(|i| bench.seats[*i].point.engine == engine && plans[*i].installed.is_ok())
-            .collect();
-        let files = each_once(mine.iter().map(|i| bench.seats[*i].file));
-        // One arm of each file speaks for those that differ in threads or device.
-        let speakers: Vec<usize> = files
-            .iter()
-            .filter_map(|file| mine.iter().copied().find(|i| bench.seats[*i].file == *file))
-            .collect();
-        if speakers.is_empty() {
-            continue;
-        }
-        let judged = of_engine(bench, plans, &speakers, best, text)?;
-        for (file, quality) in files.iter().zip(judged) {
-            let Some(quality) = quality else { continue };
-            for i in mine.iter().filter(|i| bench.seats[**i].file == *file) {
-                record.arms[*i].quality = Some(quality.clone());
+    let models = each_once(bench.files.iter().map(|file| file.asked.clone()));
+    for model in models {
+        let files: Vec<usize> =
+            (0..bench.files.len()).filter(|i| bench.files[*i].asked == model).collect();
+        let made = reference(bench, &files);
+        let reference = made.as_ref().unwrap_or(&bench.files[best(&bench.files, &files)]);
+        let engines = each_once(bench.seats.iter().map(|seat| seat.point.engine.clone()));
+        for engine in engines {
+            let mine: Vec<usize> = (0..bench.seats.len())
+                .filter(|i| bench.seats[*i].point.engine == engine && plans[*i].installed.is_ok())
+                .filter(|i| files.contains(&bench.seats[*i].file))
+                .collect();
+            // One arm of each file speaks for those that differ in threads, batch or device.
+            let files = each_once(mine.iter().map(|i| bench.seats[*i].file));
+            let speakers: Vec<usize> = files
+                .iter()
+                .filter_map(|file| mine.iter().copied().find(|i| bench.seats[*i].file == *file))
+                .collect();
+            if speakers.is_empty() {
+                continue;
+            }
+            let judged = of_engine(bench, plans, &speakers, reference, text)?;
+            for (file, quality) in files.iter().zip(judged) {
+                let Some(quality) = quality else { continue };
+                for i in mine.iter().filter(|i| bench.seats[**i].file == *file) {
+                    record.arms[*i].quality = Some(quality.clone());
+                }
             }
         }
     }
     Ok(())
 }
 
-/// Index of the file that the others are compared with: the one that stores the most bits for a
-/// weight, the first of equals.
-fn best(files: &[Found]) -> usize {
-    let bits = |f: &Found| f.model.size_bytes as f64 / f.model.n_params.max(1) as f64;
-    let better =
-        |best: usize, i: usize| if bits(&files[i]) > bits(&files[best]) { i } else { best };
-    (0..files.len()).fold(0, better)
+/// Of the files `of`, the one that stores the most bits for a weight, the first of equals.
+fn best(files: &[Found], of: &[usize]) -> usize {
+    let bits = |i: usize| files[i].model.size_bytes as f64 / files[i].model.n_params.max(1) as f64;
+    let better = |best: usize, i: &usize| if bits(*i) > bits(best) { *i } else { best };
+    of.iter().fold(of[0], better)
+}
+
+/// The model's F16 file, where none of the files `of` holds 16 bits or more and it is here or can be
+/// made. Nothing is downloaded for it.
+fn reference(bench: &Bench, of: &[usize]) -> Option<Found> {
+    const WHOLE: [&str; 3] = ["F16", "BF16", "F32"];
+    let is_whole = |i: &usize| WHOLE.contains(&bench.files[*i].model.quant.as_str());
+    let file = &bench.files[of[0]];
+    let can_be_made = file.model.weights != WeightsSource::Hub;
+    let policy = bench.spec.target.weights;
+    let refused =
+        || Room::of_machine().ok()?.refusal((&file.asked, Some(Quant::F16), policy), 1024);
+    if of.iter().any(is_whole) || !can_be_made || refused().is_some() {
+        return None;
+    }
+    match find_model(&file.asked, Some(Quant::F16), policy, DEFAULT_SEED) {
+        Ok(found) => Some(found),
+        Err(e) => {
+            say(&format!("warning: no F16 file to compare with, so the best of the files: {e:#}"));
+            None
+        }
+    }
 }
 
 /// The quality of each of the arms `of`, all of one engine; none for an arm that cannot be scored.
@@ -87,10 +116,9 @@ fn of_engine(
     bench: &Bench,
     plans: &[ArmPlan],
     of: &[usize],
-    best: usize,
+    file: &Found,
     text: &QualityText,
 ) -> Result<Vec<Option<Quality>>> {
-    let file = &bench.files[best];
     let windows = windows(file, text)?;
     let mut reference = scored(&bench.seats[of[0]], &plans[of[0]], file, bench.deadlines());
     let name = reference.engine.name.clone();
@@ -98,7 +126,8 @@ fn of_engine(
     // A variant of the same folder, which is installed with it.
     reference.engine = reference.engine.reference();
     let other = (reference.engine.name != name).then(|| reference.engine.name.clone());
-    let is_reference = |seat: &Seat| seat.file == best && other.is_none();
+    let is_its = |seat: &Seat| bench.file_of(seat).model.sha256 == file.model.sha256;
+    let is_reference = |seat: &Seat| is_its(seat) && other.is_none();
     let perturbed = perturbed(&reference);
     let own = match perturbed.is_some() || of.iter().any(|i| is_reference(&bench.seats[*i])) {
         true => compare(&reference, perturbed.as_ref().unwrap_or(&reference), &windows)?,

@@ -93,4 +93,10 @@ fn nothing_is_profiled_that_was_not_asked_for() {
     let later = done(output(dir.path(), &report));
     assert!(later.contains("= peak") && later.contains("cold generation"), "{later}");
     assert!(!later.contains("by stage"), "{later}");
+    let page = |more: &[&str]| {
+        let args = [&["report", path.to_str().unwrap(), "-o", "html"], more].concat();
+        done(output(dir.path(), &args))
+    };
+    assert!(page(&["--timing"]).contains("Every generation in order"));
+    assert!(!page(&[]).contains("Every generation in order"), "the plots alone");
 }

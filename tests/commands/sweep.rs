@@ -77,6 +77,50 @@ fn two_engines_of_different_origin_find_the_same_losses() {
 }
 
 #[test]
+fn what_is_lost_is_lost_from_f16_even_where_f16_is_not_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    done(output(dir.path(), &[&SMALL[..], &["--quant", "q8_0,q4_0"]].concat()));
+    let record = Record::read(&only_record(dir.path())).unwrap();
+    assert_eq!(record.arms.len(), 2);
+    let kl: Vec<f64> = record
+        .arms
+        .iter()
+        .map(|arm| {
+            let quality = arm.quality.as_ref().unwrap();
+            assert_eq!(quality.reference, "F16");
+            loss(quality).kl.mean
+        })
+        .collect();
+    assert!(0.0 < kl[0] && 10.0 * kl[0] < kl[1], "{kl:?}");
+}
+
+#[test]
+fn each_model_is_compared_with_its_own_best_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = dir.path().join("other.gguf");
+    std::fs::copy(crate::support::repository("models/tiny.gguf"), &other).unwrap();
+    let args = ["sweep", "--model", "tiny,other.gguf", "-r", "1", "-p", "8", "-n", "4"];
+    done(output(dir.path(), &[&args[..], &["--quant", "f16"]].concat()));
+    let record = Record::read(&only_record(dir.path())).unwrap();
+    for arm in &record.arms {
+        let quality = arm.quality.as_ref().unwrap();
+        assert_eq!(quality.loss, None, "{}: each is its model's reference", arm.label);
+    }
+
+    // A file by its path is quantized too, and compared with itself.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(crate::support::repository("models/tiny.gguf"), dir.path().join("o.gguf"))
+        .unwrap();
+    let args = ["sweep", "--model", "./o.gguf", "-r", "1", "-p", "8", "-n", "4", "--quant", "q8_0"];
+    done(output(dir.path(), &args));
+    let record = Record::read(&only_record(dir.path())).unwrap();
+    let arm = &record.arms[0];
+    let quality = arm.quality.as_ref().unwrap();
+    assert_eq!((arm.point.quant.as_str(), quality.reference.as_str()), ("Q8_0", "F16"));
+    assert!(loss(quality).kl.mean > 0.0, "{quality:?}");
+}
+
+#[test]
 fn an_engine_that_cannot_score_is_measured_without_quality() {
     let dir = tempfile::tempdir().unwrap();
     let args = [&SMALL[..], &["--quant", "f16", "--engine", "fake-honest"]].concat();

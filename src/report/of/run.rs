@@ -38,7 +38,13 @@ pub fn render_all(records: &[Record], format: Format, style: Style, wanted: Sect
         Format::Csv => records.iter().map(|r| write::csv::render(&rows(r))).collect(),
         Format::Json => records.iter().map(write::json::whole).collect(),
         // A single page holds them all, with every section.
-        Format::Html => write::html::render(&page::document(&records)),
+        Format::Html => {
+            let mut page = page::document(&records);
+            if wanted.timing {
+                page::add_generations(&mut page, &records);
+            }
+            write::html::render(&page)
+        }
         Format::Table | Format::Markdown => {
             let set = |r| write::for_readers(format, style, |medium| document(r, wanted, medium));
             records.iter().map(set).collect()

@@ -40,6 +40,19 @@ pub fn document(records: &[Record]) -> Document {
     document
 }
 
+/// Every generation of every result in order, for `--timing`: folded, because it is long and the plots
+/// show its course.
+pub fn add_generations(document: &mut Document, records: &[Record]) {
+    for record in records {
+        let mut all = Document::default();
+        sections::add_timing(&mut all, record, Medium::Page);
+        if !all.blocks.is_empty() {
+            let title = format!("Every generation in order: {}", run::title(record));
+            document.push(Block::Fold(title, all.blocks));
+        }
+    }
+}
+
 /// The line through all of them first, then the newest, then the others in short.
 fn many(document: &mut Document, records: &[Record], newest: &Record) {
     document.push(Block::Heading(Level::Report, format!("{} results", records.len())));
