@@ -1,7 +1,7 @@
 //! What the kernel lets this process use: time of processors and memory, by its control groups
-//! (version 2 and 1).
+//! (version 2 and 1), and the room on a disk.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::units::Bytes;
 
@@ -74,6 +74,13 @@ pub fn free_memory(tree: &Tree) -> Option<Bytes> {
     };
     let groups = groups(tree, "memory").into_iter().filter_map(left);
     groups.chain(tree.memory("MemAvailable").map(|b| b.0)).min().map(Bytes)
+}
+
+/// Free bytes on the disk of a folder that may not exist yet; `None` if it cannot be asked.
+pub fn free_disk(folder: &Path) -> Option<Bytes> {
+    let there = folder.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
+    let stat = rustix::fs::statvfs(there).ok()?;
+    Some(Bytes(stat.f_bavail.saturating_mul(stat.f_frsize)))
 }
 
 /// The kernel's files below a root, so that tests can supply their own.

@@ -313,9 +313,9 @@ pub struct Arm {
 /// One fresh process: one replicate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Launch {
-    /// Number within the arm, from 0.
+    /// The block of the plan, from 0: the number within the arm where every block holds the arm.
     pub index: u32,
-    /// Number within the session, from 0.
+    /// The place in the whole plan, from 0.
     pub order: u32,
     /// RFC 3339, with the zone.
     pub started_at: String,

@@ -22,6 +22,9 @@ use sha2::{Digest, Sha256};
 pub use config::{HubConfig, Token};
 pub use error::HubError;
 
+use crate::allowance::free_disk;
+use crate::units::Bytes;
+
 /// One file of one repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubFile {
@@ -353,7 +356,7 @@ impl Part {
                 HubError::DiskFull {
                     folder: self.path.parent().unwrap_or(Path::new(".")).to_owned(),
                     needed: total - self.len,
-                    available: free_space(&self.path).unwrap_or(0),
+                    available: free_disk(&self.path).map_or(0, |free| free.0),
                 }
             }
             _ => HubError::Io { path: self.path.clone(), source: e },
@@ -391,17 +394,12 @@ impl Lock {
 /// Refuses a download that cannot fit.
 fn check_space(part: &Path, needed: u64) -> Result<(), HubError> {
     // If the file system does not report its free space, try anyway.
-    let Some(available) = free_space(part) else { return Ok(()) };
+    let Some(Bytes(available)) = free_disk(part) else { return Ok(()) };
     if needed > available {
         let folder = part.parent().unwrap_or(Path::new(".")).to_owned();
         return Err(HubError::DiskFull { folder, needed, available });
     }
     Ok(())
-}
-
-fn free_space(path: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(path.parent()?).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Makes `snapshots/COMMIT/FILE` a relative link to `blobs/ETAG`.

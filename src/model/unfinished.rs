@@ -10,6 +10,7 @@ use std::sync::mpsc;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::allowance::free_disk;
 use crate::progress::say;
 use crate::units::Bytes;
 
@@ -120,15 +121,13 @@ pub fn folder_of(out: &Path) -> &Path {
 /// Refuses what the disk cannot hold. If the folder does not exist yet, uses its nearest existing
 /// parent.
 pub fn check_free_disk(folder: &Path, out: &Path, needed: Bytes) -> Result<()> {
-    let there = folder.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
-    let stat = rustix::fs::statvfs(there)
-        .with_context(|| format!("cannot read the free disk of {}", there.display()))?;
-    let available = Bytes(stat.f_bavail * stat.f_frsize);
+    let available = free_disk(folder)
+        .with_context(|| format!("cannot read the free disk of {}", folder.display()))?;
     ensure!(
         available >= needed,
         "not enough free disk for {}: needs {needed}, and {} has {available}; free some or choose another folder",
         out.display(),
-        there.display(),
+        folder.display(),
     );
     Ok(())
 }

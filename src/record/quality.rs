@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::metric::Better;
 
 /// The next-token distributions of one arm, teacher-forced over a text, against those of
-/// the reference: the same engine on the best file, unless the engine quantizes the weights itself.
+/// the reference: the same engine on the model's F16 file or the best that there is, unless the engine quantizes the weights itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Quality {
     /// Quantization of the reference file.

@@ -1,6 +1,7 @@
 //! Clocks, temperature and load of the machine, as the kernel reports them just before a launch.
 
 use super::Sensor;
+use crate::allowance::Tree;
 use crate::record::{Environment, Launch};
 
 /// Takes its readings in `begin`.
@@ -42,20 +43,18 @@ pub fn cpu_mhz() -> Option<f64> {
     (!mhz.is_empty()).then(|| mhz.iter().sum::<f64>() / mhz.len() as f64)
 }
 
-/// How often cores and packages have throttled themselves since boot, added over the processors;
-/// `None` without a counter.
-pub fn throttles() -> Option<u64> {
-    let count = |cpu: &std::path::Path, file: &str| -> Option<u64> {
-        let text = std::fs::read_to_string(cpu.join("thermal_throttle").join(file)).ok()?;
-        text.trim().parse().ok()
+/// How often each core and package has throttled itself since boot, as far as it is counted.
+pub fn throttle_counts(tree: &Tree) -> Vec<u64> {
+    let of = |cpu: String| {
+        ["core_throttle_count", "package_throttle_count"]
+            .map(|file| tree.number(&format!("{cpu}/thermal_throttle/{file}")))
     };
-    let cpus = std::fs::read_dir("/sys/devices/system/cpu").ok()?.flatten().map(|e| e.path());
-    let counts: Vec<u64> = cpus
-        .flat_map(|cpu| {
-            ["core_throttle_count", "package_throttle_count"].map(|file| count(&cpu, file))
-        })
-        .flatten()
-        .collect();
+    tree.list("/sys/devices/system/cpu", "cpu").into_iter().flat_map(of).flatten().collect()
+}
+
+/// All of them together; `None` without a counter.
+pub fn throttles() -> Option<u64> {
+    let counts = throttle_counts(&Tree::new("/"));
     (!counts.is_empty()).then(|| counts.iter().sum())
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::allowance::{Tree, free_memory};
+use crate::allowance::{Tree, free_disk, free_memory};
 use crate::model::cache::CacheDir;
 use crate::model::locate::{WeightsPolicy, is_path, package_path, synthetic_path};
 use crate::model::quant::Quant;
@@ -128,13 +128,6 @@ impl Room {
         let file = self.sizes.file_size(arch, quant).ok()?;
         Some(Need { file, kv, is_here: false })
     }
-}
-
-/// Free bytes on the disk of a folder that may not exist yet.
-fn free_disk(folder: &Path) -> Option<Bytes> {
-    let there = folder.ancestors().find(|p| p.exists())?;
-    let stat = rustix::fs::statvfs(there).ok()?;
-    Some(Bytes(stat.f_bavail * stat.f_frsize))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Finding, Tree};
 use crate::number::{Form, text};
+use crate::sensors::clocks::throttle_counts;
 use crate::sensors::cpu::{CpuShares, CpuTimes};
 use crate::units::Bytes;
 
@@ -166,12 +167,7 @@ pub fn temperature(tree: &Tree) -> Finding {
 
 /// How often the processor has throttled itself since boot.
 pub fn throttling(tree: &Tree) -> Finding {
-    let counters = tree.list("/sys/devices/system/cpu", "cpu").into_iter().flat_map(|cpu| {
-        ["core_throttle_count", "package_throttle_count"]
-            .map(|file| tree.number(&format!("{cpu}/thermal_throttle/{file}")))
-    });
-    let counters: Vec<u64> = counters.flatten().collect();
-    match counters.iter().max() {
+    match throttle_counts(tree).iter().max() {
         None => Finding::unknown("throttling", "no counter"),
         Some(0) => Finding::ok("throttling", "never since boot"),
         Some(n) => Finding::warn(

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::{Finding, ModelNeed, Tree};
-use crate::allowance::groups;
+use crate::allowance::{free_disk, groups};
 pub use crate::allowance::{memory_limit, processor_quota};
 use crate::units::{Bytes, three_digits};
 
@@ -74,11 +74,9 @@ pub fn free_memory(tree: &Tree, models: &[ModelNeed]) -> Finding {
 
 /// Free disk space where models are kept. The folder may not exist yet.
 pub fn disk(cache: &Path, models: &[ModelNeed]) -> Finding {
-    let there = cache.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-    let Ok(stat) = rustix::fs::statvfs(there) else {
-        return Finding::unknown("free disk", format!("{} cannot be asked", there.display()));
+    let Some(free) = free_disk(cache) else {
+        return Finding::unknown("free disk", format!("{} cannot be asked", cache.display()));
     };
-    let free = Bytes(stat.f_bavail * stat.f_frsize);
     let needed = Bytes(models.iter().map(|m| m.file.0).sum());
     let found = format!("{free} in {}", cache.display());
     match free >= needed {

@@ -11,7 +11,7 @@ use crate::text::clean;
 use super::run::{best, measured};
 
 /// In the order of the columns. A metric that no arm has makes none.
-const METRICS: [Metric; 10] = [
+pub(super) const METRICS: [Metric; 10] = [
     Metric::DecodeTps,
     Metric::PrefillTps,
     Metric::Ttft,

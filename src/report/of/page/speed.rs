@@ -6,24 +6,13 @@ use crate::metric::{Better, Metric, Values};
 use crate::number::Scale;
 use crate::record::{Arm, MetricSummary, Record};
 use crate::report::document::Measured;
-use crate::report::of::run;
+use crate::report::of::{run, sweep};
 use crate::report::plot::{Axis, Plot, Reach, Row, Rows, Shape, Steps, Value};
 
-/// In the order of the panels. A metric that no arm has makes none.
-const METRICS: [Metric; 9] = [
-    Metric::DecodeTps,
-    Metric::PrefillTps,
-    Metric::Ttft,
-    Metric::ColdStartTtft,
-    Metric::ModelLoad,
-    Metric::PeakHostBytes,
-    Metric::PeakGpuBytes,
-    Metric::Mbu,
-    Metric::JoulesPerToken,
-];
-
+/// The columns of a sweep, but for the ratio of two of them.
 pub fn bars(record: &Record, names: &Names) -> Vec<Plot> {
-    METRICS.into_iter().filter_map(|metric| panel(record, names, metric)).collect()
+    let metrics = sweep::METRICS.into_iter().filter(|metric| *metric != Metric::TpsPerGb);
+    metrics.filter_map(|metric| panel(record, names, metric)).collect()
 }
 
 fn panel(record: &Record, names: &Names, metric: Metric) -> Option<Plot> {
