@@ -1,6 +1,7 @@
 """Detection rates of `llm-bench history changes`, Otava and PELT on the same series.
 
 usage: change_point_grid.py BINARY REPS      (needs numpy, ruptures, apache-otava)
+       change_point_grid.py --prices REPS    (PELT alone: false alarms and power by its price)
 
 Found: a change within two sessions of each true one; for a ramp, within its extent. Without a
 true change: the share of series with any, which is the rate of false alarms.
@@ -9,7 +10,6 @@ import hashlib, json, subprocess, sys, tempfile, time
 
 import numpy as np
 import ruptures
-from otava.analysis import compute_change_points
 
 BINARY, REPS = sys.argv[1], int(sys.argv[2])
 RNG = np.random.default_rng(8)
@@ -47,16 +47,24 @@ def llm_bench(series):
     return found
 
 
-def pelt(values):
+def pelt(values, price=3):
     y = np.log(values)
     sd = np.median(np.abs(np.diff(y))) / 0.6745 / np.sqrt(2)
-    cuts = ruptures.Pelt(model="l2", min_size=3, jump=1).fit(y / sd).predict(pen=3 * np.log(len(y)))
+    fitted = ruptures.Pelt(model="l2", min_size=3, jump=1).fit(y / sd)
+    cuts = fitted.predict(pen=price * np.log(len(y)))
     ends = [0] + cuts
     level = [np.median(y[a:b]) for a, b in zip(ends, ends[1:])]
     return [c for c, a, b in zip(cuts, level, level[1:]) if abs(b - a) >= np.log(1.05)]
 
 
+def pelt20(values):
+    """With the price at which an autocorrelation of 0.5 gives a false alarm in less than 1 % of 60 sessions."""
+    return pelt(values, price=20)
+
+
 def otava(values):
+    from otava.analysis import compute_change_points
+
     points = compute_change_points(list(values), window_len=50, max_pvalue=0.001, min_magnitude=0.05)
     return [p.index for p in points[0]]
 
@@ -78,6 +86,7 @@ def score(found, truth):
     return np.mean([all(any(a - 2 <= x <= b + 2 for x in f) for a, b in truth) for f in found])
 
 
+TOOLS, NAMES = (otava, pelt, pelt20), ("llm-bench", "otava", "pelt", "pelt20")
 at = lambda *places: [(p, p) for p in places]
 ramp = np.concatenate([np.zeros(20), np.linspace(0, np.log(0.8), 20), np.full(20, np.log(0.8))])
 outlier = levels((0, 29), (-0.6, 1), (0, 30))
@@ -92,9 +101,16 @@ for sd in (0.01, 0.02, 0.05):
               ("one outlier", outlier, [], 0),
               ("no change", np.zeros(60), [], 0),
               ("no change, AR(1) 0.8", np.zeros(60), [], 0.8)]
+    if BINARY == "--prices":
+        for name, course, truth, phi in cases + [(f"no change, {n}, AR(1) {phi}", np.zeros(n), [], phi)
+                                                 for n in (10, 60) for phi in (0, 0.5)]:
+            series = [100 * np.exp(course + noise(len(course), sd, phi)) for _ in range(REPS)]
+            rates = [(price, score([pelt(s, price) for s in series], truth)) for price in (3, 4, 6, 12, 20, 40, 80)]
+            print(f"CV {sd:.0%} {name:24}", *(f"{price} ln n {r:.3f}" for price, r in rates), flush=True)
+        continue
     for name, course, truth, phi in cases:
         series = [100 * np.exp(course + noise(len(course), sd, phi)) for _ in range(REPS)]
         rates = [score(llm_bench(series), truth)]
-        rates += [score([tool(s) for s in series], truth) for tool in (otava, pelt)]
-        print(f"CV {sd:.0%} {name:24}", *(f"{n} {r:.3f}" for n, r in zip(("llm-bench", "otava", "pelt"), rates)),
+        rates += [score([tool(s) for s in series], truth) for tool in TOOLS]
+        print(f"CV {sd:.0%} {name:24}", *(f"{n} {r:.3f}" for n, r in zip(NAMES, rates)),
               flush=True)

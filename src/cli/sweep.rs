@@ -29,6 +29,7 @@ impl SweepArgs {
     /// Every quantization that is made for comparisons, unless the user names some.
     pub fn spec(&self) -> Spec {
         let mut spec = self.run.spec();
+        spec.target.of_f16 = !self.no_quality;
         if spec.target.quant.is_empty() {
             spec.target.quant = QUANTS.to_vec();
         }

@@ -17,7 +17,7 @@ const NOT_COMPARABLE: u8 = 4;
 pub fn run(args: &CompareArgs) -> Result<ExitCode> {
     let mut sources: Vec<Source> =
         args.files.iter().map(|file| foreign::read(file)).collect::<Result<_>>()?;
-    look_up(&mut sources, args)?;
+    history::add_earlier(&mut sources, args.history_db.as_deref()).context("--history-db")?;
     let (baseline, candidates) = sources.split_first().expect("clap asks for two");
     let wanted = Wanted { pairs: args.pair.clone(), all: args.all, per_prompt: args.per_prompt };
     let rules = args.rules.rules();
@@ -29,20 +29,4 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode> {
         false if compared.against.iter().any(|a| a.pairs.is_empty()) => NOT_COMPARABLE.into(),
         false => ExitCode::SUCCESS,
     })
-}
-
-/// What the history shows of sessions like those of the baseline, the candidates' own left out.
-fn look_up(sources: &mut [Source], args: &CompareArgs) -> Result<()> {
-    let Some((baseline, candidates)) = sources.split_first_mut() else { return Ok(()) };
-    let others: Vec<&str> = candidates.iter().filter_map(|c| c.session.as_deref()).collect();
-    if others.iter().all(|session| Some(*session) == baseline.session.as_deref()) {
-        return Ok(());
-    }
-    for arm in &mut baseline.arms {
-        if let Some(line) = &arm.line {
-            let found = history::earlier(args.history_db.as_deref(), line, &others);
-            arm.earlier = found.context("--history-db")?;
-        }
-    }
-    Ok(())
 }

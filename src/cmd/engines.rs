@@ -9,6 +9,7 @@ use crate::engine::provision::Provisioner;
 use crate::engine::{EngineSpec, Registry};
 use crate::model::cache::CacheDir;
 use crate::model::locate::WeightsPolicy;
+use crate::model::synth::Random;
 use crate::progress::say;
 use crate::report::of::lists::{self, EngineState};
 use crate::report::{Style, print};
@@ -57,7 +58,7 @@ fn check(registry: &Registry, names: &[String]) -> Result<()> {
         }
         false => names.iter().map(|n| registry.find(n)).collect::<Result<_>>()?,
     };
-    let found = find_model("tiny", None, WeightsPolicy::Auto, 0)?;
+    let found = find_model("tiny", None, WeightsPolicy::Auto, Random::PLAIN)?;
     let quant = &found.model.quant;
     let mut failed = Vec::new();
     for engine in engines {

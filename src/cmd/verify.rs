@@ -15,7 +15,7 @@ use crate::record::{Verdict, Verification};
 use crate::report::write::json;
 use crate::report::{Style, of::verify as report};
 use crate::sensors::gpu;
-use crate::session::find::{DEFAULT_SEED, Found, find_model};
+use crate::session::find::{Found, find_model};
 use crate::session::verify::{Check, Subject, explained};
 
 /// Whether every engine passed; one whose difference is known counts only if it was named.
@@ -30,7 +30,7 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
     args.target.device.iter().try_for_each(|device| gpu::check(*device))?;
     let (mut passed, mut all) = (true, Vec::new());
     for cell in Cell::grid(&args.target, &[1], 1, host::available_threads()) {
-        let found = find_model(&cell.model, cell.quant, args.target.weights, DEFAULT_SEED)?;
+        let found = find_model(&cell.model, cell.quant, args.target.weights, args.target.random())?;
         let (verdicts, good) = verified(args, &registry, &engines, &found, &cell)?;
         passed &= good;
         if args.json {

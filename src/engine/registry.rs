@@ -10,7 +10,8 @@ use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
 use crate::device::{Device, DeviceKind};
-use crate::record::FailureKind;
+use crate::record::{FailureKind, Model};
+use crate::units::Bytes;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/scripts/engines");
 
@@ -45,6 +46,8 @@ pub struct EngineSpec {
     /// The variant of the same folder that its quality is compared with, for an engine that
     /// quantizes the weights itself.
     pub reference: Option<String>,
+    /// The fewest bits that it holds of each weight in memory, whatever the file has.
+    pub min_bits: u32,
     pub launcher: Launcher,
 }
 
@@ -194,6 +197,9 @@ pub struct Variant {
     /// For a variant that quantizes the weights itself: the variant that keeps them, with which a
     /// sweep compares its quality.
     pub reference: Option<String>,
+    /// The fewest bits that it holds of each weight in memory, if a file of fewer does not help.
+    #[serde(default)]
+    pub min_bits: u32,
     /// In addition to those of the whole folder.
     #[serde(default)]
     pub known_differences: Vec<KnownDifference>,
@@ -263,6 +269,7 @@ impl EngineFolder {
             devices: m.devices.clone(),
             known_differences: [&m.known_differences[..], &variant.known_differences].concat(),
             reference: variant.reference.clone(),
+            min_bits: variant.min_bits,
             launcher: Launcher::Folder(Box::new(self.clone())),
         })
     }
@@ -442,6 +449,12 @@ impl EngineSpec {
         Some((FailureKind::UnsupportedQuant, message))
     }
 
+    /// The bytes of a model's weights in this engine's memory, if it makes them larger than the file.
+    pub fn makes_larger(&self, model: &Model) -> Option<Bytes> {
+        let bytes = Bytes(model.n_params.saturating_mul(self.min_bits.into()) / 8);
+        Some(bytes).filter(|bytes| bytes.0 > model.size_bytes)
+    }
+
     /// The kinds of device that the engine declares, in words.
     fn devices(&self) -> String {
         let names: Vec<String> = self.devices.iter().map(DeviceKind::to_string).collect();
@@ -556,6 +569,7 @@ fn builtin() -> Vec<EngineSpec> {
             .into_iter()
             .collect(),
         reference: None,
+        min_bits: if switch == "float32" { 32 } else { 0 },
         launcher: Launcher::Builtin,
     })
     .to_vec()

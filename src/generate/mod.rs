@@ -16,11 +16,12 @@ use self::terminal::TextOut;
 use crate::cli::GenerateArgs;
 use crate::engine::Registry;
 use crate::engine::registry::check_device;
+use crate::model::synth::Random;
 use crate::model::tokenizer::Tokenizer;
 use crate::progress::say;
 use crate::protocol::Sampling;
 use crate::sensors::gpu;
-use crate::session::find::{DEFAULT_SEED, Found, find_model};
+use crate::session::find::{Found, find_model};
 
 /// Tokens of a completion where the user does not say.
 const GEN_LEN: u32 = 128;
@@ -33,7 +34,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     check_device(std::slice::from_ref(engine), args.device)?;
     gpu::check(args.device)?;
     let quant = args.quant.as_deref().map(str::parse).transpose()?;
-    let found = find_model(&args.model, quant, args.weights, DEFAULT_SEED)?;
+    let found = find_model(&args.model, quant, args.weights, Random::PLAIN)?;
     let longest = found.model.context_length.unwrap_or(u32::MAX);
     if let Some(n) = args.n_ctx.filter(|n| *n > longest) {
         bail!("--n-ctx {n}: the context of this model is {longest}");

@@ -7,12 +7,32 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{Filter, Identity, Store};
+use crate::analysis::foreign::Source;
 use crate::analysis::sides::Earlier;
 use crate::metric::Metric;
 use crate::stats::{self, ChangeKind, Search};
 
 /// Where a history lies that nobody named.
 pub const PLACE: &str = "results/history.sqlite";
+
+/// Adds to the arms of the first source, the baseline, what the history shows of sessions like its
+/// own; the candidates' are left out, and where all are of one session nothing is added.
+///
+/// # Errors
+/// As for [`earlier`].
+pub fn add_earlier(sources: &mut [Source], db: Option<&Path>) -> Result<()> {
+    let Some((baseline, candidates)) = sources.split_first_mut() else { return Ok(()) };
+    let others: Vec<&str> = candidates.iter().filter_map(|c| c.session.as_deref()).collect();
+    if others.iter().all(|session| Some(*session) == baseline.session.as_deref()) {
+        return Ok(());
+    }
+    for arm in &mut baseline.arms {
+        if let Some(line) = &arm.line {
+            arm.earlier = earlier(db, line, &others)?;
+        }
+    }
+    Ok(())
+}
 
 /// The complete sessions of the lines that fit `identity`, but for the runs `without`. Without `db`,
 /// those at [`PLACE`], where a missing file is an empty history. Of each metric the last level

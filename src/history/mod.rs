@@ -12,7 +12,7 @@ mod session;
 mod store;
 
 pub use crate::identity::LineIdentity as Identity;
-pub use earlier::{PLACE, earlier};
+pub use earlier::{PLACE, add_earlier, earlier};
 pub use exchange::{Form, import, write_out};
 pub use file::of_file;
 pub use filter::{BadSince, Filter, since};

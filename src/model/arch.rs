@@ -95,7 +95,7 @@ impl ArchSpec {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn llama_1b() -> ArchSpec {

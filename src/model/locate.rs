@@ -16,6 +16,7 @@ use super::quant::Quant;
 use super::quantize;
 use super::registry::{ModelEntry, Package, Registry, RegistryError, Shipped};
 use super::synth;
+use crate::progress::ByteProgress;
 use crate::record::{self, WeightsSource, write_atomically};
 
 /// `--weights`: which source to use. Every choice but `Auto` fails rather than fall back.
@@ -122,6 +123,9 @@ pub enum LocateError {
     Unpack { path: PathBuf, reason: String },
 }
 
+/// A file of so many bytes takes seconds to quantize.
+const SLOW_TO_QUANTIZE: u64 = 1 << 30;
+
 /// Makes the synthetic file of a model at a path, completely or not at all.
 pub type Synthesize<'a> = &'a mut dyn FnMut(&ModelEntry, Quant, &Path) -> anyhow::Result<()>;
 
@@ -136,6 +140,9 @@ pub struct Sources<'a> {
     /// Called as bytes of a download arrive.
     pub progress: &'a mut dyn FnMut(Progress),
     pub synthesize: Synthesize<'a>,
+    /// Whether smaller types of random weights are quantized from the F16 file, so that they can be
+    /// compared with it, instead of being random themselves.
+    pub of_f16: bool,
     pub fetch: Fetch<'a>,
 }
 
@@ -302,10 +309,20 @@ fn quantized(
     }
     let make = || -> anyhow::Result<PathBuf> {
         let sha256 = cache.sha256(&source)?;
-        let out = cache.models().join(format!("{name}-{quant}-of-{}.gguf", &sha256[..12]));
+        let out = quantized_path(cache, name, quant, &sha256);
         if !GgufFile::open(&out).is_ok_and(|made| made.recipe() == wanted) {
             let targets = [quantize::Target { quant, out: out.clone() }];
-            quantize::quantize(&file, &targets, 0, again, &mut |_, _| {})?;
+            let mut bar: Option<ByteProgress> = None;
+            let sizes = quantize::quantize(&file, &targets, 0, again, &mut |done, total| {
+                // A small one is there before the line is read.
+                if total >= SLOW_TO_QUANTIZE {
+                    let what = || ByteProgress::new(&format!("quantizing {name} to {quant}"));
+                    bar.get_or_insert_with(what).set(done, total);
+                }
+            })?;
+            if let Some(bar) = bar {
+                bar.done(sizes[0]);
+            }
         }
         Ok(out)
     };
@@ -356,6 +373,17 @@ fn from_hub(
     })
 }
 
+/// Whether the cache holds a file that was quantized from the synthetic F16 file of a model.
+pub fn has_quantized(cache: &CacheDir, model: &ModelEntry, quant: Quant) -> bool {
+    let f16 = synthetic_path(cache, model, Quant::F16);
+    let made = |sha256: String| quantized_path(cache, &model.name, quant, &sha256).is_file();
+    f16.is_file() && cache.sha256(&f16).is_ok_and(made)
+}
+
+fn quantized_path(cache: &CacheDir, name: &str, quant: Quant, sha256: &str) -> PathBuf {
+    cache.models().join(format!("{name}-{quant}-of-{}.gguf", &sha256[..12]))
+}
+
 /// Where the cache keeps the synthetic file of a model. A new method of synthesis gets a new name,
 /// so that an older file is never mistaken for a new one.
 pub fn synthetic_path(cache: &CacheDir, model: &ModelEntry, quant: Quant) -> PathBuf {
@@ -369,6 +397,12 @@ fn synthetic(
     hub_error: Option<String>,
     sources: Sources<'_>,
 ) -> Result<Located, LocateError> {
+    if sources.of_f16 && !quant.is_float() {
+        let cache = sources.cache;
+        let f16 = synthetic(model, Quant::F16, hub_error, sources)?;
+        let path = quantized(&model.name, f16.path, quant, cache, false)?;
+        return Ok(Located { path, ..f16 });
+    }
     let path = synthetic_path(sources.cache, model, quant);
     // Makes the file again if it cannot be read or llm-bench did not make it.
     if !GgufFile::open(&path).is_ok_and(|file| file.is_synthetic()) {

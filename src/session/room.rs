@@ -6,12 +6,15 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::allowance::{Tree, free_disk, free_memory};
+use crate::device::Device;
+use crate::engine::EngineSpec;
 use crate::model::cache::CacheDir;
-use crate::model::locate::{WeightsPolicy, is_path, package_path, synthetic_path};
+use crate::model::locate::{WeightsPolicy, has_quantized, is_path, package_path, synthetic_path};
 use crate::model::quant::Quant;
 use crate::model::registry::Registry;
 use crate::model::synth::Sizes;
 use crate::progress::say;
+use crate::record::Model;
 use crate::units::Bytes;
 
 /// What is free, less what the files that were let in will take.
@@ -21,6 +24,8 @@ pub struct Room {
     sizes: Sizes,
     registry: Registry,
     cache: CacheDir,
+    /// Whether smaller types of random weights are made of the F16 file.
+    pub of_f16: bool,
     /// Names and sizes of the files that have to be made or fetched.
     to_come: Vec<(String, Bytes)>,
 }
@@ -43,6 +48,7 @@ impl Room {
             sizes: Sizes::default(),
             registry: Registry::embedded()?,
             cache,
+            of_f16: false,
             to_come: Vec::new(),
         })
     }
@@ -122,12 +128,26 @@ impl Room {
         let values = 2 * u64::from(arch.kv_width()) * u64::from(arch.n_layers);
         let kv = Bytes((2 * values).saturating_mul(positions));
         let made = synthetic_path(&self.cache, model, quant).metadata().ok();
-        if let Some(made) = made.filter(|_| weights != WeightsPolicy::Hub) {
+        let is_used = weights != WeightsPolicy::Hub && (quant.is_float() || !self.of_f16);
+        if let Some(made) = made.filter(|_| is_used) {
             return Some(Need { file: Bytes(made.len()), kv, is_here: true });
         }
         let file = self.sizes.file_size(arch, quant).ok()?;
+        if self.of_f16 && has_quantized(&self.cache, model, quant) {
+            return Some(Need { file, kv, is_here: true });
+        }
         Some(Need { file, kv, is_here: false })
     }
+}
+
+/// Why the machine cannot hold a model in this engine, which makes the weights larger than the file.
+pub fn too_large_in(engine: &EngineSpec, model: &Model, device: Device) -> Option<String> {
+    let need = engine.makes_larger(model).filter(|_| device == Device::Cpu)?;
+    let free = free_memory(&Tree::new("/")).filter(|free| need > *free)?;
+    Some(format!(
+        "{} holds {} bits of each weight: {} {} needs {need} of memory; {free} are free",
+        engine.name, engine.min_bits, model.name, model.quant
+    ))
 }
 
 #[cfg(test)]
@@ -172,5 +192,21 @@ mod tests {
         let mut room = room(1, 1);
         let unknown = ("no-such-model", None, WeightsPolicy::Auto);
         assert_eq!(room.refusal(unknown, 1), None);
+    }
+
+    #[test]
+    fn an_engine_that_widens_the_weights_needs_memory_for_that() {
+        let engines = crate::engine::Registry::load().unwrap();
+        let model = crate::analysis::testing::empty().model;
+        let model = Model { n_params: 1 << 50, size_bytes: 1 << 40, ..model };
+        let ask = |name: &str, device| too_large_in(engines.find(name).unwrap(), &model, device);
+        let why = ask("pytorch-f32", Device::Cpu).unwrap();
+        assert!(why.starts_with("pytorch-f32 holds 32 bits of each weight"), "{why}");
+        assert!(ask("candle-f32", Device::Cpu).is_some());
+        assert_eq!(ask("candle", Device::Cpu), None);
+        assert_eq!(ask("pytorch-f32", Device::Cuda(0)), None);
+        // A file of as many bits is held as it is.
+        let float = Model { size_bytes: 1 << 60, ..model.clone() };
+        assert_eq!(too_large_in(engines.find("pytorch-f32").unwrap(), &float, Device::Cpu), None);
     }
 }

@@ -64,12 +64,12 @@ impl Arithmetic {
             Encoding::F16 => Method::Float(FloatKind::F16),
             Encoding::Bf16 => Method::Float(FloatKind::Bf16),
             Encoding::Q4_0 => Method::Block(Kind::Q4_0),
+            Encoding::Q5_0 => Method::Block(Kind::Q5_0),
             Encoding::Q8_0 => Method::Block(Kind::Q8_0),
             Encoding::Q4K => Method::Block(Kind::Q4K),
             Encoding::Q6K => Method::Block(Kind::Q6K),
             _ if m >= MANY_TOKENS => Method::Widen,
             Encoding::Q4_1 | Encoding::Q5_1 => Method::Candle(Activations::Q8_1),
-            Encoding::Q5_0 => Method::Candle(Activations::Q8_0),
             _ => Method::Candle(Activations::Q8K),
         }
     }
@@ -132,6 +132,7 @@ macro_rules! with_format {
         }
         match $kind {
             Kind::Q4_0 => of!(format::Q4_0),
+            Kind::Q5_0 => of!(format::Q5_0),
             Kind::Q8_0 => of!(format::Q8_0),
             Kind::Q4K => of!(format::Q4K),
             Kind::Q6K => of!(format::Q6K),

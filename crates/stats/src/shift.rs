@@ -9,6 +9,7 @@ mod exceedance;
 mod rank_sum;
 
 use super::Interval;
+use counting::Tails;
 use exceedance::Exceedance;
 use rank_sum::RankSum;
 
@@ -45,6 +46,36 @@ pub struct ShiftTest {
     pub df: f64,
 }
 
+/// A test that can be asked about any shift.
+trait Ask {
+    /// The shift at which the test sees no difference.
+    fn estimate(&self) -> f64;
+    /// P of a statistic at least as high, and at most as high, if `worse` is `other` plus `shift`.
+    fn tails(&self, shift: f64) -> Tails;
+    /// The shifts that neither one-sided test at level `tail` rejects.
+    fn interval(&self, tail: f64) -> Interval;
+    /// The least P that so many values can have.
+    fn least_p(&self) -> f64;
+}
+
+impl ShiftTest {
+    fn of(test: &impl Ask, theta: f64, values: usize) -> Self {
+        let least_p = test.least_p();
+        let [zero, up, down] = [0.0, theta, -theta].map(|shift| test.tails(shift));
+        Self {
+            worse_by: test.estimate(),
+            interval90: (least_p < 0.05).then(|| test.interval(0.05)),
+            interval95: (least_p < 0.025).then(|| test.interval(0.025)),
+            p: (2.0 * zero.above.min(zero.below)).min(1.0),
+            p_reg: up.above,
+            p_ok: up.below,
+            p_improved: down.below,
+            least_p,
+            df: (values - 2) as f64,
+        }
+    }
+}
+
 /// Tests the logarithms of `worse` (a time of the candidate, or a rate of the baseline) against
 /// those of `other`. `None` if a side has fewer than two values or a value that is not positive, if
 /// no value varies, or if no block holds both sides.
@@ -55,19 +86,7 @@ pub fn shift_test(
     theta: f64,
 ) -> Option<ShiftTest> {
     let test = RankSum::new(&logs(worse)?, &logs(other)?, layout)?;
-    let least_p = test.least_p();
-    let [zero, up, down] = [0.0, theta, -theta].map(|shift| test.tails(shift));
-    Some(ShiftTest {
-        worse_by: test.estimate(),
-        interval90: (least_p < 0.05).then(|| test.interval(0.05)),
-        interval95: (least_p < 0.025).then(|| test.interval(0.025)),
-        p: (2.0 * zero.above.min(zero.below)).min(1.0),
-        p_reg: up.above,
-        p_ok: up.below,
-        p_improved: down.below,
-        least_p,
-        df: (worse.len() + other.len() - 2) as f64,
-    })
+    Some(ShiftTest::of(&test, theta, worse.len() + other.len()))
 }
 
 /// Tests the `quantile` of the values inside launches: the launches of `worse` (one list of positive
@@ -83,19 +102,7 @@ pub fn quantile_test(
 ) -> Option<ShiftTest> {
     let side = |side: &[Vec<f64>]| side.iter().map(|v| logs_of(v)).collect::<Option<Vec<_>>>();
     let test = Exceedance::new([&side(worse)?, &side(other)?], layout, quantile)?;
-    let least_p = test.least_p();
-    let [zero, up, down] = [0.0, theta, -theta].map(|shift| test.tails(shift));
-    Some(ShiftTest {
-        worse_by: test.estimate(),
-        interval90: (least_p < 0.05).then(|| test.interval(0.05)),
-        interval95: (least_p < 0.025).then(|| test.interval(0.025)),
-        p: (2.0 * zero.above.min(zero.below)).min(1.0),
-        p_reg: up.above,
-        p_ok: up.below,
-        p_improved: down.below,
-        least_p,
-        df: (worse.len() + other.len() - 2) as f64,
-    })
+    Some(ShiftTest::of(&test, theta, worse.len() + other.len()))
 }
 
 fn logs_of(values: &[f64]) -> Option<Vec<f64>> {

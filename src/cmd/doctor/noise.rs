@@ -64,6 +64,7 @@ fn spec(threads: u32) -> Spec {
             device: vec![Device::Cpu],
             threads: vec![threads],
             weights: WeightsPolicy::Auto,
+            of_f16: false,
         },
         engine: Vec::new(),
         workload: Workload {

@@ -7,15 +7,16 @@ use anyhow::{Context, Result, bail};
 use crate::model::cache::CacheDir;
 use crate::model::gguf::GgufFile;
 use crate::model::locate::WeightsPolicy;
+use crate::model::synth::Random;
 use crate::progress::say;
 use crate::report::write::json;
-use crate::session::find::{DEFAULT_SEED, find_file, tokenizer};
+use crate::session::find::{find_file, tokenizer};
 use crate::text::escaped;
 
 pub fn inspect(spec: &str, quant: Option<&str>, as_json: bool) -> Result<()> {
     let quant = quant.map(str::parse).transpose()?;
     let cache = CacheDir::from_env()?;
-    let located = find_file(spec, quant, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
+    let located = find_file(spec, quant, WeightsPolicy::Auto, &cache, Random::PLAIN)?;
     let inspection = GgufFile::open(&located.path)?.inspect();
     match as_json {
         true => write!(stdout(), "{}", json::whole(&inspection))?,
@@ -30,7 +31,7 @@ const MAX_TEXT: u64 = 64 << 20;
 pub fn tokenize(spec: &str, quant: Option<&str>, text: Option<&str>) -> Result<()> {
     let quant = quant.map(str::parse).transpose()?;
     let cache = CacheDir::from_env()?;
-    let located = find_file(spec, quant, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
+    let located = find_file(spec, quant, WeightsPolicy::Auto, &cache, Random::PLAIN)?;
     let tokenizer = tokenizer(&GgufFile::open(&located.path)?)?;
     let text = match text {
         Some(text) => text.to_string(),

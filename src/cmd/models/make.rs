@@ -10,8 +10,9 @@ use crate::model::locate::{WeightsPolicy, is_path};
 use crate::model::quant::Quant;
 use crate::model::quantize::{self, Target};
 use crate::model::registry::Registry;
+use crate::model::synth::{DEFAULT_SEED, Random};
 use crate::progress::{ByteProgress, say};
-use crate::session::find::{DEFAULT_SEED, find_file, make, whole};
+use crate::session::find::{find_file, make, whole};
 use crate::units::Bytes;
 
 pub fn synth(args: &SynthArgs) -> Result<()> {
@@ -30,7 +31,7 @@ pub fn synth(args: &SynthArgs) -> Result<()> {
         // In the cache a file of this seed is used again.
         None if args.seed == DEFAULT_SEED => {
             let policy = WeightsPolicy::Synthetic;
-            find_file(&args.model.model, Some(quant), policy, &cache, args.seed)?.path
+            find_file(&args.model.model, Some(quant), policy, &cache, Random::PLAIN)?.path
         }
         None => bail!(
             "--seed {}: name the file with --out FILE; the cache holds seed {DEFAULT_SEED}",
@@ -45,7 +46,7 @@ pub fn quantize(args: &QuantizeArgs) -> Result<()> {
     let quants = wanted(args)?;
     let float = (!is_path(&args.model)).then_some(Quant::F16);
     let cache = CacheDir::from_env()?;
-    let located = find_file(&args.model, float, WeightsPolicy::Auto, &cache, DEFAULT_SEED)?;
+    let located = find_file(&args.model, float, WeightsPolicy::Auto, &cache, Random::PLAIN)?;
     let located = whole(located, &cache)?;
     if let Some(notice) = &located.notice {
         say(&format!("note: {notice}"));

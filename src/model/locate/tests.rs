@@ -1,6 +1,8 @@
 //! Tests of finding a model: the order of sources, and what each policy refuses.
 
 use super::*;
+use crate::model::arch::ArchSpec;
+use crate::model::arch::tests::llama_1b;
 use crate::model::gguf::SYNTHETIC_KEY;
 use crate::model::gguf_fixture::llama;
 use crate::model::hub::HubConfig;
@@ -12,6 +14,8 @@ struct Place {
     hub: Hub,
     cache: CacheDir,
     made: Vec<Quant>,
+    /// The shapes that are really synthesized, where types are to be made of F16.
+    of_f16: Option<ArchSpec>,
     fetched: u32,
 }
 
@@ -26,6 +30,7 @@ impl Place {
             hub: Hub::new(HubConfig::new(&url, folder.path().join("hub"))).unwrap(),
             cache: CacheDir::at(folder.path().join("llm-bench")),
             made: Vec::new(),
+            of_f16: None,
             fetched: 0,
             folder,
         }
@@ -45,10 +50,14 @@ impl Place {
             progress: &mut |_| {},
             synthesize: &mut |_, quant, path| {
                 made.push(quant);
+                if let Some(arch) = &self.of_f16 {
+                    return synth::synthesize(arch, quant, 1, path, 1, &mut |_, _| {});
+                }
                 std::fs::create_dir_all(path.parent().unwrap())?;
                 std::fs::write(path, llama().flag(SYNTHETIC_KEY, true).bytes())?;
                 Ok(())
             },
+            of_f16: self.of_f16.is_some(),
             fetch: &mut |_, path| {
                 *fetched += 1;
                 std::fs::create_dir_all(path.parent().unwrap())?;
@@ -134,6 +143,36 @@ fn a_forced_source_fails_rather_than_falls_back() {
     place.plant_in_the_hub_cache("llama3-1b", Quant::Q4_0);
     let found = place.locate("llama3-1b", None, WeightsPolicy::Synthetic).unwrap();
     assert_eq!((found.source, found.notice), (WeightsSource::Synthetic, None));
+}
+
+#[test]
+fn random_weights_that_are_compared_are_quantized_from_one_file() {
+    let small = ArchSpec {
+        n_layers: 1,
+        n_embd: 64,
+        n_ff: 64,
+        n_heads: 2,
+        n_kv_heads: 1,
+        head_dim: 32,
+        n_vocab: 512,
+        ..llama_1b()
+    };
+    let mut place = Place { of_f16: Some(small), ..Place::new() };
+    let mut ask = |quant| {
+        let found = place.locate("llama3-1b", Some(quant), WeightsPolicy::Synthetic).unwrap();
+        (found.path, found.source)
+    };
+    let (f16, _) = ask(Quant::F16);
+    let (q8_0, source) = ask(Quant::Q8_0);
+    assert_eq!(source, WeightsSource::Synthetic);
+    let name = q8_0.file_name().unwrap().to_string_lossy().into_owned();
+    assert!(name.starts_with("llama3-1b-Q8_0-of-"), "{name}");
+    assert!(GgufFile::open(&q8_0).unwrap().is_synthetic());
+    assert_eq!(ask(Quant::F16).0, f16);
+    assert_eq!(place.made, [Quant::F16], "nothing else is made of random numbers");
+    let llama = place.registry.find("llama3-1b").unwrap();
+    assert!(has_quantized(&place.cache, llama, Quant::Q8_0));
+    assert!(!has_quantized(&place.cache, llama, Quant::Q4_0));
 }
 
 #[test]

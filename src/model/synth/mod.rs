@@ -31,6 +31,22 @@ use crate::units::Bytes;
 pub const SEED_KEY: &str = "llm_bench.seed";
 /// Metadata key of the version of the method.
 pub const METHOD_KEY: &str = "llm_bench.synth_version";
+
+/// The seed of the synthetic files in the cache.
+pub const DEFAULT_SEED: u64 = 42;
+
+/// How files of random weights are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Random {
+    pub seed: u64,
+    /// See `locate::Sources::of_f16`.
+    pub of_f16: bool,
+}
+
+impl Random {
+    /// Each file as fast as it can be made.
+    pub const PLAIN: Self = Self { seed: DEFAULT_SEED, of_f16: false };
+}
 /// The version of the method. Within one version, the same seed gives the same bytes.
 pub const METHOD: u32 = 1;
 

@@ -3,7 +3,7 @@
 //! part and the remainder. The functions here are the scalar reference for `x86`.
 
 #[cfg(target_arch = "x86_64")]
-mod x86;
+pub(in crate::kernels) mod x86;
 
 use super::Cpu;
 use super::format::{BLOCK, BlockFormat, FloatFormat, FloatKind};

@@ -164,6 +164,7 @@ pub unsafe fn load<F: FloatFormat>(p: *const u8) -> __m256 {
 pub const fn fits(kind: Kind) -> usize {
     let largest = match kind {
         Kind::Q4_0 | Kind::Q4K => 15,
+        Kind::Q5_0 => 31,
         Kind::Q6K => 63,
         Kind::Q8_0 => 255,
     };

@@ -80,6 +80,7 @@ impl<const TILES: bool> Cpu for Avx512<TILES> {
         let x: [Int8Row<'_>; T] = std::array::from_fn(|i| x.groups.row(t + i, k));
         match F::KIND {
             Kind::Q4_0 => call!(gemv::avx512::q4_0_dot, row, x),
+            Kind::Q5_0 => call!(gemv::avx512::q5_0_dot, row, x),
             Kind::Q8_0 => call!(gemv::avx512::q8_0_dot, row, x),
             Kind::Q4K => call!(gemv::avx512::q4k_dot, row, x),
             Kind::Q6K => call!(gemv::avx512::q6k_dot, row, x),
@@ -106,6 +107,7 @@ impl<const TILES: bool> Cpu for Avx512<TILES> {
         let x: [Int8Row<'_>; T] = std::array::from_fn(|i| x.groups.row(t + i, k));
         match F::KIND {
             Kind::Q4_0 => call!(gemv::avx512::q4_0_gemv, rows, x, out),
+            Kind::Q5_0 => call!(gemv::avx512::q5_0_gemv, rows, x, out),
             Kind::Q8_0 => call!(gemv::avx512::q8_0_gemv, rows, x, out),
             Kind::Q4K => call!(gemv::avx512::q4k_gemv, rows, x, out),
             Kind::Q6K => call!(gemv::avx512::q6k_gemv, rows, x, out),

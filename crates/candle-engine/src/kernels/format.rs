@@ -8,6 +8,7 @@ pub const BLOCK: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Q4_0,
+    Q5_0,
     Q8_0,
     Q4K,
     Q6K,
@@ -136,6 +137,31 @@ impl BlockFormat for Q4_0 {
         for i in 0..16 {
             bytes[i] = block[2 + i] & 0x0F;
             bytes[16 + i] = block[2 + i] >> 4;
+        }
+        Unpacked { bytes, scales: [f16_at(block, 0); 2], minimum: 0.0 }
+    }
+}
+
+/// `{ f16 d; u32 qh; u8 qs[16] }`, weight = d · (nibble + 16 · bit of qh − 16), low nibbles first.
+#[derive(Debug, Clone, Copy)]
+pub struct Q5_0;
+
+impl BlockFormat for Q5_0 {
+    const KIND: Kind = Kind::Q5_0;
+    const SIZE: usize = 22;
+    const VALUES: usize = 32;
+    const SHIFT: Option<u32> = Some(4);
+    const HALVES: bool = false;
+    const MINIMA: bool = false;
+
+    #[inline(always)]
+    fn unpack(row: &[u8], b: usize) -> Unpacked {
+        let block = &row[Self::SIZE * b..][..Self::SIZE];
+        let high = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
+        let mut bytes = [0; BLOCK];
+        for i in 0..16 {
+            bytes[i] = block[6 + i] & 0x0F | ((high >> i) as u8 & 1) << 4;
+            bytes[16 + i] = block[6 + i] >> 4 | ((high >> (16 + i)) as u8 & 1) << 4;
         }
         Unpacked { bytes, scales: [f16_at(block, 0); 2], minimum: 0.0 }
     }

@@ -308,6 +308,7 @@ fn products_of_quantized_weights_agree_with_a_plain_sum() {
     for isa in Isa::all() {
         with_cpu!(isa, cpu => {
             check_int8::<_, format::Q4_0, BlockQ4_0>(cpu, &[0]);
+            check_int8::<_, format::Q5_0, BlockQ5_0>(cpu, &[0]);
             check_int8::<_, format::Q8_0, BlockQ8_0>(cpu, &[0]);
             check_int8::<_, format::Q4K, BlockQ4K>(cpu, &[0, 2]);
             check_int8::<_, format::Q6K, BlockQ6K>(cpu, &[208]);
@@ -582,6 +583,7 @@ fn no_kernel_reads_beyond_a_row_of_weights() {
         for edge in [Edge::Before, Edge::Behind] {
             with_cpu!(isa, cpu => {
                 int8::<_, format::Q4_0>(cpu, edge);
+                int8::<_, format::Q5_0>(cpu, edge);
                 int8::<_, format::Q8_0>(cpu, edge);
                 int8::<_, format::Q4K>(cpu, edge);
                 int8::<_, format::Q6K>(cpu, edge);

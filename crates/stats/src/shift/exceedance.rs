@@ -7,10 +7,10 @@
 //! that is taken to be the lower one. If the sides differ by the shift alone, every way to deal the
 //! scores out is about equally likely, however alike the values of one launch are.
 
-use super::Layout;
 use super::blocks::Blocks;
 use super::counting::{self, Tails};
 use super::rank_sum::TIE;
+use super::{Ask, Layout};
 use crate::{Interval, student};
 
 /// Up to this many additions a distribution is counted; beyond, the normal approximation is used.
@@ -81,9 +81,43 @@ impl Exceedance {
         })
     }
 
+    fn dealt_over_all(&self, scores: &[Vec<usize>; 2]) -> Tails {
+        let all: Vec<usize> = scores.concat();
+        let (n, observed) = (scores[0].len(), scores[0].iter().sum::<usize>());
+        let total: usize = all.iter().sum();
+        if all.len() * n * (total + 1) <= MOST_ADDITIONS {
+            return counting::dealt(&all, n, observed);
+        }
+        let (m, all_n) = (scores[1].len() as f64, all.len() as f64);
+        let mean = total as f64 / all_n;
+        let squares: f64 = all.iter().map(|s| (*s as f64 - mean).powi(2)).sum();
+        let variance = n as f64 * m / all_n * squares / (all_n - 1.0);
+        // Of the doubled sum, as the correction for continuity takes it.
+        counting::normal(2.0 * (observed as f64 - n as f64 * mean), 4.0 * variance)
+    }
+
+    /// Where a property that holds at low shifts ceases to hold, to a millionth of the range.
+    fn edge(&self, holds: impl Fn(f64) -> bool) -> f64 {
+        let ends = |side: &[(f64, usize)]| (side[side.len() - 1].0, side[0].0);
+        let [(least_a, most_a), (least_b, most_b)] = self.sides.each_ref().map(|s| ends(s));
+        let (mut low, mut high) = (least_a - most_b, most_a - least_b);
+        for _ in 0..20 {
+            let middle = 0.5 * (low + high);
+            if holds(middle) { low = middle } else { high = middle }
+        }
+        0.5 * (low + high)
+    }
+}
+
+impl Ask for Exceedance {
+    /// The difference of the two percentiles.
+    fn estimate(&self) -> f64 {
+        self.percentile(0) - self.percentile(1)
+    }
+
     /// P of as many values of `worse` beyond the percentile of the other side, and of as many of the
     /// other side beyond that of `worse`.
-    pub fn tails(&self, shift: f64) -> Tails {
+    fn tails(&self, shift: f64) -> Tails {
         let of = |control| {
             let scores = self.scores(shift, control);
             match &self.blocks {
@@ -103,52 +137,18 @@ impl Exceedance {
         Tails { above: of(1).above, below: of(0).below }
     }
 
-    fn dealt_over_all(&self, scores: &[Vec<usize>; 2]) -> Tails {
-        let all: Vec<usize> = scores.concat();
-        let (n, observed) = (scores[0].len(), scores[0].iter().sum::<usize>());
-        let total: usize = all.iter().sum();
-        if all.len() * n * (total + 1) <= MOST_ADDITIONS {
-            return counting::dealt(&all, n, observed);
-        }
-        let (m, all_n) = (scores[1].len() as f64, all.len() as f64);
-        let mean = total as f64 / all_n;
-        let squares: f64 = all.iter().map(|s| (*s as f64 - mean).powi(2)).sum();
-        let variance = n as f64 * m / all_n * squares / (all_n - 1.0);
-        // Of the doubled sum, as the correction for continuity takes it.
-        counting::normal(2.0 * (observed as f64 - n as f64 * mean), 4.0 * variance)
-    }
-
-    /// The least P that so many launches can have.
-    pub fn least_p(&self) -> f64 {
-        match &self.blocks {
-            None => 1.0 / counting::ways(self.launches[0] + self.launches[1], self.launches[0]),
-            Some(blocks) => blocks.least_p(),
-        }
-    }
-
-    /// The difference of the two percentiles.
-    pub fn estimate(&self) -> f64 {
-        self.percentile(0) - self.percentile(1)
-    }
-
-    /// The shifts that neither one-sided test at level `tail` rejects.
-    pub fn interval(&self, tail: f64) -> Interval {
+    fn interval(&self, tail: f64) -> Interval {
         let low = self.edge(|shift| self.tails(shift).above < tail);
         let high = self.edge(|shift| self.tails(shift).below >= tail);
         let estimate = self.estimate();
         Interval { low: low.min(estimate), high: high.max(estimate) }
     }
 
-    /// Where a property that holds at low shifts ceases to hold, to a millionth of the range.
-    fn edge(&self, holds: impl Fn(f64) -> bool) -> f64 {
-        let ends = |side: &[(f64, usize)]| (side[side.len() - 1].0, side[0].0);
-        let [(least_a, most_a), (least_b, most_b)] = self.sides.each_ref().map(|s| ends(s));
-        let (mut low, mut high) = (least_a - most_b, most_a - least_b);
-        for _ in 0..20 {
-            let middle = 0.5 * (low + high);
-            if holds(middle) { low = middle } else { high = middle }
+    fn least_p(&self) -> f64 {
+        match &self.blocks {
+            None => 1.0 / counting::ways(self.launches[0] + self.launches[1], self.launches[0]),
+            Some(blocks) => blocks.least_p(),
         }
-        0.5 * (low + high)
     }
 }
 

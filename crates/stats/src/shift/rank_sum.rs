@@ -1,9 +1,9 @@
 //! The rank-sum test of Wilcoxon (1945) and Mann and Whitney (1947), at any shift, with the null
 //! distribution of the plan: ranks are dealt out over all launches, or within each block.
 
-use super::Layout;
 use super::blocks::Blocks;
 use super::counting::{self, Tails};
+use super::{Ask, Layout};
 use crate::{Interval, student};
 
 /// Logarithms that differ by less are equal: the rounding of a division and two logarithms.
@@ -71,44 +71,6 @@ impl RankSum {
             all
         });
         Some(Self { worse, other, blocks, differences })
-    }
-
-    /// The shift at which the statistic is what chance makes it on average. Over all launches, or
-    /// in blocks that hold both sides in the same proportion, that is the median of the differences
-    /// of all pairs (Hodges and Lehmann 1963).
-    pub fn estimate(&self) -> f64 {
-        let low = self.edge(|shift| self.excess(shift) > 0.0);
-        let high = self.edge(|shift| self.excess(shift) >= 0.0);
-        0.5 * (low + high)
-    }
-
-    /// The shifts that neither one-sided test at level `tail` rejects.
-    pub fn interval(&self, tail: f64) -> Interval {
-        let low = self.edge(|shift| self.tails(shift).above < tail);
-        let high = self.edge(|shift| self.tails(shift).below >= tail);
-        Interval { low, high }
-    }
-
-    /// The least P that so many values can have.
-    pub fn least_p(&self) -> f64 {
-        let n = self.worse.len();
-        match &self.blocks {
-            None => 1.0 / counting::ways(n + self.other.len(), n),
-            Some(blocks) => blocks.least_p(),
-        }
-    }
-
-    /// P of a statistic at least as high, and at most as high, if `worse` is `other` plus `shift`.
-    pub fn tails(&self, shift: f64) -> Tails {
-        let merged = self.merged(shift);
-        let Some(blocks) = &self.blocks else {
-            let (alike, unequal) = (self.dealt_over_all(&merged), self.unequal(&merged));
-            return Tails {
-                above: alike.above.max(unequal.above),
-                below: alike.below.max(unequal.below),
-            };
-        };
-        blocks.dealt_within(&merged.ranks, self.rank_sum(&merged))
     }
 
     /// The statistic minus its expectation.
@@ -244,5 +206,42 @@ impl RankSum {
             if holds(middle) { low = middle } else { high = middle }
         }
         0.5 * (low + high)
+    }
+}
+
+impl Ask for RankSum {
+    /// The shift at which the statistic is what chance makes it on average. Over all launches, or
+    /// in blocks that hold both sides in the same proportion, that is the median of the differences
+    /// of all pairs (Hodges and Lehmann 1963).
+    fn estimate(&self) -> f64 {
+        let low = self.edge(|shift| self.excess(shift) > 0.0);
+        let high = self.edge(|shift| self.excess(shift) >= 0.0);
+        0.5 * (low + high)
+    }
+
+    fn tails(&self, shift: f64) -> Tails {
+        let merged = self.merged(shift);
+        let Some(blocks) = &self.blocks else {
+            let (alike, unequal) = (self.dealt_over_all(&merged), self.unequal(&merged));
+            return Tails {
+                above: alike.above.max(unequal.above),
+                below: alike.below.max(unequal.below),
+            };
+        };
+        blocks.dealt_within(&merged.ranks, self.rank_sum(&merged))
+    }
+
+    fn interval(&self, tail: f64) -> Interval {
+        let low = self.edge(|shift| self.tails(shift).above < tail);
+        let high = self.edge(|shift| self.tails(shift).below >= tail);
+        Interval { low, high }
+    }
+
+    fn least_p(&self) -> f64 {
+        let n = self.worse.len();
+        match &self.blocks {
+            None => 1.0 / counting::ways(n + self.other.len(), n),
+            Some(blocks) => blocks.least_p(),
+        }
     }
 }

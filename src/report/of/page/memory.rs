@@ -33,8 +33,10 @@ pub fn parts(record: &Record, names: &Names) -> Option<Plot> {
         let part = |(metric, _)| arm.metrics.get(&metric).map_or(0.0, |s| s.mean);
         Some(PARTS.map(part).to_vec())
     };
+    let overlaps = record.arms.iter().filter_map(parts).flatten().any(|bytes| bytes < 0.0);
     let row = |arm: &Arm| {
-        let value = Value::Stack(parts(arm)?);
+        // No bar has a negative part.
+        let value = Value::Stack(parts(arm)?.into_iter().map(|bytes| bytes.max(0.0)).collect());
         Some(Row { name: names.name(arm), hue: names.hue(arm), best: false, value })
     };
     let rows: Vec<Row> = record.arms.iter().filter_map(row).collect();
@@ -46,8 +48,12 @@ pub fn parts(record: &Record, names: &Names) -> Option<Plot> {
     (!rows.is_empty()).then(|| Plot {
         title: "Peak memory and its parts".into(),
         facts: format!(
-            "{}; the parts add up to the kernel's high-water mark of the process tree",
-            scale.unit
+            "{}; the parts add up to the kernel's high-water mark of the process tree{}",
+            scale.unit,
+            match overlaps {
+                true => "; where unaccounted is negative, others overlap, and the bar is longer by as much",
+                false => "",
+            }
         ),
         shape: Shape::Rows(Rows {
             axis: Axis::new("Peak memory", scale, Steps::FromZero),

@@ -196,7 +196,7 @@ unsafe fn bytes_at(p: *const u8) -> __m512i {
 
 /// See `TileCpu::pack_tiles`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,f16c,fma")]
-fn pack<F: BlockFormat>(
+pub fn pack<F: BlockFormat>(
     panel: &mut TilePanel,
     lane: usize,
     rows: &[&[u8]],
@@ -210,7 +210,9 @@ fn pack<F: BlockFormat>(
     let counted = _mm512_set_ps(
         15.0, 14.0, 13.0, 12.0, 11.0, 10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0,
     );
-    let centred = _mm512_sub_ps(counted, _mm512_set1_ps(8.0));
+    let eight = _mm512_set1_ps(8.0);
+    let centred = _mm512_sub_ps(counted, eight);
+    let turns = _mm512_set_epi32(11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, -1, -2, -3, -4);
     for (r, row) in rows.iter().enumerate() {
         // SAFETY: this function has the features.
         unsafe { prefetch_next(rows, row, first / per * F::SIZE, n / per * F::SIZE) };
@@ -231,6 +233,24 @@ fn pack<F: BlockFormat>(
                         let q = bytes_at(p.add(2));
                         let high = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(q), table);
                         put(0, _mm512_permutexvar_ps(q, table), high);
+                    }
+                    Kind::Q5_0 => {
+                        // Tables of the weights without and with the fifth bit.
+                        let scale = scale_at(p);
+                        let without = _mm512_mul_ps(_mm512_sub_ps(centred, eight), scale);
+                        let with = _mm512_mul_ps(counted, scale);
+                        let q = bytes_at(p.add(6));
+                        let bits = _mm512_set1_epi32(p.add(2).cast::<i32>().read_unaligned());
+                        let half = |nibbles, bits| {
+                            // Bit i of 16 to bit 4 of lane i.
+                            let turned = _mm512_rorv_epi32(bits, turns);
+                            let top = _mm512_and_si512(turned, _mm512_set1_epi32(0x10));
+                            let low = _mm512_and_si512(nibbles, _mm512_set1_epi32(0x0F));
+                            let q = _mm512_or_si512(low, top);
+                            _mm512_permutex2var_ps(without, q, with)
+                        };
+                        let high = half(_mm512_srli_epi32::<4>(q), _mm512_srli_epi32::<16>(bits));
+                        put(0, half(q, bits), high);
                     }
                     Kind::Q8_0 => {
                         let scale = scale_at(p);

@@ -9,8 +9,8 @@ use crate::kernels::STREAMS;
 use crate::kernels::activations::{BLOCK, GROUP, Int8Row};
 use crate::kernels::avx512::{load_bf16, load_f16, load_f32, prefetch_at, prefetch_near};
 use crate::kernels::pack::avx512::{
-    Q4K_SIZE, Q6K_SIZE, Step, in_place_q4k, q4k_scales, table32, unpack_q4_0, unpack_q6k,
-    unpack_q8_0,
+    Q4K_SIZE, Q6K_SIZE, Step, in_place_q4k, q4k_scales, table32, unpack_q4_0, unpack_q5_0,
+    unpack_q6k, unpack_q8_0,
 };
 
 /// How far ahead of a decode step its weights are prefetched in each of the `STREAMS`, in bytes;
@@ -264,6 +264,7 @@ macro_rules! block32_kernel {
 }
 
 block32_kernel!(q4_0_dot, q4_0_gemv, q4_0_sums, 18, unpack_q4_0, 3); // offset 8
+block32_kernel!(q5_0_dot, q5_0_gemv, q5_0_sums, 22, unpack_q5_0, 4); // offset 16
 block32_kernel!(q8_0_dot, q8_0_gemv, q8_0_sums, 34, unpack_q8_0, 7); // offset 128
 
 /// `sum + scale · (start + x · w)`, lane by lane.

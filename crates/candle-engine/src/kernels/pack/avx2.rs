@@ -73,6 +73,27 @@ pub unsafe fn unpack<F: BlockFormat>(p: *const u8, part: usize) -> Four {
                 }
                 scales = half_scales(p, 18);
             }
+            Kind::Q5_0 => {
+                let shift = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
+                // Byte i of a block takes bit i of the four bytes with the fifth bits.
+                let byte = _mm256_setr_epi64x(
+                    0,
+                    0x0101_0101_0101_0101,
+                    0x0202_0202_0202_0202,
+                    0x0303_0303_0303_0303,
+                );
+                let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+                for i in 0..4 {
+                    let packed = _mm_loadu_si128(p.add(22 * i + 6).cast());
+                    let packed = _mm256_broadcastsi128_si256(packed);
+                    let high = p.add(22 * i + 2).cast::<i32>().read_unaligned();
+                    let high = _mm256_shuffle_epi8(_mm256_set1_epi32(high), byte);
+                    let set = _mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit);
+                    let five = _mm256_and_si256(set, _mm256_set1_epi8(0x10));
+                    weights[i] = _mm256_or_si256(low(_mm256_srlv_epi32(packed, shift)), five);
+                }
+                scales = half_scales(p, 22);
+            }
             Kind::Q8_0 => {
                 for i in 0..4 {
                     weights[i] = _mm256_xor_si256(load(34 * i + 2), _mm256_set1_epi8(-128));

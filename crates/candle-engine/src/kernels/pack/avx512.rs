@@ -85,6 +85,48 @@ pub unsafe fn unpack_q4_0(p: *const u8) -> (Step, __m512) {
     }
 }
 
+/// Four Q5_0 blocks: `{ f16 d; u32 qh; u8 qs[16] }`, weight = d · (nibble + 16 · bit of qh − 16).
+///
+/// # Safety
+/// The CPU has AVX-512 BW and VNNI, and 88 bytes are readable at `p`.
+#[inline(always)]
+pub unsafe fn unpack_q5_0(p: *const u8) -> (Step, __m512) {
+    // From sources that begin at words 0 and 12.
+    static NIBBLES: [i16; 32] = words(11, 3, 2, 32, 12);
+    static HIGH: [i16; 32] = words(11, 1, 0, 32, 12);
+    static SCALES: [i16; 32] = scale_words(11, 32, 12);
+    // SAFETY: the caller's promise; the second load ends at byte 88.
+    unsafe {
+        let (a, b) = (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(24).cast()));
+        let packed = _mm512_permutex2var_epi16(a, table16(&NIBBLES), b);
+        // The high bits of block i in each dword 4j + i, whose bytes are weights 4j to 4j + 3 of a
+        // half: their bits lie in byte j / 2 of the half's two.
+        let high = _mm512_permutex2var_epi16(a, table16(&HIGH), b);
+        let byte_of = |half: i32| {
+            let of = |j: i32| {
+                _mm_add_epi32(
+                    _mm_set1_epi32((2 * half + j / 2) * 0x0101_0101),
+                    _mm_set_epi32(0x0C0C_0C0C, 0x0808_0808, 0x0404_0404, 0),
+                )
+            };
+            let low = _mm256_set_m128i(of(1), of(0));
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), _mm256_set_m128i(of(3), of(2)))
+        };
+        let even = 0x0804_0201_0804_0201u64 as i64;
+        let bit =
+            _mm512_set_epi64(even << 4, even << 4, even, even, even << 4, even << 4, even, even);
+        let (mask, five) = (_mm512_set1_epi8(0x0F), _mm512_set1_epi8(0x10));
+        let with_high = |nibbles, half| {
+            let bytes = _mm512_shuffle_epi8(high, byte_of(half));
+            _mm512_mask_add_epi8(nibbles, _mm512_test_epi8_mask(bytes, bit), nibbles, five)
+        };
+        let low = _mm512_and_si512(packed, mask);
+        let top = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), mask);
+        let d = _mm512_permutex2var_epi16(a, table16(&SCALES), b);
+        ([with_high(low, 0), with_high(top, 1)], _mm512_cvtph_ps(_mm512_castsi512_si256(d)))
+    }
+}
+
 /// Four Q8_0 blocks: `{ f16 d; i8 qs[32] }`, weight = d · q.
 ///
 /// # Safety
@@ -270,10 +312,11 @@ fn pack_group<F: BlockFormat>(
             let stored = |blocks: usize| blocks * BLOCK * F::SIZE / F::VALUES;
             prefetch_near(p.wrapping_add(stored(4 * g + BLOCKS)), stored(4));
             let step: Step = match F::KIND {
-                Kind::Q4_0 | Kind::Q8_0 => {
+                Kind::Q4_0 | Kind::Q5_0 | Kind::Q8_0 => {
                     let p = p.add(4 * g * F::SIZE);
                     let (step, scale) = match F::KIND {
                         Kind::Q4_0 => unpack_q4_0(p),
+                        Kind::Q5_0 => unpack_q5_0(p),
                         _ => unpack_q8_0(p),
                     };
                     scales[0][r] = _mm512_castps512_ps128(scale);

@@ -44,6 +44,23 @@ pub unsafe fn unpack<F: BlockFormat>(p: *const u8, part: usize) -> Four {
                     (scales[0][b], scales[1][b]) = (half(18 * b), half(18 * b));
                 }
             }
+            Kind::Q5_0 => {
+                for b in 0..4 {
+                    let (packed, p) = (load(22 * b + 6), p.add(22 * b));
+                    let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+                    // The fifth bits of a half: two bytes, of which each serves eight weights.
+                    let five = |at: usize| {
+                        let [a, b] = [0, 1].map(|byte| vdup_n_u8(p.add(2 + at + byte).read()));
+                        let set = vtstq_u8(vcombine_u8(a, b), bit);
+                        vandq_u8(set, vdupq_n_u8(0x10))
+                    };
+                    weights[b] = [
+                        less(vorrq_u8(low(packed), five(0)), 16),
+                        less(vorrq_u8(vshrq_n_u8::<4>(packed), five(2)), 16),
+                    ];
+                    (scales[0][b], scales[1][b]) = (half(22 * b), half(22 * b));
+                }
+            }
             Kind::Q8_0 => {
                 for b in 0..4 {
                     weights[b] = [0, 16].map(|at| vreinterpretq_s8_u8(load(34 * b + 2 + at)));

@@ -4,6 +4,8 @@
 use candle_core::quantized::k_quants::*;
 use rand::{SeedableRng, rngs::StdRng};
 
+#[cfg(target_arch = "x86_64")]
+use super::super::amx::x86;
 use super::super::amx::{
     DEPTH, PartPairs, ROUNDED, SIDE, SPLIT_BOTH, SPLIT_TOKENS, STEPS, Sums, Tile, TileCpu,
     TilePanel, TileTokens,
@@ -119,6 +121,7 @@ fn products_in_tiles_agree_with_a_plain_sum() {
     for isa in Isa::all() {
         with_cpu!(isa, cpu => {
             check_blocks::<_, format::Q4_0, BlockQ4_0>(cpu, &[0]);
+            check_blocks::<_, format::Q5_0, BlockQ5_0>(cpu, &[0]);
             check_blocks::<_, format::Q8_0, BlockQ8_0>(cpu, &[0]);
             check_blocks::<_, format::Q4K, BlockQ4K>(cpu, &[0, 2]);
             check_blocks::<_, format::Q6K, BlockQ6K>(cpu, &[208]);
@@ -132,9 +135,28 @@ fn products_in_tiles_agree_with_a_plain_sum() {
 #[test]
 fn every_instruction_set_unpacks_into_the_same_tiles() {
     fn packed<C: TileCpu, F: BlockFormat>(cpu: C, row: &[u8], lane: usize) -> Vec<u16> {
-        let blocks = row.len() / F::SIZE * F::VALUES / BLOCK;
         let mut panel = TilePanel::new();
-        cpu.pack_tiles::<F>(&mut panel, lane, &[row; 3], 0, blocks);
+        cpu.pack_tiles::<F>(&mut panel, lane, &[row; 3], 0, blocks::<F>(row));
+        unpacked(&mut panel, blocks::<F>(row), lane)
+    }
+    /// By the code for AMX, which packs without tiles; where the processor has the instructions.
+    #[cfg(target_arch = "x86_64")]
+    fn packed_for_amx<F: BlockFormat>(row: &[u8], lane: usize) -> Option<Vec<u16>> {
+        let cpu = llm_bench_cpu::features();
+        super::super::avx512::Avx512::<false>::detect().filter(|_| cpu.avx512bf16)?;
+        let mut panel = TilePanel::new();
+        // SAFETY: the CPU has the features, as was asked.
+        unsafe { x86::pack::<F>(&mut panel, lane, &[row; 3], 0, blocks::<F>(row)) };
+        Some(unpacked(&mut panel, blocks::<F>(row), lane))
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    fn packed_for_amx<F: BlockFormat>(_: &[u8], _: usize) -> Option<Vec<u16>> {
+        None
+    }
+    fn blocks<F: BlockFormat>(row: &[u8]) -> usize {
+        row.len() / F::SIZE * F::VALUES / BLOCK
+    }
+    fn unpacked(panel: &mut TilePanel, blocks: usize, lane: usize) -> Vec<u16> {
         (lane..lane + 3)
             .flat_map(|r| (0..blocks).map(move |step| (r, step)))
             .flat_map(|(r, step)| *panel.row(0, r, step))
@@ -145,8 +167,12 @@ fn every_instruction_set_unpacks_into_the_same_tiles() {
         let mut rng = StdRng::seed_from_u64(9);
         for lane in [0, 15, 29] {
             let row = Stored::random::<T>(&mut rng, 256, scales);
-            let portable = packed::<_, F>(super::Portable, row.bytes(), lane);
-            let got = with_cpu!(isa, cpu => packed::<_, F>(cpu, row.bytes(), lane));
+            let mut portable = packed::<_, F>(super::Portable, row.bytes(), lane);
+            let mut got = with_cpu!(isa, cpu => packed::<_, F>(cpu, row.bytes(), lane));
+            if let Some(more) = packed_for_amx::<F>(row.bytes(), lane) {
+                portable.extend_from_within(..);
+                got.extend(more);
+            }
             let widen = |bits: u16| half::bf16::from_bits(bits).to_f32();
             let largest = portable.iter().fold(0.0f32, |a, &b| a.max(widen(b).abs()));
             for (a, b) in got.into_iter().zip(portable) {
@@ -158,6 +184,7 @@ fn every_instruction_set_unpacks_into_the_same_tiles() {
     }
     for isa in Isa::all() {
         same::<format::Q4_0, BlockQ4_0>(isa, &[0]);
+        same::<format::Q5_0, BlockQ5_0>(isa, &[0]);
         same::<format::Q8_0, BlockQ8_0>(isa, &[0]);
         same::<format::Q4K, BlockQ4K>(isa, &[0, 2]);
         same::<format::Q6K, BlockQ6K>(isa, &[208]);
