@@ -3,6 +3,8 @@
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::SPAN;
+#[cfg(target_arch = "x86_64")]
+use super::prefetch::prefetch_once;
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
@@ -106,6 +108,20 @@ fn scores<const Q: usize>(
         [*sums] = one(&[query]);
     }
     out
+}
+
+/// Prefetches the cache line that lies some way ahead of `halves`, so that the data after a span is
+/// requested while the span is multiplied.
+///
+/// # Safety
+/// The CPU has SSE.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn prefetch_cache(halves: &[u16]) {
+    const AHEAD: usize = 2048;
+    const LINE: usize = 64;
+    // SAFETY: the caller's promise.
+    unsafe { prefetch_once(halves.as_ptr().wrapping_add(AHEAD).cast(), LINE) }
 }
 
 /// See `Cpu::widen`: calls `chunk(number, halves, out)` for `N` at a time; the rest in plain code.

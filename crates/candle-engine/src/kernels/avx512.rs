@@ -8,12 +8,11 @@
 //! attributes exclude each other. Each must be called from a function that has the features.
 
 use std::arch::x86_64::*;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::activations::{Int8Row, Rounded};
 use super::format::{BlockFormat, FloatFormat, FloatKind, Kind};
 use super::pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
-use super::{Cpu, MOST_GEMM_TOKENS, SPAN, STREAMS, attention, gemm, gemv, pack};
+use super::{Cpu, MOST_GEMM_TOKENS, SPAN, STREAMS, attention, gemm, gemv, pack, prefetch};
 
 /// Proof that this CPU has the features that the kernels use; with `TILES`, also AMX's tiles of
 /// bfloat16.
@@ -33,7 +32,7 @@ impl<const TILES: bool> Avx512<TILES> {
             && cpu.f16c
             && cpu.fma
             && (!TILES || cpu.avx512bf16 && cpu.amx_bf16);
-        PAST_CACHES.store(cpu.is_amd, Ordering::Relaxed);
+        prefetch::choose();
         has.then_some(Self(()))
     }
 }
@@ -184,44 +183,6 @@ impl<const TILES: bool> Cpu for Avx512<TILES> {
 
     fn narrow(self, values: &[f32], out: &mut [u16]) {
         call!(attention::avx512::narrow, values, out)
-    }
-}
-
-/// Whether weights are best prefetched past the other caches (`NTA`), because each is used once.
-/// That holds on Zen 5. On Intel's processors it costs half of the bandwidth: such a prefetch has
-/// only the few line buffers of the first cache, while others go through those of the second.
-static PAST_CACHES: AtomicBool = AtomicBool::new(false);
-
-/// Prefetches the `BYTES` at `p`, which need not be valid. Calls for every `BYTES` of a stretch
-/// cover all of its cache lines.
-///
-/// # Safety
-/// The CPU has SSE.
-#[inline(always)]
-pub unsafe fn prefetch_at<const BYTES: usize>(p: *const u8) {
-    const LINE: usize = 64;
-    for line in 0..BYTES.div_ceil(LINE) {
-        let p = p.wrapping_add(line * LINE).cast();
-        // SAFETY: the caller's promise; a prefetch of any address is harmless.
-        unsafe {
-            match PAST_CACHES.load(Ordering::Relaxed) {
-                true => _mm_prefetch::<_MM_HINT_NTA>(p),
-                false => _mm_prefetch::<_MM_HINT_T0>(p),
-            }
-        }
-    }
-}
-
-/// `prefetch_at`, into all caches: for what is used again.
-///
-/// # Safety
-/// The CPU has SSE.
-#[inline(always)]
-pub unsafe fn prefetch_near(p: *const u8, bytes: usize) {
-    const LINE: usize = 64;
-    for line in 0..bytes.div_ceil(LINE) {
-        // SAFETY: the caller's promise; a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(line * LINE).cast()) }
     }
 }
 

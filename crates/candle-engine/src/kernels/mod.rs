@@ -22,6 +22,8 @@ mod gemv;
 pub mod neon;
 pub mod pack;
 pub mod portable;
+#[cfg(target_arch = "x86_64")]
+pub mod prefetch;
 #[cfg(test)]
 mod tests;
 

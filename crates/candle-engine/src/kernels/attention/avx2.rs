@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
+use super::prefetch_cache;
 use crate::kernels::SPAN;
 
 const LANES: usize = 8;
@@ -66,9 +67,12 @@ super::weigh_part!(
 /// See `Cpu::widen`.
 #[target_feature(enable = "avx2,f16c,fma")]
 pub fn widen(halves: &[u16], out: &mut [f32]) {
-    super::widen::<LANES>(halves, out, |_, halves, out| {
+    super::widen::<LANES>(halves, out, |i, halves, out| {
         // SAFETY: this function has the features; both are 8 long.
         unsafe {
+            if i % 4 == 0 {
+                prefetch_cache(halves);
+            }
             let halves = _mm_loadu_si128(halves.as_ptr().cast());
             _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(halves));
         }

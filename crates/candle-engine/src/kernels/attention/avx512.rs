@@ -6,14 +6,10 @@
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
+use super::prefetch_cache;
 use crate::kernels::SPAN;
-use crate::kernels::avx512::prefetch_at;
 
 const LANES: usize = 16;
-
-/// How far ahead of the widening the cache is prefetched, in numbers. The data after a span is
-/// requested while the span is multiplied.
-const AHEAD: usize = 2048;
 
 /// See `Cpu::scores`.
 #[target_feature(enable = "avx512f,f16c,fma")]
@@ -62,8 +58,8 @@ pub fn widen(halves: &[u16], out: &mut [f32]) {
     super::widen::<LANES>(halves, out, |i, halves, out| {
         // SAFETY: this function has the features; both are 16 long.
         unsafe {
-            if i % 4 == 0 {
-                prefetch_at::<128>(halves.as_ptr().wrapping_add(AHEAD).cast());
+            if i % 2 == 0 {
+                prefetch_cache(halves);
             }
             let halves = _mm256_loadu_si256(halves.as_ptr().cast());
             _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(halves));

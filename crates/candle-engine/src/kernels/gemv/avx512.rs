@@ -7,34 +7,12 @@ use std::arch::x86_64::*;
 
 use crate::kernels::STREAMS;
 use crate::kernels::activations::{BLOCK, GROUP, Int8Row};
-use crate::kernels::avx512::{load_bf16, load_f16, load_f32, prefetch_at, prefetch_near};
+use crate::kernels::avx512::{load_bf16, load_f16, load_f32};
 use crate::kernels::pack::avx512::{
     Q4K_SIZE, Q6K_SIZE, Step, in_place_q4k, q4k_scales, table32, unpack_q4_0, unpack_q5_0,
     unpack_q6k, unpack_q8_0,
 };
-
-/// How far ahead of a decode step its weights are prefetched in each of the `STREAMS`, in bytes;
-/// the hardware's own prefetchers stop at each page. 1 to 2 KiB reached the speed of plain reading
-/// on Granite Rapids; half as much lost a tenth of it.
-const AHEAD: usize = 1536;
-
-/// Prefetches the `BYTES` that lie `AHEAD` of `p`, for products with `T` tokens. Rows follow each
-/// other in the file, so the end of one row fetches the next; the address need not be valid.
-///
-/// # Safety
-/// The CPU has SSE.
-#[inline(always)]
-unsafe fn prefetch<const BYTES: usize, const T: usize>(p: *const u8) {
-    let p = p.wrapping_add(AHEAD);
-    // SAFETY: the caller's promise.
-    unsafe {
-        // More tokens may follow, and then the weights are used again.
-        match T {
-            1 => prefetch_at::<BYTES>(p),
-            _ => prefetch_near(p, BYTES),
-        }
-    }
-}
+use crate::kernels::prefetch::prefetch_ahead;
 
 // ---- float weights ----
 
@@ -71,7 +49,9 @@ macro_rules! float_kernel {
                     w[r] = unsafe { $load(rows[r].as_ptr().add(i * $size)) };
                     if i * $size % 128 == 0 {
                         // SAFETY: this function has the features.
-                        unsafe { prefetch::<128, T>(rows[r].as_ptr().wrapping_add(i * $size)) };
+                        unsafe {
+                            prefetch_ahead::<T>(rows[r].as_ptr().wrapping_add(i * $size), 128)
+                        };
                     }
                 }
                 for t in 0..T {
@@ -232,7 +212,7 @@ macro_rules! block32_kernel {
                     // Not `map`: its closure may not be inlined, which leaves a third of the speed.
                     let mut weights = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
                     for r in 0..R {
-                        prefetch::<{ 4 * $size }, T>(blocks[r]);
+                        prefetch_ahead::<T>(blocks[r], 4 * $size);
                         weights[r] = $unpack(blocks[r]);
                     }
                     for t in 0..T {
@@ -318,7 +298,7 @@ unsafe fn q4k_sums<const R: usize, const T: usize>(
                 let mut steps = [([_mm512_setzero_si512(); 2], _mm512_setzero_ps()); R];
                 for r in 0..R {
                     let nibbles = rows[r].add(b * Q4K_SIZE + 16 + 64 * half);
-                    prefetch::<{ Q4K_SIZE / 2 }, T>(nibbles);
+                    prefetch_ahead::<T>(nibbles, Q4K_SIZE / 2);
                     let scale = match half {
                         0 => _mm512_shuffle_f32x4::<0b00_00_00_00>(scales[r], scales[r]),
                         _ => _mm512_shuffle_f32x4::<0b01_01_01_01>(scales[r], scales[r]),
@@ -395,8 +375,9 @@ unsafe fn q6k_sums<const R: usize, const T: usize>(
             for half in 0..2 {
                 let mut steps = [([_mm512_setzero_si512(); 2], [zero; 2]); R];
                 for r in 0..R {
-                    prefetch::<{ Q6K_SIZE / 2 }, T>(
+                    prefetch_ahead::<T>(
                         rows[r].add(b * Q6K_SIZE + Q6K_SIZE / 2 * half),
+                        Q6K_SIZE / 2,
                     );
                     let first = table32(&SCALES[2 * half]);
                     let second = table32(&SCALES[2 * half + 1]);

@@ -8,7 +8,9 @@ use std::array::from_fn;
 
 use crate::kernels::avx2::load;
 use crate::kernels::format::{BLOCK, BlockFormat, FloatFormat, Kind};
-use crate::kernels::pack::{FloatPanel, Int8Panel, parts, q4k_bytes};
+use crate::kernels::pack::{
+    FloatPanel, Int8Panel, parts, prefetch_columns, prefetch_panel, q4k_bytes,
+};
 
 /// Lanes of a register.
 const LANES: usize = 8;
@@ -228,6 +230,7 @@ fn pack_group<F: BlockFormat>(
     unsafe {
         let mut fours = [Four::zero(); LANES];
         for r in 0..LANES {
+            prefetch_panel::<F>(rows[r], g);
             fours[r] = unpack::<F>(rows[r].as_ptr().add(at), g % parts);
         }
         for i in 0..4 {
@@ -277,7 +280,11 @@ fn pack_square<F: FloatFormat>(
 ) {
     // SAFETY: this function has the features; `super::pack_float` checked rows and panel.
     unsafe {
-        let values = from_fn(|r| load::<F>(rows[r].as_ptr().add(at)));
+        let mut values = [_mm256_setzero_ps(); LANES];
+        for r in 0..LANES {
+            prefetch_columns::<F>(rows[r], at);
+            values[r] = load::<F>(rows[r].as_ptr().add(at));
+        }
         for (column, values) in transpose(values).into_iter().enumerate() {
             let to = panel.0[slot + column].as_mut_ptr().add(LANES * v);
             _mm256_store_ps(to, values);

@@ -7,9 +7,9 @@
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
-use crate::kernels::avx512::{load_bf16, load_f16, load_f32, prefetch_near};
+use crate::kernels::avx512::{load_bf16, load_f16, load_f32};
 use crate::kernels::format::{BLOCK, BlockFormat, FloatFormat, FloatKind, Kind};
-use crate::kernels::pack::{BLOCKS, COLUMNS, FloatPanel, Int8Panel};
+use crate::kernels::pack::{FloatPanel, Int8Panel, prefetch_columns, prefetch_panel};
 
 /// Lanes of a register.
 const LANES: usize = 16;
@@ -308,9 +308,7 @@ fn pack_group<F: BlockFormat>(
         let mut minima = [_mm_setzero_ps(); LANES];
         for (r, row) in rows.iter().enumerate() {
             let p = row.as_ptr();
-            // What the next panel takes of this row: no hardware follows 64 rows at once.
-            let stored = |blocks: usize| blocks * BLOCK * F::SIZE / F::VALUES;
-            prefetch_near(p.wrapping_add(stored(4 * g + BLOCKS)), stored(4));
+            prefetch_panel::<F>(row, g);
             let step: Step = match F::KIND {
                 Kind::Q4_0 | Kind::Q5_0 | Kind::Q8_0 => {
                     let p = p.add(4 * g * F::SIZE);
@@ -393,9 +391,7 @@ fn pack_square<F: FloatFormat>(
         let mut values = [_mm512_setzero_si512(); LANES];
         for (values, row) in values.iter_mut().zip(rows) {
             let p = row.as_ptr().add(at);
-            if at.is_multiple_of(64) {
-                prefetch_near(p.wrapping_add(COLUMNS * F::SIZE), 64);
-            }
+            prefetch_columns::<F>(row, at);
             *values = _mm512_castps_si512(match F::KIND {
                 FloatKind::F32 => load_f32(p),
                 FloatKind::F16 => load_f16(p),
