@@ -17,7 +17,7 @@ use super::activations::Rounded;
 use super::amx::TileCpu;
 use super::format::{BlockFormat, FloatFormat, FloatKind, Kind};
 use super::pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
-use super::{Cpu, SPAN, attention, gemm, gemv, pack};
+use super::{Cpu, SPAN, STREAMS, attention, gemm, gemv, pack, prefetch};
 
 /// Proof that this CPU has the features that the kernels use; with `VNNI`, also AVX-VNNI.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,7 @@ impl<const VNNI: bool> Avx2<VNNI> {
     pub fn detect() -> Option<Self> {
         let cpu = llm_bench_cpu::features();
         let has = cpu.avx2 && cpu.f16c && cpu.fma && (!VNNI || cpu.avxvnni);
+        prefetch::choose();
         has.then_some(Self(()))
     }
 }
@@ -76,6 +77,28 @@ impl<const VNNI: bool> Cpu for Avx2<VNNI> {
 
     fn float_dot<F: FloatFormat, const T: usize>(self, row: &[u8], x: [&[f32]; T]) -> [f32; T] {
         call!(gemv::avx2::float_dot::<F, T>, row, x)
+    }
+
+    fn int8_gemv<F: BlockFormat, const T: usize>(
+        self,
+        rows: [&[u8]; STREAMS],
+        x: &Rounded,
+        t: usize,
+        out: &mut [[[f32; T]; STREAMS]],
+    ) {
+        match VNNI {
+            true => call!(gemv::avx2::vnni_gemv::<F, T>, rows, &x.rows, t, out),
+            false => call!(gemv::avx2::avx2_gemv::<F, T>, rows, &x.rows, t, out),
+        }
+    }
+
+    fn float_gemv<F: FloatFormat, const T: usize>(
+        self,
+        rows: [&[u8]; STREAMS],
+        x: [&[f32]; T],
+        out: &mut [[[f32; T]; STREAMS]],
+    ) {
+        call!(gemv::avx2::float_gemv::<F, T>, rows, x, out)
     }
 
     fn pack_int8<F: BlockFormat>(
