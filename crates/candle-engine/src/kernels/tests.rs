@@ -316,26 +316,44 @@ fn products_of_quantized_weights_agree_with_a_plain_sum() {
     }
 }
 
+/// Rows whose bytes are all `code`, with f16 scales of one at `scales`, times activations that are
+/// all as large as they can be: the largest integer sums of a format.
+fn check_extremes<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
+    for (sign, code) in [(1.0, 0xFF), (-1.0, 0xFF), (1.0, 0x00), (-1.0, 0x80), (1.0, 0x7F)] {
+        let k = T::BLCK_SIZE.max(128) * 2 + T::BLCK_SIZE;
+        let mut bytes = vec![code; k / F::VALUES * F::SIZE];
+        for block in bytes.chunks_exact_mut(F::SIZE) {
+            for &at in scales {
+                block[at..at + 2].copy_from_slice(&half::f16::ONE.to_le_bytes());
+            }
+        }
+        let w = Stored::of_bytes::<T>(&bytes);
+        let values = vec![sign * 127.0; k];
+        let x = rounded(cpu, &[&values[..]; 4].concat(), 4, k);
+        let what = format!("{} {:?} {sign} · {code:#x}", cpu.name(), F::KIND);
+        let same = |got: f32| assert_close(got, &w.values, &values, 0.0, &what);
+        cpu.int8_dot::<F, 4>(w.bytes(), &x, 0).map(same);
+        let mut out = [[[0.0; 4]; STREAMS]; 1];
+        cpu.int8_gemv::<F, 4>([w.bytes(); STREAMS], &x, 0, &mut out);
+        out.as_flattened().as_flattened().iter().for_each(|&got| same(got));
+        let (mut panel, mut out) = (Int8Panel::new(), vec![[0.0; ROWS]; 4]);
+        for first in (0..k / BLOCK).step_by(BLOCKS) {
+            let n = BLOCKS.min(k / BLOCK - first);
+            cpu.pack_int8::<F>(&mut panel, &[w.bytes(); ROWS], first, n);
+            cpu.int8_gemm::<F>(&panel, first, n, &x.rows, &mut out);
+        }
+        out.as_flattened().iter().for_each(|&got| same(got));
+    }
+}
+
 #[test]
 fn extreme_activations_keep_their_sign_and_nothing_overflows() {
-    // ±127 everywhere times the largest codes gives the largest possible integer sums.
     for isa in Isa::all() {
         with_cpu!(isa, cpu => {
-            for (sign, code) in [(1.0, 0xFFu8), (-1.0, 0xFF), (1.0, 0x00), (-1.0, 0x80)] {
-                let k = 64;
-                let mut bytes = vec![code; 34 * (k / 32)];
-                for block in bytes.chunks_exact_mut(34) {
-                    block[..2].copy_from_slice(&half::f16::ONE.to_le_bytes());
-                }
-                let w = Stored::of_bytes::<BlockQ8_0>(&bytes);
-                let x = rounded(cpu, &vec![sign * 127.0; k], 1, k);
-                let [got] = cpu.int8_dot::<format::Q8_0, 1>(w.bytes(), &x, 0);
-                assert_eq!(got, 127.0 * sign * code as i8 as f32 * k as f32, "{}", cpu.name());
-                let (mut panel, mut out) = (Int8Panel::new(), vec![[0.0; ROWS]]);
-                cpu.pack_int8::<format::Q8_0>(&mut panel, &[w.bytes(); ROWS], 0, k / 32);
-                cpu.int8_gemm::<format::Q8_0>(&panel, 0, k / 32, &x.rows, &mut out);
-                assert_eq!(out[0], [got; ROWS], "{}", cpu.name());
-            }
+            check_extremes::<_, format::Q4_0, BlockQ4_0>(cpu, &[0]);
+            check_extremes::<_, format::Q8_0, BlockQ8_0>(cpu, &[0]);
+            check_extremes::<_, format::Q4K, BlockQ4K>(cpu, &[0, 2]);
+            check_extremes::<_, format::Q6K, BlockQ6K>(cpu, &[208]);
         });
     }
 }
