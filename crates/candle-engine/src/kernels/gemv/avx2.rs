@@ -36,9 +36,17 @@ pub fn float_gemv<F: FloatFormat, const T: usize>(
     for (r, out) in out.iter_mut().enumerate() {
         let row = |s: usize| &rows[s][r * bytes..][..bytes];
         // SAFETY: this function has the features.
-        unsafe {
-            *out = float_rows::<F, STREAMS, T>([row(0), row(1), row(2), row(3)], x);
-        }
+        *out = unsafe {
+            match T {
+                1 | 2 => float_rows::<F, STREAMS, T>([row(0), row(1), row(2), row(3)], x),
+                // The sums of more tokens with four rows do not fit into the registers.
+                _ => {
+                    let [a, b] = float_rows::<F, 2, T>([row(0), row(1)], x);
+                    let [c, d] = float_rows::<F, 2, T>([row(2), row(3)], x);
+                    [a, b, c, d]
+                }
+            }
+        };
     }
 }
 
