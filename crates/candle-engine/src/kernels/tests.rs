@@ -351,6 +351,7 @@ fn extreme_activations_keep_their_sign_and_nothing_overflows() {
     for isa in Isa::all() {
         with_cpu!(isa, cpu => {
             check_extremes::<_, format::Q4_0, BlockQ4_0>(cpu, &[0]);
+            check_extremes::<_, format::Q5_0, BlockQ5_0>(cpu, &[0]);
             check_extremes::<_, format::Q8_0, BlockQ8_0>(cpu, &[0]);
             check_extremes::<_, format::Q4K, BlockQ4K>(cpu, &[0, 2]);
             check_extremes::<_, format::Q6K, BlockQ6K>(cpu, &[208]);
