@@ -332,7 +332,7 @@ fn check_extremes<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize])
         let x = rounded(cpu, &[&values[..]; 4].concat(), 4, k);
         let what = format!("{} {:?} {sign} · {code:#x}", cpu.name(), F::KIND);
         let same = |got: f32| assert_close(got, &w.values, &values, 0.0, &what);
-        cpu.int8_dot::<F, 4>(w.bytes(), &x, 0).map(same);
+        cpu.int8_dot::<F, 4>(w.bytes(), &x, 0).into_iter().for_each(same);
         let mut out = [[[0.0; 4]; STREAMS]; 1];
         cpu.int8_gemv::<F, 4>([w.bytes(); STREAMS], &x, 0, &mut out);
         out.as_flattened().as_flattened().iter().for_each(|&got| same(got));
