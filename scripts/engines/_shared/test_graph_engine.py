@@ -3,12 +3,13 @@
 Each runs where its package is installed: scripts/test starts this file in the environment of every such engine.
 """
 
+import tomllib
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
-from _shared.test_support import TOKENS, VOCAB, Worker, naive_logits, nmse, write_tiny
+from _shared.test_support import ENGINES, TOKENS, VOCAB, Worker, naive_logits, nmse, write_tiny
 
 PACKAGES = ("onnxruntime", "openvino")
 
@@ -21,11 +22,14 @@ def installed(package):
 
 @pytest.fixture(params=[e if installed(e) else pytest.param(e, marks=pytest.mark.skip("not installed")) for e in PACKAGES])
 def start(request, tmp_path):
-    """Starts the engine with a folder for its cache, and loads a file."""
-    workers = []
+    """Starts the engine as its manifest says, with a folder for its cache and an empty home, and loads a file."""
+    workers, manifest = [], tomllib.loads((ENGINES / request.param / "engine.toml").read_text())
+    (tmp_path / "home").mkdir()
+    environment = {**manifest.get("env", {}), "HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home")}
+    environment |= {name: str(tmp_path / name) for name in manifest.get("compile_cache_env", ())}
 
     def loaded(path, **more):
-        worker = Worker(request.param, {"LLM_BENCH_ONNX_CACHE": str(tmp_path / "cache"), "ORT_DISABLE_TELEMETRY": "1"})
+        worker = Worker(request.param, environment)
         workers.append(worker)
         answer = worker.ask(type="load", path=str(path), device="cpu", threads=2, n_ctx=64, **more)
         assert answer["type"] == "loaded", answer
@@ -93,3 +97,8 @@ def test_the_account_of_memory_holds_at_least_what_a_step_reads(start, tmp_path)
     assert memory["kv_bytes"] == 2 * 2 * 2 * 64 * 64 * 4  # layers, keys and values, kv_heads, n_ctx, head_dim
     held = memory["weights_mapped_bytes"] + memory["weights_private_bytes"]
     assert held >= worker.loaded["weight_bytes_per_token"] > 0
+
+
+def test_nothing_is_written_into_the_home_folder(start, tmp_path):
+    generate(start(write_tiny(tmp_path / "m.gguf")), TOKENS[:5])
+    assert list((tmp_path / "home").iterdir()) == []
