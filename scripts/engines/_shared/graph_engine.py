@@ -4,7 +4,9 @@ What such engines have in common is here: a prompt in parts, teacher-forced scor
 embedding straight from the file, which needs no graph.
 """
 
+import hashlib
 import os
+import platform
 import shutil
 from dataclasses import replace
 
@@ -111,6 +113,15 @@ class GraphEngine(Engine):
             "kv_bytes": sum(cache.nbytes for cache in self.caches.values()),
             "kv_resident_bytes": None if None in resident else sum(resident),
         }
+
+
+def processor() -> str:
+    """A name for this kind of processor: weights that are packed for one are wrong on another."""
+    text = platform.machine() + platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            text += "".join(sorted({line for line in file if line.startswith(("model", "cpu family", "flags", "Features"))}))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def settle(unfinished: str, folder: str) -> None:

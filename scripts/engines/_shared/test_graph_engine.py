@@ -102,3 +102,17 @@ def test_the_account_of_memory_holds_at_least_what_a_step_reads(start, tmp_path)
 def test_nothing_is_written_into_the_home_folder(start, tmp_path):
     generate(start(write_tiny(tmp_path / "m.gguf")), TOKENS[:5])
     assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_a_damaged_cache_is_named(tmp_path):
+    if not installed("onnxruntime"):
+        pytest.skip("not installed")
+    load = {"path": write_tiny(tmp_path / "m.gguf", "Q4_0"), "device": "cpu", "threads": 2, "n_ctx": 64}
+    environment = {"ORT_DISABLE_TELEMETRY": "1", "LLM_BENCH_ONNX_CACHE": str(tmp_path / "cache")}
+    with Worker("onnxruntime", environment) as worker:
+        assert worker.ask(type="load", **load)["type"] == "loaded"
+    (weights,) = (tmp_path / "cache").glob("*/weights.bin")
+    weights.write_bytes(weights.read_bytes()[:-4096])
+    with Worker("onnxruntime", environment) as worker:
+        answer = worker.ask(type="load", **load)
+    assert answer["kind"] == "compile_failed" and str(weights.parent) in answer["message"], answer

@@ -1,6 +1,6 @@
 """LLaMA in ONNX Runtime: the session over the graph of graph.py, and caches that every run writes in place."""
 
-from _shared import hello, serve
+from _shared import CompileFailed, hello, serve
 
 harness = hello("onnxruntime")
 
@@ -10,13 +10,12 @@ import numpy as np
 import onnxruntime as ort
 
 from _shared.gguf_reader import Gguf
-from _shared.graph_engine import CHUNK, FLOATS, GraphEngine, settle
+from _shared.graph_engine import CHUNK, FLOATS, GraphEngine, processor, settle
 from _shared.nbits import WITH_OFFSET
 from _shared.spans import Spans
 from graph import Graph
 
 FOLDER = "LLM_BENCH_ONNX_CACHE"  # names the folder for graphs with weights that a session has packed
-OPTIONS = {"session.prepack.enable_parallel": "1"}
 SAVING = {
     "session.save_external_prepacked_constant_initializers": "1",
     "session.optimized_model_external_initializers_file_name": "weights.bin",
@@ -56,11 +55,9 @@ class OnnxRuntime(GraphEngine):
         """With a folder the session comes from there, or leaves its packed weights there for the next load."""
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
-        for key, text in OPTIONS.items():
-            options.add_session_config_entry(key, text)
         integers = not self.weight_sizes.keys() <= {*FLOATS}
-        # Float32 weights take gigabytes for each shape and are made in a second or two: they are not kept, and not packed.
-        packed = folder and integers and os.path.join(folder, "packed")
+        # Float32 weights take gigabytes for each shape and are made in seconds: they are not kept, and not packed.
+        packed = folder and integers and os.path.join(folder, f"packed-{processor()}")
         options.add_session_config_entry("session.disable_prepacking", "0" if integers else "1")
         self.cached = bool(packed and os.path.isdir(packed))
         if self.cached:
@@ -78,7 +75,12 @@ class OnnxRuntime(GraphEngine):
                 options.optimized_model_filepath = os.path.join(unfinished, "model.onnx")
                 for key, text in SAVING.items():
                     options.add_session_config_entry(key, text)
-        session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        try:
+            session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            if self.cached:
+                raise CompileFailed(f"{packed} is damaged ({str(error)[:300]}): remove it, the next load makes it anew") from error
+            raise
         if packed and not self.cached:
             settle(unfinished, packed)
         stages.end("session")
@@ -129,7 +131,7 @@ class OnnxRuntime(GraphEngine):
         return {
             "precision": {"weights": "+".join(labels), "compute": "int8" if packed else "f32", "kv": "f32"},
             "weight_bytes_per_token": sum(kinds.values()),
-            "settings": {"accuracy_level": 4, "chunk": CHUNK, **OPTIONS},
+            "settings": {"accuracy_level": 4, "chunk": CHUNK},
             "notes": notes,
         }
 
