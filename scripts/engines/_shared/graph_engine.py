@@ -8,6 +8,8 @@ import hashlib
 import os
 import platform
 import shutil
+import tempfile
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -124,9 +126,21 @@ def processor() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def settle(unfinished: str, folder: str) -> None:
-    """Gives a folder its name once it is complete. If another process was faster, its folder stays."""
+@contextmanager
+def unfinished(folder: str, room: int):
+    """A folder to fill, which gets the name `folder` once that is done; None without a name, or if the disk has less
+    than `room` bytes free. If another process was faster, its folder stays."""
+    if folder:
+        os.makedirs(os.path.dirname(folder), exist_ok=True)
+    if not folder or shutil.disk_usage(os.path.dirname(folder)).free < room:
+        yield None
+        return
+    place = tempfile.mkdtemp(dir=os.path.dirname(folder))
     try:
-        os.rename(unfinished, folder)
+        yield place
+        os.rename(place, folder)
     except OSError:
-        shutil.rmtree(unfinished)
+        if not os.path.isdir(folder):
+            raise
+    finally:
+        shutil.rmtree(place, ignore_errors=True)

@@ -81,7 +81,8 @@ class Graph:
             return [self._linear(f"{name}_{j}", x, tensor)[0] for j, tensor in enumerate(tensors)]
         self.weights[name] = tensors
         if kinds <= {*FLOATS}:
-            return [self._contrib("FusedMatMul", [x, f"{name}.weight"], name, transB=1)]
+            wide = self._node("Cast", [f"{name}.weight"], to=FLOAT)  # once, when the session is made
+            return [self._contrib("FusedMatMul", [x, wide], name, transB=1)]
         form = layout(tensors)
         sizes = {"N": form.rows, "K": tensors[0].cols, "bits": form.bits, "block_size": form.group}
         inputs, product = [x, f"{name}.q", f"{name}.scale"], f"{name}.product" if form.offset else name
@@ -125,9 +126,8 @@ class Graph:
     def _packed(self, name: str) -> dict[str, np.ndarray]:
         tensors = self.weights[name]
         if tensors[0].type in FLOATS:
-            dense = np.ascontiguousarray(dequantize(tensors[0]))
-            tensors[0].release()
-            return {f"{name}.weight": dense}
+            (tensor,) = tensors
+            return {f"{name}.weight": tensor.raw.view(np.float16) if tensor.type == "F16" else dequantize(tensor)}
         form = layout(tensors)
         q, scale = np.empty((form.rows, form.row_bytes), np.uint8), np.empty((form.rows, form.groups), np.float32)
         offset = np.empty_like(scale) if form.offset else None

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from _shared.gguf_reader import Gguf
-from _shared.graph_engine import CHUNK, FLOATS, GraphEngine, processor, settle
+from _shared.graph_engine import CHUNK, FLOATS, GraphEngine, processor, unfinished
 from _shared.nbits import WITH_OFFSET
 from _shared.spans import Spans
 from graph import Graph
@@ -21,6 +21,9 @@ SAVING = {
     "session.optimized_model_external_initializers_file_name": "weights.bin",
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
 }
+
+ROOM = 10  # the folder gets weights only if the disk has so many times their size free
+PROVIDERS = ["CPUExecutionProvider"]
 
 value = ort.OrtValue.ortvalue_from_numpy  # shares the memory of the array
 
@@ -40,8 +43,8 @@ class OnnxRuntime(GraphEngine):
         self.weight_sizes = graph.sizes()
         self.session = self._session(graph, os.environ.get(FOLDER), stages)
         total = sum(self.weight_sizes.values())
-        self.mapped_bytes = total if self.cached else self.weight_sizes.get("F32", 0)  # those stay in the GGUF's map
-        self.private_bytes = 0 if self.cached else total - self.mapped_bytes + graph.scale_bytes()
+        self.mapped_bytes = total if self.cached else 0
+        self.private_bytes = 0 if self.cached else total + graph.scale_bytes()
         shape, names = (self.batch, c.kv_heads, n_ctx, c.head_dim), ("keys", "values")
         self.caches = {f"{name}{i}": np.zeros(shape, np.float32) for i in range(c.layers) for name in names}
         self.prompts = [self._binding(slice(i, i + 1)) for i in range(self.batch)]
@@ -55,34 +58,29 @@ class OnnxRuntime(GraphEngine):
         """With a folder the session comes from there, or leaves its packed weights there for the next load."""
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
-        integers = not self.weight_sizes.keys() <= {*FLOATS}
-        # Float32 weights take gigabytes for each shape and are made in seconds: they are not kept, and not packed.
-        packed = folder and integers and os.path.join(folder, f"packed-{processor()}")
-        options.add_session_config_entry("session.disable_prepacking", "0" if integers else "1")
-        self.cached = bool(packed and os.path.isdir(packed))
+        # Packed float weights would be a second copy of four bytes each, in memory and on the disk.
+        floats = self.weight_sizes.keys() <= {*FLOATS}
+        options.add_session_config_entry("session.disable_prepacking", "1" if floats else "0")
+        packed = os.path.join(folder, f"packed-{processor()}") if folder and not floats else ""
+        self.cached = os.path.isdir(packed)
         if self.cached:
-            source = os.path.join(packed, "model.onnx")
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was optimized when saved
-        else:
-            constants = graph.constants(self.threads)
-            stages.end("weights")
-            source = graph.model(constants)
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-            options.add_external_initializers(list(constants), [value(array) for array in constants.values()])
-            if packed:
-                unfinished = f"{packed}.{os.getpid()}"
-                os.makedirs(unfinished)
-                options.optimized_model_filepath = os.path.join(unfinished, "model.onnx")
+            try:
+                session = ort.InferenceSession(os.path.join(packed, "model.onnx"), options, providers=PROVIDERS)
+            except Exception as error:
+                raise CompileFailed(f"{packed} is damaged ({str(error)[:300]}): remove it, the next load makes it anew") from error
+            stages.end("session")
+            return session
+        constants = graph.constants(self.threads)
+        stages.end("weights")
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.add_external_initializers(list(constants), [value(array) for array in constants.values()])
+        with unfinished(packed, ROOM * sum(self.weight_sizes.values())) as place:
+            if place:
+                options.optimized_model_filepath = os.path.join(place, "model.onnx")
                 for key, text in SAVING.items():
                     options.add_session_config_entry(key, text)
-        try:
-            session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            if self.cached:
-                raise CompileFailed(f"{packed} is damaged ({str(error)[:300]}): remove it, the next load makes it anew") from error
-            raise
-        if packed and not self.cached:
-            settle(unfinished, packed)
+            session = ort.InferenceSession(graph.model(constants), options, providers=PROVIDERS)
         stages.end("session")
         return session
 
