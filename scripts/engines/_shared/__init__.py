@@ -1,6 +1,6 @@
 """The code that Python engines share. An engine is one folder with a script over `hello`, `Engine` and `serve`.
 
-No module here imports torch. These need numpy: gguf_reader, dequant, llama, sampling. The rest needs
+No module here imports torch. These need numpy: gguf_reader, dequant, nbits, llama, sampling, graph_engine. The rest needs
 only Python, so that `hello` is answered before anything heavy is imported.
 """
 

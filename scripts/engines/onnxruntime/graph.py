@@ -81,8 +81,7 @@ class Graph:
             return [self._linear(f"{name}_{j}", x, tensor)[0] for j, tensor in enumerate(tensors)]
         self.weights[name] = tensors
         if kinds <= {*FLOATS}:
-            wide = self._node("Cast", [f"{name}.weight"], to=FLOAT)  # once, when the session is made
-            return [self._contrib("FusedMatMul", [x, wide], name, transB=1)]
+            return [self._contrib("FusedMatMul", [x, f"{name}.weight"], name, transB=1)]
         form = layout(tensors)
         sizes = {"N": form.rows, "K": tensors[0].cols, "bits": form.bits, "block_size": form.group}
         inputs, product = [x, f"{name}.q", f"{name}.scale"], f"{name}.product" if form.offset else name
@@ -127,7 +126,10 @@ class Graph:
         tensors = self.weights[name]
         if tensors[0].type in FLOATS:
             (tensor,) = tensors
-            return {f"{name}.weight": tensor.raw.view(np.float16) if tensor.type == "F16" else dequantize(tensor)}
+            dense = dequantize(tensor)
+            if tensor.type != "F32":  # that stays in the file's map
+                tensor.release()
+            return {f"{name}.weight": dense}
         form = layout(tensors)
         q, scale = np.empty((form.rows, form.row_bytes), np.uint8), np.empty((form.rows, form.groups), np.float32)
         offset = np.empty_like(scale) if form.offset else None
@@ -151,8 +153,9 @@ class Graph:
 
 
 def _outside(name: str, values: np.ndarray) -> TensorProto:
-    """A constant whose values the session gets beside the graph."""
+    """A constant whose values the session gets beside the graph, as a file of its own in memory."""
     tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape)
     tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="beside the graph")
+    for key, text in {"location": name, "offset": "0", "length": str(values.nbytes)}.items():
+        tensor.external_data.add(key=key, value=text)
     return tensor

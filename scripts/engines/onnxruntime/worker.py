@@ -43,8 +43,8 @@ class OnnxRuntime(GraphEngine):
         self.weight_sizes = graph.sizes()
         self.session = self._session(graph, os.environ.get(FOLDER), stages)
         total = sum(self.weight_sizes.values())
-        self.mapped_bytes = total if self.cached else 0
-        self.private_bytes = 0 if self.cached else total + graph.scale_bytes()
+        self.mapped_bytes = total if self.cached else self.weight_sizes.get("F32", 0)  # those stay in the GGUF's map
+        self.private_bytes = 0 if self.cached else total - self.mapped_bytes + graph.scale_bytes()
         shape, names = (self.batch, c.kv_heads, n_ctx, c.head_dim), ("keys", "values")
         self.caches = {f"{name}{i}": np.zeros(shape, np.float32) for i in range(c.layers) for name in names}
         self.prompts = [self._binding(slice(i, i + 1)) for i in range(self.batch)]
@@ -74,7 +74,13 @@ class OnnxRuntime(GraphEngine):
         constants = graph.constants(self.threads)
         stages.end("weights")
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.add_external_initializers(list(constants), [value(array) for array in constants.values()])
+        if floats:  # the session uses their memory; what it packs, it copies
+            self.constants = constants
+            options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
+            arrays = [array.reshape(-1).view(np.uint8) for array in constants.values()]
+            options.add_external_initializers_from_files_in_memory(list(constants), arrays, [array.nbytes for array in arrays])
+        else:
+            options.add_external_initializers(list(constants), [value(array) for array in constants.values()])
         with unfinished(packed, ROOM * sum(self.weight_sizes.values())) as place:
             if place:
                 options.optimized_model_filepath = os.path.join(place, "model.onnx")

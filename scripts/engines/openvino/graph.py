@@ -19,6 +19,7 @@ from _shared.llama import Config
 from _shared.nbits import layout, pack
 
 PAGE = 32  # positions, as the CPU plugin wants it
+CHUNK = 256  # rows filled at a time
 FLOATS = {"F32": ov.Type.f32, "F16": ov.Type.f16, "BF16": ov.Type.bf16}
 PAGES = ("past_lens", "subsequence_begins", "block_indices", "block_indices_begins")
 F32, I32 = ov.Type.f32, ov.Type.i32
@@ -36,8 +37,9 @@ class Weight(NamedTuple):
 class Graph:
     """Builds `model`, and fills its weights."""
 
-    def __init__(self, file: Gguf, config: Config, n_ctx: int):
-        self.file, self.config, self.n_ctx = file, config, n_ctx
+    def __init__(self, file: Gguf, config: Config, n_ctx: int, bf16: bool):
+        """`bf16`: whether f16 weights become bf16 here. The plugin would keep them in both types."""
+        self.file, self.config, self.n_ctx, self.bf16 = file, config, n_ctx, bf16
         self.inputs: list[Parameter] = []
         self.weights: list[Weight] = []
         self.model = self._model()
@@ -73,7 +75,7 @@ class Graph:
 
     def _dense(self, x, tensors):
         """Weights in the file's float type."""
-        kind = FLOATS[tensors[0].type]
+        kind = ov.Type.bf16 if self.bf16 else FLOATS[tensors[0].type]
         weight = Weight(tensors, ov.Tensor(kind, ov.Shape([sum(t.rows for t in tensors), tensors[0].cols])))
         self.weights.append(weight)
         constant = Constant(weight.values)
@@ -113,7 +115,11 @@ class Graph:
             return
         at = 0
         for tensor, order in zip(weight.tensors, orders):
-            values[at : (at := at + tensor.rows)] = tensor.raw if order is None else tensor.raw[order]
+            part = values[at : (at := at + tensor.rows)]
+            for first in range(0, tensor.rows, CHUNK):
+                rows = slice(first, first + CHUNK)
+                raw = tensor.raw[rows] if order is None else tensor.raw[order[rows]]
+                part[rows] = _rounded(raw) if self.bf16 and tensor.type == "F16" else raw
             tensor.release()
 
     def _norm(self, x, weight: Tensor):
@@ -169,3 +175,9 @@ class Graph:
         (logits,) = self._linear(x, head)
         logits.output(0).set_names({"logits"})
         return ov.Model([ops.result(logits)], self.inputs, "llama")
+
+
+def _rounded(raw: np.ndarray) -> np.ndarray:
+    """f16 as the nearest bf16, ties to even, both as bytes."""
+    bits = raw.view(np.float16).astype(np.float32).view(np.uint32)
+    return (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16).view(np.uint8)

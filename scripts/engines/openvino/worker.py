@@ -39,11 +39,11 @@ class OpenVino(GraphEngine):
     def build(self, file: Gguf, n_ctx: int, stages: Spans) -> None:
         """Compiles the graph and runs one token, in which the plugin packs the weights for its products."""
         core = ov.Core()
-        graph = Graph(file, self.config, n_ctx)
+        self.precision = self._precision(core, file)
+        graph = Graph(file, self.config, n_ctx, self.precision == "bf16")
         graph.fill(self.threads)
         stages.end("weights")
         given = graph.sizes()
-        self.precision = self._precision(core, given.keys())
         wider = {"F16": 2, "BF16": 2} if self.precision == "f32" else {}
         self.weight_sizes = {kind: size * wider.get(kind, 1) for kind, size in given.items()}
         self.options = {"INFERENCE_PRECISION_HINT": self.precision, "KV_CACHE_PRECISION": self.precision}
@@ -62,9 +62,9 @@ class OpenVino(GraphEngine):
         stages.end("pack")
 
     @staticmethod
-    def _precision(core: ov.Core, kinds) -> str:
+    def _precision(core: ov.Core, file: Gguf) -> str:
         """float32 beside int8 products, which a narrower type does not speed up; bf16 for 16-bit files if there is any."""
-        dense = kinds <= {"F16", "BF16"}
+        dense = {tensor.type for tensor in file.tensors.values() if tensor.rows > 1} <= {"F16", "BF16"}
         return "bf16" if dense and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
     def _infer(self, hidden: np.ndarray, rows, positions, begins, past: int, first: int) -> np.ndarray:
