@@ -79,6 +79,8 @@ class Graph:
         weight = Weight(tensors, ov.Tensor(kind, ov.Shape([sum(t.rows for t in tensors), tensors[0].cols])))
         self.weights.append(weight)
         constant = Constant(weight.values)
+        if self.bf16:  # a product in bf16 by its types: widened weights would be folded into float32
+            return ops.convert(ops.matmul(ops.convert(x, kind), constant, False, True), F32)
         return ops.matmul(x, constant if kind == F32 else ops.convert(constant, F32), False, True)
 
     def _packed(self, x, tensors):
