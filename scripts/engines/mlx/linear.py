@@ -17,11 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 import mlx.core as mx
 import numpy as np
 
-from _shared.dequant import dequantize
+from _shared.dequant import dequantize, unpack
 from _shared.gguf_reader import Tensor
 from affine import BITS, GROUP, affine
 
 BLOCK = 512  # rows that are multiplied together on the CPU: 4 MB of f32 at 2048 columns, in cache for every position of a prompt
+PLAIN = ("F32", "F16", "BF16")
 
 
 class Dense:
@@ -36,7 +37,16 @@ class Dense:
         out = np.asarray(self.weight)
 
         def fill(i: int) -> None:
-            out[i] = dequantize(part(tensor, i * block, block)).T
+            rows = part(tensor, i * block, block)
+            if tensor.type in PLAIN:
+                out[i] = dequantize(rows).T
+                return
+            read = unpack(tensor.type, rows.raw)  # integers are transposed: that moves a quarter of the bytes
+            groups = out[i].reshape(-1, read.group, block)
+            groups[:] = read.q.T.reshape(groups.shape)
+            groups *= read.scale.T[:, None]
+            if read.offset is not None:
+                groups += read.offset.T[:, None]
 
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(fill, range(len(out))))

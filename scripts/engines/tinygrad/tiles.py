@@ -1,0 +1,150 @@
+"""Linear layers over GGUF weights in tinygrad: the file's integers, multiplied by kernels written in UOps.
+
+tinygrad makes a scalar loop of a product over rows, and Clang may not reorder its sums. So 16 rows are interleaved:
+16 lanes then multiply 16 rows, which Clang vectorizes.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tinygrad import Tensor, UOp, dtypes
+from tinygrad.codegen.opt import Opt, OptOps
+from tinygrad.uop.ops import AxisType, KernelInfo, Ops
+
+from _shared import gguf_reader
+from _shared.dequant import CHUNK, unpack
+
+LANES = 16  # rows in a tile: the float32 lanes of a 512-bit register
+TOGETHER = 4  # positions of a prompt that share one read of the weights
+FOUR_BIT = ("Q4_0", "Q4_1", "Q4_K")
+PLAIN = {"F32": np.float32, "F16": np.float16}
+THREADS = int(os.environ.get("NUM_CPU_THREADS", os.cpu_count()))
+KEPT: list[np.ndarray] = []  # memory that tensors use: tinygrad does not hold it
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """A tensor over the memory of an array."""
+    KEPT.append(array)
+    dtype = {"f2": dtypes.half, "f4": dtypes.float, "i1": dtypes.char, "u1": dtypes.uchar}[array.dtype.str[1:]]
+    return Tensor.from_blob(array.ctypes.data, array.shape, dtype=dtype, device="CPU")
+
+
+class Tiles:
+    """Rows of some tensors of one type, stacked, in tiles of `lanes` rows.
+
+    Integers are int8 `[tiles, groups, group, lanes]`, or uint8 `[tiles, groups, 16, lanes]` with weight j of a group of
+    32 in the low and weight j + 16 in the high half of a byte. Scales and offsets are f16 `[tiles, groups, lanes]`: exact
+    but for K types, where the product of two scales is rounded by at most 2^-11. Floats are `[tiles, cols, lanes]`.
+    """
+
+    def __init__(self, tensors: list[gguf_reader.Tensor]):
+        kind, self.cols, self.rows = tensors[0].type, tensors[0].cols, [t.rows for t in tensors]
+        self.lanes = next(n for n in (16, 8, 4, 2, 1) if all(rows % n == 0 for rows in self.rows))
+        tiles, self.four_bit = sum(self.rows) // self.lanes, kind in FOUR_BIT
+        self.bias = 8 if kind == "Q4_0" else 0  # four bits are stored as 0…15
+        self.label = kind.lower()
+        if kind in PLAIN or kind == "BF16":
+            self.group, shape = 0, (tiles, self.cols, self.lanes)
+            arrays = [np.empty(shape, PLAIN.get(kind, np.float32))]
+            self.label = "f16" if kind == "F16" else "f32"
+        else:
+            self.group = 16 if kind == "Q6_K" else 32
+            groups = self.cols // self.group
+            shape = (tiles, groups, 16 if self.four_bit else self.group, self.lanes)
+            arrays = [np.empty(shape, np.uint8 if self.four_bit else np.int8), np.empty((tiles, groups, self.lanes), np.float16)]
+            if kind in ("Q4_1", "Q4_K", "Q5_1", "Q5_K"):
+                arrays.append(np.empty_like(arrays[1]))
+        step, first = max(1, CHUNK // self.cols // self.lanes), 0
+        with ThreadPoolExecutor(THREADS) as pool:
+            for tensor in tensors:
+                parts = range(0, tensor.rows // self.lanes, step)
+                list(pool.map(lambda at: self._fill(tensor, at, step, [array[first:] for array in arrays]), parts))
+                first += tensor.rows // self.lanes
+                tensor.release()
+        self.nbytes = sum(array.nbytes for array in arrays)
+        self.weights = [tensor_of(array) for array in arrays]
+        self.sums = self.bias > 0 or len(arrays) == 3  # whether `__call__` needs them
+
+    def _fill(self, tensor: gguf_reader.Tensor, at: int, step: int, arrays: list[np.ndarray]) -> None:
+        """Writes tiles `at`…`at + step` of a tensor."""
+        raw = tensor.raw[at * self.lanes : (at + step) * self.lanes]
+        tiles = slice(at, at + len(raw) // self.lanes)
+        interleave = lambda a: np.moveaxis(a.reshape(-1, self.lanes, *a.shape[1:]), 1, -1)
+        if tensor.type == "BF16":
+            raw = raw.view(np.uint16).astype(np.uint32) << 16
+        if not self.group:
+            arrays[0][tiles] = interleave(raw.view(arrays[0].dtype))
+            return
+        if tensor.type == "Q4_0":  # its blocks already hold the bytes of a tile
+            blocks = raw.reshape(len(raw), -1, 18)
+            parts = blocks[..., 2:], blocks[..., :2].copy().view(np.float16)[..., 0]
+        else:
+            read = unpack(tensor.type, raw)
+            q = read.q.reshape(len(raw), -1, self.group)
+            parts = q[..., :16] | (q[..., 16:] << 4) if self.four_bit else q, read.scale, read.offset
+        for array, part in zip(arrays, parts):
+            array[tiles] = interleave(part)
+
+    def __call__(self, x: Tensor, sums: Tensor | None, residual: Tensor | None = None) -> list[Tensor]:
+        """Products with `x` `[positions, cols]`, `[positions, rows]` for each tensor; `residual` is added to an only one.
+        `sums` are those of 32 columns, for layers that need them."""
+        positions, tiles = x.shape[0], self.weights[0].shape[0]
+        out = Tensor.empty(tiles, positions, self.lanes, device="CPU")
+        more = ([sums] if self.sums else []) + ([] if residual is None else [residual])
+        out = out.custom_kernel(*self.weights, x, *more, fxn=self._kernel)[0]
+        return list(out.permute(1, 0, 2).reshape(positions, -1).split(self.rows, dim=1))
+
+    def _kernel(self, out: UOp, q: UOp, *rest: UOp) -> UOp:
+        """Sums by groups first and applies the scales then: that is twice as fast as scaling every product."""
+        tiles, positions, lanes = out.shape
+        rest, f32 = list(rest), dtypes.float
+        t, m, lane = UOp.range(tiles, 0), UOp.range(positions, 1), UOp.range(lanes, 2)
+        scale = rest.pop(0) if self.group else None
+        offset = rest.pop(0) if len(self.weights) == 3 else None
+        x, sums = rest.pop(0), rest.pop(0) if self.sums else None
+        if scale is None:
+            column = UOp.range(self.cols, 3, AxisType.REDUCE)
+            y = (q[t, column, lane].cast(f32) * x[m, column]).reduce(column, arg=Ops.ADD)
+        else:
+            g, j = UOp.range(self.cols // self.group, 3, AxisType.REDUCE), UOp.range(q.shape[2], 4, AxisType.REDUCE)
+            w, column = q[t, g, j, lane], g * self.group + j
+            if self.four_bit:
+                y = (w & 15).cast(f32) * x[m, column] + (w >> 4).cast(f32) * x[m, column + 16]
+            else:
+                y = w.cast(f32) * x[m, column]
+            y = y.reduce(j, arg=Ops.ADD)
+            if self.bias:
+                y = y - sums[m, g] * float(self.bias)
+            y = y * scale[t, g, lane].cast(f32)
+            if offset is not None:
+                y = y + sums[m, g] * offset[t, g, lane].cast(f32)
+            y = y.reduce(g, arg=Ops.ADD)
+        if rest:
+            y = y + rest[0][m, t * lanes + lane]
+        body = out[t, m, lane].store(y).end(*(r for r in (t, m, lane) if r.op is Ops.RANGE))
+        return body.sink(arg=KernelInfo(name=f"product_{self.label}", opts_to_apply=self._opts(tiles, positions, lanes)))
+
+    def _opts(self, tiles: int, positions: int, lanes: int) -> tuple[Opt, ...]:
+        """Lanes and positions side by side, tiles on threads. A range of one is no axis."""
+        opts, axis = [], (tiles > 1) + (positions > 1)
+        if lanes > 1:
+            opts.append(Opt(OptOps.UPCAST, axis, lanes))
+        if positions % TOGETHER == 0:
+            opts.append(Opt(OptOps.UPCAST, axis - 1, TOGETHER))
+        inner = 1 if self.group and self.cols > self.group else 0
+        opts.append(Opt(OptOps.UNROLL, inner, 4))
+        if tiles % THREADS == 0 and THREADS > 1:
+            opts.append(Opt(OptOps.THREAD, 0, THREADS))
+        return tuple(opts)
+
+
+def layers_of(tensors: list[gguf_reader.Tensor]) -> list[Tiles]:
+    """Layers for these tensors, in order; neighbours of one type are stacked."""
+    groups: list[list[gguf_reader.Tensor]] = []
+    for tensor in tensors:
+        if groups and groups[-1][0].type == tensor.type:
+            groups[-1].append(tensor)
+        else:
+            groups.append([tensor])
+    return [Tiles(group) for group in groups]

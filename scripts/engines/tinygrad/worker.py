@@ -1,0 +1,181 @@
+"""LLaMA on tinygrad: our GGUF reader, products over the file's integers, TinyJit with a symbolic position."""
+
+from _shared import Engine, hello, serve
+
+harness = hello("tinygrad")
+
+import sys
+import time
+from importlib.metadata import version
+
+import numpy as np
+from tinygrad import Tensor, TinyJit, UOp
+
+from _shared.dequant import dequantize
+from _shared.gguf_reader import Gguf
+from _shared.gguf_reader import Tensor as Stored
+from _shared.llama import Config
+from _shared.memory import in_memory
+from _shared.spans import Spans
+from compiler import use_ziglang
+from tiles import THREADS, layers_of, tensor_of
+
+CHUNK = 16  # positions of a prompt that run together; the last ones are padded
+FEW = 3  # this many positions are faster one by one than padded
+
+ZIGLANG = use_ziglang()
+sys.setrecursionlimit(20_000)  # the graph of a whole model is deep
+
+
+class Tinygrad(Engine):
+    """Keys and values of a layer are `[2, kv_heads, n_ctx + CHUNK, head_dim]`: a padded chunk may end beyond n_ctx."""
+
+    @staticmethod
+    def ready() -> dict:
+        """tinygrad has read the number of threads from the harness's environment."""
+        return {"versions": {"tinygrad": version("tinygrad"), "ziglang": ZIGLANG}, "threads": THREADS}
+
+    def __init__(self, path: str, device: str, n_ctx: int, options: dict):
+        stages = Spans(self.sync)
+        file = Gguf(path)
+        self.config = c = Config.from_gguf(file)
+        self.n_ctx, self.vocab, self.compile_ns = n_ctx, c.vocab, 0
+        stages.end("parse")
+        vector = lambda tensor: tensor_of(dequantize(tensor)[0].copy())
+        self.embedding = file.tensor("token_embd.weight")
+        self.head = layers_of([self.embedding if c.tied else file.tensor("output.weight", (c.vocab, c.dim))])
+        self.output_norm = vector(file.tensor("output_norm.weight", (1, c.dim)))
+        self.layers, self.caches = [], []
+        stacks = [["attn_q", "attn_k", "attn_v"], ["attn_output"], ["ffn_gate", "ffn_up"], ["ffn_down"]]
+        for i in range(c.layers):
+            t = c.block(file, i)
+            products = [layers_of([t[name] for name in stack]) for stack in stacks]
+            self.layers.append((vector(t["attn_norm"]), vector(t["ffn_norm"]), *products))
+            self.caches.append(np.zeros((2, c.kv_heads, n_ctx + CHUNK, c.head_dim), np.float32))
+        self.kv = [tensor_of(cache) for cache in self.caches]
+        self.rope = tensor_of(c.rope(n_ctx + CHUNK))
+        self.position = UOp.variable("position", 0, n_ctx)
+        # A graph reads its input from the same memory each time.
+        self.rows = {n: np.zeros((n, c.dim), np.float32) for n in (1, CHUNK)}
+        self.inputs = {n: tensor_of(rows) for n, rows in self.rows.items()}
+        self.jits = {(n, f): TinyJit(f) for n in (1, CHUNK) for f in (self._logits, self._hidden, self._step)}
+        for jit in self.jits.values():
+            jit.cnt = 1  # everything that a graph reads exists, so TinyJit need not run it once without capturing it
+        stages.end("weights")
+        self.stages = stages.take()
+
+    def _products(self):
+        return [product for stack in (self.head, *(s for layer in self.layers for s in layer[2:])) for product in stack]
+
+    def facts(self) -> dict:
+        """A decode step reads every weight but those of an embedding, which is looked up in the file."""
+        labels = dict.fromkeys(product.label for product in self._products())
+        return {
+            "precision": {"weights": "+".join(labels), "compute": "f32", "kv": "f32"},
+            "weight_bytes_per_token": sum(product.nbytes for product in self._products()),
+            "settings": {"beam": 0, "chunk": CHUNK},
+            "notes": ["Kernels of the products are written in tinygrad's UOps, with 16 rows side by side."],
+        }
+
+    def memory(self) -> dict[str, int | None]:
+        """Bytes held."""
+        return {
+            "weights_mapped_bytes": self.embedding.raw.nbytes,
+            "weights_private_bytes": sum(product.nbytes for product in self._products()),
+            "kv_bytes": sum(cache.nbytes for cache in self.caches),
+            "kv_resident_bytes": sum(in_memory(cache.ctypes.data, cache.nbytes) for cache in self.caches),
+        }
+
+    def prefill(self, tokens: list[int], start: int) -> np.ndarray:
+        """Logits `[vocab]` of the last position."""
+        for n, hidden in self._forward(tokens, start):
+            last = hidden[n - 1 : n]
+        return self._run(self._logits, last)[0]
+
+    def fill(self, tokens: list[int]) -> None:
+        """Fills the cache and computes no logits."""
+        for _ in self._forward(tokens, 0):
+            pass
+
+    def decode(self, token: int, position: int) -> np.ndarray:
+        """Logits `[vocab]`."""
+        return self._run(self._step, self._embed([token]), position)[0]
+
+    def score(self, tokens: list[int], first: int):
+        """Logits of positions `first`…, some rows at a time."""
+        for n, hidden in self._forward(tokens, 0):
+            wanted, first = first, max(first - n, 0)
+            if wanted < n:
+                yield self._run(self._logits, hidden)[wanted:n]
+
+    def _forward(self, tokens: list[int], start: int):
+        """Yields a number of positions and their hidden states, chunk by chunk; states beyond that number are padding."""
+        while tokens:
+            n = len(tokens) if len(tokens) > FEW and len(tokens) < CHUNK else min(len(tokens), CHUNK if len(tokens) > FEW else 1)
+            yield n, self._run(self._hidden, self._embed(tokens[:n]), start)
+            tokens, start = tokens[n:], start + n
+
+    def _embed(self, tokens: list[int]) -> np.ndarray:
+        """Their rows of the embedding."""
+        t = self.embedding
+        return dequantize(Stored(t.name, t.type, len(tokens), t.cols, t.raw[tokens]))
+
+    def _run(self, function, rows: np.ndarray, position: int | None = None) -> np.ndarray:
+        """Runs a graph on `rows`, padded to a size that is compiled."""
+        n = 1 if len(rows) == 1 else CHUNK
+        self.rows[n][: len(rows)] = rows
+        jit, begin = self.jits[n, function], time.monotonic_ns()
+        new = jit.captured is None
+        out = jit(self.inputs[n], *([] if position is None else [self.position.bind(position)])).numpy()
+        if new:
+            self.compile_ns += time.monotonic_ns() - begin
+        return out
+
+    def _step(self, x: Tensor, position: UOp) -> Tensor:
+        return self._logits(self._hidden(x, position))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self._apply(self.head, self._norm(x, self.output_norm))[0].contiguous().realize()
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        scale = (x.square().mean(-1, keepdim=True) + self.config.eps).rsqrt()
+        return (x * scale * weight).contiguous()
+
+    @staticmethod
+    def _apply(products, x: Tensor, residual: Tensor | None = None) -> list[Tensor]:
+        """The outputs of products that read the same input."""
+        sums = x.reshape(x.shape[0], -1, 32).sum(-1).contiguous() if any(p.sums for p in products) else None
+        return [out for product in products for out in product(x, sums, residual)]
+
+    def _hidden(self, x: Tensor, position: UOp) -> Tensor:
+        """Hidden states `[positions, dim]` from embeddings."""
+        c, n = self.config, x.shape[0]
+        rope, end = self.rope[position : position + n], position + n
+        # [positions, end]: what a position may see
+        seen = None if n == 1 else Tensor.arange(self.n_ctx + CHUNK)[:end].reshape(1, end) <= Tensor.arange(n).reshape(n, 1) + position
+        for (attn_norm, ffn_norm, qkv, attn_output, gate_up, down), cache in zip(self.layers, self.kv):
+            q, k, v = (a.reshape(n, -1, c.head_dim) for a in self._apply(qkv, self._norm(x, attn_norm)))
+            new = Tensor.stack(self._rotate(k, rope), v).transpose(1, 2)  # [2, kv_heads, positions, head_dim]
+            held = Tensor(cache.uop.after(cache[:, :, position:end].uop.store(new.uop)))[:, :, :end]
+            q = (self._rotate(q, rope) * c.head_dim**-0.5).transpose(0, 1).reshape(c.kv_heads, -1, n, c.head_dim).contiguous()
+            scores = (q.unsqueeze(3) * held[0].reshape(c.kv_heads, 1, 1, end, c.head_dim)).sum(-1)
+            if seen is not None:
+                scores = seen.where(scores, float("-inf"))
+            p = scores.softmax(-1)
+            y = (p.unsqueeze(-1) * held[1].reshape(c.kv_heads, 1, 1, end, c.head_dim)).sum(3)
+            y = y.permute(2, 0, 1, 3).reshape(n, -1).contiguous()
+            x = self._apply(attn_output, y, x)[0].contiguous()
+            gate, up = self._apply(gate_up, self._norm(x, ffn_norm))
+            x = self._apply(down, (gate.silu() * up).contiguous(), x)[0].contiguous()
+        return x.realize()
+
+    @staticmethod
+    def _rotate(x: Tensor, rope: Tensor) -> Tensor:
+        """Rotates pairs (2i, 2i + 1) of `[positions, heads, head_dim]`, the row order of a GGUF."""
+        pairs = x.reshape(*x.shape[:2], -1, 2)
+        a, b = pairs[..., 0], pairs[..., 1]
+        cos, sin = rope[:, 0].reshape(x.shape[0], 1, -1), rope[:, 1].reshape(x.shape[0], 1, -1)
+        return Tensor.stack(a * cos - b * sin, a * sin + b * cos, dim=-1).reshape(*x.shape)
+
+
+serve(harness, Tinygrad)
