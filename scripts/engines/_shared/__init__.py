@@ -1,7 +1,7 @@
 """The code that Python engines share. An engine is one folder with a script over `hello`, `Engine` and `serve`.
 
-No module here imports torch. These need numpy: gguf_reader, dequant, nbits, llama, sampling, graph_engine. The rest needs
-only Python, so that `hello` is answered before anything heavy is imported.
+No module here imports torch. These need numpy: gguf_reader, dequant, nbits, llama, sampling, graph_engine. Those of tinygrad
+need it and ziglang. The rest needs only Python, so that `hello` is answered before anything heavy is imported.
 """
 
 from .engine import Engine, serve

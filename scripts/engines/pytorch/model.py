@@ -42,7 +42,7 @@ class Model(Engine):
 
     features = (*Engine.features, "batch")
     devices = ("cpu", "cuda")
-    options = {"compile": False, "half": True, "bnb": None}
+    options = {"compile": False, "half": True, "bnb": None, "tinygrad": None}
     profiles = True
 
     @staticmethod
@@ -79,8 +79,12 @@ class Model(Engine):
 
         return type("BatchModel", (BatchModel,), {"batch": batch})
 
-    def __new__(cls, _path: str, device: str, *_):
-        if device != "cpu":
+    def __new__(cls, _path: str, device: str, _n_ctx: int, options: dict):
+        if options.get("tinygrad"):
+            if device != "cpu" or cls is not Model or options["half"] or options["compile"]:
+                raise Unsupported("tinygrad: expected cpu, one sequence, and half = compile = false beside it")
+            from tiny import TinyModel as cls
+        elif device != "cpu":
             from cuda_model import CudaModel as cls
         return object.__new__(cls)
 
