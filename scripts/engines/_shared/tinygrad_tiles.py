@@ -142,9 +142,13 @@ class Tiles:
             opts.append(Opt(OptOps.UPCAST, axis - 1, TOGETHER))
         inner = 1 if self.group and self.cols > self.group else 0
         opts.append(Opt(OptOps.UNROLL, inner, 4))
-        if tiles % THREADS == 0 and THREADS > 1:
-            opts.append(Opt(OptOps.THREAD, 0, THREADS))
-        return tuple(opts)
+        return (*opts, *threaded(tiles))
+
+
+def threaded(n: int) -> list[Opt]:
+    """The first axis, of n, on as many threads as divide it."""
+    threads = max(t for t in range(1, THREADS + 1) if n % t == 0)
+    return [Opt(OptOps.THREAD, 0, threads)] if threads > 1 else []
 
 
 def sums_of(x: Tensor) -> Tensor:

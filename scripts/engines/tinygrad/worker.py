@@ -20,6 +20,7 @@ from _shared.memory import in_memory
 from _shared.spans import Spans
 from _shared.tinygrad_compiler import use_ziglang
 from _shared.tinygrad_tiles import THREADS, layers_of, sums_of, tensor_of
+from attention import LANES, attend
 
 CHUNK = 16  # positions of a prompt that run together; the last ones are padded
 FEW = 3  # this many positions are faster one by one than padded
@@ -29,7 +30,8 @@ sys.setrecursionlimit(20_000)  # the graph of a whole model is deep
 
 
 class Tinygrad(Engine):
-    """Keys and values of a layer are `[2, kv_heads, n_ctx + CHUNK, head_dim]`: a padded chunk may end beyond n_ctx."""
+    """Keys of a layer are `[kv_heads, blocks, head_dim, 16]`, values `[kv_heads, 16 * blocks, head_dim]`: a padded chunk may
+    end beyond n_ctx."""
 
     @staticmethod
     def ready() -> dict:
@@ -46,13 +48,14 @@ class Tinygrad(Engine):
         self.embedding = file.tensor("token_embd.weight")
         self.head = layers_of([self.embedding if c.tied else file.tensor("output.weight", (c.vocab, c.dim))])
         self.output_norm = vector(file.tensor("output_norm.weight", (1, c.dim)))
-        self.layers, self.caches = [], []
+        self.layers, self.caches, blocks = [], [], -(-(n_ctx + CHUNK) // LANES)
+        shapes = (c.kv_heads, blocks, c.head_dim, LANES), (c.kv_heads, blocks * LANES, c.head_dim)
         stacks = [["attn_q", "attn_k", "attn_v"], ["attn_output"], ["ffn_gate", "ffn_up"], ["ffn_down"]]
         for i in range(c.layers):
             t = c.block(file, i)
             products = [layers_of([t[name] for name in stack]) for stack in stacks]
             self.layers.append((vector(t["attn_norm"]), vector(t["ffn_norm"]), *products))
-            self.caches.append(np.zeros((2, c.kv_heads, n_ctx + CHUNK, c.head_dim), np.float32))
+            self.caches += [np.zeros(shape, np.float32) for shape in shapes]
         self.kv = [tensor_of(cache) for cache in self.caches]
         self.rope = tensor_of(c.rope(n_ctx + CHUNK))
         self.position = UOp.variable("position", 0, n_ctx)
@@ -154,27 +157,29 @@ class Tinygrad(Engine):
 
     def _hidden(self, x: Tensor, position: UOp) -> Tensor:
         """Hidden states `[positions, dim]` from embeddings."""
-        for layer, cache in zip(self.layers, self.kv):
-            x = self._block(layer, cache, x, position).realize()  # by layers: tinygrad then finds the first one's schedule again
+        for layer, keys, values in zip(self.layers, self.kv[::2], self.kv[1::2]):
+            x = self._block(layer, keys, values, x, position).realize()  # by layers: tinygrad then finds the first one's schedule again
         return x
 
-    def _block(self, layer: tuple, cache: Tensor, x: Tensor, position: UOp) -> Tensor:
+    def _block(self, layer: tuple, keys: Tensor, values: Tensor, x: Tensor, position: UOp) -> Tensor:
         """One layer."""
         attn_norm, ffn_norm, qkv, attn_output, gate_up, down = layer
         c, n, end = self.config, x.shape[0], position + x.shape[0]
         rope = self.rope[position:end]
         q, k, v = (a.reshape(n, -1, c.head_dim) for a in self._apply(qkv, self._norm(x, attn_norm)))
-        new = Tensor.stack(self._rotate(k, rope), v).transpose(1, 2)  # [2, kv_heads, positions, head_dim]
-        held = Tensor(cache.uop.after(cache[:, :, position:end].uop.store(new.uop)))[:, :, :end]
-        q = (self._rotate(q, rope) * c.head_dim**-0.5).transpose(0, 1).reshape(c.kv_heads, -1, n, c.head_dim).contiguous()
-        scores = (q.unsqueeze(3) * held[0].reshape(c.kv_heads, 1, 1, end, c.head_dim)).sum(-1)
-        if n > 1:
-            seen = Tensor.arange(self.n_ctx + CHUNK)[:end].reshape(1, end) <= Tensor.arange(n).reshape(n, 1) + position
-            scores = seen.where(scores, float("-inf"))
-        y = (scores.softmax(-1).unsqueeze(-1) * held[1].reshape(c.kv_heads, 1, 1, end, c.head_dim)).sum(3)
-        x = self._apply(attn_output, y.permute(2, 0, 1, 3).reshape(n, -1).contiguous(), x)[0].contiguous()
+        by_position = keys.permute(0, 1, 3, 2).reshape(values.shape)
+        keys = self._keep(keys, by_position[:, position:end], self._rotate(k, rope))
+        values = self._keep(values, values[:, position:end], v)
+        q = (self._rotate(q, rope) * c.head_dim**-0.5).transpose(0, 1).reshape(c.kv_heads, -1, c.head_dim)
+        y = attend(q, keys, values, position, n).reshape(c.heads, n, c.head_dim).transpose(0, 1)
+        x = self._apply(attn_output, y.reshape(n, -1).contiguous(), x)[0].contiguous()
         gate, up = self._apply(gate_up, self._norm(x, ffn_norm))
         return self._apply(down, (gate.silu() * up).contiguous(), x)[0].contiguous()
+
+    @staticmethod
+    def _keep(cache: Tensor, place: Tensor, new: Tensor) -> Tensor:
+        """The cache after `new` `[positions, kv_heads, head_dim]` is stored in a part of it."""
+        return Tensor(cache.uop.after(place.uop.store(new.transpose(0, 1).uop)))
 
     @staticmethod
     def _rotate(x: Tensor, rope: Tensor) -> Tensor:
