@@ -17,7 +17,8 @@ const ENGINES: [&str; 4] = ["candle", "candle-stock", "pytorch", "pytorch-f32"];
 pub struct RunArgs {
     #[command(flatten)]
     pub target: Target,
-    /// Engines, comma separated [default: candle,candle-stock,pytorch,pytorch-f32]
+    /// Engines, comma separated; all: every one of `engines list`
+    /// [default: candle,candle-stock,pytorch,pytorch-f32]
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub engine: Vec<String>,
     #[command(flatten)]

@@ -23,9 +23,7 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
     let registry = Registry::load()?;
     let engines: Vec<EngineSpec> = match args.engine.is_empty() {
         true => registry.all().iter().filter(|e| !e.only_named()).cloned().collect(),
-        false => {
-            args.engine.iter().map(|name| registry.find(name).cloned()).collect::<Result<_>>()?
-        }
+        false => registry.named(&args.engine)?,
     };
     args.target.device.iter().try_for_each(|device| gpu::check(*device))?;
     let (mut passed, mut all) = (true, Vec::new());

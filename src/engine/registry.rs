@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::slice::from_ref;
 
 use anyhow::{Context, Result, bail};
 use include_dir::{Dir, include_dir};
@@ -17,6 +18,9 @@ static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/scripts/engines");
 
 /// The environment variable with extra engine folders, separated like PATH.
 pub const ENGINE_PATH: &str = "LLM_BENCH_ENGINES";
+
+/// The name that stands for every engine.
+pub const ALL: &str = "all";
 
 /// The file that describes an engine folder.
 pub const MANIFEST: &str = "engine.toml";
@@ -218,6 +222,9 @@ impl EngineFolder {
             if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !name.chars().all(plain) {
                 bail!("{whence}: name {name:?}: expected letters, digits, '-', '_' and '.'");
             }
+            if name == ALL {
+                bail!("{whence}: name {name:?}: expected another one, this names every engine");
+            }
         }
         if manifest.script.is_some() == manifest.native.is_some() {
             bail!("{whence}: expected either script = … or a [native] table");
@@ -401,13 +408,15 @@ impl Registry {
         &self.engines
     }
 
-    /// The engines of these names, each once.
+    /// The engines of these names, each once; [`ALL`] names every one.
     pub fn named(&self, names: &[String]) -> Result<Vec<EngineSpec>> {
         let mut found: Vec<EngineSpec> = Vec::new();
         for name in names {
-            let engine = self.find(name)?;
-            if !found.iter().any(|e| e.name == engine.name) {
-                found.push(engine.clone());
+            let engines = if name == ALL { self.all() } else { from_ref(self.find(name)?) };
+            for engine in engines {
+                if found.iter().all(|e| e.name != engine.name) {
+                    found.push(engine.clone());
+                }
             }
         }
         Ok(found)

@@ -126,6 +126,23 @@ fn shared_code_is_embedded_and_is_no_engine() {
 }
 
 #[test]
+fn all_names_every_engine_once() {
+    let engines = Registry::load().unwrap();
+    let names = |given: &[&str]| -> Vec<String> {
+        let given: Vec<String> = given.iter().map(|n| n.to_string()).collect();
+        engines.named(&given).unwrap().into_iter().map(|e| e.name).collect()
+    };
+    let every: Vec<String> = engines.all().iter().map(|e| e.name.clone()).collect();
+    assert_eq!(names(&["all", "candle"]), every);
+    assert_eq!(names(&["numpy", "all"])[0], "numpy");
+    assert_eq!(names(&["candle", "candle"]), ["candle"]);
+    let text = "name='x'\nsummary='s'\nscript='w.py'\n[variants.all]\nsummary='s'\n";
+    let files = Files::OnDisk(PathBuf::from("/nowhere"));
+    let error = EngineFolder::parse(text, files, "x/engine.toml").unwrap_err().to_string();
+    assert!(error.contains("names every engine"), "{error}");
+}
+
+#[test]
 fn a_manifest_with_a_typo_is_refused_with_its_place() {
     let text = "name='x'\nsummary='s'\nscrpit='w.py'\n[variants.x]\nsummary='s'\n";
     let files = Files::OnDisk(PathBuf::from("/nowhere"));
