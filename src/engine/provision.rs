@@ -8,6 +8,7 @@ mod python;
 mod revision;
 mod step;
 
+use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,9 @@ with open(__file__, 'rb') as script:
     script = compile(script.read(), __file__, 'exec')
 exec(script)";
 
+/// The library of the crate `candle-abi`, for engines in other languages.
+const KERNELS: &str = "llm_bench_kernels";
+
 /// Where engines are installed, and whether they may be.
 #[derive(Debug, Clone)]
 pub struct Provisioner {
@@ -57,6 +61,8 @@ pub struct Installed {
     /// Python engines share. With them, the program is a Python.
     scripts: Vec<PathBuf>,
     env: Vec<(String, String)>,
+    /// The library that the variables name, if any, which need not be there.
+    library: Option<PathBuf>,
     /// The folder of the engine's compile cache, if it has one.
     pub compile_cache: Option<PathBuf>,
     /// The user's environment that the scripts run in, in place of an installation.
@@ -85,6 +91,7 @@ impl Provisioner {
                 args: vec!["worker".into(), engine.name.clone().into()],
                 scripts: Vec::new(),
                 env: Vec::new(),
+                library: None,
                 compile_cache: None,
                 users_environment: None,
             }),
@@ -100,7 +107,13 @@ impl Provisioner {
         say: &dyn Fn(&str),
     ) -> Result<Installed> {
         let m = &folder.manifest;
-        let env: Vec<_> = m.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let kernels = self.program.with_file_name(format!("{DLL_PREFIX}{KERNELS}{DLL_SUFFIX}"));
+        let of_variant = m.variants.get(&engine.name).into_iter().flat_map(|v| &v.env);
+        let env = || m.env.iter().chain(of_variant.clone());
+        let library = env().any(|(_, value)| value.contains("{kernels}")).then(|| kernels.clone());
+        let kernels = kernels.to_string_lossy();
+        let env = env().map(|(name, value)| (name.clone(), value.replace("{kernels}", &kernels)));
+        let env = env.collect();
         let mut args = Vec::new();
         let mut users_environment = None;
         let (program, scripts) = match folder.code() {
@@ -124,8 +137,9 @@ impl Provisioner {
             }
         };
         args.push(engine.name.clone().into());
+        let compile_cache = None;
         let mut installed =
-            Installed { program, args, scripts, env, compile_cache: None, users_environment };
+            Installed { program, args, scripts, env, library, compile_cache, users_environment };
         if !m.compile_cache_env.is_empty() && engine.compiles() {
             let key = short_hash(&[work.as_bytes(), installed.identity()?.as_bytes()]);
             let root = self.cache.join("compile").join(format!("{}-{key}", engine.name));
@@ -289,8 +303,8 @@ impl Installed {
         command
     }
 
-    /// A hash of the code that computes: the program, or the engine's scripts and the Python with
-    /// its pinned packages. Findings about an engine stay valid while the hash is unchanged.
+    /// A hash of the code that computes: the program, or the engine's scripts, its library, and the
+    /// Python with its pinned packages. Findings about an engine stay valid while the hash is unchanged.
     pub fn identity(&self) -> Result<String> {
         if self.scripts.is_empty() {
             let bytes = std::fs::read(&self.program)
@@ -305,6 +319,8 @@ impl Installed {
         // Nothing but the versions tells what such an environment has today.
         let of_user = self.users_environment.iter().flat_map(|e| &e.versions);
         parts.extend(of_user.flat_map(|(name, version)| [name.as_bytes(), version.as_bytes()]));
+        let library = self.library.as_ref().and_then(|path| std::fs::read(path).ok());
+        parts.extend(library.as_deref());
         for (name, bytes) in &files {
             parts.extend([name.as_bytes(), bytes]);
         }
@@ -380,6 +396,7 @@ mod tests {
             args: Vec::new(),
             scripts: folders.to_vec(),
             env: Vec::new(),
+            library: Some(dir.path().join("library")),
             compile_cache: None,
             users_environment: None,
         };
@@ -390,9 +407,13 @@ mod tests {
             std::fs::write(folder.join("test_code.py"), "a test").unwrap();
             assert_eq!(installed.identity().unwrap(), seen[seen.len() - 1]);
         }
+        for library in ["1", "2"] {
+            std::fs::write(dir.path().join("library"), library).unwrap();
+            seen.push(installed.identity().unwrap());
+        }
         seen.sort();
         seen.dedup();
-        assert_eq!(seen.len(), 3);
+        assert_eq!(seen.len(), 5);
     }
 
     #[test]

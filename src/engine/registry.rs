@@ -106,7 +106,7 @@ pub struct Manifest {
     /// `verify` without `--engine` skips the engine.
     #[serde(default)]
     pub only_named: bool,
-    /// Extra environment variables; `{threads}` in them is replaced.
+    /// Extra environment variables; `{threads}` and `{kernels}` in them are replaced.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Variables to set to the folder of the engine's compile cache.
@@ -195,6 +195,9 @@ pub struct Variant {
     /// Whether the variant compiles at run time, so that the state of the compile cache matters.
     #[serde(default)]
     pub compiles: bool,
+    /// In addition to those of the whole folder.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
     /// In place of those of the whole folder; empty for the same.
     #[serde(default)]
     pub quants: Vec<String>,

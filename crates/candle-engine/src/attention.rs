@@ -94,6 +94,13 @@ pub struct CacheShape {
     pub n_ctx: usize,
 }
 
+/// Keys and values in one type: the cache's own, or memory of a caller's.
+struct Slots<'a, E> {
+    keys: &'a mut [E],
+    values: &'a mut [E],
+    shape: CacheShape,
+}
+
 impl CacheShape {
     /// Index at which a head's keys (and values) begin.
     fn base(self, sequence: usize, layer: usize, kv_head: usize) -> usize {
@@ -166,10 +173,29 @@ impl KvCache {
         out: &mut [f32],
     ) {
         with_cpu!(isa, cpu => match self {
-            Self::F16(cache) => cache.attend(cpu, pool, at, projected, out),
-            Self::F32(cache) => cache.attend(cpu, pool, at, projected, out),
+            Self::F16(cache) => cache.slots().attend(cpu, pool, at, projected, out),
+            Self::F32(cache) => cache.slots().attend(cpu, pool, at, projected, out),
         })
     }
+}
+
+/// `KvCache::attend` over a cache of f16 bits in memory of the caller's: `keys` and `values` as in
+/// `Cache`, in which `n_ctx` is whole spans.
+///
+/// # Panics
+/// If a length is not what `shape` implies.
+pub fn attend_in(
+    isa: Isa,
+    pool: &mut Pool,
+    (keys, values, shape): (&mut [u16], &mut [u16], CacheShape),
+    at: Place<'_>,
+    projected: Projected<'_>,
+    out: &mut [f32],
+) {
+    assert!(shape.n_ctx.is_multiple_of(SPAN) && at.layer < shape.layers);
+    assert_eq!([keys.len(), values.len()], [shape.base(shape.sequences, 0, 0); 2]);
+    let mut slots = Slots { keys, values, shape };
+    with_cpu!(isa, cpu => slots.attend(cpu, pool, at, projected, out));
 }
 
 /// The place of the tokens in the model.
@@ -224,6 +250,12 @@ impl<E: Stored> Cache<E> {
         size_of_val(&self.keys[..]) + size_of_val(&self.values[..])
     }
 
+    fn slots(&mut self) -> Slots<'_, E> {
+        Slots { keys: &mut self.keys, values: &mut self.values, shape: self.shape }
+    }
+}
+
+impl<E: Stored> Slots<'_, E> {
     fn attend<C: Cpu>(
         &mut self,
         cpu: C,
@@ -272,7 +304,7 @@ impl<E: Stored> Cache<E> {
         }
         let values = Scatter::new(rows.values);
         let (cached_keys, cached_values) =
-            (Scatter::new(&mut self.keys), Scatter::new(&mut self.values));
+            (Scatter::new(&mut *self.keys), Scatter::new(&mut *self.values));
         // About `SPAN` tokens at a time, so that a decode step needs no other thread.
         let chunk = (SPAN * at.blocks.len()).div_ceil(m.max(1));
         pool.run(at.blocks.len(), chunk, |blocks| {
@@ -308,7 +340,7 @@ impl<E: Stored> Cache<E> {
 
 /// A block's query heads that share one key/value head.
 struct Task<'a, E> {
-    cache: &'a Cache<E>,
+    cache: &'a Slots<'a, E>,
     layer: usize,
     kv_head: usize,
     group: usize,

@@ -12,6 +12,7 @@ pub mod cuda;
 pub mod generate;
 mod iq4_nl;
 mod kernels;
+pub mod layers;
 mod linear;
 mod math;
 mod model;

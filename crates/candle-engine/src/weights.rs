@@ -2,7 +2,7 @@
 //! Nothing here touches the bytes of a matrix.
 
 use std::fs::File;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -119,7 +119,8 @@ impl Gguf {
             ));
         }
         let row_bytes = range.len() / rows.max(1);
-        Ok(Matrix { map: self.map.clone(), range, row_bytes, encoding, rows, columns })
+        let memory = Memory::Map(self.map.clone());
+        Ok(Matrix { memory, range, row_bytes, encoding, rows, columns })
     }
 
     /// The vector `name` of `len` values, as f32.
@@ -205,7 +206,7 @@ impl Encoding {
         "q5_k", "q6_k", "iq4_nl",
     ];
 
-    fn of(dtype: StoredType) -> Option<Self> {
+    pub fn of(dtype: StoredType) -> Option<Self> {
         let dtype = match dtype {
             StoredType::Candle(dtype) => dtype,
             StoredType::Iq4Nl => return Some(Self::Iq4Nl),
@@ -261,9 +262,28 @@ impl Encoding {
     }
 }
 
+/// The bytes that matrices lie in.
+enum Memory {
+    Map(Arc<Mmap>),
+    /// Memory that the caller keeps, such as a map of its own.
+    Callers(&'static [u8]),
+}
+
+impl Deref for Memory {
+    type Target = [u8];
+
+    #[inline(always)]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Callers(bytes) => bytes,
+        }
+    }
+}
+
 /// A matrix of `rows` × `columns` inside the mapped file.
 pub struct Matrix {
-    map: Arc<Mmap>,
+    memory: Memory,
     range: Range<usize>,
     row_bytes: usize,
     encoding: Encoding,
@@ -282,7 +302,21 @@ impl Matrix {
     ) -> Self {
         let row_bytes = encoding.row_bytes(columns);
         assert!(range.len() == rows * row_bytes && range.end <= map.len());
-        Self { map: map.clone(), range, row_bytes, encoding, rows, columns }
+        let memory = Memory::Map(map.clone());
+        Self { memory, range, row_bytes, encoding, rows, columns }
+    }
+
+    /// A matrix that is these bytes.
+    pub fn in_memory(
+        bytes: &'static [u8],
+        encoding: Encoding,
+        rows: usize,
+        columns: usize,
+    ) -> Self {
+        let row_bytes = encoding.row_bytes(columns);
+        assert_eq!(bytes.len(), rows * row_bytes);
+        let (memory, range) = (Memory::Callers(bytes), 0..bytes.len());
+        Self { memory, range, row_bytes, encoding, rows, columns }
     }
 
     pub fn encoding(&self) -> Encoding {
@@ -309,7 +343,7 @@ impl Matrix {
 
     /// The stored bytes of several consecutive rows.
     pub fn some_rows(&self, rows: Range<usize>) -> &[u8] {
-        &self.map[self.place_of(rows)]
+        &self.memory[self.place_of(rows)]
     }
 
     /// Where those bytes lie in the file.

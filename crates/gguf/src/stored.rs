@@ -64,7 +64,7 @@ static NAMED: [Layout; 27] = [
 
 impl StoredType {
     /// The type of a number in the tensor directory.
-    pub(super) fn of(number: u32) -> Self {
+    pub fn of(number: u32) -> Self {
         use GgmlDType::*;
         let candle =
             [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1, Q2K, Q3K, Q4K, Q5K, Q6K, Q8K];

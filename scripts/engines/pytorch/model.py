@@ -42,7 +42,7 @@ class Model(Engine):
 
     features = (*Engine.features, "batch")
     devices = ("cpu", "cuda")
-    options = {"compile": False, "half": True, "bnb": None, "tinygrad": None}
+    options = {"compile": False, "half": True, "bnb": None, "library": None}
     profiles = True
 
     @staticmethod
@@ -80,10 +80,15 @@ class Model(Engine):
         return type("BatchModel", (BatchModel,), {"batch": batch})
 
     def __new__(cls, _path: str, device: str, _n_ctx: int, options: dict):
-        if options.get("tinygrad"):
+        if library := options.get("library"):
             if device != "cpu" or cls is not Model or options["half"] or options["compile"]:
-                raise Unsupported("tinygrad: expected cpu, one sequence, and half = compile = false beside it")
-            from tiny import TinyModel as cls
+                raise Unsupported(f"{library}: expected cpu, one sequence, and half = compile = false beside it")
+            if library == "candle":
+                from candle import CandleModel as cls
+            elif library == "tinygrad":
+                from tiny import TinyModel as cls
+            else:
+                raise Unsupported(f"library: expected candle or tinygrad, found '{library}'")
         elif device != "cpu":
             from cuda_model import CudaModel as cls
         return object.__new__(cls)
@@ -253,15 +258,9 @@ class Model(Engine):
             spans.end("norm")
             qkv = layer.qkv.gemm(h)
             spans.end("projections")
-            q, k, v = self._qkv(qkv, rope)
-            layer.k_cache[:, start:end], layer.v_cache[:, start:end] = k, v
-            if start:
-                k, v = layer.k_cache[:, :end], layer.v_cache[:, :end]
-            y = F.scaled_dot_product_attention(
-                q.to(dtype)[None], k.to(dtype)[None], v.to(dtype)[None], attn_mask=seen, is_causal=not start, enable_gqa=True
-            )
+            y = self._attention(qkv, layer, rope, start, seen)
             spans.end("attention")
-            x = x + layer.attn_output.gemm(y[0].transpose(0, 1).reshape(n, -1))
+            x = x + layer.attn_output.gemm(y)
             spans.end("projections")
             h = self._norm(x, layer.ffn_norm, dtype)
             spans.end("norm")
@@ -269,6 +268,19 @@ class Model(Engine):
             x = x + layer.down.gemm(F.silu(gate) * up)
             spans.end("mlp")
         return x
+
+    def _attention(self, qkv, layer, rope, start, seen):
+        """Attention of positions `start`… of a prompt, which the cache gets: `[T, rows]` to `[T, heads * head_dim]`.
+        `seen` is the mask, or None for positions from 0 on."""
+        q, k, v = self._qkv(qkv, rope)
+        end, dtype = start + qkv.shape[0], self.dtype
+        layer.k_cache[:, start:end], layer.v_cache[:, start:end] = k, v
+        if start:
+            k, v = layer.k_cache[:, :end], layer.v_cache[:, :end]
+        y = F.scaled_dot_product_attention(
+            q.to(dtype)[None], k.to(dtype)[None], v.to(dtype)[None], attn_mask=seen, is_causal=not start, enable_gqa=True
+        )
+        return y[0].transpose(0, 1).reshape(qkv.shape[0], -1)
 
     @staticmethod
     def _head_piece(piece, x):
@@ -298,6 +310,14 @@ class Model(Engine):
         y = F.scaled_dot_product_attention(q.to(k.dtype)[None], k, v, attn_mask=mask, enable_gqa=True)
         return y[0].transpose(0, 1).reshape(1, -1)
 
+    def _attention_step(self, qkv, layer, rope, position):
+        """The same for one `position` `[1]`."""
+        q, k, v = self._qkv(qkv, rope)
+        layer.k_cache.index_copy_(1, position, k.to(self.kv_dtype))
+        layer.v_cache.index_copy_(1, position, v.to(self.kv_dtype))
+        attend = self._attend if self.compiled and self.device == "cpu" else self._attend_sdpa
+        return attend(q, layer, position)
+
     def _decode_layer(self, layer, x, rope, position):
         """One block over one position: takes hidden state `[1, dim]` to the next."""
         dtype, spans = self.decode_dtype, self.layer_spans
@@ -305,11 +325,7 @@ class Model(Engine):
         spans.end("norm")
         qkv = layer.qkv.gemv(h)
         spans.end("projections")
-        q, k, v = self._qkv(qkv, rope)
-        layer.k_cache.index_copy_(1, position, k.to(self.kv_dtype))
-        layer.v_cache.index_copy_(1, position, v.to(self.kv_dtype))
-        attend = self._attend if self.compiled and self.device == "cpu" else self._attend_sdpa
-        attended = attend(q, layer, position).to(dtype)
+        attended = self._attention_step(qkv, layer, rope, position).to(dtype)
         spans.end("attention")
         x = x + layer.attn_output.gemv(attended)
         spans.end("projections")

@@ -11,14 +11,15 @@ import torch
 from _shared import Unsupported
 from _shared.gguf_reader import Tensor
 from _shared.test_support import TOKENS, nmse, random_blocks, write_tiny
+from hybrid import product
 from linear import Dense
 from model import Model
 from test_model import build, generate, scores
-from tiny import Tiny, product
+from tiny import Tiny
 
 
 def tinygrad(path):
-    return Model(path, "cpu", 64, {"half": False, "compile": False, "tinygrad": True})
+    return Model(path, "cpu", 64, {"half": False, "compile": False, "library": "tinygrad"})
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "Q5_1", "Q6_K", "Q8_0"])
@@ -59,7 +60,7 @@ def test_a_wrong_product_is_left_to_torch_with_the_reason(tmp_path, monkeypatch)
     assert any("2 layers are torch's: tinygrad's product has a relative error of 5e-01" in note for note in model.facts()["notes"])
     assert nmse(scores(model, TOKENS), scores(build(path), TOKENS)) < 1e-11
     with pytest.raises(Unsupported, match="one sequence"):
-        Model.batched(2, "cpu")(path, "cpu", 64, {"half": False, "compile": False, "tinygrad": True})
+        Model.batched(2, "cpu")(path, "cpu", 64, {"half": False, "compile": False, "library": "tinygrad"})
 
 
 def test_float_weights_stay_torchs(tmp_path):
