@@ -11,7 +11,7 @@ import torch
 
 from _shared import gguf_reader
 from abi import Weights, kernels
-from hybrid import HybridModel, Product
+from hybrid import HybridModel, Product, operation
 
 SPAN = 16  # positions whose keys the cache interleaves
 FLOAT, ROUNDED = 1e-4, 0.05  # relative errors of a product, or of attention, beyond which it is wrong
@@ -44,10 +44,7 @@ class Mapped(Product):
         return out
 
 
-@torch.library.custom_op("llm_bench::attention", mutates_args=("qkv", "keys", "values"))
-def attention(
-    qkv: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rope: torch.Tensor, heads: int, first: int
-) -> torch.Tensor:
+def attend(qkv, keys, values, rope, heads: int, first: int) -> torch.Tensor:
     """Rotates, stores and attends: float32 `[T, rows of q, k and v]` at positions `first`… to `[T, heads * head_dim]`.
 
     The cache is float16 `[kv_heads, positions, head_dim]`, though the kernels lay out keys in another way.
@@ -62,9 +59,11 @@ def attention(
     return out
 
 
-@attention.register_fake
-def _(qkv, keys, values, rope, heads, first):
-    return qkv.new_empty(qkv.shape[0], heads * keys.shape[2])
+attention = operation(
+    "attention(Tensor(a!) qkv, Tensor(b!) keys, Tensor(c!) values, Tensor rope, int heads, int first) -> Tensor",
+    run=attend,
+    shape=lambda qkv, keys, values, rope, heads, first: (qkv.shape[0], heads * keys.shape[2]),
+)
 
 
 class CandleModel(HybridModel):

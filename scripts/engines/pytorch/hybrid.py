@@ -65,15 +65,23 @@ class Product:
         return float(np.max(errors))
 
 
-@torch.library.custom_op("llm_bench::product", mutates_args=())
-def product(x: torch.Tensor, layer: int) -> torch.Tensor:
-    """The product of a layer."""
-    return Product.all[layer].run(x)
+def operation(schema: str, run, shape):
+    """A custom operation on the CPU: `run` computes it, `shape` gives the result's shape alone.
+
+    `torch.library.custom_op` would do the same, but its first call imports torch's compiler: a second of loading.
+    """
+    name, bracket, rest = schema.partition("(")
+    torch.library.define(f"llm_bench::{name}", bracket + rest)
+    torch.library.impl(f"llm_bench::{name}", "CPU", run)
+    torch.library.register_fake(f"llm_bench::{name}", lambda x, *rest: x.new_empty(shape(x, *rest)))
+    return getattr(torch.ops.llm_bench, name).default
 
 
-@product.register_fake
-def _(x, layer):
-    return x.new_empty(x.shape[0], Product.all[layer].rows)
+product = operation(
+    "product(Tensor x, int layer) -> Tensor",
+    run=lambda x, layer: Product.all[layer].run(x),
+    shape=lambda x, layer: (x.shape[0], Product.all[layer].rows),
+)
 
 
 class HybridModel(Model):
