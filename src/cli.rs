@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::run::RunArgs;
 use crate::device::Device;
+use crate::engine::registry::EngineOption;
 use crate::metric::Metric;
 use crate::model::locate::WeightsPolicy;
 use crate::plan::Target;
@@ -108,6 +109,20 @@ impl Command {
         )
     }
 
+    /// The options of engines that the user set.
+    pub fn engine_options(&self) -> Vec<EngineOption> {
+        let args = match self {
+            Self::Run(args) => &args.set,
+            Self::Sweep(args) => &args.run.set,
+            Self::Track(args) => &args.run.set,
+            Self::Gate(args) => &args.set,
+            Self::Verify(args) => &args.set,
+            Self::Generate(args) => &args.set,
+            _ => return Vec::new(),
+        };
+        args.all()
+    }
+
     /// The Python of `--python`.
     pub fn python(&self) -> Option<&Path> {
         let named = match self {
@@ -129,6 +144,32 @@ impl Command {
     }
 }
 
+/// Options of engines.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct SetArgs {
+    /// Set an option of an engine, such as candle:kernels=avx2 or pytorch:path=bf16; repeatable
+    #[arg(long, value_name = "ENGINE:KEY=VALUE")]
+    pub engine_option: Vec<EngineOption>,
+    /// The path of pytorch and pytorch-eager for every type of weights that has it, in place of the
+    /// fastest one measured here: the same as --engine-option pytorch:path=NAME for both
+    #[arg(long, value_name = "NAME")]
+    pub pytorch_path: Option<String>,
+}
+
+impl SetArgs {
+    fn all(&self) -> Vec<EngineOption> {
+        let path = |engine: &str, name: &String| EngineOption {
+            engine: engine.into(),
+            key: "path".into(),
+            value: name.as_str().into(),
+        };
+        let paths = self.pytorch_path.iter();
+        let paths = paths.flat_map(|name| ["pytorch", "pytorch-eager"].map(|e| path(e, name)));
+        paths.chain(self.engine_option.iter().cloned()).collect()
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     #[command(flatten)]
@@ -145,6 +186,8 @@ pub struct VerifyArgs {
     /// How many of them, the last ones, are computed one by one as in decoding
     #[arg(long, default_value_t = 64)]
     pub decode: u32,
+    #[command(flatten)]
+    pub set: SetArgs,
     /// Use this Python's environment for engines with scripts, instead of installing one
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,
@@ -397,6 +440,8 @@ pub struct GenerateArgs {
     /// Say on stderr how fast it went (a look, not a measurement: that is `run`)
     #[arg(long)]
     pub timing: bool,
+    #[command(flatten)]
+    pub set: SetArgs,
     /// Use this Python's environment for engines with scripts, instead of installing one
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,

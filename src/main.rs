@@ -9,6 +9,7 @@ use clap::Parser;
 use llm_bench::cli::config::{self, Parsed};
 use llm_bench::cli::{Cli, Command};
 use llm_bench::engine::provision::use_python;
+use llm_bench::engine::registry::set_options;
 use llm_bench::model::chat::renderer;
 use llm_bench::sensors::gpu::ceilings;
 use llm_bench::text::visible;
@@ -73,6 +74,7 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     interrupt::install();
+    set_options(cli.command.engine_options());
     if let Some(python) = cli.command.python() {
         use_python(python);
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::SetArgs;
 use super::rules::RulesArgs;
 use crate::analysis::requirement::Requirement;
 use crate::plan::{Target, Workload};
@@ -90,6 +91,8 @@ pub struct GateArgs {
     pub engine: Option<String>,
     #[command(flatten, next_help_heading = "Workload")]
     pub workload: Workload,
+    #[command(flatten, next_help_heading = "Workload")]
+    pub set: SetArgs,
     /// Use this Python's environment for engines with scripts, instead of installing one
     #[arg(long, value_name = "PATH", help_heading = "Workload")]
     pub python: Option<PathBuf>,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::OutputArgs;
+use super::{OutputArgs, SetArgs};
 use crate::plan::{Spec, Target, Workload};
 
 /// Launches of each point and minutes, where neither is named.
@@ -35,6 +35,8 @@ pub struct RunArgs {
     /// clock, heat, power and throttling beside the speed
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["max_minutes", "profile", "timing"])]
     pub sustained: Option<f64>,
+    #[command(flatten)]
+    pub set: SetArgs,
     /// Use this Python's environment for engines with scripts, instead of installing one
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,
@@ -74,7 +76,8 @@ pub struct RunArgs {
     /// Resume an interrupted run: make the launches that this result file lacks, with the settings
     /// that it states
     #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "workload", "engine", "launches",
-        "max_minutes", "sustained", "timeout", "profile", "pytorch_no_compile", "pytorch_no_half", "output_dir"])]
+        "max_minutes", "sustained", "timeout", "profile", "pytorch_no_compile", "pytorch_no_half",
+        "engine_option", "pytorch_path", "output_dir"])]
     pub resume: Option<PathBuf>,
 }
 

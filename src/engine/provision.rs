@@ -113,7 +113,9 @@ impl Provisioner {
         let library = env().any(|(_, value)| value.contains("{kernels}")).then(|| kernels.clone());
         let kernels = kernels.to_string_lossy();
         let env = env().map(|(name, value)| (name.clone(), value.replace("{kernels}", &kernels)));
-        let env = env.collect();
+        let mut env: Vec<_> = env.collect();
+        // What an engine finds out about this machine once, it keeps there.
+        env.push(("LLM_BENCH_CACHE".into(), self.cache.to_string_lossy().into_owned()));
         let mut args = Vec::new();
         let mut users_environment = None;
         let (program, scripts) = match folder.code() {
@@ -141,7 +143,10 @@ impl Provisioner {
         let mut installed =
             Installed { program, args, scripts, env, library, compile_cache, users_environment };
         if !m.compile_cache_env.is_empty() && engine.compiles() {
-            let key = short_hash(&[work.as_bytes(), installed.identity()?.as_bytes()]);
+            // Options that the user set are other code, which compiles to something else.
+            let set = serde_json::to_string(&engine.set)?;
+            let key =
+                short_hash(&[work.as_bytes(), set.as_bytes(), installed.identity()?.as_bytes()]);
             let root = self.cache.join("compile").join(format!("{}-{key}", engine.name));
             for name in &m.compile_cache_env {
                 let own = root.join(name.to_ascii_lowercase());

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::slice::from_ref;
+use std::str::FromStr;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use include_dir::{Dir, include_dir};
@@ -33,6 +35,39 @@ pub fn shared() -> Result<Files> {
     EMBEDDED.get_dir(SHARED).map(Files::Embedded).context("this build has no shared Python code")
 }
 
+static SET: OnceLock<Vec<EngineOption>> = OnceLock::new();
+
+/// Every registry loaded from now on has these options of the user's.
+pub fn set_options(options: Vec<EngineOption>) {
+    let _ = SET.set(options);
+}
+
+/// `ENGINE:KEY=VALUE`: an option of one engine, which is sent with `load`. The engine itself knows
+/// its options, and refuses others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineOption {
+    pub engine: String,
+    pub key: String,
+    /// JSON, or a word without quotes.
+    pub value: serde_json::Value,
+}
+
+impl FromStr for EngineOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts =
+            text.split_once(':').and_then(|(engine, rest)| Some((engine, rest.split_once('=')?)));
+        let Some((engine, (key, value))) =
+            parts.filter(|(e, (k, _))| !e.is_empty() && !k.is_empty())
+        else {
+            return Err("expected ENGINE:KEY=VALUE, such as pytorch:path=bf16".into());
+        };
+        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        Ok(Self { engine: engine.into(), key: key.into(), value })
+    }
+}
+
 /// One engine in one variant, which a column of the table measures.
 #[derive(Debug, Clone)]
 pub struct EngineSpec {
@@ -43,6 +78,8 @@ pub struct EngineSpec {
     pub summary: String,
     /// Sent with `load`.
     pub options: serde_json::Map<String, serde_json::Value>,
+    /// Those of them that the user set.
+    pub set: serde_json::Map<String, serde_json::Value>,
     pub quants: Vec<String>,
     pub devices: Vec<DeviceKind>,
     /// How the engine is known to differ from the function that the file describes.
@@ -275,6 +312,7 @@ impl EngineFolder {
             family: m.name.clone(),
             summary: variant.summary.clone(),
             options: variant.options.clone(),
+            set: Default::default(),
             quants: quants.clone(),
             devices: m.devices.clone(),
             known_differences: [&m.known_differences[..], &variant.known_differences].concat(),
@@ -385,6 +423,9 @@ impl Registry {
         for folder in folders {
             registry.add(folder);
         }
+        for option in SET.get().into_iter().flatten() {
+            registry.set(option)?;
+        }
         Ok(registry)
     }
 
@@ -395,6 +436,13 @@ impl Registry {
         // Its programs do not run in the current folder.
         let files = Files::OnDisk(std::path::absolute(folder)?);
         EngineFolder::parse(&text, files, &path.display().to_string())
+    }
+
+    fn set(&mut self, option: &EngineOption) -> Result<()> {
+        let name = &self.find(&option.engine).context("--engine-option")?.name.clone();
+        let engine = self.engines.iter_mut().filter(|e| e.name == *name);
+        engine.for_each(|e| e.set_option(&option.key, &option.value));
+        Ok(())
     }
 
     /// The first engine of a name wins: the user's folder over the embedded one.
@@ -444,6 +492,12 @@ impl Registry {
 }
 
 impl EngineSpec {
+    /// Sets an option of `load` in place of the manifest's.
+    pub fn set_option(&mut self, key: &str, value: &serde_json::Value) {
+        self.options.insert(key.into(), value.clone());
+        self.set.insert(key.into(), value.clone());
+    }
+
     /// Why the engine cannot measure a file of this type on this device; `None` if it can.
     pub fn refusal(&self, quant: &str, device: Device) -> Option<(FailureKind, String)> {
         if !self.devices.contains(&device.kind()) {
@@ -574,6 +628,7 @@ fn builtin() -> Vec<EngineSpec> {
         family: "builtin".into(),
         summary: summary.into(),
         options: [switch].into_iter().filter(|s| !s.is_empty()).map(on).collect(),
+        set: Default::default(),
         quants: Vec::new(),
         devices,
         known_differences: differs

@@ -376,7 +376,7 @@ fn seats(
             device: Some(cell.device),
             threads: Some(cell.threads),
             batch: Some(cell.batch).filter(|n| *n > 1),
-            options: Default::default(),
+            options: side.engine.set.clone(),
             model_file: None,
         };
         match &key_of(cell).file {

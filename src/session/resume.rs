@@ -115,7 +115,14 @@ impl Interrupted {
             .map(|name| {
                 let engine = registry.find(name).with_context(|| self.name())?;
                 match engine.name == name {
-                    true => Ok(engine.clone()),
+                    true => {
+                        let mut engine = engine.clone();
+                        let arm = self.record.arms.iter().find(|arm| arm.engine == name);
+                        for (key, value) in arm.iter().flat_map(|arm| &arm.point.options) {
+                            engine.set_option(key, value);
+                        }
+                        Ok(engine)
+                    }
                     false => {
                         bail!("{}: arms: expected {:?}, found {name:?}", self.name(), engine.name)
                     }

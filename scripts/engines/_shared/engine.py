@@ -51,6 +51,10 @@ class Engine:
         """Runs what precedes the timed part of `load`, such as imports; returns whether it imported a compiler."""
         return False
 
+    @classmethod
+    def choose(cls, path: str, device: str, options: dict) -> None:
+        """Measures, after `prepare`, what a choice for this file needs; it is not part of the timed load either."""
+
     def __init__(self, path: str, device: str, n_ctx: int, options: dict):
         """Loads; returns when every weight is usable on the device. Sets `vocab` and `n_ctx`."""
         raise NotImplementedError
@@ -165,6 +169,7 @@ class Server:
         self.batch = request.get("batch", 1)
         if self.batch > 1:
             kind = kind.batched(self.batch, device)
+        kind.choose(request["path"], device, options)
         begin = time.monotonic_ns()
         engine = kind(request["path"], device, request["n_ctx"], options)
         end = time.monotonic_ns()

@@ -149,3 +149,23 @@ fn a_manifest_with_a_typo_is_refused_with_its_place() {
     let error = format!("{:#}", EngineFolder::parse(text, files, "x/engine.toml").unwrap_err());
     assert!(error.contains("x/engine.toml") && error.contains("scrpit"), "{error}");
 }
+
+#[test]
+fn an_option_is_of_one_engine_and_replaces_the_manifests() {
+    let option: EngineOption = "pytorch:path=bf16".parse().unwrap();
+    assert_eq!((option.engine.as_str(), option.key.as_str()), ("pytorch", "path"));
+    assert_eq!(option.value, serde_json::json!("bf16"));
+    let compile: EngineOption = "pytorch:compile=false".parse().unwrap();
+    let mut registry = Registry::load().unwrap();
+    registry.set(&compile).unwrap();
+    let engine = registry.find("pytorch").unwrap();
+    assert_eq!(engine.options["compile"], serde_json::json!(false));
+    assert_eq!(engine.options["half"], serde_json::json!(true));
+    assert_eq!(engine.set.len(), 1);
+    assert!(registry.find("pytorch-eager").unwrap().set.is_empty());
+    for text in ["pytorch", "pytorch:path", ":path=x", "path=x", "pytorch:=x"] {
+        assert!(text.parse::<EngineOption>().is_err(), "{text}");
+    }
+    let unknown = registry.set(&"pytroch:path=bf16".parse().unwrap()).unwrap_err();
+    assert!(format!("{unknown:#}").contains("did you mean \"pytorch\""), "{unknown:#}");
+}
