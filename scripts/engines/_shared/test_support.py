@@ -155,7 +155,7 @@ class Worker:
         self.send(request)
         return self.answer()
 
-    def load(self, path, **options):
+    def load(self, path, /, **options):
         return self.ask(type="load", path=str(path), device="cpu", threads=2, n_ctx=64, options=options)
 
     def __enter__(self):

@@ -5,7 +5,7 @@ weights are read once for all of them.
 import torch
 import torch.nn.functional as F
 
-from linear import make_linear, materialize
+from linear import Choice, fits, materialize
 from model import Model
 
 INT4_MOST = 4  # sequences up to which ATen's int4 kernel is faster than dense bf16 (see linear.py)
@@ -17,10 +17,11 @@ class BatchModel(Model):
 
     batch: int  # set by `Model.batched`
 
-    def _linear(self, tensors, lookup=False):
+    def _choice(self, kind, rows, lookup=False):
         # Tiles multiply one position at a time.
-        int4 = self.dtype != torch.float32 and not lookup and self.batch <= INT4_MOST
-        return make_linear(tensors, self.dtype, self.device, tiles=False, int4=int4)
+        if not self.half:
+            return None
+        return Choice("int4pack" if self.batch <= INT4_MOST and fits("int4pack", kind, rows, lookup) else "bf16")
 
     def _cache(self):
         c = self.config

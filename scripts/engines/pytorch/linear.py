@@ -1,27 +1,29 @@
 """Linear layers over GGUF weights: dense, ATen's int4 kernel, and tiles of integers that Inductor multiplies.
 
-Each has `gemv` (one position: decode), `gemm` (many: prefill), `lookup` (rows, for the embedding).
+Each has `gemv` (one position: decode), `gemm` (many: prefill), `lookup` (rows, for the embedding), and `compute`,
+the coarsest arithmetic of its products. `products` is the type in which weights that are kept in another one
+multiply in prefill, some rows at a time.
 
-Which kernels are used on the CPU, and why. One 8192x2048 product, two threads of a Zen 5 that was not quite
-idle, medians, weights out of cache:
+Which kind is fastest depends on the processor, so probe.py measures them. One 8192x2048 product, two threads of
+a Zen 5, and the same held to AVX2 (test_probe.py says how), ms, weights out of cache:
 
-    decode (1 position)                        ms        prefill (128 positions)                  ms
-    dense bf16, oneDNN                        1.05       dense bf16, oneDNN                      9.8
-    _weight_int8pack_mm, requantized a row    0.97       _weight_int4pack_mm_for_cpu              24
-    int8 tiles, exact, Inductor               0.57       dense f16, oneDNN                       158
-    _weight_int4pack_mm_for_cpu, bf16 scales  0.45
-    int4 tiles, exact, Inductor               0.45
+                                                       AVX-512             AVX2
+                                                   decode  prefill   decode  prefill
+    dense f32, ATen                                  3.0     26        3.0     25
+    dense f32, Inductor                              1.3               1.4
+    dense bf16, ATen (oneDNN with AVX-512)           0.64     5.2      0.62    71
+    dense f16, float32 activations, Inductor         0.67              0.66
+    int8 tiles, exact, Inductor                      0.43     9.9      6.3
+    int4 tiles, exact, Inductor                      0.26     9.4      4.1
+    _weight_int4pack_mm_for_cpu, bf16 scales         0.24    12.5      0.81    29
 
-In a whole model (LLaMA 3.2 1B at Q4_0, an idle Zen 5), int4pack in the compiled step decodes 32.2 tok/s
-and prefills 16 tokens at 140 tok/s; eager reaches 27.3 and 138, int4 tiles 25.2 and 30.
-
-So 4-bit layers use ATen's kernel in every arm. In compiled arms, the other quantized types are tiles,
-which keep the file's integers and become bf16 some rows at a time in prefill. Without a compiler tiles
-are useless, and these types become dense bf16, exact except for one rounding. The 16-bit type is bf16,
-not f16.
+Tiles are slow with AVX2 because there Inductor loads eight bytes through 32 on the stack, which the next load
+must wait for (`Vectorized<int8_t>::loadu(ptr, count)`); with the bytes in 32-bit words it takes 2.7 and 1.8 ms.
 """
 
 import copy
+import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,16 @@ LANES = 16  # rows in a tile: the float32 lanes of a 512-bit register
 FOUR_BIT = ("Q4_0", "Q4_1", "Q4_K")
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PREFILL_ROWS = 1024  # rows made dense at a time in prefill: 4 MB at 2048 columns, in cache
+
+
+def short(dtype: torch.dtype) -> str:
+    """`torch.bfloat16` as `bf16`."""
+    return str(dtype).removeprefix("torch.").replace("bfloat", "bf").replace("float", "f")
+
+
+def coarsest(types) -> str:
+    """The type with the fewest bits of mantissa."""
+    return max(types, key=["f32", "f16", "bf16"].index)
 
 
 def as_torch(tensor: Tensor) -> torch.Tensor:
@@ -50,9 +62,16 @@ def dense(tensor: Tensor, dtype: torch.dtype, out: torch.Tensor | None = None) -
 
 
 class Dense:
-    """Float weights `[rows, cols]`, in the file's map if they have the right type there."""
+    """Float weights `[rows, cols]`, in the file's map if they have the right type there.
 
-    def __init__(self, tensors: list[Tensor], dtype: torch.dtype, device: str):
+    `fused`: a decode step multiplies them in float32, through Inductor.
+    """
+
+    def __init__(self, tensors: list[Tensor], dtype: torch.dtype, device: str, products=None, fused: bool = False):
+        self.products, self.fused = products or dtype, fused
+        exact = all(t.type == short(dtype).upper() for t in tensors) or dtype == torch.float32
+        types = {short(self.products)} | (set() if fused and exact else {short(dtype)})
+        self.compute = coarsest(types)
         if len(tensors) == 1:
             self.weight = dense(tensors[0], dtype).to(device)
         else:
@@ -63,13 +82,20 @@ class Dense:
         mapped = len(tensors) == 1 and self.weight.data_ptr() == tensors[0].raw.ctypes.data
         self.mapped_bytes = self.weight.nbytes if mapped else 0
         self.private_bytes = self.weight.nbytes - self.mapped_bytes
-        self.label = str(dtype).removeprefix("torch.").replace("float", "f")
+        self.label = short(dtype)
 
     def gemm(self, x):
         """`[T, cols]` to `[T, rows]`."""
-        return F.linear(x.to(self.weight.dtype), self.weight)
+        x = x.to(self.products)
+        if self.products == self.weight.dtype:
+            return F.linear(x, self.weight)
+        return torch.cat([F.linear(x, part.to(self.products)) for part in self.weight.split(PREFILL_ROWS)], dim=1)
 
-    gemv = gemm
+    def gemv(self, x):
+        """`[1, cols]` to `[1, rows]`."""
+        if self.fused:
+            return (self.weight.float() * materialize(x.float())).sum(-1).unsqueeze(0)
+        return F.linear(x.to(self.weight.dtype), self.weight)
 
     def lookup(self, ids):
         """Rows `ids` `[T]`, as `[T, cols]`."""
@@ -81,6 +107,8 @@ class Int4Pack:
 
     The kernel computes w = (q - 8) * scale + zero, so q is the file's own.
     """
+
+    compute = "bf16"
 
     def __init__(self, tensors: list[Tensor]):
         packed, scales = zip(*(self._pack(t) for t in tensors))
@@ -100,12 +128,12 @@ class Int4Pack:
         return int4pack(q.view(tensor.rows, tensor.cols)), scales
 
     def gemm(self, x):
-        """bf16 `[T, cols]` to bf16 `[T, rows]`."""
-        return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.weight, 32, self.scales_and_zeros)
+        """`[T, cols]` to bf16 `[T, rows]`."""
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(x.to(torch.bfloat16), self.weight, 32, self.scales_and_zeros)
 
     def gemv(self, x):
         """`[1, cols]` to `[1, rows]` of the same type; bf16 in between."""
-        return self.gemm(x.to(torch.bfloat16)).to(x.dtype)
+        return self.gemm(x).to(x.dtype)
 
 
 def int4pack(q: torch.Tensor) -> torch.Tensor:
@@ -145,8 +173,10 @@ class Tiles:
     of two scales by at most 2^-11 in the K types.
     """
 
-    def __init__(self, tensors: list[Tensor]):
+    def __init__(self, tensors: list[Tensor], products: torch.dtype = torch.bfloat16):
         rows, cols = sum(t.rows for t in tensors), tensors[0].cols
+        self.products = products
+        self.compute = coarsest({short(products), "f16" if "K" in tensors[0].type else "f32"})
         self.four_bit = tensors[0].type in FOUR_BIT
         self.group = 16 if tensors[0].type == "Q6_K" else 32
         tiles, groups = rows // LANES, cols // self.group
@@ -226,15 +256,15 @@ class Tiles:
         return w.flatten(1)
 
     def gemm(self, x):
-        """bf16 `[T, cols]` to bf16 `[T, rows]`: makes some rows at a time dense bf16, then uses oneDNN."""
-        out = []
+        """`[T, cols]` to `[T, rows]` of `products`: makes some rows at a time dense in that type."""
+        x, out = x.to(self.products), []
         for piece in self.pieces(PREFILL_ROWS // LANES):
             scale, offset = piece.scale.to(torch.float32), None
             if piece.offset is not None:
                 offset = piece.offset.to(torch.float32)
             elif self.bias:
                 offset = -self.bias * scale
-            w = self.to_dense(piece.weight, scale, offset)
+            w = self.to_dense(piece.weight, scale, offset, self.products)
             out.append(F.linear(x, w.flatten(1, 2).transpose(1, 2).reshape(w.shape[0] * LANES, -1)))
         return torch.cat(out, dim=1)
 
@@ -251,8 +281,8 @@ def materialize(x):
     return x.as_strided(x.shape, x.stride())
 
 
-def dense_tiles(weight, scale, offset):
-    """Tiles to bf16 `[tiles, groups, group, 16]`; scale and offset in float32."""
+def dense_tiles(weight, scale, offset, dtype):
+    """Tiles to `dtype` `[tiles, groups, group, 16]`; scale and offset in float32."""
     if weight.dtype == torch.uint8:
         shifts = torch.arange(0, 8, 4, dtype=torch.int32).view(1, 1, 2, 1, 1)
         q = ((weight.to(torch.int32).unsqueeze(2) >> shifts) & 15).flatten(2, 3)
@@ -261,7 +291,7 @@ def dense_tiles(weight, scale, offset):
     w = q.to(torch.float32) * scale.unsqueeze(2)
     if offset is not None:
         w = w + offset.unsqueeze(2)
-    return w.to(torch.bfloat16)
+    return w.to(dtype)
 
 
 class Stacked:
@@ -272,6 +302,7 @@ class Stacked:
         self.mapped_bytes = sum(p.mapped_bytes for p in parts)
         self.private_bytes = sum(p.private_bytes for p in parts)
         self.label = "+".join(dict.fromkeys(p.label for p in parts))
+        self.compute = coarsest({getattr(p, "compute", "f32") for p in parts})
 
     def gemm(self, x):
         """`[T, cols]` to `[T, rows of all]`."""
@@ -282,8 +313,43 @@ class Stacked:
         return torch.cat([part.gemv(x) for part in self.parts], dim=1)
 
 
-def make_linear(tensors: list[Tensor], dtype: torch.dtype, device: str, tiles: bool, int4: bool):
-    """The best layer for `tensors`, stacked by rows. Fuses neighbours of one type if that costs no copy."""
+def tune_inductor() -> None:
+    """Multiply-add in one instruction: it takes int8 tiles from 0.73 to 0.40 ms."""
+    import torch._inductor.config as inductor
+
+    inductor.cpp.enable_floating_point_contract_flag = "fast"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How weights of one type are kept and multiplied: a path of PATHS, and the type of products in prefill."""
+
+    path: str
+    products: torch.dtype | None = None
+
+
+# What each path keeps; `fused` ones need a compiler. f16 is never the type of activations: LLaMA's can overflow it.
+PATHS = {
+    "int4pack": lambda group, choice: Int4Pack(group),
+    "tiles": lambda group, choice: Tiles(group, choice.products or torch.bfloat16),
+    "bf16": lambda group, choice: Dense(group, torch.bfloat16, "cpu", choice.products),
+    "f16": lambda group, choice: Dense(group, torch.float16, "cpu", choice.products, fused=True),
+    "f32": lambda group, choice: Dense(group, torch.float32, "cpu", choice.products, fused=True),
+}
+
+
+def fits(path: str, kind: str, rows: int, lookup: bool = False, compiled: bool = True) -> bool:
+    """Whether a path takes weights of this type and number of rows; `lookup` for an embedding, which int4pack is not."""
+    if path == "int4pack":
+        return kind in FOUR_BIT and rows % 64 == 0 and not lookup
+    if path == "tiles":
+        return compiled and kind not in PLAIN and rows % LANES == 0
+    return compiled or path == "bf16"
+
+
+def make_linear(tensors: list[Tensor], dtype: torch.dtype, device: str, choose):
+    """A layer for `tensors`, stacked by rows. `choose(type, rows)` gives a Choice, or None for dense weights of
+    `dtype`. Fuses neighbours of one type if that costs no copy."""
     groups: list[list[Tensor]] = []
     for tensor in tensors:
         quantized = tensor.type not in PLAIN
@@ -293,13 +359,8 @@ def make_linear(tensors: list[Tensor], dtype: torch.dtype, device: str, tiles: b
             groups.append([tensor])
     parts = []
     for group in groups:
-        kind = group[0].type
-        if int4 and kind in FOUR_BIT and all(t.rows % 64 == 0 for t in group):
-            parts.append(Int4Pack(group))
-        elif tiles and kind not in PLAIN and all(t.rows % LANES == 0 for t in group):
-            parts.append(Tiles(group))
-        else:
-            parts.append(Dense(group, dtype, device))
+        choice = choose(group[0].type, math.gcd(*(t.rows for t in group)))
+        parts.append(PATHS[choice.path](group, choice) if choice else Dense(group, dtype, device))
         if not parts[-1].mapped_bytes:
             for tensor in group:
                 tensor.release()

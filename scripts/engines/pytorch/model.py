@@ -17,7 +17,7 @@ from _shared.gguf_reader import Gguf, Tensor
 from _shared.llama import Config
 from _shared.memory import in_memory
 from _shared.spans import OFF, Spans
-from linear import FOUR_BIT, Tiles, dense_tiles, make_linear, materialize
+from linear import Choice, Dense, Tiles, coarsest, dense_tiles, fits, make_linear, materialize, short, tune_inductor
 
 HEAD_TILES = 1024  # tiles of the output head multiplied at a time
 SCORE_ROWS = 64  # positions whose logits are computed at a time: 33 MB at a vocabulary of 128256
@@ -42,8 +42,9 @@ class Model(Engine):
 
     features = (*Engine.features, "batch")
     devices = ("cpu", "cuda")
-    options = {"compile": False, "half": True, "bnb": None, "library": None}
+    options = {"compile": False, "half": True, "bnb": None, "library": None, "path": None}
     profiles = True
+    found = None  # what probe.py knows about the file; without it the paths are those of AVX-512
 
     @staticmethod
     def ready() -> dict:
@@ -79,6 +80,17 @@ class Model(Engine):
 
         return type("BatchModel", (BatchModel,), {"batch": batch})
 
+    @classmethod
+    def choose(cls, path: str, device: str, options: dict) -> None:
+        """Finds the fastest paths of weights in 16 bits or fewer, for one sequence on the CPU."""
+        cls.found = None
+        if device == "cpu" and cls is Model and options["half"] and not options["bnb"]:
+            from probe import Found
+
+            cls.found = Found(path, options["compile"], options["path"])
+        elif options["path"]:
+            raise Unsupported("path: expected pytorch or pytorch-eager, on cpu, with one sequence")
+
     def __new__(cls, _path: str, device: str, _n_ctx: int, options: dict):
         if library := options.get("library"):
             if device != "cpu" or cls is not Model or options["half"] or options["compile"]:
@@ -94,7 +106,7 @@ class Model(Engine):
         return object.__new__(cls)
 
     def __init__(self, path: str, device: str, n_ctx: int, options: dict):
-        half, compiled = options["half"], options["compile"]
+        self.half, compiled = options["half"], options["compile"]
         if device != "cpu" and not torch.cuda.is_available():
             raise MissingDependency(f"device '{device}': this torch sees no CUDA device; use --device cpu")
         self.device, self.n_ctx, self.compiled = device, n_ctx, compiled
@@ -106,7 +118,7 @@ class Model(Engine):
         self.config = c = Config.from_gguf(file)
         self.vocab = c.vocab
         stages.end("parse")
-        self.dtype = self._sixteen_bit(file) if half else torch.float32
+        self.dtype = self._sixteen_bit(file) if self.half else torch.float32
         make = lambda *tensors: self._linear(list(tensors))
         in_block = make
         if bnb := options.get("bnb"):
@@ -143,18 +155,33 @@ class Model(Engine):
         # A compiled function must always see the same object, so a layer and a step have their own
         # spans.
         self.layer_spans = self.step_spans = OFF
+        if self.found:
+            self.found.check()
         stages.end("weights")
         self.stages = stages.take()
 
-    def _sixteen_bit(self, _file: Gguf) -> torch.dtype:
-        """The 16-bit type: bf16, for which CPUs have instructions; f16 products are 17 times slower."""
-        return torch.bfloat16
+    def _sixteen_bit(self, file: Gguf) -> torch.dtype:
+        """The type of activations in prefill: bf16, or float32 if weights are multiplied in it because bf16 is slower."""
+        wide = any(choice and choice.products == torch.float32 for choice in self._of_blocks(file))
+        return torch.float32 if wide else torch.bfloat16
+
+    def _choice(self, kind: str, rows: int, lookup: bool = False) -> Choice | None:
+        """The path of such weights: the fastest one measured, or what is fastest with AVX-512."""
+        if not self.half:
+            return None
+        if self.found and (choice := self.found.choice(kind, rows, lookup)):
+            return choice
+        return next((Choice(p) for p in ("int4pack", "tiles") if fits(p, kind, rows, lookup, self.compiled)), Choice("bf16"))
+
+    def _of_blocks(self, file: Gguf) -> list[Choice | None]:
+        """The paths of the weights of the first block."""
+        names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+        tensors = [file.tensor(f"blk.0.{name}.weight") for name in names]
+        return [self._choice(t.type, t.rows) for t in tensors]
 
     def _linear(self, tensors: list[Tensor], lookup: bool = False):
         """A layer for these weights, stacked by rows; `lookup` for one whose rows are looked up too."""
-        half = self.dtype != torch.float32
-        # ATen's int4 kernel cannot look up rows, so the embedding is dense if tiles are not used.
-        return make_linear(tensors, self.dtype, self.device, tiles=half and self.compiled, int4=half and not lookup)
+        return make_linear(tensors, self.dtype, self.device, lambda kind, rows: self._choice(kind, rows, lookup))
 
     def _cache(self) -> torch.Tensor:
         """Keys or values of one layer."""
@@ -164,13 +191,16 @@ class Model(Engine):
     def _types(self, file: Gguf) -> tuple[torch.dtype, torch.dtype]:
         """Types of activations in decode steps and of the cache.
 
-        Tiles have f16 scales. Inductor does not vectorise a kernel with both f16 and bf16 in it, so decoding
-        over tiles computes in f32 with an f16 cache; dense weights use their own type throughout.
+        Tiles have f16 scales. Inductor does not vectorise a kernel with both f16 and bf16 in it, so decoding over
+        tiles and fused weights computes in f32, with an f16 cache if no layer beside it has bf16 in and out.
         """
-        tiled = isinstance(self.head, Tiles)
-        packed = file.tensor("blk.0.attn_q.weight").type in FOUR_BIT  # Int4Pack: bf16 in and out
-        kv = torch.float16 if tiled and not packed else self.dtype
-        return (torch.float32 if tiled else self.dtype), kv
+        if not self.half:
+            return self.dtype, self.dtype
+        wide = isinstance(self.head, Tiles) or getattr(self.head, "fused", False)
+        paths = {choice.path for choice in self._of_blocks(file)}
+        wide |= bool(paths & {"tiles", "f16", "f32"})
+        sixteen = {"int4pack", "bf16"} & paths
+        return (torch.float32 if wide else self.dtype), torch.float16 if wide and not sixteen else torch.bfloat16
 
     def _start(self):
         """Prepares the device."""
@@ -197,8 +227,7 @@ class Model(Engine):
         self.compile_ns += time.monotonic_ns() - begin
 
     def _wrap(self, inductor):
-        # Multiply-add in one instruction takes int8 tiles from 0.73 to 0.40 ms (see linear.py).
-        inductor.cpp.enable_floating_point_contract_flag = "fast"
+        tune_inductor()
         wrap = lambda f: self._timed(torch.compile(f, fullgraph=True, dynamic=False))
         self._layer, self._head_piece = wrap(self._decode_layer), wrap(self._head_piece)
         to_dense = wrap(dense_tiles)
@@ -429,16 +458,20 @@ class Model(Engine):
 
     def facts(self) -> dict:
         """Types of the weights in products, of the products and of the cache; bytes of a decode step; kernels."""
-        short = lambda dtype: {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[str(dtype).split(".")[1]]
         labels = dict.fromkeys(part for w in self.weights() for part in w.label.split("+"))
-        compute = "int8" if "int8" in labels else short(self.dtype)
+        arithmetic = {short(self.dtype), *(getattr(w, "compute", "f32") for w in self.weights())}
+        compute = "int8" if "int8" in labels else coarsest(arithmetic)
         # All weights except an embedding that is only looked up.
         read = [w for w in self.weights() if w is not self.embedding or w is self.head]
         return {
-            # The label says f32 only if everything is f32: prefill multiplies bf16 even over tiles.
+            # The coarsest of all products: it may be that of prefill alone.
             "precision": {"weights": "+".join(labels), "compute": compute, "kv": short(self.kv_dtype)},
             "weight_bytes_per_token": sum(w.mapped_bytes + w.private_bytes for w in read),
-            "settings": {"kernels": self.kernels(), **getattr(self.layers[0].down, "settings", {})},
+            "settings": {
+                "kernels": self.kernels(),
+                **(self.found.settings() if self.found else {}),
+                **getattr(self.layers[0].down, "settings", {}),
+            },
             "notes": self.notes() + getattr(self.layers[0].down, "notes", []),
         }
 
@@ -450,17 +483,21 @@ class Model(Engine):
     def notes(self) -> list[str]:
         """What readers of a table must know about this configuration."""
         notes, kernels = [], self.kernels()
-        if self.dtype == torch.bfloat16:
-            notes.append("16-bit means bf16: this CPU has no fast f16 products.")
-        if "Tiles" in kernels:
+        layers = [part for w in self.weights() for part in getattr(w, "parts", [w])]
+        if any(isinstance(w, Dense) and w.label == "bf16" for w in layers):
+            notes.append("16-bit means bf16 in dense weights: CPUs have few fast f16 products.")
+        if any(isinstance(w, Dense) and w.fused for w in layers):
+            notes.append("Decode multiplies dense weights in float32, through Inductor.")
+        if tiles := [w for w in layers if isinstance(w, Tiles)]:
             notes.append(
                 "Quantized weights that ATen has no kernel for stay the file's integers. Decode multiplies them in float32 "
-                "through Inductor; scales are f16, exact for Q8_0, rounded once in K types. Prefill makes them bf16."
+                "through Inductor; scales are f16, exact for Q8_0, rounded once in K types. "
+                f"Prefill makes them {short(tiles[0].products)}."
             )
         if "Int4Pack" in kernels:
             notes.append("4-bit weights: _weight_int4pack_mm_for_cpu, group 32, the file's integers, scales and zeros rounded to bf16.")
-        if self.dtype != torch.float32 and "Dense" in kernels:
+        if any(isinstance(w, Dense) and w.label != "f32" for w in layers):
             notes.append("Dense weights were dequantized in float32 and rounded once to 16 bits.")
         if self.compiled:
             notes.append("Compiled in the first generation: decode layer, output head and prefill dequantization. Prefill's rest is eager.")
-        return notes
+        return notes + (self.found.notes() if self.found else [])
