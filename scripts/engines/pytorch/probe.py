@@ -80,9 +80,10 @@ class Found:
         """For layers of this type and number of rows; None if nothing was measured."""
         paths = [path for path in PATHS if fits(path, kind, rows, lookup, self.compiled)]
         found = decide(self.measured.get(kind), paths, self.forced)
+        taken = self.taken.setdefault(kind, set())
         if found:
             how = found.path if found.products is None else f"{found.path}, prefill {short(found.products)}"
-            self.taken.setdefault(kind, set()).add(how)
+            taken.add(how)
         return found
 
     def check(self):
@@ -93,13 +94,13 @@ class Found:
 
     def settings(self) -> dict[str, str]:
         """The path of each type."""
-        return {f"path of {kind}": " and ".join(sorted(taken)) for kind, taken in self.taken.items()}
+        return {f"path of {kind}": " and ".join(sorted(taken)) for kind, taken in self.taken.items() if taken}
 
     def notes(self) -> list[str]:
         """Why: the times of all paths."""
         notes = []
         for kind, m in self.measured.items():
-            if kind not in self.taken:
+            if not self.taken.get(kind):
                 continue
             times = lambda of: ", ".join(f"{name} {ms:.3g}" for name, ms in m[of].items())
             why = "forced" if self.forced else "fastest here"
