@@ -138,8 +138,11 @@ pub extern "C" fn llm_bench_kernels_new(threads: usize) -> *mut Handle {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llm_bench_kernels_free(kernels: *mut Handle) {
     if !kernels.is_null() {
-        // SAFETY: `Box::into_raw` made it, and this is its end, by the caller's promise.
-        guarded(|| Ok(drop(unsafe { Box::from_raw(kernels) })));
+        guarded(|| {
+            // SAFETY: `Box::into_raw` made it, and this is its end, by the caller's promise.
+            drop(unsafe { Box::from_raw(kernels) });
+            Ok(())
+        });
     }
 }
 
@@ -205,8 +208,11 @@ pub unsafe extern "C" fn llm_bench_layer_new(tensors: *const Tensor, n: usize) -
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llm_bench_layer_free(layer: *mut Layer) {
     if !layer.is_null() {
-        // SAFETY: `Box::into_raw` made it, and this is its end, by the caller's promise.
-        guarded(|| Ok(drop(unsafe { Box::from_raw(layer) })));
+        guarded(|| {
+            // SAFETY: `Box::into_raw` made it, and this is its end, by the caller's promise.
+            drop(unsafe { Box::from_raw(layer) });
+            Ok(())
+        });
     }
 }
 
