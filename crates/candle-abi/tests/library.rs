@@ -261,7 +261,7 @@ impl Attention {
             let angle = |i: usize| f64::from(angles[i]);
             let turn = |i: usize| {
                 let (cos, sin) = (angle(i / 2), angle(dim / 2 + i / 2));
-                if i % 2 == 0 {
+                if i.is_multiple_of(2) {
                     at(i) * cos - at(i + 1) * sin
                 } else {
                     at(i - 1) * sin + at(i) * cos
