@@ -595,9 +595,12 @@ pub fn check_device(engines: &[EngineSpec], device: Device) -> Result<()> {
     if engines.is_empty() || engines.iter().any(|e| e.devices.contains(&device.kind())) {
         return Ok(());
     }
-    let each = engines.iter().map(|e| format!("{} runs on {}", e.name, e.devices()));
-    bail!("--device {device}: no engine has it: {}", each.collect::<Vec<_>>().join("; "))
+    let each: Vec<_> =
+        engines.iter().map(|e| format!("{} runs on {}", e.name, e.devices())).collect();
+    bail!("--device {device}: no engine has it: {}", each.join("; "))
 }
+
+const F32_SUMMARY: &str = "the same in plain float32: a slow reference for verify";
 
 fn builtin() -> Vec<EngineSpec> {
     [
@@ -608,13 +611,7 @@ fn builtin() -> Vec<EngineSpec> {
             None,
             vec![DeviceKind::Cpu, DeviceKind::Cuda],
         ),
-        (
-            "candle-f32",
-            "the same in plain float32: a slow reference for verify",
-            "float32",
-            None,
-            cpu_only(),
-        ),
+        ("candle-f32", F32_SUMMARY, "float32", None, cpu_only()),
         (
             "candle-stock",
             "candle-transformers' quantized_llama exactly as published",

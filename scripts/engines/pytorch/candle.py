@@ -12,6 +12,7 @@ import torch
 from _shared import gguf_reader
 from abi import Weights, kernels
 from hybrid import HybridModel, Product, operation
+from linear import coarsest
 
 SPAN = 16  # positions whose keys the cache interleaves
 FLOAT, ROUNDED = 1e-4, 0.05  # relative errors of a product, or of attention, beyond which it is wrong
@@ -30,8 +31,9 @@ class Mapped(Product):
         finalize(self, kernels().layer_free, self.handle)
         self.mapped_bytes = sum(t.raw.nbytes for t in tensors)
         self.label = "+".join(dict.fromkeys(t.type.lower() for t in tensors))
-        self.compute = ["int8" if kernels().rounds(kernels().handle, TYPES[t.type]) else "f32" for t in tensors]
-        self.wrong = ROUNDED if "int8" in self.compute or kernels().note else FLOAT
+        self.computes = ["int8" if kernels().rounds(kernels().handle, TYPES[t.type]) else "f32" for t in tensors]
+        self.compute = coarsest(self.computes)
+        self.wrong = ROUNDED if self.compute == "int8" or kernels().note else FLOAT
 
     @staticmethod
     def together(first, second) -> bool:
@@ -111,7 +113,7 @@ class CandleModel(HybridModel):
     def facts(self) -> dict:
         facts = super().facts()
         parts = [part for w in self.weights() for part in getattr(w, "parts", [w])]
-        compute = dict.fromkeys(name for part in parts for name in getattr(part, "compute", ["f32"]))
+        compute = dict.fromkeys(name for part in parts for name in getattr(part, "computes", ["f32"]))
         facts["precision"]["compute"] = "+".join(compute)
         facts["settings"]["kernels"] += f" {kernels().isa}"
         return facts

@@ -44,8 +44,8 @@ def short(dtype: torch.dtype) -> str:
 
 
 def coarsest(types) -> str:
-    """The type with the fewest bits of mantissa."""
-    return max(types, key=["f32", "f16", "bf16"].index)
+    """The type with the fewest bits of mantissa; int8 is that of rounded activations."""
+    return max(types, key=["f32", "f16", "bf16", "int8"].index)
 
 
 def as_torch(tensor: Tensor) -> torch.Tensor:
