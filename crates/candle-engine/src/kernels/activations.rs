@@ -105,11 +105,13 @@ impl Int8Batch {
                     let four = four.map(|byte| byte as u8);
                     self.groups[at].0[16 * j + 4 * i..][..4].copy_from_slice(&four);
                 }
-                let sum = halves[0] + halves[1];
+                let sum = halves[0].wrapping_add(halves[1]);
                 (self.scales[at][i], self.sums[at][i]) = (scale, scale * sum as f32);
                 let counts = &mut self.counts[at];
-                counts.blocks[i] = -sum;
-                (counts.halves[0][i], counts.halves[1][i]) = (-halves[0], -halves[1]);
+                // The sums of a token that is not finite may be any number.
+                counts.blocks[i] = sum.wrapping_neg();
+                counts.halves[0][i] = halves[0].wrapping_neg();
+                counts.halves[1][i] = halves[1].wrapping_neg();
             }
         }
     }
