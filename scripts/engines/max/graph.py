@@ -1,7 +1,7 @@
 """The MAX graph of a LLaMA, made from a GGUF file: MAX's products of the file's own blocks, rotation by the file's own
 frequencies, and attention over pages of keys and values, which belong to the caller.
 
-Inputs, in the order of `INPUTS`: hidden states `x` `[tokens, dim]`, the `rows` of them whose logits are wanted, the
+Inputs: hidden states `x` `[tokens, dim]`, the `rows` of them whose logits are wanted, the
 angles, and what MAX's kernels must know of the cache. Output: logits `[rows, vocab]`. Sizes that no weight fixes are
 symbols, so one compilation serves every context and batch.
 """
@@ -32,11 +32,11 @@ class Llama:
         self.file, self.config = file, config
         self.weights: dict[str, Buffer] = {}
         self.sizes: dict[str, int] = {}  # bytes of the products' weights, by type in the file
-        self.copied = 0  # bytes of weights that are not in the file's map
-        self.dequantized: list[str] = []  # types that become f16
-        self.cache = MHAKVCacheParams(
-            DType.float32, n_kv_heads=config.kv_heads, head_dim=config.head_dim, num_layers=config.layers, devices=[HOST], page_size=PAGE
-        )
+        self.mapped = self.private = 0  # bytes of weights in the file's map, and in memory of this process
+        self.copied: list[Tensor] = []  # what MAX reads only while it packs or stacks
+        self.dequantized: list[str] = []  # types that MAX has no product for: they become f16
+        sizes = {"n_kv_heads": config.kv_heads, "head_dim": config.head_dim, "num_layers": config.layers, "page_size": PAGE}
+        self.cache = MHAKVCacheParams(DType.float32, devices=[HOST], **sizes)
         self.graph = self._graph()
 
     def _weight(self, name: str, array: np.ndarray, kind: DType) -> Weight:
@@ -46,21 +46,22 @@ class Llama:
         return Weight(name, kind, shape, HOST)
 
     def _linear(self, x: TensorValue, *tensors: Tensor) -> list[TensorValue]:
-        """The products with each of the tensors; those of one type are one product."""
+        """The products with each of the tensors; those of one type are one product. MAX stacks and packs such weights
+        once, when it gets them."""
         kinds = {tensor.type for tensor in tensors}
         if len(kinds) > 1:
             return [self._linear(x, tensor)[0] for tensor in tensors]
         kind, parts = kinds.pop(), [tensor.raw for tensor in tensors]
-        if copied := kind not in (*BLOCKS, *FLOATS):  # MAX has no product for it
+        if dequantized := kind not in (*BLOCKS, *FLOATS):
             self.dequantized += [kind] * (kind not in self.dequantized)
             parts, kind = [dequantize(tensor).astype(np.float16).view(np.uint8) for tensor in tensors], "F16"
-        array = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        self.sizes[kind] = self.sizes.get(kind, 0) + array.nbytes
-        if copied or len(parts) > 1:
-            self.copied += array.nbytes
-            for tensor in tensors:
-                tensor.release()
-        weight = self._weight("+".join(tensor.name for tensor in tensors), array, FLOATS.get(kind, DType.uint8))
+        size, stacked = sum(part.nbytes for part in parts), kind in BLOCKS or len(parts) > 1
+        self.sizes[kind] = self.sizes.get(kind, 0) + size
+        self.mapped += 0 if dequantized else size
+        self.private += size * (stacked + dequantized)
+        self.copied += tensors if stacked or dequantized else ()
+        weights = [self._weight(tensor.name, part, FLOATS.get(kind, DType.uint8)) for tensor, part in zip(tensors, parts)]
+        weight = ops.concat(weights, 0)
         if kind in BLOCKS:
             return [ops.qmatmul(QuantizationEncoding[kind], None, x, weight)]
         product = ops.matmul(ops.cast(x, weight.dtype), ops.transpose(weight, 0, 1))

@@ -37,9 +37,9 @@ class Max(GraphEngine):
         stages.end("compile")
         self.model = session.init(compiled, weights_registry=llama.weights)
         self.weight_sizes, self.dequantized = llama.sizes, llama.dequantized
-        # MAX keeps what it was given beside the blocks that it packs.
-        packed = sum(size for kind, size in llama.sizes.items() if kind in BLOCKS)
-        self.mapped_bytes, self.private_bytes = sum(llama.sizes.values()) - llama.copied, llama.copied + packed
+        self.mapped_bytes, self.private_bytes = llama.mapped, llama.private
+        for tensor in llama.copied:
+            tensor.release()
         stages.end("pack")
         self.pages = -(-n_ctx // PAGE)
         self.caches = {"keys and values": np.zeros([self.batch * self.pages, *llama.cache.shape_per_block], np.float32)}
@@ -74,9 +74,8 @@ class Max(GraphEngine):
         packed = [kind for kind in kinds if kind in BLOCKS]
         floats = [kind.lower() for kind in kinds if kind not in BLOCKS]
         if packed:
-            groups = [("32", "Q4_0")] * ("Q4_0" in packed) + [("256", "/".join(k for k in packed if k != "Q4_0"))] * (packed != ["Q4_0"])
-            each = ", ".join(f"{size} with one scale for {kind}" for size, kind in groups)
-            notes.append(f"MAX multiplies the file's own blocks with int8 activations ({each}).")
+            groups = ", ".join(f"in groups of {32 if kind == 'Q4_0' else 256} for {kind}" for kind in packed)
+            notes.append(f"MAX multiplies the file's own blocks with int8 activations, {groups}.")
         if self.dequantized:
             notes.append(f"MAX has no product for {', '.join(self.dequantized)}: such weights are rounded to f16 when loaded.")
         if floats and floats != ["f32"]:
