@@ -2,11 +2,11 @@
 //! of the others (docs/ADDING_AN_ENGINE.md). Folders are embedded, and so is the code that Python
 //! engines share; a folder that the user names comes first.
 
+mod options;
+
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::slice::from_ref;
-use std::str::FromStr;
-use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use include_dir::{Dir, include_dir};
@@ -15,6 +15,8 @@ use serde::Deserialize;
 use crate::device::{Device, DeviceKind};
 use crate::record::{FailureKind, Model};
 use crate::units::Bytes;
+use options::options;
+pub use options::{EngineOption, set_options};
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/scripts/engines");
 
@@ -33,39 +35,6 @@ pub const SHARED: &str = "_shared";
 /// The files that Python engines share.
 pub fn shared() -> Result<Files> {
     EMBEDDED.get_dir(SHARED).map(Files::Embedded).context("this build has no shared Python code")
-}
-
-static SET: OnceLock<Vec<EngineOption>> = OnceLock::new();
-
-/// Every registry loaded from now on has these options of the user's.
-pub fn set_options(options: Vec<EngineOption>) {
-    let _ = SET.set(options);
-}
-
-/// `ENGINE:KEY=VALUE`: an option of one engine, which is sent with `load`. The engine itself knows
-/// its options, and refuses others.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EngineOption {
-    pub engine: String,
-    pub key: String,
-    /// JSON, or a word without quotes.
-    pub value: serde_json::Value,
-}
-
-impl FromStr for EngineOption {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts =
-            text.split_once(':').and_then(|(engine, rest)| Some((engine, rest.split_once('=')?)));
-        let Some((engine, (key, value))) =
-            parts.filter(|(e, (k, _))| !e.is_empty() && !k.is_empty())
-        else {
-            return Err("expected ENGINE:KEY=VALUE, such as pytorch:path=bf16".into());
-        };
-        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
-        Ok(Self { engine: engine.into(), key: key.into(), value })
-    }
 }
 
 /// One engine in one variant, which a column of the table measures.
@@ -423,7 +392,7 @@ impl Registry {
         for folder in folders {
             registry.add(folder);
         }
-        for option in SET.get().into_iter().flatten() {
+        for option in options() {
             registry.set(option)?;
         }
         Ok(registry)

@@ -13,6 +13,8 @@ import numpy as np
 
 from .gguf_reader import Tensor
 
+FOUR_BIT = ("Q4_0", "Q4_1", "Q4_K")  # types whose integers are 0…15 in the file
+WITH_OFFSET = ("Q4_1", "Q5_1", "Q4_K", "Q5_K")
 CHUNK = 1 << 21  # weights dequantized at a time: temporaries stay in cache
 # The values of an IQ4_NL weight's four bits.
 IQ4_NL = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]

@@ -8,12 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .dequant import unpack
+from .dequant import FOUR_BIT, WITH_OFFSET, unpack
 from .gguf_reader import Tensor
 
-FOUR_BIT = ("Q4_0", "Q4_1", "Q4_K")
-WITH_OFFSET = ("Q4_1", "Q5_1", "Q4_K", "Q5_K")
 CHUNK = 1 << 18  # weights packed at a time: temporaries stay in cache
+
+
+def notes_on_offsets(kinds) -> list[str]:
+    """What a record says of weights of these types."""
+    if {*WITH_OFFSET}.isdisjoint(kinds):
+        return []
+    return ["Offsets of groups are float32 too: they meet the sums of the activations in a product of their own."]
 
 
 class Layout(NamedTuple):

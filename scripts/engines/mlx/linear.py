@@ -1,7 +1,7 @@
 """Linear layers over GGUF weights in MLX: dense, or the file's integers for `mx.quantized_matmul`.
 
 On Linux MLX multiplies on one thread a stream, with a plain BLAS, so each layer is split by rows among streams. One
-8192x2048 product, one thread of a Zen 5:
+8192x2048 product, one thread of a Zen 5, timed once with a script that was not kept:
 
                                                         1 position    each of 16 or more
     f32 weights [cols, rows], as here                       4.7 ms                4.2 ms

@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from _shared.gguf_reader import Gguf
 from _shared.graph_engine import CHUNK, FLOATS, GraphEngine, processor, unfinished
-from _shared.nbits import WITH_OFFSET
+from _shared.nbits import notes_on_offsets
 from _shared.spans import Spans
 from graph import Graph
 
@@ -128,8 +128,7 @@ class OnnxRuntime(GraphEngine):
                 "MatMulNBits at accuracy level 4 multiplies int8 activations with the file's own integers, in 4 or 8 bits; "
                 "each group has two float32 beside it, its scale and the kernel's correction."
             )
-        if not {*WITH_OFFSET}.isdisjoint(kinds):
-            notes.append("Offsets of groups are float32 too: they meet the sums of the activations in a product of their own.")
+        notes += notes_on_offsets(kinds)
         if not {"F16", "BF16"}.isdisjoint(kinds):
             notes.append("ONNX Runtime has no 16-bit products on x86: 16-bit weights are multiplied as float32.")
         return {

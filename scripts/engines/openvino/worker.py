@@ -19,7 +19,7 @@ import openvino as ov
 
 from _shared.gguf_reader import Gguf
 from _shared.graph_engine import CHUNK, FLOATS, GraphEngine
-from _shared.nbits import WITH_OFFSET
+from _shared.nbits import notes_on_offsets
 from _shared.spans import Spans
 from graph import PAGE, PAGES, Graph
 
@@ -99,8 +99,7 @@ class OpenVino(GraphEngine):
                 "The CPU plugin multiplies int8 activations, in groups of 32, with the file's own integers and float32 scales; "
                 "weights with groups of 16 (Q6_K) it multiplies with float32 activations."
             )
-        if not {*WITH_OFFSET}.isdisjoint(kinds):
-            notes.append("Offsets of groups are float32 too: they meet the sums of the activations in a product of their own.")
+        notes += notes_on_offsets(kinds)
         labels = packed + [self.precision] * (len(packed) < len(kinds))
         return {
             "precision": {"weights": "+".join(labels), "compute": "int8" if packed else self.precision, "kv": self.precision},

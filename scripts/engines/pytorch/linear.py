@@ -4,8 +4,8 @@ Each has `gemv` (one position: decode), `gemm` (many: prefill), `lookup` (rows, 
 the coarsest arithmetic of its products. `products` is the type in which weights that are kept in another one
 multiply in prefill, some rows at a time.
 
-Which kind is fastest depends on the processor, so probe.py measures them. One 8192x2048 product, two threads of
-a Zen 5, and the same held to AVX2 (test_probe.py says how), ms, weights out of cache:
+Which kind is fastest depends on the processor, so probe.py measures them, and the notes of a run print its times. One
+8192x2048 product, two threads of a Zen 5, and the same held to AVX2 (test_probe.py says how), ms, weights out of cache:
 
                                                        AVX-512             AVX2
                                                    decode  prefill   decode  prefill
@@ -18,7 +18,7 @@ a Zen 5, and the same held to AVX2 (test_probe.py says how), ms, weights out of 
     _weight_int4pack_mm_for_cpu, bf16 scales         0.24    12.5      0.81    29
 
 Tiles are slow with AVX2 because there Inductor loads eight bytes through 32 on the stack, which the next load
-must wait for (`Vectorized<int8_t>::loadu(ptr, count)`); with the bytes in 32-bit words it takes 2.7 and 1.8 ms.
+must wait for (`Vectorized<int8_t>::loadu(ptr, count)`). The bytes in 32-bit words are faster and still slower than 16 bits.
 """
 
 import copy
@@ -28,14 +28,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from _shared.dequant import multiply_out, unpack
+from _shared.dequant import FOUR_BIT, multiply_out, unpack
 from _shared.gguf_reader import Tensor
 
 LANES = 16  # rows in a tile: the float32 lanes of a 512-bit register
-FOUR_BIT = ("Q4_0", "Q4_1", "Q4_K")
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PREFILL_ROWS = 1024  # rows of tiles made dense at a time in prefill: 4 MB at 2048 columns, in cache
-WIDENED_ROWS = 256  # rows of 16 bits made float32 at a time: 16 ms for 64 positions, where 2048 rows took 28
+WIDENED_ROWS = 256  # rows of 16 bits made float32 at a time: they stay in the second cache
 
 
 def short(dtype: torch.dtype) -> str:
@@ -315,7 +314,7 @@ class Stacked:
 
 
 def tune_inductor() -> None:
-    """Multiply-add in one instruction: it takes int8 tiles from 0.73 to 0.40 ms."""
+    """Multiply-add in one instruction, without which int8 tiles take nearly twice as long."""
     import torch._inductor.config as inductor
 
     inductor.cpp.enable_floating_point_contract_flag = "fast"

@@ -8,12 +8,11 @@ from typing import Optional
 import torch
 import torch.nn.functional as F
 
-from _shared.dequant import unpack
+from _shared.dequant import FOUR_BIT, WITH_OFFSET, unpack
 from _shared.gguf_reader import Tensor
-from linear import FOUR_BIT, PLAIN, Stacked, materialize
+from linear import PLAIN, Stacked, materialize
 
 ROWS = 4  # rows of a tile, as in kernels.py
-WITH_OFFSETS = ("Q4_1", "Q4_K", "Q5_1", "Q5_K")
 STEP = 1 << 24  # weights packed at a time
 STAGING = 32 << 20  # bytes of each of two page-locked buffers
 # Warps of a program: the fastest is found for each shape at its first product. Each thread takes one word of a
@@ -97,7 +96,7 @@ class Packed:
         kind = tensors[0].type
         self.rows, self.cols, self.dtype = sum(t.rows for t in tensors), tensors[0].cols, dtype
         self.bits, self.group = 4 if kind in FOUR_BIT else 8, 16 if kind == "Q6_K" else 32
-        offsets = kind in WITH_OFFSETS
+        offsets = kind in WITH_OFFSET
         self.bias = 8 if self.bits == 4 else 16 if offsets else 128
         fields, tiles = 32 // self.bits, self.rows // ROWS
         empty = lambda *shape, dtype: torch.empty(*shape, ROWS, dtype=dtype, device=upload.device)
