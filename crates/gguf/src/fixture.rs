@@ -148,3 +148,54 @@ pub fn llama() -> Fixture {
     }
     f
 }
+
+/// An encoder of two layers with mean pooling; Q8_0 blocks.
+pub fn bert() -> Fixture {
+    let (d, ff) = (64, 128);
+    let mut f = Fixture::default()
+        .text("general.architecture", "bert")
+        .u32("bert.block_count", 2)
+        .u32("bert.embedding_length", 64)
+        .u32("bert.feed_forward_length", 128)
+        .u32("bert.attention.head_count", 2)
+        .u32("bert.context_length", 48)
+        .f32("bert.attention.layer_norm_epsilon", 1e-12)
+        .flag("bert.attention.causal", false)
+        .u32("bert.pooling_type", 1)
+        .u32("tokenizer.ggml.token_type_count", 2)
+        .tensor("token_embd.weight", &[d, 96], 8)
+        .tensor("token_types.weight", &[d, 2], 0)
+        .tensor("position_embd.weight", &[d, 48], 0)
+        .tensor("token_embd_norm.weight", &[d], 0)
+        .tensor("token_embd_norm.bias", &[d], 0);
+    for layer in 0..2 {
+        for (part, columns, rows) in [
+            ("attn_q", d, d),
+            ("attn_k", d, d),
+            ("attn_v", d, d),
+            ("attn_output", d, d),
+            ("ffn_up", d, ff),
+            ("ffn_down", ff, d),
+        ] {
+            f = f.tensor(&format!("blk.{layer}.{part}.weight"), &[columns, rows], 8);
+            f = f.tensor(&format!("blk.{layer}.{part}.bias"), &[rows], 0);
+        }
+        for part in ["attn_output_norm", "layer_output_norm"] {
+            f = f.tensor(&format!("blk.{layer}.{part}.weight"), &[d], 0);
+            f = f.tensor(&format!("blk.{layer}.{part}.bias"), &[d], 0);
+        }
+    }
+    f
+}
+
+/// The same with a classifier of two labels instead.
+pub fn bert_classifier() -> Fixture {
+    bert()
+        .without("bert.pooling_type")
+        .text("llm_bench.classifier_activation", "relu")
+        .texts("bert.classifier.output_labels", &["NEGATIVE", "POSITIVE"])
+        .tensor("cls.weight", &[64, 64], 8)
+        .tensor("cls.bias", &[64], 0)
+        .tensor("cls.output.weight", &[64, 2], 8)
+        .tensor("cls.output.bias", &[2], 0)
+}

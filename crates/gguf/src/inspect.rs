@@ -6,7 +6,7 @@ use std::fmt;
 use candle_core::quantized::gguf_file::Value;
 use serde::Serialize;
 
-use super::{GgufFile, LlamaConfig};
+use super::{BertConfig, BertOutput, GgufFile, LlamaConfig, ModelConfig};
 use llm_bench_units::Bytes;
 
 /// A summary of a file's header.
@@ -19,9 +19,9 @@ pub struct Inspection {
     pub size_bytes: u64,
     pub n_params: u64,
     pub weight_bytes_per_token: u64,
-    /// Absent if the file is no complete LLaMA; `problem` says why.
+    /// Absent if the file is no complete model; `problem` says why.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub config: Option<LlamaConfig>,
+    pub config: Option<ModelConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// Keys of the architecture that llm-bench does not know, so that nobody can say whether they
@@ -54,7 +54,7 @@ pub struct TypeRow {
 impl GgufFile {
     /// Summarizes the header.
     pub fn inspect(&self) -> Inspection {
-        let (config, problem) = match self.llama_config() {
+        let (config, problem) = match self.model_config() {
             Ok(config) => (Some(config), None),
             Err(e) => (None, Some(e.to_string())),
         };
@@ -108,26 +108,10 @@ impl fmt::Display for Inspection {
         writeln!(f, "size             {}", Bytes(self.size_bytes))?;
         writeln!(f, "parameters       {}", self.n_params)?;
         writeln!(f, "read per token   {}", Bytes(self.weight_bytes_per_token))?;
-        if let Some(c) = &self.config {
-            writeln!(
-                f,
-                "shape            {} layers, {} wide, ffn {}, {} heads on {} KV heads of {}, \
-                 vocabulary {}, context {}",
-                c.n_layers,
-                c.n_embd,
-                c.n_ff,
-                c.n_heads,
-                c.n_kv_heads,
-                c.head_dim,
-                c.n_vocab,
-                c.context_length
-            )?;
-            writeln!(
-                f,
-                "embedding        {}; rope scaling tensor {}",
-                if c.tied { "tied with the output" } else { "separate output matrix" },
-                if c.has_rope_freqs { "present" } else { "absent" }
-            )?;
+        match &self.config {
+            Some(ModelConfig::Llama(config)) => llama(f, config)?,
+            Some(ModelConfig::Bert(config)) => bert(f, config)?,
+            None => {}
         }
         if let Some(problem) = &self.problem {
             writeln!(f, "not runnable     {}", one_line(problem))?;
@@ -146,6 +130,47 @@ impl fmt::Display for Inspection {
             writeln!(f, "{:width$}  {}", kv.key, kv.value)?;
         }
         Ok(())
+    }
+}
+
+fn llama(f: &mut fmt::Formatter<'_>, c: &LlamaConfig) -> fmt::Result {
+    writeln!(
+        f,
+        "shape            {} layers, {} wide, ffn {}, {} heads on {} KV heads of {}, \
+         vocabulary {}, context {}",
+        c.n_layers,
+        c.n_embd,
+        c.n_ff,
+        c.n_heads,
+        c.n_kv_heads,
+        c.head_dim,
+        c.n_vocab,
+        c.context_length
+    )?;
+    writeln!(
+        f,
+        "embedding        {}; rope scaling tensor {}",
+        if c.tied { "tied with the output" } else { "separate output matrix" },
+        if c.has_rope_freqs { "present" } else { "absent" }
+    )
+}
+
+fn bert(f: &mut fmt::Formatter<'_>, c: &BertConfig) -> fmt::Result {
+    writeln!(
+        f,
+        "shape            encoder of {} layers, {} wide, ffn {}, {} heads of {}, vocabulary {}, \
+         context {}",
+        c.n_layers, c.n_embd, c.n_ff, c.n_heads, c.head_dim, c.n_vocab, c.context_length
+    )?;
+    match &c.output {
+        BertOutput::Vector(pooling) => {
+            writeln!(f, "gives            a vector, {pooling:?} pooling")
+        }
+        BertOutput::Classes(classifier) => {
+            let labels: Vec<String> =
+                classifier.labels.iter().map(|l| l.escape_debug().to_string()).collect();
+            writeln!(f, "gives            {} labels: {}", classifier.n_labels, labels.join(", "))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
-//! The metadata keys of the LLaMA architecture: those that are computed, those that change the
-//! function and are refused unless their value changes nothing, those that mean nothing for a dense
-//! LLaMA. Whatever else there is, nobody here knows what it does.
+//! The metadata keys of an architecture: those that are computed, those that change the function and
+//! are refused unless their value changes nothing, those that mean nothing for a dense model.
+//! Whatever else there is, nobody here knows what it does.
 //!
 //! The names are those of `LLM_KV_NAMES` in llama.cpp's `llama-arch.cpp`.
 
@@ -9,13 +9,12 @@ use candle_core::quantized::gguf_file::Value;
 use super::inspect::shown;
 use super::{GgufError, GgufFile};
 
-const PREFIX: &str = "llama.";
-
-/// `config` reads and checks them.
-const COMPUTED: [&str; 14] = [
+/// `config` and `bert` read and check them.
+const COMPUTED: [&str; 15] = [
     "attention.head_count",
     "attention.head_count_kv",
     "attention.key_length",
+    "attention.layer_norm_epsilon",
     "attention.layer_norm_rms_epsilon",
     "attention.value_length",
     "block_count",
@@ -132,14 +131,26 @@ const CHANGES: [(&str, Neutral); 48] = [
 ];
 
 /// Refuses a key whose value changes the function in a way that engines here do not compute.
-pub fn check(file: &GgufFile, head_dim: usize, context: usize) -> Result<(), GgufError> {
+pub fn check(
+    file: &GgufFile,
+    prefix: &str,
+    head_dim: usize,
+    context: usize,
+) -> Result<(), GgufError> {
     if let Some(kind) = file.text("general.type").filter(|kind| *kind != "model") {
         return Err(file.unsupported("general.type", "\"model\"", format!("{kind:?}")));
     }
+    let encoder = prefix == "bert.";
     // With that type llama.cpp scales nothing, whatever the factor.
     let unscaled = file.text("llama.rope.scaling.type") == Some("none");
     for (name, neutral) in CHANGES {
-        let key = format!("{PREFIX}{name}");
+        let neutral = match name {
+            // `bert` has checked it.
+            "attention.causal" if encoder => continue,
+            "hidden_activation" if encoder => Text(&["gelu"]),
+            _ => neutral,
+        };
+        let key = format!("{prefix}{name}");
         let Some(value) = file.metadata().get(&key) else { continue };
         let number = number(value);
         let any_of = |values: &[f64]| number.is_some_and(|x| values.contains(&x));
@@ -149,7 +160,7 @@ pub fn check(file: &GgufFile, head_dim: usize, context: usize) -> Result<(), Ggu
             Text(texts) => matches!(value, Value::String(text) if texts.contains(&text.as_str())),
             BeyondContext => number.is_some_and(|x| x == 0.0 || x >= context as f64),
             AttentionScale => number.is_some_and(|x| x == 0.0 || (x / scale - 1.0).abs() < 1e-5),
-            Width => number == file.number("llama.embedding_length").map(|n| n as f64),
+            Width => number == file.number(&format!("{prefix}embedding_length")).map(|n| n as f64),
             Nothing => false,
         };
         if !is_neutral {
@@ -195,15 +206,17 @@ fn number(value: &Value) -> Option<f64> {
 }
 
 impl GgufFile {
-    /// The keys of the LLaMA architecture of which nothing is known here, sorted; escaped.
+    /// The keys of the architecture of which nothing is known here, sorted; escaped.
     pub fn unknown_keys(&self) -> Vec<String> {
+        let encoder = self.text("general.architecture") == Some("bert");
+        let prefix = if encoder { "bert." } else { "llama." };
         let known = |name: &str| {
             COMPUTED.contains(&name)
                 || WITHOUT_EFFECT.contains(&name)
                 || CHANGES.iter().any(|(key, _)| *key == name)
         };
         let keys = self.metadata().keys();
-        let unknown = keys.filter(|key| key.strip_prefix(PREFIX).is_some_and(|name| !known(name)));
+        let unknown = keys.filter(|key| key.strip_prefix(prefix).is_some_and(|name| !known(name)));
         let mut unknown: Vec<String> = unknown.map(|key| key.escape_debug().to_string()).collect();
         unknown.sort();
         unknown

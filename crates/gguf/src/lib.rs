@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bert;
 mod config;
 mod finite;
 mod inspect;
@@ -26,7 +27,8 @@ use candle_core::quantized::gguf_file::{Content, Value};
 
 use scan::{Entry, Scanned, Stop, scan};
 
-pub use config::LlamaConfig;
+pub use bert::{Activation, BertConfig, BertOutput, Classifier, Pooling};
+pub use config::{LlamaConfig, ModelConfig};
 use inspect::shown;
 pub use inspect::{Inspection, KeyValue, TypeRow};
 pub use stored::{StoredType, TensorInfo};
@@ -313,9 +315,20 @@ impl GgufFile {
         }
     }
 
-    /// The hyper-parameters, validated against each other and against the tensors.
+    /// What the file holds, with hyper-parameters that are validated against each other and against
+    /// the tensors.
+    pub fn model_config(&self) -> Result<ModelConfig, GgufError> {
+        ModelConfig::of(self)
+    }
+
+    /// The hyper-parameters of a LLaMA; an error for any other model.
     pub fn llama_config(&self) -> Result<LlamaConfig, GgufError> {
         LlamaConfig::of(self)
+    }
+
+    /// The hyper-parameters of an encoder; an error for any other model.
+    pub fn bert_config(&self) -> Result<BertConfig, GgufError> {
+        BertConfig::of(self)
     }
 
     /// Whether the weights were generated from a seed instead of trained; the model's text is then
@@ -333,21 +346,25 @@ impl GgufFile {
     }
 
     /// Bytes of weights that one decoded token reads: all blocks, the last norm, and the output
-    /// matrix (the embedding, if the two are tied). Leaves out one row of an untied embedding and
+    /// matrix (the embedding, if the two are tied). Of an encoder: all blocks, once for a batch. Leaves out one row of an untied embedding and
     /// the 128 bytes of `rope_freqs.weight`.
     pub fn weight_bytes_per_token(&self) -> u64 {
         self.read_by_a_token().map(|(_, info)| info.bytes()).sum()
     }
 
-    /// Weights that one decoded token is multiplied with: the matrices of `weight_bytes_per_token`.
+    /// Weights that one token is multiplied with: the matrices of `weight_bytes_per_token`.
     pub fn weights_per_token(&self) -> u64 {
-        let matrices = self.read_by_a_token().filter(|(name, _)| !name.contains("norm"));
+        let matrices = self.read_by_a_token().filter(|(_, info)| info.shape.len() > 1);
         matrices.map(|(_, info)| info.elements()).sum()
     }
 
     fn read_by_a_token(&self) -> impl Iterator<Item = (&String, &TensorInfo)> {
         let tensors = &self.tensors;
-        let head = if tensors.contains_key("output.weight") { "output.weight" } else { EMBEDDING };
+        let head = match self.text("general.architecture") {
+            Some("bert") => "",
+            _ if tensors.contains_key("output.weight") => "output.weight",
+            _ => EMBEDDING,
+        };
         tensors.iter().filter(move |(name, _)| {
             name.starts_with("blk.") || *name == "output_norm.weight" || *name == head
         })

@@ -72,7 +72,11 @@ impl Message for Reply {
             Reply::Generated(g) => g.profile.as_ref().and_then(|p| {
                 stages("profile", &p.prefill_ns).or_else(|| stages("profile", &p.decode_ns))
             }),
-            Reply::Context(_) | Reply::Token(_) | Reply::Scored(_) | Reply::Memory(_) => None,
+            Reply::Context(_)
+            | Reply::Token(_)
+            | Reply::Scored(_)
+            | Reply::Encoded(_)
+            | Reply::Memory(_) => None,
             Reply::Error(e) => words("message", &mut [e.message.len()].into_iter()),
         }
     }
@@ -93,6 +97,7 @@ pub enum Request {
         id: u64,
     },
     Score(Score),
+    Encode(Encode),
     Memory,
     Bye,
 }
@@ -108,6 +113,7 @@ pub enum Reply {
     Token(Token),
     Generated(Generated),
     Scored(Scored),
+    Encoded(Encoded),
     Memory(MemoryBook),
     Error(EngineError),
 }
@@ -151,6 +157,8 @@ pub enum Feature {
     Context,
     /// Several sequences at once: the field `batch` of `load` and `generate`.
     Batch,
+    /// Vectors or class logits of whole texts: the message `encode`.
+    Encode,
     /// A feature that this build does not know.
     #[serde(other)]
     Other,
@@ -428,6 +436,37 @@ pub struct Scored {
     pub decoded: u32,
     pub t_begin_ns: u64,
     pub t_end_ns: u64,
+}
+
+/// Run a batch of whole texts through an encoder. Every text attends to all of itself and to no
+/// other one; texts may differ in length.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Encode {
+    pub id: u64,
+    /// Token ids of each text, with the special tokens of the model, without padding.
+    pub texts: Vec<Vec<u32>>,
+    /// Where the results go as f32, row by row, one row a text. Absent in a measured request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors_path: Option<String>,
+    /// Where the hidden states go as f32, `[n_layers + 1, tokens of all texts, hidden]`: behind the
+    /// embeddings (with their norm), then behind each layer. Absent in a measured request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden_path: Option<String>,
+}
+
+/// The results of a batch of texts are on the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encoded {
+    pub id: u64,
+    /// How many texts.
+    pub rows: u32,
+    /// Values of each: the logits of a classifier, else a pooled vector of length 1.
+    pub columns: u32,
+    pub t_begin_ns: u64,
+    pub t_end_ns: u64,
+    /// Just-in-time compilation inside this request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compile_ns: Option<u64>,
 }
 
 /// Why an engine cannot answer, in the engine's words.
