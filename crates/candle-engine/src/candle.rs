@@ -1,14 +1,17 @@
-//! The engine `candle`: our own LLaMA on candle-core's GGUF reader and block types. It uses the
-//! weights in the mapped file, its own kernels and one thread pool.
+//! The engine `candle`: our own LLaMA and our own encoder on candle-core's GGUF reader and block
+//! types. It uses its own kernels and one thread pool; a LLaMA's weights stay in the mapped file.
 
 use std::collections::BTreeMap;
 
+use llm_bench_gguf::{BertConfig, ModelConfig};
 use llm_bench_protocol::{
     EngineError, ErrorKind, Feature, Load, Loaded, MemoryBook, Precision, Score,
 };
 use llm_bench_units::MonoNs;
 
 use crate::batch::{Choice, Together};
+use crate::config::Config;
+use crate::encoder::{self, Encoder, Vectors};
 use crate::generate::Decoder;
 use crate::kernels::Isa;
 use crate::linear::Arithmetic;
@@ -25,6 +28,8 @@ const SCORE_ROWS: usize = 12;
 #[derive(Default)]
 pub struct Candle {
     model: Option<Model>,
+    /// In place of `model`, if the file holds an encoder.
+    encoder: Option<Encoder>,
     path: String,
     options: Options,
     /// The tokens in the cache; empty if no generation may build on them.
@@ -85,6 +90,27 @@ impl Options {
         Ok(options)
     }
 
+    fn arithmetic(&self) -> Arithmetic {
+        match self.float32 {
+            true => Arithmetic::plain_f32(self.kernels),
+            false => Arithmetic::new(self.kernels),
+        }
+    }
+
+    /// Names the slow-down of each `what` among settings and notes, if there is one.
+    fn disclose(
+        &self,
+        what: &str,
+        settings: &mut BTreeMap<String, serde_json::Value>,
+        notes: &mut Vec<String>,
+    ) {
+        let factor = self.slow_down;
+        if factor > 1.0 {
+            settings.insert("slow_down".into(), factor.into());
+            notes.push(format!("SLOWED DOWN ON PURPOSE: each {what} takes {factor} times as long"));
+        }
+    }
+
     /// Keeps the processor busy until the step has taken `slow_down` times as long. A sleep would
     /// be as coarse as the timer, and would let the clock and the caches rest.
     pub fn slow_down(&self, begin: MonoNs) {
@@ -105,7 +131,8 @@ pub fn examine(name: &str, bytes: &[u8]) -> Result<(), EngineError> {
     let mut map = memmap2::MmapMut::map_anon(bytes.len()).map_err(internal)?;
     map.copy_from_slice(bytes);
     let gguf = Gguf::of_map(name, map.make_read_only().map_err(internal)?)?;
-    let weights = Weights::find(&gguf, &gguf.config()?)?;
+    let ModelConfig::Llama(config) = gguf.model()? else { return Ok(()) };
+    let weights = Weights::find(&gguf, &config.into())?;
     let _ = (weights.encodings(), weights.mapped_bytes(), weights.private_bytes());
     Ok(())
 }
@@ -132,27 +159,26 @@ impl Engine for Candle {
         if request.threads == 0 || request.n_ctx == 0 || request.batch == 0 {
             return Err(internal("threads, n_ctx and batch must be at least 1"));
         }
+        // Two models must not be in memory at once.
+        (self.model, self.encoder) = (None, None);
+        self.held.clear();
+
+        let gguf = Gguf::open(&request.path)?;
+        let config: Config = match gguf.model()? {
+            ModelConfig::Llama(config) => config.into(),
+            ModelConfig::Bert(config) => return self.load_encoder(gguf, config, request, begin),
+        };
         if request.batch as usize > BATCH {
             let found = request.batch;
             let message =
                 format!("a batch of {found}: the engine candle takes at most {BATCH} sequences");
             return Err(EngineError::new(ErrorKind::Unsupported, message));
         }
-        // Two models must not be in memory at once.
-        self.model = None;
-        self.held.clear();
-
-        let gguf = Gguf::open(&request.path)?;
-        let config = gguf.config()?;
         let parsed = MonoNs::now();
         let weights = Weights::find(&gguf, &config)?;
         drop(gguf); // the header with its vocabulary; the matrices keep their mapping
         crate::resident::give_back();
-        let isa = self.options.kernels;
-        let arithmetic = match self.options.float32 {
-            true => Arithmetic::plain_f32(isa),
-            false => Arithmetic::new(isa),
-        };
+        let arithmetic = self.options.arithmetic();
         let (threads, n_ctx) = (request.threads as usize, request.n_ctx as usize);
         let sequences = request.batch as usize;
         let encodings = weights.encodings();
@@ -174,11 +200,7 @@ impl Engine for Candle {
             ("threads".to_string(), threads.into()),
             ("prefill_batch".to_string(), BATCH.into()),
         ]);
-        if self.options.slow_down > 1.0 {
-            let factor = self.options.slow_down;
-            settings.insert("slow_down".into(), factor.into());
-            notes.push(format!("SLOWED DOWN ON PURPOSE: each token takes {factor} times as long"));
-        }
+        self.options.disclose("token", &mut settings, &mut notes);
 
         let names: Vec<&str> = encodings.iter().map(|e| e.name()).collect();
         let mut compute: Vec<&str> = encodings.iter().map(|&e| arithmetic.compute(e)).collect();
@@ -206,7 +228,7 @@ impl Engine for Candle {
 
     fn features(&self) -> Vec<Feature> {
         use Feature::*;
-        vec![Stream, Stop, Sampling, Reuse, Cancel, Score, Context, Batch]
+        vec![Stream, Stop, Sampling, Reuse, Cancel, Score, Context, Batch, Encode]
     }
 
     fn decoder(&mut self) -> Result<&mut dyn Decoder, EngineError> {
@@ -247,7 +269,23 @@ impl Engine for Candle {
         Ok(())
     }
 
+    fn encode(&mut self, texts: &[Vec<u32>], hidden: bool) -> Result<Vectors, EngineError> {
+        let begin = MonoNs::now();
+        let Some(encoder) = &mut self.encoder else {
+            self.loaded()?;
+            let message =
+                format!("{}: a LLaMA generates and scores, it encodes no texts", self.path);
+            return Err(EngineError::new(ErrorKind::Unsupported, message));
+        };
+        let vectors = encoder.encode(texts, hidden)?;
+        self.options.slow_down(begin);
+        Ok(vectors)
+    }
+
     fn memory(&self) -> MemoryBook {
+        if let Some(encoder) = &self.encoder {
+            return encoder.memory();
+        }
         let Some(model) = &self.model else { return MemoryBook::default() };
         MemoryBook {
             weights_mapped_bytes: Some(model.weights.mapped_bytes() as u64),
@@ -262,7 +300,35 @@ impl Engine for Candle {
 }
 
 impl Candle {
+    fn load_encoder(
+        &mut self,
+        gguf: Gguf,
+        config: BertConfig,
+        request: &Load,
+        begin: MonoNs,
+    ) -> Result<Loaded, EngineError> {
+        let parsed = MonoNs::now();
+        if self.options.jitter.is_some() {
+            return Err(internal("option jitter: the layers of an encoder have none"));
+        }
+        let arithmetic = self.options.arithmetic();
+        let (encoder, mut loaded) = encoder::load(gguf, config, request, arithmetic)?;
+        let end = MonoNs::now();
+        self.options.disclose("batch", &mut loaded.settings, &mut loaded.notes);
+        self.encoder = Some(encoder);
+        self.path.clone_from(&request.path);
+        let stages = BTreeMap::from([
+            ("parse".to_string(), parsed.0 - begin.0),
+            ("weights".to_string(), end.0 - parsed.0),
+        ]);
+        Ok(Loaded { t_begin_ns: begin.0, t_end_ns: end.0, stages, ..loaded })
+    }
+
     fn loaded(&mut self) -> Result<&mut Model, EngineError> {
+        if self.encoder.is_some() {
+            let message = format!("{}: an encoder encodes texts, it generates none", self.path);
+            return Err(EngineError::new(ErrorKind::Unsupported, message));
+        }
         self.model.as_mut().ok_or_else(|| internal("no model is loaded"))
     }
 }

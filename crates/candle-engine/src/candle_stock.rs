@@ -1,5 +1,7 @@
-//! The engine `candle-stock`: candle-transformers' `quantized_llama` as published, driven like
-//! candle's own examples. It is the baseline of the engine `candle`.
+//! The engine `candle-stock`: candle-transformers' `quantized_llama` and `bert` as published, driven
+//! like candle's own examples. It is the baseline of the engine `candle`.
+
+mod encoder;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,20 +10,24 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::quantized_llama::{MAX_SEQ_LEN, ModelWeights};
-use llm_bench_gguf::{GgufFile, LlamaConfig, StoredType};
+use llm_bench_gguf::{BertConfig, GgufFile, LlamaConfig, ModelConfig, StoredType};
 use llm_bench_protocol::{
     EngineError, ErrorKind, Feature, Load, Loaded, MemoryBook, Precision, Score,
 };
 use llm_bench_units::MonoNs;
 
+use crate::encoder::{Limits, check_texts};
 use crate::generate::Decoder;
 use crate::weights::refused;
-use crate::{Engine, check_tokens, internal};
+use crate::{Engine, Vectors, check_tokens, internal};
+use encoder::StockEncoder;
 
 /// The engine; empty until `load`.
 #[derive(Default)]
 pub struct CandleStock {
     loaded: Option<Stock>,
+    /// In place of `loaded`, if the file holds an encoder.
+    encoder: Option<(StockEncoder, Limits)>,
 }
 
 struct Stock {
@@ -65,21 +71,24 @@ impl Engine for CandleStock {
             let message = format!("device {}: this build of candle-stock has cpu", request.device);
             return Err(EngineError::new(ErrorKind::MissingDependency, message));
         }
-        if request.n_ctx as usize > MAX_SEQ_LEN {
-            return Err(internal(format!(
-                "n_ctx {}: candle-transformers' quantized_llama ends at {MAX_SEQ_LEN} positions",
-                request.n_ctx
-            )));
-        }
         claim_threads(request.threads)?;
-        self.loaded = None;
+        (self.loaded, self.encoder) = (None, None);
 
         let path = &request.path;
         let bad_model = |e: &dyn std::fmt::Display| {
             EngineError::new(ErrorKind::BadModel, format!("{path}: {e}"))
         };
         let header = GgufFile::open(Path::new(path)).map_err(refused)?;
-        let config = header.llama_config().map_err(refused)?;
+        let config = match header.model_config().map_err(refused)? {
+            ModelConfig::Llama(config) => config,
+            ModelConfig::Bert(config) => return self.load_encoder(header, config, request, begin),
+        };
+        if request.n_ctx as usize > MAX_SEQ_LEN {
+            return Err(internal(format!(
+                "n_ctx {}: candle-transformers' quantized_llama ends at {MAX_SEQ_LEN} positions",
+                request.n_ctx
+            )));
+        }
         if config.head_dim * config.n_heads != config.n_embd {
             return Err(bad_model(&format_args!(
                 "llama.attention.key_length: candle-transformers' quantized_llama expects {} / {}, \
@@ -133,7 +142,7 @@ impl Engine for CandleStock {
 
     fn features(&self) -> Vec<Feature> {
         use Feature::*;
-        vec![Stream, Stop, Sampling, Cancel, Score]
+        vec![Stream, Stop, Sampling, Cancel, Score, Encode]
     }
 
     fn decoder(&mut self) -> Result<&mut dyn Decoder, EngineError> {
@@ -159,7 +168,27 @@ impl Engine for CandleStock {
         Ok(())
     }
 
+    fn encode(&mut self, texts: &[Vec<u32>], hidden: bool) -> Result<Vectors, EngineError> {
+        let Some((encoder, limits)) = &self.encoder else {
+            self.stock()?;
+            return Err(unsupported("a LLaMA generates and scores, it encodes no texts"));
+        };
+        if hidden {
+            return Err(unsupported("candle-transformers' bert shows no hidden states"));
+        }
+        check_texts(texts, *limits, encoder.config.n_vocab)?;
+        let vectors = encoder.encode(texts).map_err(|e| internal(format!("candle: {e}")))?;
+        match vectors.values.iter().all(|x| x.is_finite()) {
+            true => Ok(vectors),
+            false => Err(internal("a result is not finite: a weight is not, or values overflow")),
+        }
+    }
+
     fn memory(&self) -> MemoryBook {
+        if let Some((encoder, _)) = &self.encoder {
+            let weights_private_bytes = Some(encoder.weight_bytes);
+            return MemoryBook { weights_private_bytes, kv_bytes: Some(0), ..Default::default() };
+        }
         // candle keeps no account of its memory; weights and cache follow from the shapes.
         MemoryBook {
             weights_private_bytes: self.loaded.as_ref().map(|s| s.weight_bytes),
@@ -170,9 +199,58 @@ impl Engine for CandleStock {
 }
 
 impl CandleStock {
+    fn load_encoder(
+        &mut self,
+        header: GgufFile,
+        config: BertConfig,
+        request: &Load,
+        begin: MonoNs,
+    ) -> Result<Loaded, EngineError> {
+        let limits = Limits::of(request, &config)?;
+        let path = &request.path;
+        let content = header.into_content().map_err(refused)?;
+        let parsed = MonoNs::now();
+        let load = |mut file| StockEncoder::load(&content, &mut file, config);
+        let encoder = File::open(path).map_err(Into::into).and_then(load);
+        let encoder =
+            encoder.map_err(|e| EngineError::new(ErrorKind::BadModel, format!("{path}: {e}")))?;
+        let end = MonoNs::now();
+        let mut notes = vec![
+            "texts are padded to the longest of a batch; all weights are widened to f32"
+                .to_string(),
+        ];
+        if encoder.config.n_types.is_none() {
+            notes.push(
+                "candle-transformers' distilbert has GELU with tanh: its bert is used, which has the                  model's GELU, with a token type of zeros"
+                    .to_string(),
+            );
+        }
+        self.encoder = Some((encoder, limits));
+        Ok(Loaded {
+            t_begin_ns: begin.0,
+            t_end_ns: end.0,
+            stages: BTreeMap::from([
+                ("parse".to_string(), parsed.0 - begin.0),
+                ("weights".to_string(), end.0 - parsed.0),
+            ]),
+            precision: StockEncoder::precision(),
+            memory: self.memory(),
+            weight_bytes_per_token: None,
+            settings: BTreeMap::from([("threads".to_string(), request.threads.into())]),
+            notes,
+        })
+    }
+
     fn stock(&mut self) -> Result<&mut Stock, EngineError> {
+        if self.encoder.is_some() {
+            return Err(unsupported("an encoder encodes texts, it generates none"));
+        }
         self.loaded.as_mut().ok_or_else(|| internal("no model is loaded"))
     }
+}
+
+fn unsupported(message: &str) -> EngineError {
+    EngineError::new(ErrorKind::Unsupported, message)
 }
 
 impl Decoder for Stock {

@@ -9,6 +9,7 @@ pub mod candle;
 pub mod candle_stock;
 mod config;
 pub mod cuda;
+mod encoder;
 pub mod generate;
 mod iq4_nl;
 mod kernels;
@@ -24,6 +25,7 @@ pub mod serve;
 mod spans;
 mod weights;
 
+pub use encoder::Vectors;
 use llm_bench_protocol::{EngineError, ErrorKind, Feature, Load, Loaded, MemoryBook, Score};
 
 /// A Rust engine; `serve` makes it speak the protocol.
@@ -50,6 +52,13 @@ pub trait Engine {
         request: &Score,
         row: &mut dyn FnMut(&[f32]) -> std::io::Result<()>,
     ) -> Result<(), EngineError>;
+
+    /// Encodes a batch of texts; `hidden` also asks for their hidden states.
+    fn encode(&mut self, texts: &[Vec<u32>], hidden: bool) -> Result<Vectors, EngineError> {
+        let _ = (texts, hidden);
+        let message = "this engine has no encoder for this model";
+        Err(EngineError::new(ErrorKind::Unsupported, message))
+    }
 
     /// The memory that the engine holds now, by its own account.
     fn memory(&self) -> MemoryBook;

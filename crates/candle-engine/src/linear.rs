@@ -44,6 +44,11 @@ impl Arithmetic {
         Self { isa, plain_f32: true }
     }
 
+    /// Whether everything is computed in float32.
+    pub fn is_plain_f32(self) -> bool {
+        self.plain_f32
+    }
+
     /// The type of keys and values.
     pub fn kv_type(self) -> KvType {
         if self.plain_f32 { KvType::F32 } else { KvType::F16 }
@@ -157,7 +162,8 @@ macro_rules! with_float {
     }};
 }
 
-use {with_float, with_format};
+use with_float;
+pub(crate) use with_format;
 
 /// Multiplies activations with matrices. Holds the rounded forms of the activations.
 pub struct Multiplier {

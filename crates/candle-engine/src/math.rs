@@ -29,6 +29,42 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
+/// `x = (x − mean) / sqrt(variance + eps) · weight + bias`.
+#[inline(always)]
+pub fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    let n = x.len() as f32;
+    let mean = sum(x, |x| x) / n;
+    let variance = sum(x, |x| (x - mean) * (x - mean)) / n;
+    let scale = 1.0 / (variance + eps).sqrt();
+    for ((x, &w), &b) in x.iter_mut().zip(weight).zip(bias) {
+        *x = (*x - mean) * scale * w + b;
+    }
+}
+
+/// `x · Φ(x)`, Φ the normal distribution: GELU with the error function, not with tanh.
+///
+/// The error function is the rational approximation of Eigen and XLA, without a branch.
+#[inline(always)]
+pub fn gelu<C: Cpu>(_: C, x: f32) -> f32 {
+    // Beyond this, the error function is ±1 in f32.
+    const END: f32 = 3.92;
+    let z = (x * std::f32::consts::FRAC_1_SQRT_2).clamp(-END, END);
+    let z2 = z * z;
+    let p = madd::<C>(z2, -2.726_142_3e-10, 2.770_681_4e-8);
+    let p = madd::<C>(z2, p, -2.101_024e-6);
+    let p = madd::<C>(z2, p, -5.692_506_4e-5);
+    let p = madd::<C>(z2, p, -7.349_906_3e-4);
+    let p = madd::<C>(z2, p, -2.954_6e-3);
+    let p = madd::<C>(z2, p, -1.609_603_3e-2);
+    let q = madd::<C>(z2, -1.456_607_2e-5, -2.133_740_6e-4);
+    let q = madd::<C>(z2, q, -1.682_827e-3);
+    let q = madd::<C>(z2, q, -7.373_329_2e-3);
+    let q = madd::<C>(z2, q, -1.426_473_9e-2);
+    let erf = if z.abs() == END { z / END } else { z * p / q };
+    let half = 0.5 * x;
+    madd::<C>(half, erf, half)
+}
+
 /// e^x for x <= 88, to about two units in the last place; 0 below −87; NaN stays NaN.
 ///
 /// Uses the polynomial of Cephes' `expf` after reduction by powers of two, without a branch, so
@@ -111,7 +147,7 @@ pub fn all_finite(x: &[f32]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::kernels::portable::Portable;
 
@@ -148,6 +184,37 @@ mod tests {
             let want = 2.0 * g as f64 / (1.0 + (-g as f64).exp());
             assert!((out as f64 - want).abs() <= want.abs() * 1e-6 + 1e-6, "{g}: {out} {want}");
         }
+    }
+
+    /// The error function by its series, all of whose terms have one sign.
+    pub fn erf(x: f64) -> f64 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..200 {
+            term *= 2.0 * x * x / (2 * n + 1) as f64;
+            sum += term;
+        }
+        (sum * 2.0 / std::f64::consts::PI.sqrt() * (-x * x).exp()).clamp(-1.0, 1.0)
+    }
+
+    #[test]
+    fn gelu_is_the_one_of_the_error_function() {
+        for i in -80_000..=80_000 {
+            let x = i as f32 * 1e-4;
+            let want = f64::from(x) * 0.5 * (1.0 + erf(f64::from(x) / 2f64.sqrt()));
+            let got = f64::from(gelu(Portable, x));
+            assert!((got - want).abs() <= 3e-7 * f64::from(x.abs().max(1.0)), "{x}: {got} {want}");
+        }
+        assert_eq!((gelu(Portable, 1e30), gelu(Portable, -1e30).abs()), (1e30, 0.0));
+        assert!(gelu(Portable, f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn a_normed_row_has_the_mean_and_deviation_that_it_is_given() {
+        let mut x: Vec<f32> = (0..67).map(|i| (i as f32).sin() * 3.0 + 100.0).collect();
+        layer_norm(&mut x, &[2.0; 67], &[5.0; 67], 1e-12);
+        let mean = x.iter().sum::<f32>() / 67.0;
+        let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / 67.0;
+        assert!((mean - 5.0).abs() < 1e-4 && (variance - 4.0).abs() < 1e-3, "{mean} {variance}");
     }
 
     #[test]

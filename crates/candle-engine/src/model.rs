@@ -117,13 +117,7 @@ impl Weights {
         }
         named.extend(self.output.iter().map(|matrix| ("output.weight".to_string(), matrix)));
         named.into_iter().find_map(|(name, matrix)| {
-            let columns = matrix.columns();
-            let mut row = vec![0.0; columns];
-            (0..matrix.rows()).find_map(|r| {
-                matrix.dequantize_row(r, &mut row);
-                let at = row.iter().position(|x| !x.is_finite())?;
-                Some((name.clone(), r * columns + at, row[at]))
-            })
+            matrix.first_not_finite().map(|(index, value)| (name, index, value))
         })
     }
 

@@ -8,15 +8,16 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use llm_bench_protocol::{
-    CodecError, Context as Fill, ContextFilled, EngineError, ErrorKind, Feature, Generate,
-    Generated, Hello, MemoryBook, PROTOCOL, Ready, Reply, Request, Score, Scored, Token,
+    CodecError, Context as Fill, ContextFilled, Encode, Encoded, EngineError, ErrorKind, Feature,
+    Generate, Generated, Hello, MemoryBook, PROTOCOL, Ready, Reply, Request, Score, Scored, Token,
     read_message, write_message,
 };
 use llm_bench_units::MonoNs;
 
 use crate::batch;
 use crate::generate::{self, Nobody, Reader, prefill};
-use crate::{Engine, check_tokens, resident};
+use crate::weights::f32_bytes;
+use crate::{Engine, check_tokens, internal, resident};
 
 /// Serves one engine until `bye` or the end of stdin. `entry` is the time of `main`'s first line.
 pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
@@ -96,6 +97,9 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
             Request::Cancel { .. } => continue,
             Request::Score(s) => {
                 score(engine.as_mut(), &s, begin).map_or_else(Reply::Error, Reply::Scored)
+            }
+            Request::Encode(e) => {
+                encode(engine.as_mut(), &e, begin).map_or_else(Reply::Error, Reply::Encoded)
             }
         };
         write_message(&mut out, &reply)?;
@@ -258,6 +262,27 @@ fn score(engine: &mut dyn Engine, s: &Score, begin: MonoNs) -> Result<Scored, En
     };
     let (begin, end) = (begin.0, MonoNs::now().0);
     Ok(Scored { id: s.id, positions, vocab, decoded, t_begin_ns: begin, t_end_ns: end })
+}
+
+fn encode(engine: &mut dyn Engine, e: &Encode, begin: MonoNs) -> Result<Encoded, EngineError> {
+    let vectors = engine.encode(&e.texts, e.hidden_path.is_some())?;
+    let end = MonoNs::now();
+    let files =
+        [(&e.vectors_path, Some(&vectors.values)), (&e.hidden_path, vectors.hidden.as_ref())];
+    for (path, values) in files {
+        if let (Some(path), Some(values)) = (path, values) {
+            std::fs::write(path, f32_bytes(values))
+                .map_err(|e| internal(format!("{path}: {e}")))?;
+        }
+    }
+    Ok(Encoded {
+        id: e.id,
+        rows: e.texts.len() as u32,
+        columns: vectors.columns as u32,
+        t_begin_ns: begin.0,
+        t_end_ns: end.0,
+        compile_ns: None,
+    })
 }
 
 /// Keeps the original stdout for the protocol and points descriptor 1 at stderr.

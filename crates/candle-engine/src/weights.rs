@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::k_quants::GgmlType;
-use llm_bench_gguf::{GgufError, GgufFile, StoredType, regular_file_len};
+use llm_bench_gguf::{GgufError, GgufFile, ModelConfig, StoredType, regular_file_len};
 use llm_bench_protocol::{EngineError, ErrorKind};
 use memmap2::Mmap;
 
-use crate::config::Config;
 use crate::iq4_nl;
 
 /// An error about the file that names it.
@@ -71,9 +70,9 @@ impl Gguf {
         Ok(Self { path: path.to_string(), map: Arc::new(map), header })
     }
 
-    /// The hyper-parameters; the file contains every tensor that they imply.
-    pub fn config(&self) -> Result<Config, EngineError> {
-        self.header.llama_config().map(Config::from).map_err(refused)
+    /// What the file holds; it contains every tensor that the hyper-parameters imply.
+    pub fn model(&self) -> Result<ModelConfig, EngineError> {
+        self.header.model_config().map_err(refused)
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -351,6 +350,31 @@ impl Matrix {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         let at = self.range.start + rows.start * self.row_bytes;
         at..at + rows.len() * self.row_bytes
+    }
+
+    /// Tells the kernel that the matrix is not needed in memory any more; its bytes can still be
+    /// read from the file.
+    ///
+    /// # Safety
+    /// The matrix lies in a map of a file: memory without a file would lose its bytes.
+    pub unsafe fn release(&self) {
+        #[cfg(unix)]
+        if let Memory::Map(map) = &self.memory {
+            let (at, len) = (self.range.start, self.range.len());
+            // SAFETY: the pages of a file that is mapped to be read come back as they are.
+            let _ =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at, len) };
+        }
+    }
+
+    /// The first weight that is no finite number: its index and value. Reads them all.
+    pub fn first_not_finite(&self) -> Option<(usize, f32)> {
+        let mut row = vec![0.0; self.columns];
+        (0..self.rows).find_map(|r| {
+            self.dequantize_row(r, &mut row);
+            let at = row.iter().position(|x| !x.is_finite())?;
+            Some((r * self.columns + at, row[at]))
+        })
     }
 
     /// Widens row `r` to f32: `out` has `columns` values.

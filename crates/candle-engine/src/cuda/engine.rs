@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 
+use llm_bench_gguf::ModelConfig;
 use llm_bench_protocol::{
     EngineError, ErrorKind, Feature, Load, Loaded, MemoryBook, Precision, Score,
 };
@@ -13,6 +14,7 @@ use super::device::{Device, Fault};
 use super::layout::{Layout, is_float};
 use super::model::{BATCH, Model, RING, refusal};
 use crate::candle::{Candle, Options};
+use crate::encoder::Vectors;
 use crate::generate::Decoder;
 use crate::model::Weights;
 use crate::spans::Spans;
@@ -74,6 +76,16 @@ impl Engine for OnAnyDevice {
         match &mut self.card {
             Some(card) => card.score(request, row),
             None => self.cpu.score(request, row),
+        }
+    }
+
+    fn encode(&mut self, texts: &[Vec<u32>], hidden: bool) -> Result<Vectors, EngineError> {
+        match &self.card {
+            Some(card) => {
+                let message = format!("{}: a LLaMA encodes no texts", card.path);
+                Err(EngineError::new(ErrorKind::Unsupported, message))
+            }
+            None => self.cpu.encode(texts, hidden),
         }
     }
 
@@ -145,7 +157,12 @@ impl<D: Device> OnCard<D> {
         let gguf = Gguf::open(&request.path)?;
         let file =
             File::open(&request.path).map_err(|e| internal(format!("{}: {e}", request.path)))?;
-        let config = gguf.config()?;
+        let ModelConfig::Llama(config) = gguf.model()? else {
+            let message =
+                format!("an encoder on {}: the engine candle encodes on cpu", request.device);
+            return Err(EngineError::new(ErrorKind::Unsupported, message));
+        };
+        let config = config.into();
         if let Some(why) = refusal(&config) {
             return Err(EngineError::new(ErrorKind::BadModel, format!("{}: {why}", request.path)));
         }

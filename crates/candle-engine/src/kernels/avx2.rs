@@ -16,7 +16,7 @@ use std::arch::x86_64::*;
 use super::activations::Rounded;
 use super::amx::TileCpu;
 use super::format::{BlockFormat, FloatFormat, FloatKind, Kind};
-use super::pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
+use super::pack::{FloatPanel, Int8Blocks, Int8Panel, Int8Rows, ROWS};
 use super::{Cpu, SPAN, STREAMS, attention, gemm, gemv, pack, prefetch};
 
 /// Proof that this CPU has the features that the kernels use; with `VNNI`, also AVX-VNNI.
@@ -123,7 +123,7 @@ impl<const VNNI: bool> Cpu for Avx2<VNNI> {
 
     fn int8_gemm<F: BlockFormat>(
         self,
-        panel: &Int8Panel,
+        panel: Int8Blocks<'_>,
         first: usize,
         n: usize,
         x: &Int8Rows,
@@ -137,14 +137,14 @@ impl<const VNNI: bool> Cpu for Avx2<VNNI> {
 
     fn float_gemm(
         self,
-        panel: &FloatPanel,
+        panel: &[[f32; ROWS]],
+        rows: usize,
         first: usize,
-        n: usize,
         x: &[f32],
         k: usize,
         out: &mut [[f32; ROWS]],
     ) {
-        call!(gemm::avx2::float_gemm, panel, first, n, x, k, out)
+        call!(gemm::avx2::float_gemm, panel, rows, first, x, k, out)
     }
 
     fn scores<const Q: usize>(self, keys: &[f32], queries: [&[f32]; Q]) -> [[f32; SPAN]; Q] {

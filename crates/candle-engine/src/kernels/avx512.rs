@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 
 use super::activations::{Int8Row, Rounded};
 use super::format::{BlockFormat, FloatFormat, FloatKind, Kind};
-use super::pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
+use super::pack::{FloatPanel, Int8Blocks, Int8Panel, Int8Rows, ROWS};
 use super::{Cpu, MOST_GEMM_TOKENS, SPAN, STREAMS, attention, gemm, gemv, pack, prefetch};
 
 /// Proof that this CPU has the features that the kernels use; with `TILES`, also AMX's tiles of
@@ -148,7 +148,7 @@ impl<const TILES: bool> Cpu for Avx512<TILES> {
 
     fn int8_gemm<F: BlockFormat>(
         self,
-        panel: &Int8Panel,
+        panel: Int8Blocks<'_>,
         first: usize,
         n: usize,
         x: &Int8Rows,
@@ -159,14 +159,14 @@ impl<const TILES: bool> Cpu for Avx512<TILES> {
 
     fn float_gemm(
         self,
-        panel: &FloatPanel,
+        panel: &[[f32; ROWS]],
+        rows: usize,
         first: usize,
-        n: usize,
         x: &[f32],
         k: usize,
         out: &mut [[f32; ROWS]],
     ) {
-        call!(gemm::avx512::float_gemm, panel, first, n, x, k, out)
+        call!(gemm::avx512::float_gemm, panel, rows, first, x, k, out)
     }
 
     fn scores<const Q: usize>(self, keys: &[f32], queries: [&[f32]; Q]) -> [[f32; SPAN]; Q] {

@@ -30,7 +30,7 @@ mod tests;
 use activations::Rounded;
 use amx::TileCpu;
 use format::{BlockFormat, FloatFormat};
-use pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
+use pack::{FloatPanel, Int8Blocks, Int8Panel, Int8Rows, ROWS};
 
 /// Positions whose keys the cache interleaves: one vector register of scores.
 pub const SPAN: usize = 16;
@@ -131,7 +131,7 @@ pub trait Cpu: Copy + Send + Sync + 'static {
     /// token `t`, for the tokens of `x` that `out` has room for.
     fn int8_gemm<F: BlockFormat>(
         self,
-        panel: &Int8Panel,
+        panel: Int8Blocks<'_>,
         first: usize,
         n: usize,
         x: &Int8Rows,
@@ -140,18 +140,18 @@ pub trait Cpu: Copy + Send + Sync + 'static {
         self.run(|| gemm::portable::int8_gemm::<F>(panel, first, n, x, out));
     }
 
-    /// GEMM: `out[t][r] +=` (the panel's row `r`, `n` columns from column `first` on) · token `t`:
-    /// `x` is `[tokens, k]`.
+    /// GEMM: `out[t][r] +=` (the panel's row `r`) · (values `first..` of token `t`), for at least the
+    /// panel's first `rows`: `panel` has columns of `ROWS` rows, `x` is `[tokens, k]`.
     fn float_gemm(
         self,
-        panel: &FloatPanel,
+        panel: &[[f32; ROWS]],
+        rows: usize,
         first: usize,
-        n: usize,
         x: &[f32],
         k: usize,
         out: &mut [[f32; ROWS]],
     ) {
-        self.run(|| gemm::portable::float_gemm(panel, first, n, x, k, out));
+        self.run(|| gemm::portable::float_gemm(panel, rows, first, x, k, out));
     }
 
     /// `out[i]` = scores of query `i` and the 16 keys of a span: `keys` is `[head_dim, 16]`.

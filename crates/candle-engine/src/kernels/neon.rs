@@ -9,7 +9,7 @@ use std::arch::asm;
 use super::activations::Rounded;
 use super::amx::TileCpu;
 use super::format::{BlockFormat, FloatFormat};
-use super::pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
+use super::pack::{FloatPanel, Int8Blocks, Int8Panel, Int8Rows, ROWS};
 use super::{Cpu, SPAN, attention, gemm, gemv};
 
 /// Proof that this CPU has NEON, and with `DOT` its dot product of bytes.
@@ -53,7 +53,7 @@ impl<const DOT: bool> Cpu for Neon<DOT> {
 
     fn int8_gemm<F: BlockFormat>(
         self,
-        panel: &Int8Panel,
+        panel: Int8Blocks<'_>,
         first: usize,
         n: usize,
         x: &Int8Rows,
@@ -65,14 +65,14 @@ impl<const DOT: bool> Cpu for Neon<DOT> {
 
     fn float_gemm(
         self,
-        panel: &FloatPanel,
+        panel: &[[f32; ROWS]],
+        rows: usize,
         first: usize,
-        n: usize,
         x: &[f32],
         k: usize,
         out: &mut [[f32; ROWS]],
     ) {
-        gemm::neon::float_gemm(panel, first, n, x, k, out);
+        gemm::neon::float_gemm(panel, rows, first, x, k, out);
     }
 
     fn scores<const Q: usize>(self, keys: &[f32], queries: [&[f32]; Q]) -> [[f32; SPAN]; Q] {

@@ -49,6 +49,12 @@ impl Int8Panel {
         })
     }
 
+    /// The blocks for GEMM.
+    pub fn blocks(&self) -> Int8Blocks<'_> {
+        let scales = self.scales.as_flattened();
+        Int8Blocks { weights: &self.weights, scales, per_block: 2, minima: &self.minima }
+    }
+
     /// Zeroes the scales of these lanes, so that they do not count.
     pub fn silence(&mut self, before: Range<usize>, after: Range<usize>) {
         for lanes in [before, after] {
@@ -57,6 +63,55 @@ impl Int8Panel {
                 self.minima[slot][lanes.clone()].fill(0.0);
             }
         }
+    }
+}
+
+/// The blocks of an `Int8Panel`, or of a packed matrix.
+#[derive(Clone, Copy)]
+pub struct Int8Blocks<'a> {
+    /// As in `Int8Panel`.
+    pub weights: &'a [[[u8; 4 * ROWS]; BLOCK / 4]],
+    /// `[block][half][row]`.
+    pub scales: &'a [[f32; ROWS]],
+    /// Halves of a block in `scales`: as many as the format has, or more.
+    pub per_block: usize,
+    /// `[block][row]`; empty if the format has no minima.
+    pub minima: &'a [[f32; ROWS]],
+}
+
+impl Int8Blocks<'_> {
+    /// Those from block `first` on.
+    pub fn after(self, first: usize) -> Self {
+        let Self { weights, scales, per_block, minima } = self;
+        let minima = if minima.is_empty() { minima } else { &minima[first..] };
+        Self { weights: &weights[first..], scales: &scales[first * per_block..], per_block, minima }
+    }
+
+    /// The scales of a half of block `slot`.
+    #[inline(always)]
+    pub fn scales(&self, slot: usize, half: usize) -> &[f32; ROWS] {
+        &self.scales[slot * self.per_block + half]
+    }
+}
+
+/// A value at the beginning of a cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Aligned<T>(pub T);
+
+impl<T> Aligned<T> {
+    /// The values, which lie side by side.
+    pub fn bare(all: &[Self]) -> &[T] {
+        const { assert!(size_of::<Self>() == size_of::<T>()) };
+        // SAFETY: each element is one `T` without padding, checked above.
+        unsafe { std::slice::from_raw_parts(all.as_ptr().cast(), all.len()) }
+    }
+
+    /// The same, to write.
+    pub fn bare_mut(all: &mut [Self]) -> &mut [T] {
+        const { assert!(size_of::<Self>() == size_of::<T>()) };
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(all.as_mut_ptr().cast(), all.len()) }
     }
 }
 

@@ -190,7 +190,9 @@ fn check_float<C: Cpu, F: FloatFormat, T: GgmlType>(cpu: C) {
         let [one] = cpu.float_dot::<F, 1>(rows[2], [tokens[3]]);
         assert_close(one, &w[2].values, &x[3], 0.0, &format!("{name} {:?} k={k}", F::KIND));
     }
-    for (n_rows, m, k) in [(64, 13, 200), (50, 6, 128), (16, 1, 16), (5, 7, 33), (64, 8, 300)] {
+    for (n_rows, m, k) in
+        [(64, 13, 200), (50, 6, 128), (16, 1, 16), (5, 7, 33), (64, 8, 300), (32, 27, 140)]
+    {
         if too_long(n_rows * m * k) {
             continue;
         }
@@ -201,7 +203,7 @@ fn check_float<C: Cpu, F: FloatFormat, T: GgmlType>(cpu: C) {
         for first in (0..k).step_by(COLUMNS) {
             let n = COLUMNS.min(k - first);
             cpu.pack_float::<F>(&mut panel, &rows, first, n);
-            cpu.float_gemm(&panel, first, n, &x, k, &mut out);
+            cpu.float_gemm(&panel.0[..n], n_rows, first, &x, k, &mut out);
         }
         for (t, out) in out.iter().enumerate() {
             for (r, w) in w.iter().enumerate() {
@@ -280,7 +282,7 @@ fn check_int8<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize]) {
         for first in (0..k / BLOCK).step_by(BLOCKS) {
             let n = BLOCKS.min(k / BLOCK - first);
             cpu.pack_int8::<F>(&mut panel, &rows, first, n);
-            cpu.int8_gemm::<F>(&panel, first, n, &x.rows, &mut out);
+            cpu.int8_gemm::<F>(panel.blocks(), first, n, &x.rows, &mut out);
         }
         for (t, out) in out.iter().enumerate() {
             let x = activations(x.groups.row(t, k), k);
@@ -340,7 +342,7 @@ fn check_extremes<C: Cpu, F: BlockFormat, T: GgmlType>(cpu: C, scales: &[usize])
         for first in (0..k / BLOCK).step_by(BLOCKS) {
             let n = BLOCKS.min(k / BLOCK - first);
             cpu.pack_int8::<F>(&mut panel, &[w.bytes(); ROWS], first, n);
-            cpu.int8_gemm::<F>(&panel, first, n, &x.rows, &mut out);
+            cpu.int8_gemm::<F>(panel.blocks(), first, n, &x.rows, &mut out);
         }
         out.as_flattened().iter().for_each(|&got| same(got));
     }

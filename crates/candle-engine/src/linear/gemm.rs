@@ -103,7 +103,7 @@ impl Multiplier {
                     let n = BLOCKS.min(k / BLOCK - first);
                     cpu.pack_int8::<F>(int8, rows, first, n);
                     int8.silence(0..lane, rows.len()..ROWS);
-                    cpu.int8_gemm::<F>(int8, first, n, int8_rows, out);
+                    cpu.int8_gemm::<F>(int8.blocks(), first, n, int8_rows, out);
                 }
             }),
             Method::Float(kind) => with_float!(kind, F => {
@@ -111,7 +111,7 @@ impl Multiplier {
                     let n = COLUMNS.min(k - first);
                     cpu.pack_float::<F>(float, rows, first, n);
                     float.silence(0..lane, rows.len()..ROWS);
-                    cpu.float_gemm(float, first, n, x, k, out);
+                    cpu.float_gemm(&float.0[..n], ROWS, first, x, k, out);
                 }
             }),
             Method::Widen | Method::Candle(_) => {
@@ -131,7 +131,7 @@ impl Multiplier {
                         let columns = COLUMNS.min(width - start);
                         cpu.pack_float::<format::F32>(float, &rows[..n], start, columns);
                         float.silence(0..lane, n..ROWS);
-                        cpu.float_gemm(float, first + start, columns, x, k, out);
+                        cpu.float_gemm(&float.0[..columns], ROWS, first + start, x, k, out);
                     }
                 }
             }

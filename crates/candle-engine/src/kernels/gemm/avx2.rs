@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::kernels::avx2::{fits, has_start, products};
 use crate::kernels::format::{BLOCK, BlockFormat};
-use crate::kernels::pack::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS};
+use crate::kernels::pack::{BLOCKS, COLUMNS, Int8Blocks, Int8Rows, ROWS};
 use crate::kernels::prefetch::prefetch_near;
 
 /// Lanes of a register.
@@ -26,7 +26,7 @@ macro_rules! int8_kernel {
         /// See `Cpu::int8_gemm`.
         #[target_feature(enable = $features)]
         pub fn $gemm<F: BlockFormat>(
-            panel: &Int8Panel,
+            panel: Int8Blocks<'_>,
             first: usize,
             n: usize,
             x: &Int8Rows,
@@ -56,13 +56,13 @@ int8_kernel!("avx2,f16c,fma,avxvnni", true, vnni_gemm);
 /// The CPU has AVX2 and FMA (and AVX-VNNI for `VNNI`).
 #[inline(always)]
 unsafe fn int8_gemm<F: BlockFormat, const VNNI: bool, const W: usize, const T: usize>(
-    panel: &Int8Panel,
+    panel: Int8Blocks<'_>,
     first: usize,
     n: usize,
     x: &Int8Rows,
     out: &mut [[f32; ROWS]],
 ) {
-    assert!(n <= BLOCKS);
+    assert!(n <= panel.weights.len());
     for slot in (0..n).step_by(NEAR_BLOCKS) {
         let slots = slot..n.min(slot + NEAR_BLOCKS);
         let (tiles, rest) = out.as_chunks_mut::<T>();
@@ -94,7 +94,7 @@ unsafe fn int8_gemm<F: BlockFormat, const VNNI: bool, const W: usize, const T: u
 /// The CPU has AVX2 and FMA (and AVX-VNNI for `VNNI`); `slots` and the lanes are inside the panel.
 #[inline(always)]
 unsafe fn int8_tile<F: BlockFormat, const VNNI: bool, const W: usize, const T: usize>(
-    panel: &Int8Panel,
+    panel: Int8Blocks<'_>,
     first: usize,
     slots: Range<usize>,
     x: &Int8Rows,
@@ -118,7 +118,8 @@ unsafe fn int8_tile<F: BlockFormat, const VNNI: bool, const W: usize, const T: u
         for slot in slots {
             let b = first + slot;
             let weights = panel.weights[slot].as_ptr().cast::<u8>().add(4 * lane);
-            let minima = panel.minima[slot].as_ptr().add(lane);
+            let minima = if F::MINIMA { panel.minima[slot].as_ptr() } else { std::ptr::null() };
+            let minima = minima.wrapping_add(lane);
             let mut bytes = [std::ptr::null(); T];
             for i in 0..T {
                 bytes[i] = x[i].bytes.as_ptr().add(BLOCK * b);
@@ -142,7 +143,7 @@ unsafe fn int8_tile<F: BlockFormat, const VNNI: bool, const W: usize, const T: u
                     }
                     _ => long_products::<F, W, T>(weights, bytes, quads, start),
                 };
-                let scales = panel.scales[slot][h].as_ptr().add(lane);
+                let scales = panel.scales(slot, h).as_ptr().add(lane);
                 for i in 0..T {
                     let x_scale = *x[i].scales.get_unchecked(b);
                     let scale = _mm256_set1_ps(x_scale);
@@ -150,11 +151,11 @@ unsafe fn int8_tile<F: BlockFormat, const VNNI: bool, const W: usize, const T: u
                     let x_sum = _mm256_set1_ps(x_scale * (sums[0] + sums[1]) as f32);
                     for r in 0..W {
                         let to = out[i].as_mut_ptr().add(lane + LANES * r);
-                        let both = _mm256_mul_ps(_mm256_load_ps(scales.add(LANES * r)), scale);
+                        let both = _mm256_mul_ps(_mm256_loadu_ps(scales.add(LANES * r)), scale);
                         let dot = _mm256_cvtepi32_ps(dots[i][r]);
                         let mut sum = _mm256_fmadd_ps(dot, both, _mm256_loadu_ps(to));
                         if F::MINIMA {
-                            let minima = _mm256_load_ps(minima.add(LANES * r));
+                            let minima = _mm256_loadu_ps(minima.add(LANES * r));
                             sum = _mm256_fnmadd_ps(minima, x_sum, sum);
                         }
                         _mm256_storeu_ps(to, sum);
@@ -205,7 +206,7 @@ unsafe fn vnni_products<const W: usize, const T: usize>(
                 fours[i] = four(x[i].add(4 * j));
             }
             for r in 0..W {
-                let w = _mm256_load_si256(weights.add(4 * ROWS * j + 4 * LANES * r).cast());
+                let w = _mm256_loadu_si256(weights.add(4 * ROWS * j + 4 * LANES * r).cast());
                 for i in 0..T {
                     dots[i][r] = _mm256_dpbusd_avx_epi32(dots[i][r], w, fours[i]);
                 }
@@ -235,7 +236,7 @@ unsafe fn short_products<const W: usize, const T: usize>(
                 fours[i] = four(x[i].add(4 * j));
             }
             for r in 0..W {
-                let w = _mm256_load_si256(weights.add(4 * ROWS * j + 4 * LANES * r).cast());
+                let w = _mm256_loadu_si256(weights.add(4 * ROWS * j + 4 * LANES * r).cast());
                 for i in 0..T {
                     let products = _mm256_maddubs_epi16(w, fours[i]);
                     sums[i][r] = _mm256_add_epi16(sums[i][r], products);
@@ -270,8 +271,8 @@ unsafe fn long_products<F: BlockFormat, const W: usize, const T: usize>(
         for j in quads.step_by(together) {
             for r in 0..W {
                 let w = weights.add(4 * ROWS * j + 4 * LANES * r);
-                let next = _mm256_load_si256(w.add(4 * ROWS * (together - 1)).cast());
-                let w = _mm256_load_si256(w.cast());
+                let next = _mm256_loadu_si256(w.add(4 * ROWS * (together - 1)).cast());
+                let w = _mm256_loadu_si256(w.cast());
                 for i in 0..T {
                     let x = x[i].add(4 * j);
                     let mut sums = products::<F>(w, four(x));
@@ -290,9 +291,9 @@ unsafe fn long_products<F: BlockFormat, const W: usize, const T: usize>(
 /// See `Cpu::float_gemm`.
 #[target_feature(enable = "avx2,f16c,fma")]
 pub fn float_gemm(
-    panel: &FloatPanel,
+    panel: &[[f32; ROWS]],
+    rows: usize,
     first: usize,
-    n: usize,
     x: &[f32],
     k: usize,
     out: &mut [[f32; ROWS]],
@@ -300,11 +301,12 @@ pub fn float_gemm(
     /// Registers of rows, and tokens: 12 registers of sums.
     const W: usize = 4;
     const T: usize = 3;
-    assert!(n <= COLUMNS && first + n <= k && out.len() * k <= x.len());
+    let n = panel.len();
+    assert!(first + n <= k && out.len() * k <= x.len() && rows <= ROWS);
     let (tiles, rest) = out.as_chunks_mut::<T>();
     let n_tiled = tiles.len() * T;
     for start in (0..n).step_by(NEAR_COLUMNS) {
-        let columns = &panel.0[start..n.min(start + NEAR_COLUMNS)];
+        let columns = &panel[start..n.min(start + NEAR_COLUMNS)];
         let x = |t: usize| &x[t * k + first + start..][..columns.len()];
         for (i, tile) in tiles.iter_mut().enumerate() {
             let x = [x(i * T), x(i * T + 1), x(i * T + 2)];
@@ -314,12 +316,12 @@ pub fn float_gemm(
                 // SAFETY: this function has the features.
                 unsafe { prefetch_near(next, size_of_val(x)) };
             }
-            for lane in (0..ROWS).step_by(LANES * W) {
+            for lane in (0..rows).step_by(LANES * W) {
                 float_tile::<W, T>(columns, x, lane, tile);
             }
         }
         for (i, row) in rest.as_chunks_mut::<1>().0.iter_mut().enumerate() {
-            for lane in (0..ROWS).step_by(LANES * W) {
+            for lane in (0..rows).step_by(LANES * W) {
                 float_tile::<W, 1>(columns, [x(n_tiled + i)], lane, row);
             }
         }

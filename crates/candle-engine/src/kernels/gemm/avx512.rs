@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use std::array::from_fn;
 
 use crate::kernels::format::{BLOCK, BlockFormat};
-use crate::kernels::pack::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS};
+use crate::kernels::pack::{Int8Blocks, Int8Rows, ROWS};
 
 /// Lanes of a register, and registers of a panel's row.
 const LANES: usize = 16;
@@ -17,7 +17,7 @@ const WIDTH: usize = ROWS / LANES;
 /// See `Cpu::int8_gemm`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 pub fn int8_gemm<F: BlockFormat>(
-    panel: &Int8Panel,
+    panel: Int8Blocks<'_>,
     first: usize,
     n: usize,
     x: &Int8Rows,
@@ -25,7 +25,7 @@ pub fn int8_gemm<F: BlockFormat>(
 ) {
     /// Three tokens: 12 registers of integer sums and 12 of float sums.
     const T: usize = 3;
-    assert!(n <= BLOCKS);
+    assert!(n <= panel.weights.len());
     let (tiles, rest) = out.as_chunks_mut::<T>();
     let n_tiled = tiles.len() * T;
     for (i, tile) in tiles.iter_mut().enumerate() {
@@ -45,7 +45,7 @@ pub fn int8_gemm<F: BlockFormat>(
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 #[inline]
 fn int8_tile<F: BlockFormat, const T: usize>(
-    panel: &Int8Panel,
+    panel: Int8Blocks<'_>,
     first: usize,
     n: usize,
     x: &Int8Rows,
@@ -55,7 +55,7 @@ fn int8_tile<F: BlockFormat, const T: usize>(
     let x = x.tokens::<T>(t, (first + n) * BLOCK);
     let halves = if F::HALVES { 2 } else { 1 };
     let per_half = BLOCK / 4 / halves;
-    // SAFETY: this function has the features. `slot < n <= BLOCKS` is inside the panel, and block
+    // SAFETY: this function has the features. `slot < n` is inside the panel, and block
     // `first + slot` inside each token (checked above).
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); WIDTH]; T];
@@ -77,7 +77,9 @@ fn int8_tile<F: BlockFormat, const T: usize>(
                 }
                 for j in h * per_half..(h + 1) * per_half {
                     let w: [__m512i; WIDTH] = from_fn(|r| {
-                        _mm512_load_si512(panel.weights[slot][j].as_ptr().add(64 * r).cast())
+                        _mm512_loadu_si512(
+                            panel.weights.get_unchecked(slot)[j].as_ptr().add(64 * r).cast(),
+                        )
                     });
                     for i in 0..T {
                         let four = x[i].bytes.as_ptr().add(BLOCK * b + 4 * j);
@@ -88,7 +90,7 @@ fn int8_tile<F: BlockFormat, const T: usize>(
                     }
                 }
                 let w: [__m512; WIDTH] =
-                    from_fn(|r| _mm512_load_ps(panel.scales[slot][h].as_ptr().add(LANES * r)));
+                    from_fn(|r| _mm512_loadu_ps(panel.scales(slot, h).as_ptr().add(LANES * r)));
                 for i in 0..T {
                     let scale = _mm512_set1_ps(scales[i]);
                     for r in 0..WIDTH {
@@ -103,7 +105,7 @@ fn int8_tile<F: BlockFormat, const T: usize>(
                     let sum = scales[i] * (counts[i][0] + counts[i][1]) as f32;
                     let sum = _mm512_set1_ps(sum);
                     for r in 0..WIDTH {
-                        let minima = _mm512_load_ps(panel.minima[slot].as_ptr().add(LANES * r));
+                        let minima = _mm512_loadu_ps(panel.minima[slot].as_ptr().add(LANES * r));
                         sums[i][r] = _mm512_fnmadd_ps(minima, sum, sums[i][r]);
                     }
                 }
@@ -120,57 +122,92 @@ fn int8_tile<F: BlockFormat, const T: usize>(
 /// See `Cpu::float_gemm`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 pub fn float_gemm(
-    panel: &FloatPanel,
+    panel: &[[f32; ROWS]],
+    rows: usize,
     first: usize,
-    n: usize,
     x: &[f32],
     k: usize,
     out: &mut [[f32; ROWS]],
 ) {
-    /// Six tokens: 24 registers of sums.
-    const T: usize = 6;
-    assert!(n <= COLUMNS && first + n <= k && out.len() * k <= x.len());
-    let (tiles, rest) = out.as_chunks_mut::<T>();
-    let x = |t: usize| &x[t * k + first..][..n];
-    let n_tiled = tiles.len() * T;
-    for (i, tile) in tiles.iter_mut().enumerate() {
-        float_tile::<T>(panel, n, from_fn(|t| x(i * T + t)), tile);
-    }
-    for (i, row) in rest.as_chunks_mut::<1>().0.iter_mut().enumerate() {
-        float_tile::<1>(panel, n, [x(n_tiled + i)], row);
+    assert!(first + panel.len() <= k && out.len() * k <= x.len() && rows <= ROWS);
+    // 24 registers of sums.
+    match rows {
+        0..=32 => float_tiles::<2, 12>(panel, first, x, k, out),
+        _ => float_tiles::<WIDTH, 6>(panel, first, x, k, out),
     }
 }
 
-/// `out[t] +=` the panel's first `n` columns · `x[t]`.
+/// The first `W` registers of the panel's rows, `T` tokens at a time.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 #[inline]
-fn float_tile<const T: usize>(
-    panel: &FloatPanel,
-    n: usize,
+fn float_tiles<const W: usize, const T: usize>(
+    panel: &[[f32; ROWS]],
+    first: usize,
+    x: &[f32],
+    k: usize,
+    out: &mut [[f32; ROWS]],
+) {
+    let x = |t: usize| &x[t * k + first..][..panel.len()];
+    let (tiles, rest) = out.as_chunks_mut::<T>();
+    let n_tiled = tiles.len() * T;
+    for (i, tile) in tiles.iter_mut().enumerate() {
+        // The first tiles read the panel from further away than the others. While they do, they ask
+        // for the columns behind it, which follow if it is a part of a packed matrix: each tile
+        // for another register of each column.
+        let behind =
+            panel.as_ptr().wrapping_add(if i < WIDTH && !nopf() { panel.len() } else { 0 });
+        let behind = behind.cast::<u8>().wrapping_add(i % WIDTH * size_of::<__m512>());
+        float_tile::<W, T>(panel, from_fn(|t| x(i * T + t)), tile, Some(behind));
+    }
+    let (tiles, rest) = rest.as_chunks_mut::<2>();
+    let n_paired = n_tiled + 2 * tiles.len();
+    for (i, tile) in tiles.iter_mut().enumerate() {
+        let t = n_tiled + 2 * i;
+        float_tile::<W, 2>(panel, [x(t), x(t + 1)], tile, None);
+    }
+    if let [row] = rest {
+        float_tile::<W, 1>(panel, [x(n_paired)], std::array::from_mut(row), None);
+    }
+}
+
+/// `out[t] +=` the panel · `x[t]`. With each column it prefetches a line of `behind` on.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
+#[inline]
+fn float_tile<const W: usize, const T: usize>(
+    panel: &[[f32; ROWS]],
     x: [&[f32]; T],
     out: &mut [[f32; ROWS]; T],
+    behind: Option<*const u8>,
 ) {
-    assert!(n <= COLUMNS && x.iter().all(|x| x.len() == n));
-    // SAFETY: this function has the features; `column < n` is inside the panel and each token.
+    assert!(x.iter().all(|x| x.len() == panel.len()) && W <= WIDTH);
+    // SAFETY: this function has the features; each column is inside each token.
     unsafe {
-        let mut sums = [[_mm512_setzero_ps(); WIDTH]; T];
+        let mut sums = [[_mm512_setzero_ps(); W]; T];
         for i in 0..T {
             sums[i] = from_fn(|r| _mm512_loadu_ps(out[i].as_ptr().add(LANES * r)));
         }
-        for column in 0..n {
-            let w: [__m512; WIDTH] =
-                from_fn(|r| _mm512_load_ps(panel.0[column].as_ptr().add(LANES * r)));
+        for (column, weights) in panel.iter().enumerate() {
+            let w: [__m512; W] = from_fn(|r| _mm512_loadu_ps(weights.as_ptr().add(LANES * r)));
+            if let Some(behind) = behind {
+                let line = behind.wrapping_add(column * size_of::<[f32; ROWS]>());
+                _mm_prefetch::<_MM_HINT_T1>(line.cast());
+            }
             for i in 0..T {
                 let x = _mm512_set1_ps(*x[i].get_unchecked(column));
-                for r in 0..WIDTH {
+                for r in 0..W {
                     sums[i][r] = _mm512_fmadd_ps(w[r], x, sums[i][r]);
                 }
             }
         }
         for i in 0..T {
-            for r in 0..WIDTH {
+            for r in 0..W {
                 _mm512_storeu_ps(out[i].as_mut_ptr().add(LANES * r), sums[i][r]);
             }
         }
     }
+}
+
+fn nopf() -> bool {
+    static X: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *X.get_or_init(|| std::env::var("NOPF").is_ok())
 }

@@ -8,7 +8,7 @@ use std::array::from_fn;
 
 use crate::kernels::format::{BLOCK, BlockFormat, Kind};
 use crate::kernels::neon::{LANES, WIDTH, add_dots};
-use crate::kernels::pack::{BLOCKS, COLUMNS, FloatPanel, Int8Panel, Int8Rows, ROWS};
+use crate::kernels::pack::{Int8Blocks, Int8Rows, ROWS};
 
 /// Tokens that are computed at once.
 const TOKENS: usize = 4;
@@ -19,13 +19,13 @@ const TOKENS: usize = 4;
 /// The CPU has the dot product of bytes if `DOT`.
 #[inline]
 pub unsafe fn int8_gemm<F: BlockFormat, const DOT: bool>(
-    panel: &Int8Panel,
+    panel: Int8Blocks<'_>,
     first: usize,
     n: usize,
     x: &Int8Rows,
     out: &mut [[f32; ROWS]],
 ) {
-    assert!(n <= BLOCKS);
+    assert!(n <= panel.weights.len());
     let (tiles, rest) = out.as_chunks_mut::<TOKENS>();
     let n_tiled = tiles.len() * TOKENS;
     for lane in (0..ROWS).step_by(LANES * WIDTH) {
@@ -46,7 +46,7 @@ pub unsafe fn int8_gemm<F: BlockFormat, const DOT: bool>(
 /// The CPU has the dot product of bytes if `DOT`.
 #[inline]
 unsafe fn int8_tile<F: BlockFormat, const DOT: bool, const T: usize>(
-    panel: &Int8Panel,
+    panel: Int8Blocks<'_>,
     first: usize,
     n: usize,
     x: &Int8Rows,
@@ -55,14 +55,14 @@ unsafe fn int8_tile<F: BlockFormat, const DOT: bool, const T: usize>(
     out: &mut [[f32; ROWS]; T],
 ) {
     let x = x.tokens::<T>(t, (first + n) * BLOCK);
-    assert!(n <= BLOCKS && lane + WIDTH * LANES <= ROWS);
+    assert!(n <= panel.weights.len() && lane + WIDTH * LANES <= ROWS);
     let halves = if F::HALVES { 2 } else { 1 };
     let per_half = BLOCK / 4 / halves;
     // Q8_0's codes do not fit a signed byte.
     let signed = F::KIND == Kind::Q8_0;
     let turn = vdupq_n_u8_of(if signed { 0x80 } else { 0 });
     // SAFETY: NEON is part of every 64-bit ARM, and `sdot` there by the caller's promise. `slot <
-    // n <= BLOCKS` is inside the panel, and block `first + slot` inside each token (checked above).
+    // n` is inside the panel, and block `first + slot` inside each token (checked above).
     unsafe {
         for slot in 0..n {
             let b = first + slot;
@@ -92,7 +92,7 @@ unsafe fn int8_tile<F: BlockFormat, const DOT: bool, const T: usize>(
                         let at = lane + LANES * r;
                         let to = out[i].as_mut_ptr().add(at);
                         let dot = vcvtq_f32_s32(vsubq_s32(dots[i][r], vdupq_n_s32(start)));
-                        let w = vld1q_f32(panel.scales[slot][h].as_ptr().add(at));
+                        let w = vld1q_f32(panel.scales(slot, h).as_ptr().add(at));
                         let mut sum = vfmaq_f32(vld1q_f32(to), dot, vmulq_n_f32(w, scale));
                         if F::MINIMA {
                             let minima = vld1q_f32(panel.minima[slot].as_ptr().add(at));
@@ -116,18 +116,18 @@ fn vdupq_n_u8_of(byte: u8) -> uint8x16_t {
 /// See `Cpu::float_gemm`.
 #[inline]
 pub fn float_gemm(
-    panel: &FloatPanel,
+    panel: &[[f32; ROWS]],
+    rows: usize,
     first: usize,
-    n: usize,
     x: &[f32],
     k: usize,
     out: &mut [[f32; ROWS]],
 ) {
-    assert!(n <= COLUMNS && first + n <= k && out.len() * k <= x.len());
+    assert!(first + panel.len() <= k && out.len() * k <= x.len() && rows <= ROWS);
     let (tiles, rest) = out.as_chunks_mut::<TOKENS>();
-    let x = |t: usize| &x[t * k + first..][..n];
+    let x = |t: usize| &x[t * k + first..][..panel.len()];
     let n_tiled = tiles.len() * TOKENS;
-    for lane in (0..ROWS).step_by(LANES * WIDTH) {
+    for lane in (0..rows).step_by(LANES * WIDTH) {
         for (i, tile) in tiles.iter_mut().enumerate() {
             float_tile::<TOKENS>(panel, from_fn(|t| x(i * TOKENS + t)), lane, tile);
         }
@@ -140,22 +140,21 @@ pub fn float_gemm(
 /// `out[t][lane..lane + 16] +=` those rows of the panel's first columns · `x[t]`.
 #[inline]
 fn float_tile<const T: usize>(
-    panel: &FloatPanel,
+    panel: &[[f32; ROWS]],
     x: [&[f32]; T],
     lane: usize,
     out: &mut [[f32; ROWS]; T],
 ) {
-    let n = x[0].len();
-    assert!(n <= COLUMNS && x.iter().all(|x| x.len() == n) && lane + LANES * WIDTH <= ROWS);
-    // SAFETY: NEON is part of every 64-bit ARM; `column < n` is inside the panel and each token.
+    assert!(x.iter().all(|x| x.len() == panel.len()) && lane + LANES * WIDTH <= ROWS);
+    // SAFETY: NEON is part of every 64-bit ARM; each column is inside each token.
     unsafe {
         let mut sums = [[vdupq_n_f32(0.0); WIDTH]; T];
         for i in 0..T {
             sums[i] = from_fn(|r| vld1q_f32(out[i].as_ptr().add(lane + LANES * r)));
         }
-        for column in 0..n {
+        for (column, weights) in panel.iter().enumerate() {
             for r in 0..WIDTH {
-                let w = vld1q_f32(panel.0[column].as_ptr().add(lane + LANES * r));
+                let w = vld1q_f32(weights.as_ptr().add(lane + LANES * r));
                 for i in 0..T {
                     sums[i][r] = vfmaq_n_f32(sums[i][r], w, *x[i].get_unchecked(column));
                 }

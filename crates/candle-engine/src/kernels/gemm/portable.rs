@@ -1,12 +1,12 @@
 //! GEMM in plain code: the reference for the hand-written kernels.
 
 use crate::kernels::format::{BLOCK, BlockFormat};
-use crate::kernels::pack::{FloatPanel, Int8Panel, Int8Rows, ROWS};
+use crate::kernels::pack::{Int8Blocks, Int8Rows, ROWS};
 
 /// See `Cpu::int8_gemm`.
 #[inline(always)]
 pub fn int8_gemm<F: BlockFormat>(
-    panel: &Int8Panel,
+    panel: Int8Blocks<'_>,
     first: usize,
     n: usize,
     x: &Int8Rows,
@@ -28,7 +28,7 @@ pub fn int8_gemm<F: BlockFormat>(
                         *dot += (0..4).map(|e| w[e] as i32 * four[e] as i32).sum::<i32>();
                     }
                 }
-                let scales = &panel.scales[slot][h];
+                let scales = panel.scales(slot, h);
                 for ((out, dot), scale) in out.iter_mut().zip(dots).zip(scales) {
                     *out += dot as f32 * (scale * token.scales[b]);
                 }
@@ -46,16 +46,16 @@ pub fn int8_gemm<F: BlockFormat>(
 /// See `Cpu::float_gemm`.
 #[inline(always)]
 pub fn float_gemm(
-    panel: &FloatPanel,
+    panel: &[[f32; ROWS]],
+    rows: usize,
     first: usize,
-    n: usize,
     x: &[f32],
     k: usize,
     out: &mut [[f32; ROWS]],
 ) {
     for (out, x) in out.iter_mut().zip(x.chunks_exact(k)) {
-        for (column, &x) in panel.0[..n].iter().zip(&x[first..]) {
-            for (out, w) in out.iter_mut().zip(column) {
+        for (column, &x) in panel.iter().zip(&x[first..]) {
+            for (out, w) in out[..rows].iter_mut().zip(column) {
                 *out += w * x;
             }
         }

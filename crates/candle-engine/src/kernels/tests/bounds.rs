@@ -82,7 +82,7 @@ fn int8_results<C: TileCpu, F: BlockFormat>(cpu: C, row: &[u8], x: &Rounded) -> 
         for first in (0..blocks).step_by(BLOCKS) {
             let n = BLOCKS.min(blocks - first);
             cpu.pack_int8::<F>(&mut panel, &vec![row; n_rows], first, n);
-            cpu.int8_gemm::<F>(&panel, first, n, &x.rows, &mut out);
+            cpu.int8_gemm::<F>(panel.blocks(), first, n, &x.rows, &mut out);
         }
         results.extend(out.iter().flat_map(|out| &out[..n_rows]));
     }
@@ -120,7 +120,7 @@ fn float_results<C: TileCpu, F: FloatFormat>(cpu: C, row: &[u8], x: &[f32]) -> V
     for n_rows in [1, ROWS] {
         let (mut panel, mut out) = (FloatPanel::new(), [[0.0; ROWS]]);
         cpu.pack_float::<F>(&mut panel, &vec![row; n_rows], 0, x.len());
-        cpu.float_gemm(&panel, 0, x.len(), x, x.len(), &mut out);
+        cpu.float_gemm(&panel.0[..x.len()], ROWS, 0, x, x.len(), &mut out);
         results.extend(&out[0][..n_rows]);
     }
     results
