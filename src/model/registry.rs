@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::arch::ArchSpec;
+use super::encoder::EncoderSpec;
 use super::hub::HubFile;
 use super::quant::Quant;
 
@@ -27,6 +28,10 @@ pub struct ModelEntry {
     /// The quantization used if the user names none.
     pub default_quant: Option<Quant>,
     pub arch: Option<ArchSpec>,
+    /// The shapes of an encoder, in place of `arch`. Its files are made from `model.safetensors`.
+    pub encoder: Option<EncoderSpec>,
+    /// A classifier for the encoder's weights, beside the TOML.
+    pub head: Option<Shipped>,
     /// Files on the hub.
     pub files: BTreeMap<Quant, HubFile>,
     /// Why a quantization has no file on the hub.
@@ -92,6 +97,18 @@ impl Shipped {
     pub fn embedded(&self) -> Option<&'static [u8]> {
         EMBEDDED.get_file(&self.file).map(|f| f.contents())
     }
+
+    /// The bytes, from where the registry is.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn bytes(&self) -> std::io::Result<Vec<u8>> {
+        let missing = || std::io::Error::other(format!("models/{}: no such file", self.file));
+        match &self.folder {
+            Some(folder) => std::fs::read(folder.join(&self.file)),
+            None => self.embedded().map(<[u8]>::to_vec).ok_or_else(missing),
+        }
+    }
 }
 
 /// All models, by name.
@@ -121,6 +138,8 @@ struct RawModel {
     parameters: Option<u64>,
     default_quant: Option<toml::Spanned<String>>,
     arch: Option<toml::Spanned<ArchSpec>>,
+    encoder: Option<toml::Spanned<EncoderSpec>>,
+    head: Option<toml::Spanned<String>>,
     #[serde(default)]
     files: BTreeMap<toml::Spanned<String>, RawFile>,
     #[serde(default)]
@@ -167,7 +186,7 @@ impl Registry {
         let files = files.iter().map(|(path, text)| (path.clone(), text.as_str()));
         let mut registry = Self::collect(files)?;
         for model in registry.models.values_mut() {
-            if let Some(shipped) = &mut model.shipped {
+            for shipped in [&mut model.shipped, &mut model.head].into_iter().flatten() {
                 shipped.folder = Some(folder.to_owned());
             }
         }
@@ -220,6 +239,14 @@ impl ModelEntry {
         if let Some(arch) = &raw.arch {
             check_arch(arch.get_ref()).map_err(|e| fail(arch.span().start, e))?;
         }
+        if let Some(encoder) = &raw.encoder {
+            let (spec, at) = (encoder.get_ref(), encoder.span().start);
+            let wrong = |e| fail(at, format!("[encoder] of {:?}: {e}", spec.name));
+            spec.check().map_err(wrong)?;
+            if raw.arch.is_some() {
+                return Err(wrong("expected no [arch] beside it".into()));
+            }
+        }
         let mut files = BTreeMap::new();
         for (name, f) in &raw.files {
             let place = HubFile {
@@ -243,25 +270,37 @@ impl ModelEntry {
             package.get_ref().check().map_err(|e| fail(package.span().start, e))?;
         }
         let in_a_file = raw.shipped.is_some() || raw.pypi.is_some();
-        if !in_a_file && (raw.arch.is_none() || default_quant.is_none()) {
+        let shapes = match (&raw.arch, &raw.encoder) {
+            (Some(arch), _) => Some((arch.get_ref().n_params(), arch.span().start)),
+            (_, Some(encoder)) => Some((encoder.get_ref().n_params(), encoder.span().start)),
+            _ => None,
+        };
+        if !in_a_file && (shapes.is_none() || default_quant.is_none()) {
             return Err(fail(
                 0,
-                "a model needs [arch] and default_quant, a shipped file or [pypi]".into(),
+                "a model needs [arch] or [encoder] and default_quant, a shipped file or [pypi]"
+                    .into(),
             ));
         }
-        if let (Some(stated), Some(arch)) = (raw.parameters, &raw.arch)
-            && stated != arch.get_ref().n_params()
+        if let (Some(stated), Some((implied, at))) = (raw.parameters, shapes)
+            && stated != implied
         {
-            let implied = arch.get_ref().n_params();
             let message = format!("parameters {stated}; expected {implied}, as the shapes imply");
-            return Err(fail(arch.span().start, message));
+            return Err(fail(at, message));
         }
-        let shipped = match raw.shipped {
+        let beside = |key: &str, file: Option<toml::Spanned<String>>| match file {
             Some(file) if file.get_ref().contains('/') => {
-                return Err(fail(file.span().start, "shipped: expected a plain file name".into()));
+                Err(fail(file.span().start, format!("{key}: expected a plain file name")))
             }
-            file => file.map(|f| Shipped { file: f.into_inner(), folder: None }),
+            file => Ok(file.map(|f| Shipped { file: f.into_inner(), folder: None })),
         };
+        let shipped = beside("shipped", raw.shipped)?;
+        let labels = raw.encoder.as_ref().map_or(0, |e| e.get_ref().labels.len());
+        if let Some(head) = raw.head.as_ref().filter(|_| labels == 0) {
+            let message = "head: expected an [encoder] with labels".to_owned();
+            return Err(fail(head.span().start, message));
+        }
+        let head = beside("head", raw.head)?;
         let name = Path::new(file).file_stem().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self {
             name,
@@ -271,6 +310,8 @@ impl ModelEntry {
             parameters: raw.parameters,
             default_quant,
             arch: raw.arch.map(toml::Spanned::into_inner),
+            encoder: raw.encoder.map(toml::Spanned::into_inner),
+            head,
             files,
             unsupported,
             shipped,
@@ -336,12 +377,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_embedded_registry_has_the_four_llamas_and_the_small_ones() {
+    fn the_embedded_registry_has_the_llamas_the_small_ones_and_the_encoders() {
         let registry = Registry::embedded().unwrap();
         let names: Vec<_> = registry.models().map(|m| m.name.as_str()).collect();
         assert_eq!(
             names,
-            ["llama3-1b", "llama3-3b", "llama3-70b", "llama3-8b", "smollm2-135m", "tiny"]
+            [
+                "bert-base",
+                "bge-small-en-v1.5",
+                "distilbert-sst2",
+                "e5-small-v2",
+                "llama3-1b",
+                "llama3-3b",
+                "llama3-70b",
+                "llama3-8b",
+                "minilm",
+                "minilm-sentiment",
+                "smollm2-135m",
+                "tiny"
+            ]
         );
         let one = registry.find("llama3-1b").unwrap();
         assert_eq!(one.files.len(), 4);

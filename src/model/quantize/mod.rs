@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 pub use self::k_quants::pack_scales_and_mins;
+use super::encoder;
 use super::gguf::write::{self, ALIGNMENT, TensorEntry, Value};
 use super::gguf::{GgufFile, StoredType};
 use super::mixture::{Mixture, TensorType, file_order, is_matrix};
@@ -56,7 +57,7 @@ pub fn default_out(source: &GgufFile, quant: Quant, folder: &Path) -> PathBuf {
 /// quantized already; its errors then stay in every target.
 ///
 /// # Errors
-/// The source is not a LLaMA or already quantized without `again`, a weight is not finite or does not fit into a
+/// The source is neither a LLaMA nor an encoder, or is already quantized without `again`, a weight is not finite or does not fit into a
 /// type, a target is the source itself, there is too little free disk, or a read or write fails.
 pub fn quantize(
     source: &GgufFile,
@@ -233,13 +234,7 @@ struct Place {
 
 impl Layout {
     fn new(source: &GgufFile, tensors: &[SourceTensor], quant: Quant) -> Result<Self> {
-        let config = source.llama_config()?;
-        let mixture = Mixture {
-            quant,
-            n_layers: config.n_layers as u32,
-            grouped: config.n_heads != config.n_kv_heads,
-            tied: config.tied,
-        };
+        let mixture = mixture(source, quant)?;
         let alignment = source.number("general.alignment").unwrap_or(ALIGNMENT);
         let mut places = Vec::with_capacity(tensors.len());
         let mut end = 0;
@@ -268,6 +263,23 @@ impl Layout {
         places.iter_mut().for_each(|p| p.offset += start);
         Ok(Self { head, places, size: start + end })
     }
+}
+
+/// What the types of the target depend on.
+fn mixture(source: &GgufFile, quant: Quant) -> Result<Mixture> {
+    if source.text("general.architecture") == Some(encoder::ARCHITECTURE) {
+        const LAYERS: &str = "bert.block_count";
+        let n_layers = source.number(LAYERS).and_then(|n| u32::try_from(n).ok());
+        let n_layers = n_layers.ok_or_else(|| source.unsupported(LAYERS, "a number", "nothing"))?;
+        return Ok(Mixture::of_encoder(quant, n_layers));
+    }
+    let config = source.llama_config()?;
+    Ok(Mixture {
+        quant,
+        n_layers: config.n_layers as u32,
+        grouped: config.n_heads != config.n_kv_heads,
+        tied: config.tied,
+    })
 }
 
 /// The source's entries unchanged, with the two that quantization changes at the end, where

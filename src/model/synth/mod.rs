@@ -4,6 +4,7 @@
 
 mod blocks;
 mod bpe;
+pub mod encoder;
 mod recipe;
 mod vocab;
 
@@ -21,7 +22,7 @@ use self::recipe::{TensorPlan, Weights};
 use self::vocab::Vocabulary;
 use crate::model::arch::ArchSpec;
 use crate::model::gguf::SYNTHETIC_KEY;
-use crate::model::gguf::write::{self, ALIGNMENT, TensorEntry, Value};
+use crate::model::gguf::write::{self as gguf, ALIGNMENT, TensorEntry, Value};
 use crate::model::mixture::TensorType;
 use crate::model::quant::Quant;
 use crate::model::unfinished::{Unfinished, check_free_disk, folder_of, in_parallel};
@@ -79,12 +80,21 @@ pub fn synthesize(
     threads: usize,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
-    let layout = layout(spec, quant, seed, vocabulary(spec)?)?;
+    write(&layout(spec, quant, seed, vocabulary(spec)?)?, seed, out, threads, progress)
+}
+
+fn write(
+    layout: &Layout,
+    seed: u64,
+    out: &Path,
+    threads: usize,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
     check_free_disk(folder_of(out), out, Bytes(layout.size))?;
     let file = Unfinished::create(out, Bytes(layout.size))?;
     let attempt = |progress: &mut dyn FnMut(u64, u64)| -> Result<()> {
         file.write_at(&layout.head, 0)?;
-        write_tensors(&layout, seed, &file, threads, progress)
+        write_tensors(layout, seed, &file, threads, progress)
     };
     attempt(progress).with_context(|| format!("cannot write {}", out.display()))?;
     file.finish()
@@ -129,19 +139,24 @@ pub fn weight_bytes_per_token(spec: &ArchSpec, quant: Quant) -> Result<Bytes> {
 
 fn layout(spec: &ArchSpec, quant: Quant, seed: u64, vocabulary: Vocabulary) -> Result<Layout> {
     let tensors = recipe::tensors(spec, quant)?;
-    let mut entries = Vec::with_capacity(tensors.len());
-    let mut end = 0;
-    for t in &tensors {
-        entries.push(TensorEntry { name: &t.name, dims: &t.dims, ty: t.ty.id(), offset: end });
-        end += t.bytes().next_multiple_of(ALIGNMENT);
+    Ok(Layout::new(tensors, &metadata(spec, quant, seed, vocabulary)))
+}
+
+impl Layout {
+    fn new(tensors: Vec<TensorPlan>, metadata: &[(String, Value)]) -> Self {
+        let mut entries = Vec::with_capacity(tensors.len());
+        let mut end = 0;
+        for t in &tensors {
+            entries.push(TensorEntry { name: &t.name, dims: &t.dims, ty: t.ty.id(), offset: end });
+            end += t.bytes().next_multiple_of(ALIGNMENT);
+        }
+        let mut encoded = Vec::with_capacity(8 << 20);
+        metadata.iter().for_each(|(key, value)| gguf::entry(&mut encoded, key, value));
+        let head = gguf::head(metadata.len() as u64, &encoded, &entries, ALIGNMENT);
+        let start = head.len() as u64;
+        let offsets = entries.iter().map(|e| start + e.offset).collect();
+        Self { head, offsets, size: start + end, tensors }
     }
-    let metadata = metadata(spec, quant, seed, vocabulary);
-    let mut encoded = Vec::with_capacity(8 << 20);
-    metadata.iter().for_each(|(key, value)| write::entry(&mut encoded, key, value));
-    let head = write::head(metadata.len() as u64, &encoded, &entries, ALIGNMENT);
-    let start = head.len() as u64;
-    let offsets = entries.iter().map(|e| start + e.offset).collect();
-    Ok(Layout { head, offsets, size: start + end, tensors })
 }
 
 /// The metadata that llama.cpp's converter writes for this family, and the marks of a synthetic

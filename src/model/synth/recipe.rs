@@ -172,7 +172,7 @@ fn check(spec: &ArchSpec) -> Result<()> {
 }
 
 /// The type itself, or Q8_0 if a row is not a whole number of larger blocks.
-fn stored_as(mixture: &Mixture, name: &str, row: u64) -> Result<TensorType> {
+pub(super) fn stored_as(mixture: &Mixture, name: &str, row: u64) -> Result<TensorType> {
     let (wanted, fitting) = (mixture.wanted(name), mixture.fitting(name, row));
     ensure!(
         fitting == wanted || fitting == TensorType::Q8_0,

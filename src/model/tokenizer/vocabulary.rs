@@ -41,6 +41,8 @@ pub enum Scheme {
     Bpe(&'static PreTokenizer),
     /// SentencePiece, as LLaMA 2, Mistral and TinyLlama have it.
     SentencePiece,
+    /// WordPiece, as BERT has it.
+    WordPiece,
 }
 
 /// The vocabulary of a file.
@@ -86,15 +88,22 @@ impl<'f> Vocabulary<'f> {
         };
         // llama.cpp's defaults for SentencePiece. Those for BPE (11) are an accident of one model.
         let default = |id: u32| sentence_piece.then_some(id);
-        let bos = id("bos_token_id", default(1))?;
-        let eos = id("eos_token_id", default(2))?;
+        let mut bos = id("bos_token_id", default(1))?;
+        let mut eos = id("eos_token_id", default(2))?;
+        if matches!(scheme, Scheme::WordPiece) {
+            bos = id("cls_token_id", bos)?;
+            // llama.cpp spells it so.
+            eos = id("seperator_token_id", eos)?;
+        }
         let (bos_by_default, always) = match scheme {
             Scheme::Bpe(pre) => (pre.add_bos, pre.raw),
             Scheme::SentencePiece => (true, false),
+            // [CLS] and [SEP] belong to every text.
+            Scheme::WordPiece => (true, true),
         };
         let flag = |key: &str, default| file.flag(&ggml(key)).unwrap_or(default);
         let add_bos = flag("add_bos_token", bos_by_default) || always;
-        let add_eos = flag("add_eos_token", false);
+        let add_eos = flag("add_eos_token", false) || matches!(scheme, Scheme::WordPiece);
         for (adds, id, key) in [(add_bos, bos, "bos_token_id"), (add_eos, eos, "eos_token_id")] {
             if adds && id.is_none() {
                 return Err(file.unsupported(ggml(key), "an id", "nothing"));
@@ -138,6 +147,7 @@ fn scheme(file: &GgufFile) -> Result<(Scheme, Option<String>), GgufError> {
     let model = file.text("tokenizer.ggml.model").unwrap_or("none");
     let pre = match (model, file.text(PRE)) {
         ("llama", _) => return Ok((Scheme::SentencePiece, None)),
+        ("bert", _) => return Ok((Scheme::WordPiece, None)),
         ("gemma4", _) => "gemma4",
         ("gpt2", Some(pre)) if !pre.is_empty() => pre,
         ("gpt2", _) => {
@@ -152,7 +162,8 @@ fn scheme(file: &GgufFile) -> Result<(Scheme, Option<String>), GgufError> {
             ));
         }
         _ => {
-            let expected = "\"gpt2\" (byte-level BPE), \"llama\" (SentencePiece) or \"gemma4\"";
+            let expected = "\"gpt2\" (byte-level BPE), \"llama\" (SentencePiece), \"bert\" (WordPiece) \
+                            or \"gemma4\"";
             return Err(file.unsupported("tokenizer.ggml.model", expected, format!("{model:?}")));
         }
     };
@@ -223,6 +234,8 @@ pub struct Ids {
     pub normal: Vec<u32>,
     /// Begin-of-text, where the file names it.
     pub bos: Option<u32>,
+    /// End-of-text; of an encoder, the token that ends each text.
+    pub eos: Option<u32>,
 }
 
 impl Ids {
@@ -237,6 +250,11 @@ impl Ids {
         };
         let bos = file.number("tokenizer.ggml.bos_token_id").filter(|id| *id < u64::from(n));
         let default = (file.text("tokenizer.ggml.model") == Some("llama")).then_some(1);
-        Self { normal, bos: bos.or(default).map(|id| id as u32).filter(|id| *id < n) }
+        let eos = file.number("tokenizer.ggml.eos_token_id").filter(|id| *id < u64::from(n));
+        Self {
+            normal,
+            bos: bos.or(default).map(|id| id as u32).filter(|id| *id < n),
+            eos: eos.map(|id| id as u32),
+        }
     }
 }
