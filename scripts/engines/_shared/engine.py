@@ -9,8 +9,9 @@ import sys
 import time
 from itertools import count
 
+from .encoder import Encoder
 from .memory import Book, private_in_use, status
-from .protocol import BadModel, Failure, Harness
+from .protocol import BadModel, Failure, Harness, Unsupported
 from .spans import OFF, Spans
 
 FIELDS = {
@@ -18,6 +19,7 @@ FIELDS = {
     "context": ("id", "tokens"),
     "generate": ("id", "prompt", "n"),
     "score": ("tokens", "logits_path"),
+    "encode": ("id", "texts"),
     "memory": (),
 }
 READ = {"stream", "stop", "sampling", "reuse"}  # a generation with one of these is for a reader, not measured
@@ -124,12 +126,16 @@ class Engine:
         return {}
 
 
-def serve(harness: Harness, engine: type[Engine]) -> None:
-    """Sends `ready`, then answers one request after another until the harness says `bye`."""
-    server = Server(harness, engine)
+def serve(harness: Harness, engine: type[Engine], encoder: type[Encoder] | None = None) -> None:
+    """Sends `ready`, then answers one request after another until the harness says `bye`.
+
+    A file of the architecture `bert` is for the `encoder`, every other one for the `engine`.
+    """
+    server = Server(harness, engine, encoder)
     ready = engine.ready()
     ready["versions"] = {**ready["versions"], "python": sys.version.split()[0]}
-    harness.send({"type": "ready", **ready, "features": list(engine.features), "t_ns": time.monotonic_ns()})
+    features = [*engine.features, *(["encode"] if encoder else [])]
+    harness.send({"type": "ready", **ready, "features": features, "t_ns": time.monotonic_ns()})
     for request in harness:
         if request["type"] != "cancel":  # the generation to cancel has already ended
             harness.send(server.answer(request))
@@ -138,9 +144,9 @@ def serve(harness: Harness, engine: type[Engine]) -> None:
 class Server:
     """Answers requests with an engine. Prints and sends nothing between two timestamps."""
 
-    def __init__(self, harness: Harness, kind: type[Engine]):
-        self.harness, self.kind, self.book = harness, kind, Book()
-        self.engine: Engine | None = None
+    def __init__(self, harness: Harness, kind: type[Engine], encoder: type[Encoder] | None = None):
+        self.harness, self.kind, self.encoder, self.book = harness, kind, encoder, Book()
+        self.engine: Engine | Encoder | None = None
         self.held: list[int] = []  # the tokens in the cache; empty if no generation may build on them
         self.batch = 1  # sequences that the model was loaded for
 
@@ -153,11 +159,13 @@ class Server:
             raise Failure(f"expected a load before '{kind}'")
         if missing := [field for field in FIELDS[kind] if field not in request]:
             raise Failure(f"expected the fields {missing} in '{kind}'")
+        if kind in ("context", "generate", "score", "encode") and (kind == "encode") != isinstance(self.engine, Encoder):
+            raise Unsupported(f"'{kind}': the loaded model is {'no' if kind == 'encode' else 'an'} encoder")
         return getattr(self, kind)(request)
 
     def load(self, request: dict) -> dict:
         """Opens the file and builds the model."""
-        kind, device, threads = self.kind, request["device"], request["threads"]
+        kind, device, threads = self._kind(request["path"]), request["device"], request["threads"]
         options = {**kind.options, **request.get("options", {})}
         if unknown := sorted(options.keys() - kind.options.keys()):
             raise Failure(f"expected only the options {sorted(kind.options)}, found {unknown}")
@@ -178,6 +186,14 @@ class Server:
         facts["settings"] = {**given, "threads": threads, **facts.get("settings", {})}
         times = {"t_begin_ns": begin, "t_end_ns": end, "stages": engine.stages}
         return {"type": "loaded", **times, "memory": self._known(), **facts}
+
+    def _kind(self, path: str) -> type[Engine] | type[Encoder]:
+        """What runs the file."""
+        if self.encoder is None:
+            return self.kind
+        from .gguf_reader import Gguf
+
+        return self.encoder if Gguf.architecture(path) == "bert" else self.kind
 
     def context(self, request: dict) -> dict:
         """Fills the cache with a context for generations at that depth."""
@@ -322,6 +338,29 @@ class Server:
         answer = {"type": "scored", "id": request.get("id"), "positions": size // (4 * engine.vocab), "vocab": engine.vocab}
         return answer | {"decoded": len(tokens) - max(together, first), "t_begin_ns": begin, "t_end_ns": end}
 
+    def encode(self, request: dict) -> dict:
+        """One vector for each text of a batch, on the host."""
+        engine, before, compiled = self.engine, self._private(), self.engine.compile_ns
+        begin = time.monotonic_ns()
+        texts = request["texts"]
+        if not 1 <= len(texts) <= self.batch:
+            raise Failure(f"expected 1 to {self.batch} texts, as loaded, found {len(texts)}")
+        for text in texts:
+            self._check(text, 0)
+        vectors = engine.encode(texts)
+        end = time.monotonic_ns()
+        rows, columns = vectors.shape
+        if not (math.isfinite(vectors.max()) and math.isfinite(vectors.min())):
+            raise BadModel("the results are not finite numbers: a weight is not, or what is computed overflows")
+        answer = {"type": "encoded", "id": request["id"], "rows": rows, "columns": columns, "t_begin_ns": begin, "t_end_ns": end}
+        if compiled is not None:
+            answer["compile_ns"] = self._compiled(before, compiled)
+        for path, results in ("vectors_path", lambda: vectors), ("hidden_path", lambda: engine.hidden(texts)):
+            if request.get(path):
+                with open(request[path], "wb") as file:
+                    file.write(results().tobytes())
+        return answer
+
     def memory(self, _request: dict) -> dict:
         """Bytes by the engine's own account, and the growth since `ready`."""
         return {"type": "memory", **self._known(resident_bytes=status("VmRSS"), **self.book.grown())}
@@ -346,6 +385,7 @@ class Server:
         if self.engine.compile_ns is None:
             return None
         in_use, kv = private_in_use(), self.engine.memory().get("kv_resident_bytes")
+        kv = 0 if isinstance(self.engine, Encoder) else kv
         return None if in_use is None or kv is None else in_use - kv
 
     def _compiled(self, before: int | None, compiled: int | None) -> int | None:

@@ -63,6 +63,22 @@ class Gguf:
     """An open GGUF file. `metadata` maps keys to values; arrays of strings appear as None."""
 
     def __init__(self, path: str):
+        n_tensors, n_keys = self._open(path)
+        if hasattr(mmap, "MADV_WILLNEED"):
+            self._map.madvise(mmap.MADV_WILLNEED)
+        self.metadata = dict(self._pair() for _ in range(n_keys))
+        self.tensors = self._tensor_table(n_tensors)
+
+    @classmethod
+    def architecture(cls, path: str) -> str | None:
+        """The value of general.architecture. Nothing behind it is read."""
+        file = cls.__new__(cls)
+        _, n_keys = file._open(path)
+        pairs = (file._pair() for _ in range(n_keys))
+        return next((value for key, value in pairs if key == "general.architecture"), None)
+
+    def _open(self, path: str) -> tuple[int, int]:
+        """Maps the file and reads its header: how many tensors and metadata pairs it has."""
         self.path = path
         try:
             with open(path, "rb") as file:
@@ -73,8 +89,6 @@ class Gguf:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:
             raise BadModel(f"cannot open {path}: {error.strerror}; check the path") from error
-        if hasattr(mmap, "MADV_WILLNEED"):
-            self._map.madvise(mmap.MADV_WILLNEED)
         self._pos = 0
         magic = self._take(4, "magic")
         if magic != b"GGUF":
@@ -82,12 +96,11 @@ class Gguf:
         version = self._number("I")
         if version not in (2, 3):
             raise BadModel(f"{path}: expected GGUF version 2 or 3, found {version}")
-        n_tensors, n_keys = self._count("tensors"), self._count("metadata pairs")
-        self.metadata = {}
-        for _ in range(n_keys):
-            key = self._string("metadata key")
-            self.metadata[key] = self._value(self._number("I"), key)
-        self.tensors = self._tensor_table(n_tensors)
+        return self._count("tensors"), self._count("metadata pairs")
+
+    def _pair(self) -> tuple:
+        key = self._string("metadata key")
+        return key, self._value(self._number("I"), key)
 
     def require(self, key: str, kind: type | tuple[type, ...] = int):
         """The metadata value of `key`; BadModel if it is absent or of another type."""

@@ -21,7 +21,7 @@ def test_a_conversation(tmp_path, engine, options):
         assert worker.hello["pid"] == worker.process.pid and worker.hello["engine"] == engine
         assert worker.spawned < worker.hello["t_entry_ns"] < worker.ready["t_ns"] < time.monotonic_ns()
         assert worker.ready["type"] == "ready" and worker.ready["versions"].keys() > {"python"}
-        features = {"stream", "stop", "sampling", "reuse", "cancel", "score", "context"}
+        features = {"stream", "stop", "sampling", "reuse", "cancel", "score", "context", "encode"}
         assert set(worker.ready["features"]) == features | ({"batch"} if engine == "pytorch" else set())
         sent = time.monotonic_ns()
         loaded = worker.load(path, **options)

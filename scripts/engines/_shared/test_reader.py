@@ -45,6 +45,7 @@ def write(path, kind="Q4_0"):
 def test_a_written_file_is_read_back(tmp_path):
     raw = write(tmp_path / "m.gguf")
     file = Gguf(str(tmp_path / "m.gguf"))
+    assert Gguf.architecture(str(tmp_path / "m.gguf")) == "llama"
     assert file.require("llama.block_count") == 3
     assert file.metadata["tokenizer.ggml.tokens"] is None
     assert list(file.metadata["some.numbers"]) == [1, 2, 3]

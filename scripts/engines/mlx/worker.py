@@ -14,6 +14,7 @@ from _shared.gguf_reader import Gguf, Tensor
 from _shared.llama import Config
 from _shared.memory import in_memory
 from _shared.spans import Spans
+from bert import Bert
 from linear import BLOCK, Linear
 
 CHUNK = 256  # positions of a prompt that run together: limits the memory for scores and logits
@@ -167,4 +168,4 @@ class Mlx(Engine):
         return mx.fast.rope(x, self.config.head_dim, traditional=True, base=None, scale=1.0, offset=start, freqs=self.periods)
 
 
-serve(harness, Mlx)
+serve(harness, Mlx, Bert)

@@ -13,6 +13,7 @@ from _shared.gguf_reader import Gguf, Tensor
 from _shared.llama import Config
 from _shared.memory import in_memory
 from _shared.spans import Spans
+from bert import Bert
 
 CHUNK = 256  # positions of a prompt that run together: limits the memory for scores and logits
 
@@ -128,4 +129,4 @@ class Numpy(Engine):
         return out
 
 
-serve(harness, Numpy)
+serve(harness, Numpy, Bert)

@@ -147,12 +147,12 @@ class Graph:
             cache = ["batch", c.kv_heads, self.n_ctx, c.head_dim]
             inputs.append(value(name, FLOAT, cache))
             outputs.append(value(f"new_{name}", FLOAT, cache))
-        graph = helper.make_graph(self.nodes, "llama", inputs, outputs, [_outside(*item) for item in constants.items()])
+        graph = helper.make_graph(self.nodes, "llama", inputs, outputs, [outside(*item) for item in constants.items()])
         opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
 
 
-def _outside(name: str, values: np.ndarray) -> TensorProto:
+def outside(name: str, values: np.ndarray) -> TensorProto:
     """A constant whose values the session gets beside the graph, as a file of its own in memory."""
     tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape)
     tensor.data_location = TensorProto.EXTERNAL

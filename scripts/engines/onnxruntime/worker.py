@@ -13,6 +13,7 @@ from _shared.gguf_reader import Gguf
 from _shared.graph_engine import CHUNK, FLOATS, GraphEngine, processor, unfinished
 from _shared.nbits import notes_on_offsets
 from _shared.spans import Spans
+from bert import Bert
 from graph import Graph
 
 FOLDER = "LLM_BENCH_ONNX_CACHE"  # names the folder for graphs with weights that a session has packed
@@ -139,4 +140,4 @@ class OnnxRuntime(GraphEngine):
         }
 
 
-serve(harness, OnnxRuntime)
+serve(harness, OnnxRuntime, Bert)

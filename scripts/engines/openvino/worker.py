@@ -21,6 +21,7 @@ from _shared.gguf_reader import Gguf
 from _shared.graph_engine import CHUNK, FLOATS, GraphEngine
 from _shared.nbits import notes_on_offsets
 from _shared.spans import Spans
+from bert import Bert
 from graph import PAGE, PAGES, Graph
 
 
@@ -109,4 +110,4 @@ class OpenVino(GraphEngine):
         }
 
 
-serve(harness, OpenVino)
+serve(harness, OpenVino, Bert)

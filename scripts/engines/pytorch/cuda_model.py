@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 
+from compiled import timed
 from model import Model
 from packed import Upload, apply, attend, make_device_linear
 
@@ -83,7 +84,7 @@ class CudaModel(Model):
         # Sizes change only where `_any` says so: layers of other types are other code.
         torch._dynamo.config.automatic_dynamic_shapes = False
         inductor.coordinate_descent_tuning = not self.on_cpu
-        wrap = lambda f: self._timed(torch.compile(f, fullgraph=True))
+        wrap = lambda f: timed(self, torch.compile(f, fullgraph=True))
         self._first, self._second = wrap(self._first), wrap(self._second)
         self._embed, self._layer, self._head = wrap(self._embed), wrap(self._decode_layer), wrap(self._head)
 

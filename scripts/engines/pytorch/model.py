@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from _shared import CompileFailed, Engine, MissingDependency, Unsupported
+from _shared import Engine, MissingDependency, Unsupported
 from _shared.dequant import dequantize
 from _shared.gguf_reader import Gguf, Tensor
 from _shared.llama import Config
 from _shared.memory import in_memory
 from _shared.spans import OFF, Spans
+from compiled import timed
 from linear import Choice, Dense, Tiles, coarsest, dense_tiles, fits, make_linear, materialize, short, tune_inductor
 
 HEAD_TILES = 1024  # tiles of the output head multiplied at a time
@@ -228,32 +229,11 @@ class Model(Engine):
 
     def _wrap(self, inductor):
         tune_inductor()
-        wrap = lambda f: self._timed(torch.compile(f, fullgraph=True, dynamic=False))
+        wrap = lambda f: timed(self, torch.compile(f, fullgraph=True, dynamic=False))
         self._layer, self._head_piece = wrap(self._decode_layer), wrap(self._head_piece)
         to_dense = wrap(dense_tiles)
         for tiles in (p for w in self.weights() for p in getattr(w, "parts", [w]) if isinstance(p, Tiles)):
             tiles.to_dense = to_dense
-
-    def _timed(self, compiled):
-        """Adds the time of calls that compiled something to `compile_ns`."""
-        from torch._dynamo.utils import counters
-
-        def call(*args):
-            graphs, begin = counters["stats"]["unique_graphs"], time.monotonic_ns()
-            try:
-                out = compiled(*args)
-            except (MemoryError, torch.OutOfMemoryError):
-                raise
-            except Exception as error:
-                if type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton")):
-                    raise CompileFailed(str(error).strip()[:2000]) from error
-                raise
-            if counters["stats"]["unique_graphs"] != graphs:
-                self.compile_ns += time.monotonic_ns() - begin
-                self.graphs += 1
-            return out
-
-        return call
 
     def _norm(self, x, weight, dtype):
         """RMS norm of float32 `[T, dim]`, returned as `dtype`."""

@@ -4,6 +4,7 @@ from _shared import hello, serve
 
 harness = hello("pytorch")
 
+from bert import Bert
 from model import Model
 
-serve(harness, Model)
+serve(harness, Model, Bert)
