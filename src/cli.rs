@@ -2,10 +2,12 @@
 
 pub mod compare;
 pub mod config;
+pub mod encode;
 pub mod gate;
 pub mod history;
 pub mod rules;
 mod run;
+mod session;
 pub mod sweep;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::run::RunArgs;
+pub use self::session::SessionArgs;
 use crate::device::Device;
 use crate::engine::registry::EngineOption;
 use crate::metric::Metric;
@@ -54,6 +57,9 @@ pub enum Command {
     /// Measure quantizations, threads, shapes and engines in one session, with the quality of each
     /// quantization beside its speed
     Sweep(Box<sweep::SweepArgs>),
+    /// Measure encoders, batch by batch and length by length: embeddings and classification
+    #[command(mut_arg("model", |arg| arg.default_value("minilm")))]
+    Encode(Box<encode::EncodeArgs>),
     /// Do engines compute the same function on this file? Teacher-forced logits against float32
     Verify(VerifyArgs),
     /// Write on from a prompt, or chat: text as it comes, from any engine
@@ -100,6 +106,7 @@ impl Command {
             self,
             Run(_)
                 | Sweep(_)
+                | Encode(_)
                 | Verify(_)
                 | Generate(_)
                 | Gate(_)
@@ -112,9 +119,10 @@ impl Command {
     /// The options of engines that the user set.
     pub fn engine_options(&self) -> Vec<EngineOption> {
         let args = match self {
-            Self::Run(args) => &args.set,
-            Self::Sweep(args) => &args.run.set,
-            Self::Track(args) => &args.run.set,
+            Self::Run(args) => &args.session.set,
+            Self::Sweep(args) => &args.run.session.set,
+            Self::Track(args) => &args.run.session.set,
+            Self::Encode(args) => &args.session.set,
             Self::Gate(args) => &args.set,
             Self::Verify(args) => &args.set,
             Self::Generate(args) => &args.set,
@@ -126,9 +134,10 @@ impl Command {
     /// The Python of `--python`.
     pub fn python(&self) -> Option<&Path> {
         let named = match self {
-            Self::Run(args) => &args.python,
-            Self::Sweep(args) => &args.run.python,
-            Self::Track(args) => &args.run.python,
+            Self::Run(args) => &args.session.python,
+            Self::Sweep(args) => &args.run.session.python,
+            Self::Track(args) => &args.run.session.python,
+            Self::Encode(args) => &args.session.python,
             Self::Gate(args) => &args.python,
             Self::Verify(args) => &args.python,
             Self::Generate(args) => &args.python,

@@ -34,6 +34,7 @@ impl Better {
 pub enum Unit {
     Seconds,
     TokensPerSecond,
+    PerSecond,
     Bytes,
     /// A ratio, no unit.
     Ratio,
@@ -50,6 +51,7 @@ impl Unit {
         match self {
             Unit::Seconds => "s",
             Unit::TokensPerSecond => "tok/s",
+            Unit::PerSecond => "1/s",
             Unit::Bytes => "B",
             Unit::Ratio | Unit::Share => "1",
             Unit::TokensPerSecondPerGb => "tok/s/GB",
@@ -79,6 +81,8 @@ pub enum Task {
     Any,
     /// Generating tokens.
     Generate,
+    /// Encoding texts.
+    Encode,
     /// Other tools' files hold it; llm-bench measures no such thing.
     Foreign,
 }
@@ -146,6 +150,24 @@ metrics! {
         "median token rate of the last third of each decode, then the median over the set";
     WarmupGain "warmup_gain" "Warm-up gain" Ratio Higher Detail Generate
         "first decode step of the process divided by the steady median: what JIT or lazy packing costs";
+    ColdStart "cold_start_s" "Cold start" Seconds Lower Primary Encode
+        "spawn of the process until the first result is on the host; includes interpreter, imports, load, compilation";
+    LatencyMean "latency_mean_s" "Latency" Seconds Lower Shown Encode
+        "one request is one batch: token ids on the host until its result is on the host; mean over the requests, then over the lengths";
+    LatencyP50 "latency_p50_s" "Latency p50" Seconds Lower Shown Encode
+        "median over the requests of a length, then the mean over the lengths";
+    LatencyP95 "latency_p95_s" "Latency p95" Seconds Lower Shown Encode
+        "95th percentile in the same way; absent under 20 requests";
+    LatencyP99 "latency_p99_s" "Latency p99" Seconds Lower Detail Encode
+        "99th percentile in the same way; absent under 100 requests";
+    LatencyCv "latency_cv" "Latency CV" Share Lower Shown Encode
+        "sample sd / mean over the requests of a length inside a launch, then the mean over the lengths";
+    SequencesPerS "sequences_per_s" "Texts" PerSecond Higher Primary Encode
+        "texts divided by the time of their requests; over the lengths, sum by sum";
+    RequestsPerS "requests_per_s" "Requests" PerSecond Higher Detail Encode
+        "requests divided by their time; over the lengths, sum by sum";
+    TokensPerS "tokens_per_s" "Tokens" TokensPerSecond Higher Shown Encode
+        "tokens of the texts, padding not among them, divided by the time of their requests; over the lengths, sum by sum";
     PeakHostBytes "peak_host_bytes" "Peak memory" Bytes Lower Primary Any
         "the kernel's high-water mark of the process tree (VmHWM)";
     PeakGpuBytes "peak_gpu_bytes" "Peak GPU memory" Bytes Lower Primary Any
@@ -162,8 +184,8 @@ metrics! {
         "of the peak: what no reading explains; negative where parts overlap";
     Mbu "mbu" "MBU" Share Higher Shown Generate
         "(weight bytes read per step + mean KV bytes read, of each sequence) / TPOT / read bandwidth of the device";
-    ArithmeticShare "arithmetic_share" "Arithmetic" Share Higher Shown Generate
-        "multiply-adds with weights in the decode steps of a batch / their time / the machine's measured peak in the type that the engine computes in; attention is not counted";
+    ArithmeticShare "arithmetic_share" "Arithmetic" Share Higher Shown Any
+        "multiply-adds with weights in the decode steps of a batch, or in the requests of an encoder, / their time / the machine's measured peak in the type that the engine computes in; attention is not counted";
     TpsPerGb "tps_per_gb" "Decode per GB" TokensPerSecondPerGb Higher Shown Generate
         "decode_tps / peak memory of the device in GB (1e9 bytes)";
     JoulesPerToken "joules_per_token" "Energy" JoulesPerToken Lower Shown Generate
@@ -462,7 +484,7 @@ mod tests {
     fn a_name_that_is_none_is_refused_with_the_nearest_or_with_all() {
         let error = |name: &str| name.parse::<Metric>().unwrap_err().to_string();
         assert!(error("decode_tsp").ends_with("did you mean \"decode_tps\"?"), "{}", error("x"));
-        assert!(error("tok/s").contains("there are: model_load_s, cold_start_ttft_s"));
+        assert!(error("42").contains("there are: model_load_s, cold_start_ttft_s"));
     }
 
     #[test]

@@ -210,6 +210,7 @@ fn unit_for(unit: Unit, least: f64, greatest: f64) -> (&'static str, f64) {
         Unit::Share => ("%", 100.0),
         Unit::Ratio => ("", 1.0),
         Unit::TokensPerSecond
+        | Unit::PerSecond
         | Unit::TokensPerSecondPerGb
         | Unit::JoulesPerToken
         | Unit::Megahertz => (unit.as_str(), 1.0),

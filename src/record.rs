@@ -1,10 +1,12 @@
 //! The result file: what was run, on what, and every raw sample. Versioned. A missing value is
 //! absent. `disk` reads and writes it.
 
+mod classification;
 mod disk;
 mod energy;
 mod gpu;
 mod memory;
+mod prompt_run;
 pub mod quality;
 mod sustained;
 mod verification;
@@ -17,16 +19,22 @@ use serde::{Deserialize, Serialize};
 use crate::device::Device;
 use crate::metric::{Better, Metric, Values};
 pub use crate::protocol::{MemoryBook, Precision, Profile};
+pub use classification::{Classification, Miss};
 pub use disk::{json_schema, write_atomically};
 pub use energy::Energy;
 pub use gpu::{Gpu, GpuMemory, GpuMemoryHow, GpuState, Spread};
 pub use memory::{How, Memory, MemoryPart, Part};
+pub use prompt_run::{PromptRun, Role};
 pub use quality::{Bucket, Loss, Quality, Quantiles};
 pub use sustained::{Moment, Sustained};
-pub use verification::{Divergence, FreeRunning, Limit, Verdict, Verification};
+pub use verification::{Distance, Divergence, FreeRunning, Limit, Vectors, Verdict, Verification};
 
 /// Name and version of the format; the major number changes when old readers would misread.
 pub const SCHEMA: &str = "llm-bench/1";
+
+/// What the name of a metric ends with that was measured once, before an engine had compiled
+/// anything.
+pub const EMPTY_CACHE: &str = "_empty_compile_cache";
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
@@ -297,6 +305,9 @@ pub struct Arm {
     /// Whether it computes the same function as the reference; absent where nothing was checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
+    /// The labels that it gives to labelled texts; absent where none were given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classification: Option<Classification>,
     /// What its quantization costs in quality; absent where that was not judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<Quality>,
@@ -417,98 +428,6 @@ pub enum FailureKind {
     DoesNotFit,
     /// Times that no such machine can reach, or a book of memory beyond what the kernel counted.
     Implausible,
-}
-
-/// What a generation was for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// The first of the process, nothing warmed up.
-    Cold,
-    /// Not measured.
-    Warmup,
-    Measured,
-    /// With the time of each stage taken; not measured.
-    Profiled,
-}
-
-/// One generation. Times are nanoseconds after the request was sent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct PromptRun {
-    /// The prompt, by its id in the workload.
-    pub id: String,
-    /// What it was for.
-    pub role: Role,
-    /// Number within its role, from 0.
-    pub iteration: u32,
-    /// Tokens in.
-    pub n_prompt: u32,
-    /// Tokens asked for; absent for a request that generates none.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub n_gen: u32,
-    /// Positions that the context held before the prompt.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub depth: u32,
-    /// Sequences that were generated together, each from a prompt of `n_prompt` tokens; absent for
-    /// one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch: Option<u32>,
-    /// The engine cannot hold a context and got it as a part of the prompt: its times up to the
-    /// first token include the context.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub context_in_request: bool,
-    /// When the engine had decoded the request, by its own clock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub begin_ns: Option<u64>,
-    /// When the forward pass of the prompt was done.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prefill_end_ns: Option<u64>,
-    /// When the id of each token was on the host; in a batch, those of all sequences.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub token_ns: Vec<u64>,
-    /// Compilation within this generation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compile_ns: Option<u64>,
-    /// First 16 hex digits of the sha256 of the ids of all sequences, where they can be seen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens_hash: Option<String>,
-    /// The ids themselves, once per prompt and launch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens: Option<Vec<u32>>,
-    /// Those of the other sequences of a batch.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub other_tokens: Vec<Vec<u32>>,
-    /// Time of each stage, where it was profiled.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub profile: Option<Profile>,
-    /// Metrics of this generation alone, where it was measured.
-    #[serde(default)]
-    pub metrics: Values,
-}
-
-impl PromptRun {
-    /// A request of which nothing is known yet.
-    pub fn new(role: Role) -> Self {
-        Self {
-            id: String::new(),
-            role,
-            iteration: 0,
-            n_prompt: 0,
-            n_gen: 0,
-            depth: 0,
-            batch: None,
-            context_in_request: false,
-            begin_ns: None,
-            prefill_end_ns: None,
-            token_ns: Vec::new(),
-            compile_ns: None,
-            tokens_hash: None,
-            tokens: None,
-            other_tokens: Vec::new(),
-            profile: None,
-            metrics: Values::new(),
-        }
-    }
 }
 
 fn is_zero(n: &u32) -> bool {

@@ -2,7 +2,7 @@
 
 use super::ok_launches;
 use crate::metric::{Better, Metric, Rank};
-use crate::record::{Arm, Comparison, Point, Record};
+use crate::record::{Arm, Comparison, MetricSummary, Point, Record};
 use crate::stats::{Sample, ratio_of_geometric_means};
 
 /// Labels that become the baseline when the user names none, in order of preference.
@@ -55,9 +55,27 @@ fn at_batch_of<'a>(arm: &Arm, base: &'a Arm, record: &'a Record) -> Option<&'a A
     if base.point.batch == arm.point.batch { Some(base) } else { record.arms.iter().find(fits) }
 }
 
+/// How many times better an arm is at one prompt than the arm of the baseline's engine at the same
+/// batch. `None` for that arm itself.
+pub fn at_prompt(record: &Record, arm: &Arm, prompt: &str, metric: Metric) -> Option<Comparison> {
+    let label = record.comparisons.first().map(|c| &c.baseline)?;
+    let base = record.arms.iter().find(|base| base.label == *label)?;
+    let base = at_batch_of(arm, base, record).filter(|base| base.label != arm.label)?;
+    let of = |arm: &Arm| arm.prompt_metrics.get(prompt)?.get(&metric).cloned();
+    between((arm, &of(arm)?), (base, &of(base)?), metric)
+}
+
 /// `None` if either arm lacks the metric or has values that are not positive.
 pub(super) fn compare(arm: &Arm, base: &Arm, metric: Metric) -> Option<Comparison> {
     let (ours, theirs) = (arm.metrics.get(&metric)?, base.metrics.get(&metric)?);
+    between((arm, ours), (base, theirs), metric)
+}
+
+fn between(
+    (arm, ours): (&Arm, &MetricSummary),
+    (base, theirs): (&Arm, &MetricSummary),
+    metric: Metric,
+) -> Option<Comparison> {
     let (a, b) = (Sample::new(&ours.values).ok()?, Sample::new(&theirs.values).ok()?);
     let ratio = match ours.better {
         Better::Higher => ratio_of_geometric_means(&a, &b, 0.95)?,

@@ -28,15 +28,17 @@ pub mod sustained;
 pub(crate) mod testing;
 mod timing;
 mod tokens;
+pub mod vectors;
 pub mod verdict;
 mod warnings;
 
 use crate::record::{Arm, FailureKind, Launch, LaunchError, Record, Status};
 
-pub use comparison::{NoSuchArm, baseline};
+pub use comparison::{NoSuchArm, at_prompt, baseline};
 pub use finding::{UNKNOWN_METRICS, is_information};
 pub use memory::{PartMean, memory_parts};
 pub use profile::{OTHER, Phase, STAGES, StageTime, profiling_cost, stage_metrics, stages};
+pub use reading::encoded::is_encoding;
 pub use reading::reading;
 pub use timing::{DRIFT, Generation, LaunchTiming, Steady, timing};
 pub use warnings::warnings;

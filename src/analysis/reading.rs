@@ -1,5 +1,6 @@
 //! States the result in a few sentences that claim no more than the numbers do.
 
+pub mod encoded;
 mod judged;
 
 use super::{baseline, batching, ceiling, failure, kind_name, ok_launches, tokens};
@@ -13,6 +14,9 @@ use crate::units::{Bytes, Seconds, three_digits};
 pub fn reading(record: &Record) -> Vec<String> {
     if record.arms.iter().any(|arm| arm.quality.is_some()) {
         return judged::reading(record);
+    }
+    if encoded::is_encoding(record) {
+        return encoded::reading(record);
     }
     let base = baseline_arm(record);
     let others: Vec<&Arm> = record

@@ -143,6 +143,50 @@ pub fn empty() -> Record {
     }
 }
 
+/// An encoder on two engines, at batches 1 and 8 and two lengths; the second engine is twice as fast.
+pub fn encoding() -> Record {
+    let lengths = [("p32", 32), ("p128", 128)];
+    let mut record = empty();
+    record.workload.prompts = lengths
+        .map(|(id, n_prompt)| WorkloadPrompt {
+            id: id.into(),
+            category: None,
+            n_prompt,
+            n_gen: 0,
+            depth: 0,
+        })
+        .to_vec();
+    for batch in [1, 8] {
+        for (engine, times) in [(&PYTORCH_F32, 1.0), (&CANDLE, 2.0)] {
+            let mut arm = arm(engine, 5);
+            arm.label = format!("{}:b{batch}", engine.label);
+            arm.point.batch = Some(batch).filter(|n| *n > 1);
+            for (launch, luck) in arm.launches.iter_mut().zip(LUCK) {
+                launch.metrics.remove(&Metric::DecodeTps);
+                launch.metrics.insert(Metric::ColdStart, 0.5 / times / luck);
+                launch.prompts = lengths
+                    .map(|(id, length)| {
+                        let rate = 100.0 * times * luck * f64::from(batch) / f64::from(length);
+                        launch.metrics.insert(Metric::SequencesPerS, rate);
+                        let latency = f64::from(batch) / rate;
+                        let metrics =
+                            [(Metric::SequencesPerS, rate), (Metric::LatencyMean, latency)];
+                        PromptRun {
+                            id: id.into(),
+                            n_prompt: length,
+                            batch: arm.point.batch,
+                            metrics: metrics.into(),
+                            ..PromptRun::new(Role::Measured)
+                        }
+                    })
+                    .to_vec();
+            }
+            record.arms.push(arm);
+        }
+    }
+    record
+}
+
 /// An arm whose launches differ only by the factors in `LUCK`.
 pub fn arm(engine: &Engine, launches: u32) -> Arm {
     let [weights, compute, kv] = engine.precision.map(str::to_string);
@@ -156,6 +200,7 @@ pub fn arm(engine: &Engine, launches: u32) -> Arm {
         notes: vec![],
         preparation: Default::default(),
         verification: None,
+        classification: None,
         quality: None,
         launches: (0..launches).map(|i| launch(engine, i)).collect(),
         metrics: Values::new(),
@@ -232,6 +277,7 @@ pub fn failed_arm(label: &str, launches: u32) -> Arm {
         notes: vec!["torch.compile, max-autotune, bf16".into()],
         preparation: Default::default(),
         verification: None,
+        classification: None,
         quality: None,
         launches: (0..launches).map(failed).collect(),
         ..arm(&CANDLE, 0)
@@ -353,6 +399,8 @@ fn generation(
         begin_ns: Some(0),
         prefill_end_ns: Some(ns(prefill_s)),
         token_ns: (0..n_gen).map(|i| ns(prefill_s + gap_s * f64::from(i))).collect(),
+        request_ns: Vec::new(),
+        request_tokens: 0,
         compile_ns: None,
         tokens_hash: Some(format!("{:016x}", engine.diverges_at)),
         tokens: (role == Role::Cold).then(|| {

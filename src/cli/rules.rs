@@ -129,7 +129,12 @@ mod tests {
     fn a_list_of_an_earlier_version_decides_as_it_did() {
         let all =
             "model_load_s,cold_start_ttft_s,prefill_tps,decode_tps,peak_host_bytes,peak_gpu_bytes";
-        assert_eq!(rules(&["--primary", all]).unwrap().rules(), Rules::default());
+        let given = rules(&["--primary", all]).unwrap().rules();
+        assert_eq!(given.primary.join(","), all);
+        // Since then only metrics came that nothing has which generates text.
+        let since = Rules { primary: given.primary.clone(), ..Rules::default() };
+        assert_eq!(given, since);
+        assert!(given.primary.iter().all(|name| Rules::default().primary.contains(name)));
         let name = Metric::PeakGpuBytes.name();
         let alone = rules(&["--primary", name]).unwrap().rules();
         assert_eq!(alone.primary, [name]);

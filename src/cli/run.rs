@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{OutputArgs, SetArgs};
+use super::SessionArgs;
 use crate::plan::{Spec, Target, Workload};
+use crate::report::Sections;
 
 /// Launches of each point and minutes, where neither is named.
 const LAUNCHES: u32 = 5;
@@ -36,16 +37,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["max_minutes", "profile", "timing"])]
     pub sustained: Option<f64>,
     #[command(flatten)]
-    pub set: SetArgs,
-    /// Use this Python's environment for engines with scripts, instead of installing one
-    #[arg(long, value_name = "PATH")]
-    pub python: Option<PathBuf>,
-    /// Never install an engine's dependencies
-    #[arg(long)]
-    pub no_install: bool,
-    /// Skip the check that the engines compute the same function
-    #[arg(long)]
-    pub no_verify: bool,
+    pub session: SessionArgs,
     /// The same as --engine … with pytorch-eager in place of pytorch
     #[arg(long)]
     pub pytorch_no_compile: bool,
@@ -55,9 +47,6 @@ pub struct RunArgs {
     /// Same file, prompts, threads and token counts for all (always on; kept for old scripts)
     #[arg(long, hide = true)]
     pub fair_comparison: bool,
-    /// The longest that an engine may take for one answer, in seconds
-    #[arg(long, value_name = "SECONDS")]
-    pub timeout: Option<f64>,
     /// Also take the time of each stage of the model, in generations of their own, and show the
     /// parts of each engine's memory
     #[arg(long)]
@@ -65,14 +54,6 @@ pub struct RunArgs {
     /// Also show the time of every generation in order, from the cold one on
     #[arg(long)]
     pub timing: bool,
-    /// Print the plan and exit
-    #[arg(long)]
-    pub list: bool,
-    #[command(flatten)]
-    pub output: OutputArgs,
-    /// Folder of the result files
-    #[arg(long, default_value = "results", value_name = "DIR")]
-    pub output_dir: PathBuf,
     /// Resume an interrupted run: make the launches that this result file lacks, with the settings
     /// that it states
     #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "workload", "engine", "launches",
@@ -92,9 +73,15 @@ impl RunArgs {
             launches: self.launches.unwrap_or(if once { 1 } else { LAUNCHES }),
             max_minutes: self.max_minutes.or(timed.then_some(MINUTES)),
             sustained_minutes: self.sustained,
-            timeout: self.timeout,
+            encoding: None,
+            timeout: self.session.timeout,
             profile: self.profile,
         }
+    }
+
+    /// The sections of the report that were asked for.
+    pub fn sections(&self) -> Sections {
+        Sections { profile: self.profile, timing: self.timing }
     }
 
     /// The engines in the order of the table, by name.

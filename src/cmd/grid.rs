@@ -1,10 +1,10 @@
 //! What `run`, `sweep` and `track` share: a grid is measured, point by point, and reported.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::cli::RunArgs;
+use crate::cli::SessionArgs;
 use crate::engine::Registry;
 use crate::plan::Spec;
 use crate::progress::say;
@@ -21,20 +21,23 @@ pub struct Kind<'a> {
     pub command: &'a str,
     /// Whether engines are compared with float32, unless the user says no.
     pub verify: bool,
+    /// The record to resume, if one is.
+    pub resume: Option<&'a Path>,
+    /// Sections of the report that are shown on request.
+    pub sections: Sections,
     /// What quality is judged on, if it is.
     pub text: Option<&'a QualityText>,
 }
 
 /// Measures `spec` with the engines, unless a record is resumed.
 pub fn measure(
-    args: &RunArgs,
+    args: &SessionArgs,
     spec: Spec,
     engines: &[String],
     kind: Kind<'_>,
 ) -> Result<Option<PathBuf>> {
     let lacks = if kind.text.is_some() { session::quality::is_missing } else { |_: &Record| false };
-    let resumed = args.resume.as_deref();
-    let earlier = resumed.map(|file| crate::gate::interrupted_run(file, lacks)).transpose()?;
+    let earlier = kind.resume.map(|file| crate::gate::interrupted_run(file, lacks)).transpose()?;
     let (spec, engines) = match &earlier {
         Some(earlier) => (earlier.spec()?, earlier.engines()?),
         None => (spec, Registry::load()?.named(engines)?),
@@ -69,8 +72,9 @@ pub fn measure(
     if !verified {
         measured.verify(&bench, &plans);
     }
+    measured.classify(&bench, &plans);
     let judged = kind.text.map(|text| measured.judge_quality(&bench, &plans, text));
-    let wanted = Sections { profile: args.profile, timing: args.timing };
+    let wanted = kind.sections;
     let written = report::write_files(&measured.record, &measured.path, wanted);
     if written.is_ok() {
         let (files, launches) = (measured.path.with_extension(""), measured.launches());

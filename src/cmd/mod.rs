@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod completions;
 pub mod doctor;
+pub mod encode;
 pub mod engines;
 pub mod gate;
 pub mod generate;

@@ -9,6 +9,13 @@ use crate::cli::RunArgs;
 
 /// The result file; none for `--list`.
 pub fn run(args: &RunArgs) -> Result<Option<PathBuf>> {
-    let kind = Kind { name: "benchmark", command: "run", verify: !args.no_verify, text: None };
-    measure(args, args.spec(), &args.engines(), kind)
+    let kind = Kind {
+        name: "benchmark",
+        command: "run",
+        verify: !args.session.no_verify,
+        resume: args.resume.as_deref(),
+        sections: args.sections(),
+        text: None,
+    };
+    measure(&args.session, args.spec(), &args.engines(), kind)
 }

@@ -16,7 +16,9 @@ pub fn run(args: &SweepArgs) -> Result<()> {
         command: "sweep",
         // Quality says more of each file, and costs less than every engine's float32.
         verify: false,
+        resume: args.run.resume.as_deref(),
+        sections: args.run.sections(),
         text: (!args.no_quality).then_some(&text),
     };
-    measure(&args.run, args.spec(), &args.engines(), kind).map(drop)
+    measure(&args.run.session, args.spec(), &args.engines(), kind).map(drop)
 }

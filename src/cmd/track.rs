@@ -9,7 +9,7 @@ use crate::shell;
 pub fn run(args: &TrackArgs) -> Result<()> {
     let db = &args.history_db;
     // A place that cannot be written is an error before anything is measured.
-    if !args.run.list {
+    if !args.run.session.list {
         crate::history::Store::open_to_write(db)?.try_to_write()?;
     }
     let Some(record) = run::run(&args.run)? else { return Ok(()) };

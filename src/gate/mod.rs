@@ -103,6 +103,7 @@ fn spec(args: &GateArgs) -> Result<Spec> {
         launches: stop(args)?.limits().most,
         max_minutes: None,
         sustained_minutes: None,
+        encoding: None,
         timeout: args.timeout,
         profile: false,
     })

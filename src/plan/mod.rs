@@ -9,4 +9,4 @@ pub mod spec;
 
 pub use grid::{Cell, Named, labels};
 pub use order::{Planned, order};
-pub use spec::{Spec, Target, Workload};
+pub use spec::{Encoding, Spec, Target, Workload};

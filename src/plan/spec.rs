@@ -134,6 +134,19 @@ impl Workload {
     }
 }
 
+/// What `encode` adds to a workload: its lengths are those of random texts, its warm-ups and
+/// iterations are requests of a length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Encoding {
+    /// Labelled texts in place of lengths: a name, or a JSONL file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    /// The longest that the measured requests of one length take, in seconds, after a first one;
+    /// warm-ups take a third of it. Absent: as many requests as asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
 /// Everything that decides what is measured. It is `run.config` of the record, apart from the
 /// seed, which has a key of its own there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -154,6 +167,9 @@ pub struct Spec {
     /// whole workload, as often as it says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sustained_minutes: Option<f64>,
+    /// The texts of an encoder, which `encode` measures in place of generations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
     /// The longest time that an engine may take for one answer, in seconds.
     #[serde(rename = "timeout_s")]
     pub timeout: Option<f64>,
@@ -187,10 +203,13 @@ impl Spec {
         let work = &self.workload;
         within("launches", self.launches, 1..=1000)?;
         for batch in &work.batch {
-            within("batch", *batch, 1..=256)?;
+            within("batch", *batch, 1..=if self.encoding.is_some() { 1024 } else { 256 })?;
         }
-        within("warmup", work.warmup, 0..=100)?;
-        within("iterations", work.iterations, 1..=1000)?;
+        // A request of an encoder is a matter of milliseconds, a generation one of seconds.
+        let [warmups, iterations] =
+            if self.encoding.is_some() { [100_000; 2] } else { [100, 1000] };
+        within("warmup", work.warmup, 0..=warmups)?;
+        within("iterations", work.iterations, 1..=iterations)?;
         for threads in &self.target.threads {
             within("threads", *threads, 1..=1024)?;
         }
@@ -205,6 +224,10 @@ impl Spec {
         let sustained = self.sustained_minutes.unwrap_or(1.0);
         if !(0.01..=1440.0).contains(&sustained) {
             bail!("--sustained {sustained:e}: expected minutes from 0.01 to 1440");
+        }
+        let seconds = self.encoding.as_ref().and_then(|e| e.seconds).unwrap_or(1.0);
+        if !(0.01..=86_400.0).contains(&seconds) {
+            bail!("--seconds {seconds:e}: expected seconds from 0.01 to 86400");
         }
         if !(0.0..=86_400.0).contains(&work.delay) {
             bail!("--delay {:e}: expected seconds from 0 to 86400", work.delay);

@@ -20,6 +20,9 @@ pub struct Verification {
     /// Absent where the engine could not be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
+    /// The same of an encoder, in place of `divergence`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<Vectors>,
     /// Greedy text after the same prompt: information, not part of the verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_running: Option<FreeRunning>,
@@ -95,4 +98,35 @@ pub struct Divergence {
     pub flipped: u32,
     /// Standard deviation of the reference's logits.
     pub logit_sd: f64,
+}
+
+/// The distance of an encoder's results from the reference's, over one batch of texts of many
+/// lengths.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Vectors {
+    /// Texts compared.
+    pub texts: u32,
+    /// Values of each: of a vector of length 1, or logits.
+    pub columns: u32,
+    /// Of the results.
+    #[serde(flatten)]
+    pub distance: Distance,
+    /// Texts that a classifier gives the same label; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<FreeRunning>,
+    /// Of the hidden states behind the embeddings, then behind each layer; empty for an engine that
+    /// does not show them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Distance>,
+}
+
+/// How far values are from a reference's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Distance {
+    /// Σ(engine − reference)² ÷ Σ reference².
+    pub nmse: f64,
+    /// Largest |Δ|.
+    pub max_abs: f64,
+    /// The least cosine between two rows.
+    pub cosine_min: f64,
 }

@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
+use super::classify;
 use super::drive::{ArmPlan, Unavailable};
 use super::find::{Found, find_model};
 use super::room::{self, Room};
@@ -19,14 +20,15 @@ use crate::measure::host;
 use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
 use crate::plan::grid::{Cell, Named, each_once, labels};
-use crate::plan::{Planned, Spec, order};
+use crate::plan::{self, Planned, Spec, order};
 use crate::progress::say;
 use crate::record::{self, Arm, FailureKind, Host, Model};
 use crate::sensors::{bandwidth, gpu};
 use crate::task::Task;
+use crate::task::encode::Encoding;
 use crate::task::generate::Generation;
 use crate::task::sustain::Sustain;
-use crate::workload::{PromptSet, Shape, Workload};
+use crate::workload::{LabelledSet, PromptSet, Shape, Workload};
 
 /// An engine to be measured, and the program that holds it.
 #[derive(Debug, Clone)]
@@ -66,6 +68,8 @@ pub struct Bench {
     pub spec: Spec,
     pub files: Vec<Found>,
     pub workload: Workload,
+    /// The labelled texts of the workload, if they are a file's.
+    pub labelled: Option<LabelledSet>,
     pub seats: Vec<Seat>,
     /// Points of the grid that this machine cannot hold.
     pub unfit: Vec<Unfit>,
@@ -94,9 +98,11 @@ impl Bench {
             Cell::grid(&spec.target, &spec.workload.batch, sides.len(), host::available_threads());
         spec.target.threads = each_once(cells.iter().map(|cell| cell.threads));
         let (files, keys) = found(&spec, &cells)?;
-        let workload = workload(&spec, &files[0])?;
+        let data = spec.encoding.as_ref().and_then(|encoding| encoding.data.as_ref());
+        let labelled = data.map(|path| LabelledSet::find(path)).transpose()?;
+        let workload = workload(&spec, &files[0], labelled.as_ref())?;
         for file in &files[1..] {
-            let other = self::workload(&spec, file)?;
+            let other = self::workload(&spec, file, labelled.as_ref())?;
             if other.sha256 != workload.sha256 {
                 bail!(
                     "{} and {} turn the prompts into other tokens: their figures do not compare; \
@@ -107,7 +113,7 @@ impl Bench {
             }
         }
         let (seats, unfit) = seats(&cells, &keys, sides, &files, &workload);
-        Ok(Self { spec, files, workload, seats, unfit })
+        Ok(Self { spec, files, workload, labelled, seats, unfit })
     }
 
     pub fn file_of(&self, seat: &Seat) -> &Found {
@@ -119,9 +125,10 @@ impl Bench {
         self.seats.iter().map(|seat| seat.threads).max().unwrap_or(1)
     }
 
-    /// Whether several sequences are generated together somewhere.
-    pub fn is_batched(&self) -> bool {
-        self.seats.iter().any(|seat| seat.batch > 1)
+    /// Whether arithmetic may be what limits: several sequences are generated together somewhere,
+    /// or texts are encoded.
+    pub fn needs_arithmetic(&self) -> bool {
+        self.spec.encoding.is_some() || self.seats.iter().any(|seat| seat.batch > 1)
     }
 
     /// The cards that are used, each once.
@@ -273,6 +280,15 @@ impl Bench {
     /// What each arm's launches are asked.
     pub fn tasks(&self) -> Vec<Box<dyn Task<Answer = ()> + '_>> {
         let task = |seat: &Seat| -> Box<dyn Task<Answer = ()> + '_> {
+            if let Some(plan::Encoding { seconds, .. }) = self.spec.encoding {
+                return Box::new(Encoding {
+                    model: &self.file_of(seat).model,
+                    workload: &self.workload,
+                    plan: &self.spec.workload,
+                    seconds,
+                    batch: seat.batch,
+                });
+            }
             let generation = Generation {
                 model: &self.file_of(seat).model,
                 workload: &self.workload,
@@ -394,8 +410,12 @@ fn seats(
     (seats, unfit)
 }
 
-fn workload(spec: &Spec, found: &Found) -> Result<Workload> {
+fn workload(spec: &Spec, found: &Found, labelled: Option<&LabelledSet>) -> Result<Workload> {
     let work = &spec.workload;
+    found.check_kind(spec.encoding.is_some())?;
+    if spec.encoding.is_some() {
+        return texts(work, labelled, found);
+    }
     let shapes = [&work.prompt_len, &work.gen_len, &work.depth];
     let mut workload = if shapes.iter().all(|list| list.is_empty()) {
         let default = if found.model.name == "tiny" { "tiny" } else { "quick" };
@@ -419,6 +439,27 @@ fn workload(spec: &Spec, found: &Found) -> Result<Workload> {
         workload.accompany(most - 1, &found.ids().normal)?;
     }
     Ok(workload)
+}
+
+/// The texts of an encoder: labelled ones, cut to what the model takes, or random ones.
+fn texts(work: &plan::Workload, labelled: Option<&LabelledSet>, found: &Found) -> Result<Workload> {
+    let longest = longest(&found.model);
+    let Some(labelled) = labelled else {
+        let most = work.batch.iter().copied().max().unwrap_or(1);
+        let ids = found.ids();
+        return Ok(Workload::of_lengths(&work.prompt_len, most, &ids, longest, work.seed)?);
+    };
+    labelled.expected(&classify::labels(found)?)?;
+    let (tokenizer, end) = (found.tokenizer()?, found.ids().eos);
+    let texts = labelled.texts.iter().map(|text| {
+        let mut ids = tokenizer.encode(&text.text).map_err(|e| anyhow!("{:?}: {e}", text.text))?;
+        if ids.len() > longest as usize {
+            ids.truncate(longest as usize - end.iter().count());
+            ids.extend(end);
+        }
+        Ok(ids)
+    });
+    Ok(Workload::of_texts(&labelled.name, texts.collect::<Result<_>>()?))
 }
 
 /// Positions that the model has; any number, where it has no limit of its own.

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::engine::provision::package::{self, PackagedFile};
 use crate::model::cache::CacheDir;
+use crate::model::encoder;
 use crate::model::gguf::GgufFile;
 use crate::model::hub::{Hub, HubConfig};
 use crate::model::locate::{Located, Sources, WeightsPolicy, locate};
@@ -16,6 +17,7 @@ use crate::model::synth::{self, Random};
 use crate::model::tokenizer::{Ids, Tokenizer};
 use crate::progress::{ByteProgress, say, say_once};
 use crate::record;
+use crate::shell;
 use crate::units::Bytes;
 
 /// A model file that was found, opened and checked.
@@ -32,6 +34,24 @@ pub struct Found {
 impl Found {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         tokenizer(&self.file)
+    }
+
+    /// Whether it is an encoder, which has vectors of texts in place of generations.
+    pub fn is_encoder(&self) -> bool {
+        self.file.text("general.architecture") == Some(encoder::ARCHITECTURE)
+    }
+
+    /// Fails if the command is for the other kind of model.
+    pub fn check_kind(&self, encoder: bool) -> Result<()> {
+        if self.is_encoder() == encoder {
+            return Ok(());
+        }
+        let (expected, found, command) = match encoder {
+            true => ("an encoder", "a model that generates text", "run"),
+            false => ("a model that generates text", "an encoder", "encode"),
+        };
+        let command = shell::command(["llm-bench", command, "--model", &self.asked]);
+        bail!("{}: expected {expected}, found {found}; measure it with `{command}`", self.asked)
     }
 
     /// What random prompts are drawn from.
@@ -143,12 +163,22 @@ pub fn find_file(
 
 /// Makes a synthetic file, with progress.
 pub fn make(entry: &ModelEntry, quant: Quant, seed: u64, out: &Path) -> Result<()> {
-    let arch = entry.arch.as_ref().with_context(|| {
-        format!("{} ships as a file; there is nothing to synthesize", entry.name)
-    })?;
-    let size = synth::file_size(arch, quant)?;
+    let size = match (&entry.arch, &entry.encoder) {
+        (Some(arch), _) => synth::file_size(arch, quant)?,
+        (None, Some(spec)) => synth::encoder::file_size(spec, quant)?,
+        (None, None) => {
+            bail!("{} ships as a file; there is nothing to synthesize", entry.name)
+        }
+    };
     let mut bar = ByteProgress::new(&format!("making synthetic {} {quant}", entry.name));
-    synth::synthesize(arch, quant, seed, out, 0, &mut |done, total| bar.set(done, total))?;
+    let mut progress = |done, total| bar.set(done, total);
+    match (&entry.arch, &entry.encoder) {
+        (Some(arch), _) => synth::synthesize(arch, quant, seed, out, 0, &mut progress)?,
+        (None, Some(spec)) => {
+            synth::encoder::synthesize(spec, quant, seed, out, 0, &mut progress)?;
+        }
+        (None, None) => {}
+    }
     bar.done(size);
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! commands that launch engines go through it. Interrupted ones are resumed (`resume`).
 
 pub mod bench;
+mod classify;
 pub mod drive;
 mod estimate;
 pub mod find;
@@ -39,7 +40,7 @@ use crate::measure::{arithmetic, host};
 use crate::metric::Metric;
 use crate::model::cache::CacheDir;
 use crate::progress::say;
-use crate::record::{Build, Environment, Record, Run, SCHEMA, Status, WeightsSource};
+use crate::record::{self, Build, Environment, Record, Run, SCHEMA, Status, WeightsSource};
 use crate::secrets;
 use crate::sensors::gpu::ceilings;
 use crate::sensors::{bandwidth, page_cache};
@@ -103,7 +104,7 @@ impl Session<'_> {
                 let BytesPerSecond(bytes) = rate.rate;
                 record.host.measured_read_bandwidth_bytes_per_s = Some(bytes);
                 record.host.bandwidth_method = Some(rate.method);
-                if bench.is_batched() {
+                if bench.needs_arithmetic() {
                     let peaks = arithmetic::measure(bench.threads())?;
                     let named = peaks.iter().map(|p| (p.format.name().to_string(), p.rate.0));
                     record.host.measured_macs_per_s = named.collect();
@@ -166,6 +167,17 @@ impl Measured {
         let _ = self.record.write(&self.path);
         if let Err(e) = verify::verify_arms(&mut self.record, bench, plans) {
             say(&format!("warning: the engines are not verified: {e:#}"));
+        }
+    }
+
+    /// Has each engine label the labelled texts, if there are any; what cannot be labelled is said.
+    pub fn classify(&mut self, bench: &Bench, plans: &[ArmPlan]) {
+        let cut_off = self.ended.is_cut_off() || self.good_launches() == 0;
+        let Some(data) = bench.labelled.as_ref().filter(|_| !cut_off) else { return };
+        // An error shows when the rest is written.
+        let _ = self.record.write(&self.path);
+        if let Err(e) = classify::judge(&mut self.record, bench, plans, data) {
+            say(&format!("warning: no labels: {e:#}"));
         }
     }
 
@@ -319,11 +331,12 @@ fn prepare_compilers(
         let (task, settings) = (&*tasks[i], &settings[i]);
         let subject = Subject { engine: &plan.engine, installed, task, settings };
         let launched = launch::launch(&subject, (0, 0));
-        if let Ok(outcome) = launched
-            && let Some(cold) = outcome.launch.metrics.get(&Metric::ColdStartTtft)
-        {
-            let preparation = &mut record.arms[i].preparation;
-            preparation.insert("cold_start_ttft_s_empty_compile_cache".into(), *cold);
+        let Ok(outcome) = launched else { continue };
+        for metric in [Metric::ColdStartTtft, Metric::ColdStart] {
+            if let Some(cold) = outcome.launch.metrics.get(&metric) {
+                let preparation = &mut record.arms[i].preparation;
+                preparation.insert(format!("{metric}{}", record::EMPTY_CACHE), *cold);
+            }
         }
     }
 }

@@ -24,7 +24,10 @@ use crate::plan::grid::each_once;
 use crate::progress::{say, say_once};
 use crate::record::{FreeRunning, Limit, Record, Verdict, Verification};
 use crate::task::score::{Answer, Question, ask};
+use crate::task::vectors;
 use crate::workload::{fixed_ids, fixed_text};
+
+mod texts;
 
 /// The reference, where PyTorch is installed and the widened weights fit into memory.
 const REFERENCE: &str = "pytorch-f32";
@@ -52,7 +55,9 @@ pub fn explained<'a>(
 ) -> Option<&'a KnownDifference> {
     let known =
         engine.known_difference(&found.model.quant).filter(|_| v.verdict == Verdict::Fail)?;
-    let within = |most: f64| v.divergence.as_ref().is_some_and(|d| worst(d) <= most);
+    let nmse = v.divergence.as_ref().map(worst);
+    let nmse = nmse.or_else(|| v.vectors.as_ref().map(|vectors| vectors.distance.nmse));
+    let within = |most: f64| nmse.is_some_and(|nmse| nmse <= most);
     known.nmse.is_none_or(within).then_some(known)
 }
 
@@ -77,20 +82,61 @@ pub(crate) fn scratch(cache: &CacheDir) -> Result<tempfile::TempDir> {
 
 /// One comparison: the question to every engine, and where verdicts are kept.
 pub struct Check {
-    question: Question,
+    asked: Asked,
     cache: CacheDir,
     /// Model and instruction sets: kernels are chosen by them.
     processor: String,
 }
 
+/// Runs an engine on a device; its rows go to the file.
+type Ask<'a, A> = &'a dyn Fn(&Subject, Device, &Path) -> Result<A, Failure>;
+
+/// The reference's answer, an engine and its answer, and the files of both.
+type Compare<'a, A> = &'a dyn Fn(&A, &Subject, &A, (&Path, &Path)) -> Result<Verification>;
+
+/// What every engine is asked: teacher-forced logits, or vectors of texts.
+enum Asked {
+    Tokens(Question),
+    Texts(vectors::Question),
+}
+
+impl Asked {
+    fn place(&self) -> (Device, u32) {
+        match self {
+            Asked::Tokens(q) => (q.device, q.threads),
+            Asked::Texts(q) => (q.device, q.threads),
+        }
+    }
+
+    fn n_ctx(&self) -> u32 {
+        match self {
+            Asked::Tokens(q) => q.n_ctx(),
+            Asked::Texts(q) => q.n_ctx(),
+        }
+    }
+
+    /// Positions, or texts.
+    fn size(&self) -> usize {
+        match self {
+            Asked::Tokens(q) => q.tokens.len(),
+            Asked::Texts(q) => q.texts.len(),
+        }
+    }
+}
+
 impl Check {
-    /// `positions` of the fixed text, at most the model's context; the last `decode` one by one.
+    /// `positions` of the fixed text, at most the model's context; the last `decode` one by one. Of
+    /// an encoder, texts of many lengths.
     pub fn new(
         found: &Found,
         (device, threads): (Device, u32),
         deadlines: Deadlines,
         (positions, decode): (u32, u32),
     ) -> Result<Self> {
+        if found.is_encoder() {
+            let asked = Asked::Texts(texts::question(found, (device, threads), deadlines)?);
+            return Ok(Self { asked, processor: processor(device), cache: CacheDir::from_env()? });
+        }
         let positions = positions.min(found.model.context_length.unwrap_or(u32::MAX));
         let n_vocab = found.model.n_vocab.with_context(|| {
             format!(
@@ -114,21 +160,9 @@ impl Check {
             }
         };
         let free_prompt = FREE_PROMPT.min(positions / 2).max(1);
-        let host = host::host();
-        // The kernels of a card are chosen by its kind; the driver compiles some of them.
-        let card = match device {
-            Device::Cuda(index) => host.gpu.iter().find(|g| g.index == Some(index)),
-            Device::Cpu | Device::Metal => None,
-        };
-        let card = card.map(|g| format!(" {} {}", g.name, g.driver.as_deref().unwrap_or("")));
         Ok(Self {
-            processor: format!(
-                "{} {}{}",
-                host.cpu_model,
-                host.isa.join(" "),
-                card.unwrap_or_default()
-            ),
-            question: Question {
+            processor: processor(device),
+            asked: Asked::Tokens(Question {
                 model: found.path.clone(),
                 n_vocab,
                 device,
@@ -139,15 +173,15 @@ impl Check {
                 free_prompt,
                 free_tokens: FREE_TOKENS.min(positions - free_prompt),
                 deadlines,
-            },
+            }),
             cache: CacheDir::from_env()?,
         })
     }
 
     /// What names the compile cache of an engine that compiles for this.
     pub fn work(&self, found: &Found) -> String {
-        let q = &self.question;
-        format!("{} n_ctx {} threads {}", found.model.sha256, q.n_ctx(), q.threads)
+        let (_, threads) = self.asked.place();
+        format!("{} n_ctx {} threads {threads}", found.model.sha256, self.asked.n_ctx())
     }
 
     /// The engine to compare with: the one named, or PyTorch's float32 where it is installed and
@@ -159,7 +193,7 @@ impl Check {
         named: Option<&str>,
     ) -> Result<Subject> {
         let mut looking = Provisioner::new(self.cache.path().into(), false)?;
-        looking.device = self.question.device.kind();
+        looking.device = self.asked.place().0.kind();
         let provide = |name: &str| -> Result<Subject> {
             let engine = registry.find(name)?.clone();
             let installed = looking.provide(&engine, &self.work(found), &|_| {})?;
@@ -185,20 +219,61 @@ impl Check {
         subjects: &[Subject],
         found: &Found,
     ) -> Result<Vec<Verification>> {
+        match &self.asked {
+            Asked::Tokens(q) => self.compare_all(
+                reference,
+                subjects,
+                found,
+                &|s, device, file| {
+                    ask(&s.engine, &s.installed, &Question { device, ..q.clone() }, file)
+                },
+                &|right, subject, answer, files| {
+                    self.compared(q, reference, right, subject, answer, files, found)
+                },
+            ),
+            Asked::Texts(q) => self.compare_all(
+                reference,
+                subjects,
+                found,
+                &|s, device, file| {
+                    vectors::ask(
+                        &s.engine,
+                        &s.installed,
+                        &vectors::Question { device, ..q.clone() },
+                        file,
+                    )
+                },
+                &|right, subject, answer, files| {
+                    texts::compared(self, q, reference, right, subject, answer, files, found)
+                },
+            ),
+        }
+    }
+
+    /// Asks the reference, then every subject, and compares each answer with the reference's.
+    fn compare_all<A>(
+        &self,
+        reference: &Subject,
+        subjects: &[Subject],
+        found: &Found,
+        ask: Ask<'_, A>,
+        compared: Compare<'_, A>,
+    ) -> Result<Vec<Verification>> {
         let folder = scratch(&self.cache)?;
         let expected = folder.path().join("reference.f32");
-        say(&format!(
-            "verifying {} positions against {}",
-            self.question.tokens.len(),
-            reference.engine.name
-        ));
+        let what = match self.asked {
+            Asked::Tokens(_) => "positions",
+            Asked::Texts(_) => "texts",
+        };
+        let (size, name) = (self.asked.size(), &reference.engine.name);
+        say(&format!("verifying {size} {what} against {name}"));
+        let (device, _) = self.asked.place();
         // The reference may stay on the processor: the function is the same everywhere.
-        let device = match reference.engine.devices.contains(&self.question.device.kind()) {
-            true => self.question.device,
+        let of_reference = match reference.engine.devices.contains(&device.kind()) {
+            true => device,
             false => Device::Cpu,
         };
-        let question = Question { device, ..self.question.clone() };
-        let right = match ask(&reference.engine, &reference.installed, &question, &expected) {
+        let right = match ask(reference, of_reference, &expected) {
             Ok(answer) => answer,
             Err(Failure::Interrupted) => bail!("stopped"),
             Err(Failure::Engine(e)) => bail!(
@@ -218,13 +293,9 @@ impl Check {
                 continue;
             }
             say(&format!("verifying {}", subject.engine.name));
-            let logits = folder.path().join("subject.f32");
-            let answer = ask(&subject.engine, &subject.installed, &self.question, &logits);
-            let verdict = match answer {
-                Ok(answer) => {
-                    let logits = (expected.as_path(), logits.as_path());
-                    self.compared(reference, &right, subject, &answer, logits, found)?
-                }
+            let file = folder.path().join("subject.f32");
+            let verdict = match ask(subject, device, &file) {
+                Ok(answer) => compared(&right, subject, &answer, (&expected, &file))?,
                 Err(Failure::Interrupted) => bail!("stopped"),
                 Err(Failure::Engine(e)) => Verification {
                     reason: Some(format!(
@@ -236,7 +307,7 @@ impl Check {
                     ..self.verdict(reference, Verdict::Unanswered, None)
                 },
             };
-            if verdict.divergence.is_some() {
+            if verdict.divergence.is_some() || verdict.vectors.is_some() {
                 self.keep(subject, reference, found, &verdict);
             }
             verdicts.push(verdict);
@@ -251,13 +322,16 @@ impl Check {
             limit,
             reason: None,
             divergence: None,
+            vectors: None,
             free_running: None,
             checked_at: launch::now(),
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "two sides of a comparison, and what was asked")]
     fn compared(
         &self,
+        q: &Question,
         reference: &Subject,
         right: &Answer,
         subject: &Subject,
@@ -265,12 +339,7 @@ impl Check {
         (expected, logits): (&Path, &Path),
         found: &Found,
     ) -> Result<Verification> {
-        let open = |path: &Path| -> Result<BufReader<File>> {
-            let file =
-                File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-            Ok(BufReader::with_capacity(1 << 20, file))
-        };
-        let (n_vocab, n) = (self.question.n_vocab as usize, answer.positions as usize);
+        let (n_vocab, n) = (q.n_vocab as usize, answer.positions as usize);
         let limit = limit_for(&answer.precision);
         let positions = divergence::compare(open(expected)?, open(logits)?, n_vocab, n)?;
         let agree = right.text.iter().zip(&answer.text).take_while(|(a, b)| a == b).count();
@@ -332,7 +401,9 @@ impl Check {
         let enough = known
             .divergence
             .as_ref()
-            .is_some_and(|d| d.positions as usize >= self.question.tokens.len());
+            .map(|d| d.positions)
+            .or_else(|| known.vectors.as_ref().map(|v| v.texts))
+            .is_some_and(|n| n as usize >= self.asked.size());
         enough.then_some(known)
     }
 
@@ -356,8 +427,8 @@ impl Check {
             found.model.sha256,
             identity(subject)?,
             identity(reference)?,
-            self.question.threads,
-            self.question.device,
+            self.asked.place().1,
+            self.asked.place().0,
             self.processor,
         ]);
         let digest = Sha256::digest(key.to_string().as_bytes());
@@ -391,6 +462,23 @@ impl Check {
         }
         Ok(verdicts)
     }
+}
+
+fn open(path: &Path) -> Result<BufReader<File>> {
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(BufReader::with_capacity(1 << 20, file))
+}
+
+/// What the kernels of an engine on a device are chosen by.
+fn processor(device: Device) -> String {
+    let host = host::host();
+    // The kernels of a card are chosen by its kind; the driver compiles some of them.
+    let card = match device {
+        Device::Cuda(index) => host.gpu.iter().find(|g| g.index == Some(index)),
+        Device::Cpu | Device::Metal => None,
+    };
+    let card = card.map(|g| format!(" {} {}", g.name, g.driver.as_deref().unwrap_or("")));
+    format!("{} {}{}", host.cpu_model, host.isa.join(" "), card.unwrap_or_default())
 }
 
 /// Fills in whether the engines of a session compute the same function. An engine that cannot be

@@ -63,8 +63,7 @@ impl Task for Scoring<'_> {
         let request = Score {
             id: launch.engine.next_id(),
             tokens: q.tokens.clone(),
-            // The engine's working folder is not ours.
-            logits_path: absolute(self.logits),
+            logits_path: super::absolute(self.logits),
             first: 0,
             decode_from: Some(q.decode_from),
         };
@@ -87,11 +86,6 @@ impl Task for Scoring<'_> {
 
     /// The task has no metrics: the launch does not judge the logits.
     fn metrics(&self, _: &mut Measured<'_>) {}
-}
-
-fn absolute(path: &Path) -> String {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    path.to_string_lossy().into_owned()
 }
 
 impl Scoring<'_> {

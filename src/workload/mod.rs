@@ -1,14 +1,17 @@
 //! The requests that every engine gets: prompts as token ids, made once in the harness, and how
 //! many tokens to generate after each. Texts come from a prompt set, or ids from a seed.
 
+pub mod labelled;
 pub mod prompt_set;
 pub mod shape;
 pub mod text;
+mod texts;
 
 use sha2::{Digest, Sha256};
 
 use crate::model::tokenizer::{Ids, Tokenizer};
 use crate::record;
+pub use labelled::{LabelledError, LabelledSet, LabelledText};
 pub use prompt_set::{PromptSet, PromptSetError, PromptText};
 pub use shape::Shape;
 pub use text::QualityText;
@@ -20,13 +23,14 @@ pub struct Prompt {
     pub category: Option<String>,
     /// What this prompt is meant to show.
     pub why: Option<String>,
-    /// Tokens to generate; at least 1.
+    /// Tokens to generate; 0 for the texts of an encoder.
     pub n_gen: u32,
     /// Put into the cache before the prompt, unmeasured; empty for none.
     pub context: Vec<u32>,
     /// Begin-of-text first, where there is no context.
     pub ids: Vec<u32>,
-    /// What else is generated beside it in a batch: see [`Workload::accompany`].
+    /// What else is generated beside it in a batch: see [`Workload::accompany`]. The further texts
+    /// of an encoder.
     pub others: Vec<Vec<u32>>,
 }
 
@@ -142,6 +146,10 @@ impl Workload {
                 sha.update(prompt.depth().to_le_bytes());
                 prompt.context.iter().for_each(|id| sha.update(id.to_le_bytes()));
             }
+            for other in &prompt.others {
+                sha.update((other.len() as u32).to_le_bytes());
+                other.iter().for_each(|id| sha.update(id.to_le_bytes()));
+            }
         }
         let sha256 = crate::digest::hex(&sha.finalize());
         Self { name: name.to_owned(), prompts, sha256 }
@@ -170,7 +178,11 @@ impl Workload {
 
     /// Positions that the longest request needs.
     pub fn n_ctx(&self) -> u32 {
-        self.prompts.iter().map(|p| p.depth() + p.ids.len() as u32 + p.n_gen).max().unwrap_or(0)
+        let longest = |p: &Prompt| {
+            let others = p.others.iter().map(Vec::len);
+            others.fold(p.context.len() + p.ids.len(), usize::max) as u32 + p.n_gen
+        };
+        self.prompts.iter().map(longest).max().unwrap_or(0)
     }
 
     /// As the result file states it.

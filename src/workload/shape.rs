@@ -9,7 +9,7 @@ use super::Prompt;
 pub(super) const NO_TOKENS: &str =
     "-n 0: the first token belongs to every measurement; expected `-n 1` or more";
 
-const NO_VOCABULARY: &str = "the model's vocabulary has no ordinary tokens to draw from";
+pub(super) const NO_VOCABULARY: &str = "the model's vocabulary has no ordinary tokens to draw from";
 
 /// `n_prompt` tokens after a context of `depth`, and `n_gen` generated ones. Begin-of-text is the
 /// first token of the context, or of the prompt if there is no context.

@@ -13,6 +13,7 @@ mod cli;
 mod compare;
 mod config;
 mod doctor;
+mod encode;
 mod evidence;
 mod fake_engine;
 mod gate;

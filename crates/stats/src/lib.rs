@@ -23,7 +23,7 @@ pub use effect::hedges_g;
 pub use margin::{MarginP, MarginTest, margin_of_logs, margin_test};
 pub use multiplicity::holm;
 pub use power::{Design, launches_needed, minimum_detectable_effect, power};
-pub use proportion::{at_least, clopper_pearson, fisher_one_sided};
+pub use proportion::{at_least, clopper_pearson, fisher_one_sided, wilson};
 pub use sample::{BadSample, Interval, Sample, Summary, describe, mean_interval};
 pub use sequential::{pocock, spending_levels};
 pub use sessions::{Between, between_sessions, over_sessions, session_spread};

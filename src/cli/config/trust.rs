@@ -56,6 +56,7 @@ const MEASURING: &[&str] = &[
     "json",
     "last",
     "launches",
+    "like",
     "margin",
     "max-launches",
     "max-minutes",
@@ -84,6 +85,7 @@ const MEASURING: &[&str] = &[
     "row",
     "rule",
     "runs",
+    "seconds",
     "seed",
     "self-check",
     "since",
@@ -105,7 +107,7 @@ const MEASURING: &[&str] = &[
 ];
 
 /// Commands that put their results into a folder, under names of their own.
-const MEASURE: &[&str] = &["run", "sweep", "gate", "track"];
+const MEASURE: &[&str] = &["run", "sweep", "encode", "gate", "track"];
 
 /// An option that is in no list is refused: one that is added here needs a decision.
 fn reach(leaf: &Command, arg: &Arg) -> Reach {
@@ -117,9 +119,8 @@ fn reach(leaf: &Command, arg: &Arg) -> Reach {
         "engine-option" => Reach::Refused("the engine decides what it means"),
         "resume" => Reach::Refused("it names a session to resume"),
         "force" | "force-incomparable" => Reach::Refused("it switches a protection off"),
-        "model" | "prompts" | "prompt-file" | "text" | "baseline" | "candidate" | "history-db" => {
-            Reach::Inside
-        }
+        "data" | "model" | "prompts" | "prompt-file" | "text" | "baseline" | "candidate"
+        | "history-db" => Reach::Inside,
         "output-dir" if MEASURE.contains(&leaf.get_name()) => Reach::Inside,
         _ if names_a_path => Reach::Refused("it names a file or folder to write"),
         _ if MEASURING.contains(&long) => Reach::Measuring,
@@ -203,6 +204,9 @@ mod tests {
             [
                 "check.python",
                 "doctor.python",
+                "encode.engine-option",
+                "encode.python",
+                "encode.resume",
                 "export.output",
                 "gate.baseline-bin",
                 "gate.baseline-rev",

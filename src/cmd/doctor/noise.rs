@@ -75,6 +75,7 @@ fn spec(threads: u32) -> Spec {
         launches: TIMES,
         max_minutes: None,
         sustained_minutes: None,
+        encoding: None,
         timeout: None,
         profile: false,
     }

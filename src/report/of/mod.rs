@@ -4,6 +4,7 @@ mod batch;
 mod card;
 pub mod compare;
 pub mod doctor;
+mod encode;
 pub mod gate;
 pub mod history;
 pub mod lists;

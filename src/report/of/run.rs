@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{SYNTHETIC, batch, page, sections, sustained, sweep, verify, weights};
+use super::{SYNTHETIC, batch, encode, page, sections, sustained, sweep, verify, weights};
 use crate::analysis;
 use crate::metric::{Better, Metric, Rank, Values};
 use crate::number::{Form, Scale, count, three_digits};
+use crate::record::EMPTY_CACHE;
 use crate::record::quality::Figure;
 use crate::record::{Arm, Comparison, MetricSummary, Model, Precision, Record, WeightsSource};
 use crate::report::document::{
@@ -91,7 +92,9 @@ fn document(record: &Record, wanted: Sections, medium: Medium) -> Document {
     }
     document.push(Block::Facts(facts(record)));
     let is_sweep = sweep::is_sweep(record);
-    let per_prompt = prompts(record, medium).filter(|_| !is_sweep).map(Block::Table);
+    let is_encoding = analysis::is_encoding(record);
+    let per_prompt = prompts(record, medium).filter(|_| !is_sweep && !is_encoding);
+    let per_prompt = per_prompt.map(Block::Table);
     let legend = legend(record).join("; ") + ".";
     match medium {
         _ if record.arms.is_empty() => document.push(Block::Text("No engine was run.".into())),
@@ -111,7 +114,9 @@ fn document(record: &Record, wanted: Sections, medium: Medium) -> Document {
             }
         }
     }
-    if analysis::batching::is_batched(record) {
+    if is_encoding {
+        encode::add(&mut document, record);
+    } else if analysis::batching::is_batched(record) {
         let table = batch::table(record);
         if !table.rows.is_empty() {
             document.push(Block::Table(table));
@@ -223,11 +228,15 @@ fn workload(record: &Record) -> String {
         true => format!("behind a context of {} (d)", lengths(|p| p.depth)),
         false => String::new(),
     };
+    let out = match prompts.iter().any(|p| p.n_gen > 0) {
+        true => format!("{} tokens out", lengths(|p| p.n_gen)),
+        false => String::new(),
+    };
     joined([
         format!("set {}", record.workload.prompt_set),
         count(prompts.len(), "prompt"),
         format!("{} tokens in", lengths(|p| p.n_prompt)),
-        format!("{} tokens out", lengths(|p| p.n_gen)),
+        out,
         depth,
     ])
 }
@@ -260,7 +269,9 @@ pub(super) fn summary(record: &Record, medium: Medium) -> Table {
     };
     let precision = |of: fn(&Precision) -> &String| {
         move |arm: &Arm| -> Cell {
-            let text = arm.precision.as_ref().map(of).filter(|text| !text.is_empty());
+            // An encoder has no cache.
+            let text =
+                arm.precision.as_ref().map(of).filter(|text| !["", "none"].contains(&&***text));
             text.map(|text| clean(text)).into()
         }
     };
@@ -336,7 +347,7 @@ pub fn measured(summary: &MetricSummary, scale: Scale) -> Measured {
 }
 
 /// Whether the interval leaves open which of the two is better.
-fn is_open(c: &Comparison) -> bool {
+pub fn is_open(c: &Comparison) -> bool {
     c.ci95.is_some_and(|[low, high]| low <= 1.0 && 1.0 <= high)
 }
 
@@ -394,7 +405,8 @@ pub(super) fn prompts(record: &Record, medium: Medium) -> Option<Table> {
 pub(super) fn notes(record: &Record) -> Vec<String> {
     let mut notes: Vec<(String, Vec<String>)> = Vec::new();
     for arm in &record.arms {
-        let prepared = arm.preparation.get("cold_start_ttft_s_empty_compile_cache").map(|s| {
+        let empty = arm.preparation.iter().find(|(name, _)| name.ends_with(EMPTY_CACHE));
+        let prepared = empty.map(|(_, s)| {
             let took = Seconds(*s);
             format!(
                 "with an empty compile cache its cold start took {took} (once, not in the table)"
@@ -435,14 +447,16 @@ pub(super) fn legend(record: &Record) -> Vec<String> {
     }
     let verified = record.arms.iter().find_map(|arm| {
         let v = arm.verification.as_ref()?;
-        Some((&v.reference, v.divergence.as_ref()?))
+        let what = match (&v.divergence, &v.vectors) {
+            (Some(d), _) => (format!("{} positions", d.positions), "logits"),
+            (_, Some(vectors)) => (format!("{} texts", vectors.texts), "vectors"),
+            _ => return None,
+        };
+        Some((&v.reference, what))
     });
-    if let Some((reference, d)) = verified {
-        legend.push(format!(
-            "Verified: NMSE of the logits against {} over {} positions",
-            clean(reference),
-            d.positions
-        ));
+    if let Some((reference, (over, what))) = verified {
+        let reference = clean(reference);
+        legend.push(format!("Verified: NMSE of the {what} against {reference} over {over}"));
     }
     if record.arms.iter().any(|arm| sections::memory_shares(arm).is_some()) {
         legend.push(format!(

@@ -3,6 +3,7 @@
 //! drawn. `svg` draws it; `sparkline` sets a series as one line of text.
 
 mod field;
+mod heat;
 mod ink;
 mod rows;
 mod ruler;
@@ -30,6 +31,7 @@ pub struct Plot {
 pub enum Shape {
     Rows(Rows),
     Field(Box<Field>),
+    Heat(Heat),
 }
 
 /// What an axis measures, and how it is divided.
@@ -81,6 +83,16 @@ pub enum Value {
     Spread(Vec<Option<f64>>),
     /// The row has no value; why.
     Nothing(String),
+}
+
+/// A grid of values; a cell may have none.
+#[derive(Debug, Clone)]
+pub struct Heat {
+    pub rows: Vec<String>,
+    pub columns: Vec<String>,
+    pub scale: Scale,
+    /// Row by row.
+    pub cells: Vec<Vec<Option<f64>>>,
 }
 
 /// Points and lines between two axes.
@@ -265,6 +277,7 @@ impl Plot {
                 .series
                 .first()
                 .map_or_else(Vec::new, |s| s.points.iter().map(|p| p.y).collect()),
+            Shape::Heat(heat) => heat.values().collect(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use maud::{Markup, PreEscaped, html};
 
 use super::ink::{Drawing, cut, label, px, wrapped};
-use super::{Plot, Shape, field, rows};
+use super::{Plot, Shape, field, heat, rows};
 
 /// Colours and strokes; a page that shows plots needs it too.
 pub const STYLE: &str = include_str!("plot.css");
@@ -41,6 +41,7 @@ fn body(plot: &Plot, width: f64) -> Drawing {
     match &plot.shape {
         Shape::Rows(rows) => rows::draw(rows, width),
         Shape::Field(field) => field::draw(field, width),
+        Shape::Heat(heat) => heat::draw(heat, width),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Field, Look, MEDIAN, Plot, Reach, Row, Rows, Series, Shape, Steps, Value};
+use super::{Field, Heat, Look, MEDIAN, Plot, Reach, Row, Rows, Series, Shape, Steps, Value};
 use crate::report::document::{Cell, Column, Table};
 
 /// More rows or series are told by their extremes.
@@ -14,6 +14,7 @@ impl Plot {
         let told = match &self.shape {
             Shape::Rows(rows) => of_rows(rows),
             Shape::Field(field) => of_field(field),
+            Shape::Heat(heat) => of_heat(heat),
         };
         format!("{}. {told}", self.title)
     }
@@ -26,6 +27,7 @@ impl Plot {
                 curves_table(field)
             }
             Shape::Field(field) => points_table(field),
+            Shape::Heat(heat) => heat_table(heat),
         }
     }
 }
@@ -101,6 +103,38 @@ fn of_field(field: &Field) -> String {
         told += &format!(" Change of level: {}.", change.told);
     }
     told
+}
+
+fn of_heat(heat: &Heat) -> String {
+    let cells = || {
+        let row = |(r, cells)| -> Vec<(f64, String)> {
+            let cells: &Vec<Option<f64>> = cells;
+            let cells = cells.iter().enumerate();
+            cells.filter_map(|(c, x)| x.map(|x| (x, heat.told(r, c, x)))).collect()
+        };
+        heat.cells.iter().enumerate().flat_map(row)
+    };
+    let least = cells().min_by(|a, b| a.0.total_cmp(&b.0));
+    let most = cells().max_by(|a, b| a.0.total_cmp(&b.0));
+    match (least, most) {
+        (Some((_, low)), Some((_, high))) => format!("Least at {low}. Most at {high}."),
+        _ => "No cell has a value.".into(),
+    }
+}
+
+fn heat_table(heat: &Heat) -> Table {
+    let unit = |title: &String| Column {
+        note: heat.scale.unit.to_string(),
+        ..Column::right(title.clone())
+    };
+    let columns = [Column::left("")].into_iter().chain(heat.columns.iter().map(unit));
+    let mut table = Table { stub: 1, ..Table::new(columns) };
+    for (name, cells) in heat.rows.iter().zip(&heat.cells) {
+        let one =
+            |x: &Option<f64>| x.map_or_else(Cell::missing, |x| heat.scale.text(x, None).into());
+        table.push([name.as_str().into()].into_iter().chain(cells.iter().map(one)).collect());
+    }
+    table
 }
 
 fn rows_table(rows: &Rows) -> Table {

@@ -4,7 +4,7 @@
 use super::Measured;
 use crate::device::DeviceKind;
 use crate::metric::{Metric, Values};
-use crate::record::{Energy, MemoryPart, Model, Part, PromptRun, Role};
+use crate::record::{Energy, Model, PromptRun, Role};
 use crate::stats::Sample;
 use crate::units::{BytesPerSecond, MacsPerSecond, Seconds};
 
@@ -82,11 +82,6 @@ pub fn of_launch(measured: &mut Measured<'_>, model: &Model) {
     let mut values = of_prompts(&launch.prompts, reads.as_ref());
     let decode = values.get(&Metric::DecodeTps).copied();
     let gpu_peak = launch.memory.gpu.as_ref().and_then(|gpu| gpu.peak_bytes);
-    if let Some(peak) = launch.memory.peak_host_bytes {
-        values.insert(Metric::PeakHostBytes, peak as f64);
-        values.extend(of_memory(&launch.memory.breakdown));
-    }
-    values.extend(gpu_peak.map(|peak| (Metric::PeakGpuBytes, peak as f64)));
     let peak = match device.kind() {
         DeviceKind::Cpu => launch.memory.peak_host_bytes,
         DeviceKind::Cuda | DeviceKind::Metal => gpu_peak,
@@ -99,13 +94,8 @@ pub fn of_launch(measured: &mut Measured<'_>, model: &Model) {
         DeviceKind::Cuda | DeviceKind::Metal => &launch.gpu_energy,
     };
     values.extend(energy.iter().flat_map(|energy| of_energy(energy, &launch.prompts)));
-    if let Some(gpu) = &launch.environment.gpu {
-        values.extend(gpu.sm_clock_mhz.map(|clock| (Metric::SmClock, clock.median)));
-        if gpu.readings > 0 {
-            values.insert(Metric::Throttled, gpu.throttled_s.values().sum());
-        }
-    }
     launch.metrics.extend(values);
+    measured.machine();
 }
 
 /// The launch metrics that come from its generations.
@@ -140,26 +130,6 @@ fn of_energy(energy: &Energy, runs: &[PromptRun]) -> Values {
         && total > 0
     {
         values.insert(Metric::JoulesPerTotalToken, joules / total as f64);
-    }
-    values
-}
-
-/// The peak in five parts that add up to it; empty without a breakdown.
-fn of_memory(breakdown: &[MemoryPart]) -> Values {
-    let mut values = Values::new();
-    for MemoryPart { part, bytes, .. } in breakdown {
-        let metric = match part {
-            Part::WeightsMapped | Part::WeightsPrivate => Metric::MemoryWeights,
-            Part::KvCache => Metric::MemoryKv,
-            Part::Activations | Part::LoadTemporaries | Part::GenerationTemporaries => {
-                Metric::MemoryActivations
-            }
-            Part::BeforeLoad | Part::Libraries | Part::Compiler | Part::AllocatorFree => {
-                Metric::MemoryRuntime
-            }
-            Part::Unaccounted => Metric::MemoryUnaccounted,
-        };
-        *values.entry(metric).or_insert(0.0) += *bytes as f64;
     }
     values
 }

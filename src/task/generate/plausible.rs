@@ -1,16 +1,10 @@
 //! Could any machine of this kind have been so fast? An engine stamps its own tokens, and one that
 //! computes nothing can stamp them at will.
 
-use crate::device::DeviceKind;
 use crate::record::{Model, PromptRun, Role};
 use crate::task::Measured;
 use crate::units::{BytesPerSecond, three_digits};
 
-/// Multiply-adds per second that no core reaches: AMX makes 1024 of int8 in a cycle, at less than
-/// 6 GHz.
-const MACS_OF_A_CORE: f64 = 1024.0 * 6e9;
-/// The same of an accelerator: ten times a current one's 4-bit rate.
-const MACS_OF_AN_ACCELERATOR: f64 = 1e17;
 /// A reading of the bandwidth may be low by more than half beside other work.
 const OF_BANDWIDTH: f64 = 3.0;
 /// Weights of fewer times the last-level cache may be read from it.
@@ -32,17 +26,14 @@ fn arithmetic(run: &PromptRun, measured: &Measured<'_>, model: &Model) -> Option
     let positions = each * f64::from(run.batch.unwrap_or(1));
     let macs = positions * 0.5 * model.n_params as f64;
     let rate = macs / (last.saturating_sub(first).max(1) as f64 / 1e9);
-    let most = match measured.device.kind() {
-        DeviceKind::Cpu => f64::from(measured.threads) * MACS_OF_A_CORE,
-        _ => MACS_OF_AN_ACCELERATOR,
-    };
+    let most = measured.most_macs();
     (rate > most).then(|| {
         format!(
             "{}: {positions} tokens in {} ms are at least {rate:.0e} multiply-adds a second; {} \
              cannot make {most:.0e}",
             run.id,
             three_digits(last.saturating_sub(first) as f64 / 1e6),
-            whereabouts(measured)
+            measured.whereabouts()
         )
     })
 }
@@ -62,14 +53,10 @@ fn memory(run: &PromptRun, measured: &Measured<'_>, model: &Model) -> Option<Str
             "{}: decoding would have read {} of weights; {} delivers {}",
             run.id,
             BytesPerSecond(read),
-            whereabouts(measured),
+            measured.whereabouts(),
             BytesPerSecond(bandwidth)
         )
     })
-}
-
-fn whereabouts(measured: &Measured<'_>) -> String {
-    format!("{} with {} threads", measured.device, measured.threads)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod names;
 mod raw;
 mod speed;
 
-use super::{SYNTHETIC, batch, run, sections, sustained, sweep, verify};
+use super::{SYNTHETIC, batch, encode, run, sections, sustained, sweep, verify};
 use crate::analysis;
 use crate::metric::{Metric, Rank};
 use crate::record::{Record, WeightsSource};
@@ -86,6 +86,7 @@ pub fn pictures(record: &Record) -> Vec<Plot> {
     plots.extend(latency::distribution(record, &names));
     plots.extend(memory::parts(record, &names));
     plots.extend(courses::plots(record, &names));
+    plots.extend(encode::plots(record));
     plots
 }
 
@@ -144,14 +145,22 @@ fn comparison(document: &mut Document, record: &Record, names: &Names) {
             }
         }
     }
-    if analysis::batching::is_batched(record) {
+    if analysis::is_encoding(record) {
+        encode::add(document, record);
+        let maps = encode::plots(record);
+        if !maps.is_empty() {
+            document.push(Block::Panels(maps));
+        }
+    } else if analysis::batching::is_batched(record) {
         let table = batch::table(record);
         if !table.rows.is_empty() {
             document.push(Block::Table(table));
             document.push(Block::Legend(vec![format!("{}.", batch::LEGEND)]));
         }
     }
-    if let Some(table) = run::prompts(record, Medium::Page) {
+    if let Some(table) =
+        run::prompts(record, Medium::Page).filter(|_| !analysis::is_encoding(record))
+    {
         document.push(Block::Fold("Each prompt alone".into(), vec![Block::Table(table)]));
     }
     document.push(Block::Fold("What the metrics mean".into(), vec![meanings(record)]));

@@ -6,13 +6,16 @@ use crate::metric::{Better, Metric, Values};
 use crate::number::Scale;
 use crate::record::{Arm, MetricSummary, Record};
 use crate::report::document::Measured;
-use crate::report::of::{run, sweep};
+use crate::report::of::{encode, run, sweep};
 use crate::report::plot::{Axis, Plot, Reach, Row, Rows, Shape, Steps, Value};
 
 /// The columns of a sweep, but for the ratio of two of them.
 pub fn bars(record: &Record, names: &Names) -> Vec<Plot> {
-    let metrics = sweep::METRICS.into_iter().filter(|metric| *metric != Metric::TpsPerGb);
-    metrics.filter_map(|metric| panel(record, names, metric)).collect()
+    let metrics: Vec<Metric> = match analysis::is_encoding(record) {
+        true => encode::BARS.to_vec(),
+        false => sweep::METRICS.into_iter().filter(|m| *m != Metric::TpsPerGb).collect(),
+    };
+    metrics.into_iter().filter_map(|metric| panel(record, names, metric)).collect()
 }
 
 fn panel(record: &Record, names: &Names, metric: Metric) -> Option<Plot> {

@@ -121,7 +121,9 @@ fn every_plot_has_its_words_and_a_table_of_the_numbers_that_it_draws() {
     };
     let scaled = Record { arms: vec![threads(1), threads(2)], ..testing::empty() };
     let mut seen = 0;
-    for record in [summarized(&testing::record()), sweep(), deep(), summarized(&scaled)] {
+    let encoding = summarized(&testing::encoding());
+    let records = [summarized(&testing::record()), sweep(), deep(), summarized(&scaled), encoding];
+    for record in records {
         let page = document(&[record]);
         for plot in plots(&page) {
             seen += 1;
@@ -142,6 +144,10 @@ fn every_plot_has_its_words_and_a_table_of_the_numbers_that_it_draws() {
                         let value = field.y.value(point.y, point.across);
                         assert!(texts.contains(&value), "{value} of {} in {texts:?}", plot.title);
                     }
+                }
+                Shape::Heat(heat) => {
+                    assert_eq!(table.rows.len(), heat.rows.len(), "{}", plot.title);
+                    assert!(heat.rows.iter().all(|name| texts.contains(name)), "{}", plot.title);
                 }
             }
         }
@@ -296,4 +302,23 @@ fn what_files_say_stays_text() {
     let page = render(&record, Format::Html, Style::PLAIN);
     assert!(page.contains("&lt;script&gt;window.hacked"), "it is shown");
     assert!(!page.contains("<script") && !page.contains("<img"));
+}
+
+#[test]
+fn an_encoder_has_a_line_for_each_cell_and_a_heat_map_for_each_engine() {
+    let record = summarized(&testing::encoding());
+    let shown = render(&record, Format::Table, Style::PLAIN);
+    for word in
+        ["1 × 32 tokens", "8 × 128 tokens", "2.00×", "candle encodes 2.00 times as many texts"]
+    {
+        assert!(shown.contains(word), "{word} in {shown}");
+    }
+    let page = document(&[record]);
+    let maps = plots(&page).into_iter().filter_map(|plot| match &plot.shape {
+        Shape::Heat(heat) => Some((plot.title.clone(), heat.columns.len(), heat.rows.len())),
+        _ => None,
+    });
+    let maps: Vec<_> = maps.collect();
+    let title = |engine| format!("Texts a second, {engine}");
+    assert_eq!(maps, [(title("pytorch-f32"), 2, 2), (title("candle"), 2, 2)]);
 }

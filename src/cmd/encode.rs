@@ -1,0 +1,18 @@
+//! `encode`: measures encoders over batches and lengths.
+
+use anyhow::Result;
+
+use super::grid::{Kind, measure};
+use crate::cli::encode::EncodeArgs;
+
+pub fn run(args: &EncodeArgs) -> Result<()> {
+    let kind = Kind {
+        name: "encode",
+        command: "encode",
+        verify: !args.session.no_verify,
+        resume: args.resume.as_deref(),
+        sections: args.sections(),
+        text: None,
+    };
+    measure(&args.session, args.spec(), &args.engines(), kind).map(drop)
+}
