@@ -151,33 +151,26 @@ fn float_tiles<const W: usize, const T: usize>(
     let (tiles, rest) = out.as_chunks_mut::<T>();
     let n_tiled = tiles.len() * T;
     for (i, tile) in tiles.iter_mut().enumerate() {
-        // The first tiles read the panel from further away than the others. While they do, they ask
-        // for the columns behind it, which follow if it is a part of a packed matrix: each tile
-        // for another register of each column.
-        let behind =
-            panel.as_ptr().wrapping_add(if i < WIDTH && !nopf() { panel.len() } else { 0 });
-        let behind = behind.cast::<u8>().wrapping_add(i % WIDTH * size_of::<__m512>());
-        float_tile::<W, T>(panel, from_fn(|t| x(i * T + t)), tile, Some(behind));
+        float_tile::<W, T>(panel, from_fn(|t| x(i * T + t)), tile);
     }
     let (tiles, rest) = rest.as_chunks_mut::<2>();
     let n_paired = n_tiled + 2 * tiles.len();
     for (i, tile) in tiles.iter_mut().enumerate() {
         let t = n_tiled + 2 * i;
-        float_tile::<W, 2>(panel, [x(t), x(t + 1)], tile, None);
+        float_tile::<W, 2>(panel, [x(t), x(t + 1)], tile);
     }
     if let [row] = rest {
-        float_tile::<W, 1>(panel, [x(n_paired)], std::array::from_mut(row), None);
+        float_tile::<W, 1>(panel, [x(n_paired)], std::array::from_mut(row));
     }
 }
 
-/// `out[t] +=` the panel · `x[t]`. With each column it prefetches a line of `behind` on.
+/// `out[t] +=` the panel · `x[t]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 #[inline]
 fn float_tile<const W: usize, const T: usize>(
     panel: &[[f32; ROWS]],
     x: [&[f32]; T],
     out: &mut [[f32; ROWS]; T],
-    behind: Option<*const u8>,
 ) {
     assert!(x.iter().all(|x| x.len() == panel.len()) && W <= WIDTH);
     // SAFETY: this function has the features; each column is inside each token.
@@ -188,10 +181,6 @@ fn float_tile<const W: usize, const T: usize>(
         }
         for (column, weights) in panel.iter().enumerate() {
             let w: [__m512; W] = from_fn(|r| _mm512_loadu_ps(weights.as_ptr().add(LANES * r)));
-            if let Some(behind) = behind {
-                let line = behind.wrapping_add(column * size_of::<[f32; ROWS]>());
-                _mm_prefetch::<_MM_HINT_T1>(line.cast());
-            }
             for i in 0..T {
                 let x = _mm512_set1_ps(*x[i].get_unchecked(column));
                 for r in 0..W {
@@ -205,9 +194,4 @@ fn float_tile<const W: usize, const T: usize>(
             }
         }
     }
-}
-
-fn nopf() -> bool {
-    static X: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *X.get_or_init(|| std::env::var("NOPF").is_ok())
 }
