@@ -32,6 +32,8 @@ pub struct Answer {
     pub precision: Precision,
     /// Values of each text's row in the file.
     pub columns: u32,
+    /// Whether hidden states lie beside it.
+    pub hidden: bool,
 }
 
 impl Question {
@@ -79,7 +81,8 @@ impl Task for Encoding<'_> {
             let values = (u64::from(q.n_layers) + 1) * q.tokens() as u64 * u64::from(q.n_embd);
             expect(launch.engine, &hidden, "hidden states", values)?;
         }
-        Ok(Answer { precision: launch.loaded.precision.clone(), columns: encoded.columns })
+        let precision = launch.loaded.precision.clone();
+        Ok(Answer { precision, columns: encoded.columns, hidden: q.hidden })
     }
 
     /// The task has no metrics: the launch does not judge the vectors.
@@ -96,8 +99,24 @@ fn expect(engine: &mut Engine, file: &Path, what: &str, values: u64) -> Result<(
     Err(engine.fail(FailureKind::Protocol, message))
 }
 
-/// Runs one engine; its vectors go to the file `vectors`, hidden states beside it.
+/// Runs one engine; its vectors go to the file `vectors`, hidden states beside it. An engine that
+/// cannot show hidden states is asked again, for vectors alone.
 pub fn ask(
+    engine: &EngineSpec,
+    installed: &Installed,
+    question: &Question,
+    vectors: &Path,
+) -> Result<Answer, Failure> {
+    match once(engine, installed, question, vectors) {
+        Err(Failure::Engine(e)) if e.kind == FailureKind::Unsupported && question.hidden => {
+            let alone = Question { hidden: false, ..question.clone() };
+            once(engine, installed, &alone, vectors)
+        }
+        answer => answer,
+    }
+}
+
+fn once(
     engine: &EngineSpec,
     installed: &Installed,
     question: &Question,

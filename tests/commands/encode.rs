@@ -133,3 +133,14 @@ fn what_does_not_fit_together_is_refused_with_the_command_that_does() {
         &["expected one of the model's labels (left, right)"],
     );
 }
+
+#[test]
+fn an_engine_without_hidden_states_is_verified_by_its_vectors() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = encoder(dir.path(), &[]);
+    let engines = ["verify", "--model", &model, "--engine", "candle-stock,candle"];
+    let args = [&engines[..], &["--reference", "candle-f32"]].concat();
+    let shown = done(output(dir.path(), &args));
+    assert_eq!(shown.matches(" pass ").count(), 2, "{shown}");
+    assert!(shown.contains("embeddings") && shown.contains("layer 1"), "{shown}");
+}

@@ -62,7 +62,8 @@ fn document(model: &Model, verdicts: &[(&str, &Verification)]) -> Document {
         )));
     }
     add(&mut document, verdicts);
-    if encoded.is_some_and(|(_, vectors)| !vectors.layers.is_empty()) {
+    let has_layers = |v: &Verification| v.vectors.as_ref().is_some_and(|x| !x.layers.is_empty());
+    if verdicts.iter().any(|(_, v)| has_layers(v)) {
         document.push(Block::Table(layers(verdicts)));
     }
     document

@@ -86,7 +86,7 @@ pub fn compared(
         return Ok(verification);
     };
     let mut layers = Vec::new();
-    if q.hidden {
+    if right.hidden && answer.hidden {
         let rows = (q.tokens(), q.n_embd as usize);
         let (mut a, mut b) = (open(&hidden_beside(expected))?, open(&hidden_beside(found_in))?);
         for layer in 0..=q.n_layers {
