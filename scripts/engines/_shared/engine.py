@@ -188,12 +188,15 @@ class Server:
         return {"type": "loaded", **times, "memory": self._known(), **facts}
 
     def _kind(self, path: str) -> type[Engine] | type[Encoder]:
-        """What runs the file."""
+        """What runs the file. One that cannot be read is for the engine, which says why when it loads it."""
         if self.encoder is None:
             return self.kind
         from .gguf_reader import Gguf
 
-        return self.encoder if Gguf.architecture(path) == "bert" else self.kind
+        try:
+            return self.encoder if Gguf.architecture(path) == "bert" else self.kind
+        except Failure:
+            return self.kind
 
     def context(self, request: dict) -> dict:
         """Fills the cache with a context for generations at that depth."""
