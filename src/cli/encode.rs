@@ -6,7 +6,6 @@ use clap::{Args, ValueEnum};
 
 use super::SessionArgs;
 use crate::plan::{Encoding, Spec, Target, Workload};
-use crate::report::Sections;
 use crate::sensors::page_cache::PageCache;
 
 /// Measured where nothing else is named.
@@ -142,10 +141,5 @@ impl EncodeArgs {
             true => ENGINES.map(String::from).to_vec(),
             false => self.engine.clone(),
         }
-    }
-
-    /// No section is shown on request.
-    pub fn sections(&self) -> Sections {
-        Sections::default()
     }
 }

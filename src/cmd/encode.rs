@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::grid::{Kind, measure};
 use crate::cli::encode::EncodeArgs;
+use crate::report::Sections;
 
 pub fn run(args: &EncodeArgs) -> Result<()> {
     let kind = Kind {
@@ -11,7 +12,7 @@ pub fn run(args: &EncodeArgs) -> Result<()> {
         command: "encode",
         verify: !args.session.no_verify,
         resume: args.resume.as_deref(),
-        sections: args.sections(),
+        sections: Sections::default(),
         text: None,
     };
     measure(&args.session, args.spec(), &args.engines(), kind).map(drop)

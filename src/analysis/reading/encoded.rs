@@ -120,8 +120,8 @@ fn alone(record: &Record, arm: &Arm) -> Option<String> {
     ))
 }
 
-/// The label without the batch.
-fn series(arm: &Arm) -> String {
+/// The label without the batch: one engine, file, device and number of threads.
+pub fn series(arm: &Arm) -> String {
     let batch = format!(":b{}", arm.point.batch.unwrap_or(1));
     arm.label.strip_suffix(&batch).unwrap_or(&arm.label).to_string()
 }

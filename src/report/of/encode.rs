@@ -182,8 +182,7 @@ fn batch_of(arm: &Arm) -> u32 {
 fn series(record: &Record) -> Vec<Series<'_>> {
     let mut all: Vec<Series<'_>> = Vec::new();
     for arm in &record.arms {
-        let batch = format!(":b{}", batch_of(arm));
-        let name = clean(arm.label.strip_suffix(&batch).unwrap_or(&arm.label));
+        let name = clean(&analysis::series(arm));
         match all.iter_mut().find(|series| series.name == name) {
             Some(series) => series.arms.push(arm),
             None => all.push(Series { name, arms: vec![arm] }),
