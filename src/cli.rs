@@ -17,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::run::RunArgs;
 pub use self::session::SessionArgs;
 use crate::device::Device;
+use crate::engine::http::Endpoint;
 use crate::engine::registry::EngineOption;
 use crate::metric::Metric;
 use crate::model::locate::WeightsPolicy;
@@ -116,8 +117,8 @@ impl Command {
         )
     }
 
-    /// The options of engines that the user set.
-    pub fn engine_options(&self) -> Vec<EngineOption> {
+    /// The options of engines and the servers that the user set.
+    pub fn of_engines(&self) -> (Vec<EngineOption>, Vec<Endpoint>) {
         let args = match self {
             Self::Run(args) => &args.session.set,
             Self::Sweep(args) => &args.run.session.set,
@@ -126,9 +127,9 @@ impl Command {
             Self::Gate(args) => &args.set,
             Self::Verify(args) => &args.set,
             Self::Generate(args) => &args.set,
-            _ => return Vec::new(),
+            _ => return Default::default(),
         };
-        args.all()
+        (args.all(), args.endpoint.clone())
     }
 
     /// The Python of `--python`.
@@ -164,6 +165,10 @@ pub struct SetArgs {
     /// fastest one measured here: the same as --engine-option pytorch:path=NAME for both
     #[arg(long, value_name = "NAME")]
     pub pytorch_path: Option<String>,
+    /// Also measure a server that runs there, over OpenAI's interface; comma separated. A key is taken
+    /// from LLM_BENCH_API_KEY, or LLM_BENCH_API_KEY_NAME
+    #[arg(long, value_delimiter = ',', value_name = "[NAME=]URL")]
+    pub endpoint: Vec<Endpoint>,
 }
 
 impl SetArgs {

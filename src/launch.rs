@@ -70,15 +70,15 @@ pub struct Interrupted;
 /// Launches in a fresh process. `at` holds the number of this launch within its arm and its place
 /// in the session. A failure of the engine is an outcome, not an error.
 pub fn launch(subject: &Subject<'_>, at: (u32, u32)) -> Result<Outcome, Interrupted> {
-    let Settings { threads, deadlines, .. } = *subject.settings;
-    over(subject, at, || Engine::open(subject.installed, threads, deadlines), Sensors::default())
+    let deadlines = subject.settings.deadlines;
+    over(subject, at, |load| Engine::open(subject.installed, load, deadlines), Sensors::default())
 }
 
 /// The same over any connection, with sensors besides those of the machine.
 fn over(
     Subject { engine, installed, task, settings }: &Subject<'_>,
     at: (u32, u32),
-    open: impl FnOnce() -> Result<Engine, Failure>,
+    open: impl FnOnce(&Load) -> Result<Engine, Failure>,
     sensors: Sensors,
 ) -> Result<Outcome, Interrupted> {
     let changed = || settings.stamp?.difference(&settings.model_path);
@@ -121,12 +121,15 @@ fn over(
         Err(Failure::Interrupted) if notes.launch.sustained.is_some() => None,
         Err(Failure::Interrupted) => return Err(Interrupted),
     };
-    let Notes { mut launch, identity, loaded, mut sensors } = notes;
+    let Notes { mut launch, identity, loaded, mut sensors, here } = notes;
     sensors.end(&mut launch);
+    if !here {
+        (launch.energy, launch.gpu_energy) = (None, None);
+    }
     if let Some(loaded) = &loaded {
         let around = launch.environment.read_bandwidth_bytes_per_s;
         let mean = around.map(|[before, after]| BytesPerSecond(0.5 * (before + after)));
-        let bandwidth = mean.or(settings.known_bandwidth);
+        let bandwidth = mean.or(settings.known_bandwidth).filter(|_| here);
         let mut measured = Measured {
             launch: &mut launch,
             loaded,
@@ -141,6 +144,8 @@ fn over(
         };
         let doubt =
             || excess(&measured.launch.memory, settings.device).or_else(|| task.doubt(&measured));
+        // What this machine can do says nothing of another one.
+        let doubt = || if here { doubt() } else { None };
         if error.is_none()
             && let Some(message) = doubt()
         {

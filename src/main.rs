@@ -74,7 +74,8 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     interrupt::install();
-    set_options(cli.command.engine_options());
+    let (options, endpoints) = cli.command.of_engines();
+    set_options(options, endpoints);
     if let Some(python) = cli.command.python() {
         use_python(python);
     }

@@ -428,6 +428,10 @@ pub enum FailureKind {
     DoesNotFit,
     /// Times that no such machine can reach, or a book of memory beyond what the kernel counted.
     Implausible,
+    /// Nobody answers at the address of a server.
+    Unreachable,
+    /// A server answered with an error.
+    ServerError,
 }
 
 fn is_zero(n: &u32) -> bool {

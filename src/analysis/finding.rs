@@ -396,6 +396,8 @@ fn advice_on_failure(kind: FailureKind) -> &'static str {
         | FailureKind::WrongTokens
         | FailureKind::Protocol
         | FailureKind::Implausible => "the engine's script is at fault: its numbers were refused",
+        FailureKind::Unreachable => "start the server, or correct the address of --endpoint",
+        FailureKind::ServerError => "the reason is in the server's own words; its log may say more",
         FailureKind::CompileFailed
         | FailureKind::Internal
         | FailureKind::Killed

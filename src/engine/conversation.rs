@@ -5,8 +5,9 @@
 use std::time::{Duration, Instant};
 
 use super::connection::{Broken, Connection, Observes, Pid};
+use super::http::{Endpoint, Http, free_port};
 use super::process::Process;
-use super::provision::{Installed, UsersEnvironment};
+use super::provision::{Installed, Reach, UsersEnvironment};
 use crate::interrupt;
 use crate::protocol::{
     ErrorKind, Feature, Load, Loaded, MemoryBook, PROTOCOL, Ready, Reply, Request,
@@ -68,8 +69,28 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts an installed engine in its own process and waits until it is ready.
+    /// Reaches an installed engine and waits until it is ready for `load`, which a server of ours
+    /// gets with its command.
     pub fn open(
+        installed: &Installed,
+        load: &Load,
+        deadlines: Deadlines,
+    ) -> Result<Self, Failure> {
+        let http = match &installed.reach {
+            Reach::Pipes => return Self::over_pipes(installed, load.threads, deadlines),
+            Reach::Address(endpoint) => Http::to(endpoint, &deadlines)?,
+            Reach::Server(server) => {
+                let port = free_port()?;
+                let command = installed.server_command(server, load, port);
+                let endpoint = Endpoint::on_loopback(&server.name, port);
+                Http::serve(command, load.threads, &endpoint, &server.recipe.health, &deadlines)?
+            }
+        };
+        Ok(Self::over(Box::new(http), deadlines, Ready::default()))
+    }
+
+    /// Starts an engine that speaks the protocol, in its own process.
+    pub fn over_pipes(
         installed: &Installed,
         threads: u32,
         deadlines: Deadlines,

@@ -20,9 +20,11 @@ use sha2::{Digest, Sha256};
 pub use self::python::{OPTION, PYTHON, Python, UsersEnvironment, find_python, use_python};
 pub use self::revision::Revision;
 use self::step::run_step;
-use super::registry::{self, Code, EngineFolder, EngineSpec, Files, Launcher};
+use super::http::Endpoint;
+use super::registry::{self, Code, EngineFolder, EngineSpec, Files, Launcher, ServerRecipe};
 use crate::device::DeviceKind;
 use crate::environment::{self, Purpose};
+use crate::protocol::Load;
 
 /// What an isolated Python (`-I`) runs to become an engine: it imports from the engine's folder
 /// and from what Python engines share, and from no other folder of the user's.
@@ -51,11 +53,32 @@ pub struct Provisioner {
     pub program: PathBuf,
 }
 
+/// How an engine is spoken to.
+#[derive(Debug, Clone)]
+pub enum Reach {
+    /// It speaks the protocol on its stdin and stdout.
+    Pipes,
+    /// The program is a server of ours.
+    Server(Server),
+    /// A server that runs already.
+    Address(Endpoint),
+}
+
+/// A server of ours: how it is started, and its engine's name.
+#[derive(Debug, Clone)]
+pub struct Server {
+    pub name: String,
+    pub recipe: ServerRecipe,
+}
+
 /// An engine that is ready to start.
 #[derive(Debug, Clone)]
 pub struct Installed {
-    /// The program to start: a Python, a program built here, or this program itself.
+    /// The program to start: a Python, a program built here, or this program itself. Empty for a
+    /// server that runs elsewhere.
     pub program: PathBuf,
+    /// How it is spoken to.
+    pub reach: Reach,
     args: Vec<OsString>,
     /// The folders of the scripts that the program runs, if any: the engine's own, and the one that
     /// Python engines share. With them, the program is a Python.
@@ -86,8 +109,19 @@ impl Provisioner {
         say: &dyn Fn(&str),
     ) -> Result<Installed> {
         match &engine.launcher {
+            Launcher::Endpoint(endpoint) => Ok(Installed {
+                program: PathBuf::new(),
+                reach: Reach::Address(endpoint.clone()),
+                args: Vec::new(),
+                scripts: Vec::new(),
+                env: Vec::new(),
+                library: None,
+                compile_cache: None,
+                users_environment: None,
+            }),
             Launcher::Builtin => Ok(Installed {
                 program: self.program.clone(),
+                reach: Reach::Pipes,
                 args: vec!["worker".into(), engine.name.clone().into()],
                 scripts: Vec::new(),
                 env: Vec::new(),
@@ -120,6 +154,9 @@ impl Provisioner {
         let mut users_environment = None;
         let (program, scripts) = match folder.code() {
             Code::Native(native) => (self.native(folder, native, say)?, Vec::new()),
+            Code::Packages => {
+                (self.venv(folder, m.requirements.as_deref().unwrap_or_default(), say)?, Vec::new())
+            }
             Code::Script(script) => {
                 if let Some(name) = &m.requirements {
                     users_environment = python::users_environment(folder, name, say)?;
@@ -138,10 +175,26 @@ impl Provisioner {
                 (python, vec![own, shared.join(registry::SHARED)])
             }
         };
-        args.push(engine.name.clone().into());
+        let reach = match &m.server {
+            None => {
+                args.push(engine.name.clone().into());
+                Reach::Pipes
+            }
+            Some(recipe) => {
+                Reach::Server(Server { name: engine.name.clone(), recipe: recipe.clone() })
+            }
+        };
         let compile_cache = None;
-        let mut installed =
-            Installed { program, args, scripts, env, library, compile_cache, users_environment };
+        let mut installed = Installed {
+            program,
+            reach,
+            args,
+            scripts,
+            env,
+            library,
+            compile_cache,
+            users_environment,
+        };
         if !m.compile_cache_env.is_empty() && engine.compiles() {
             // Options that the user set are other code, which compiles to something else.
             let set = serde_json::to_string(&engine.set)?;
@@ -308,9 +361,19 @@ impl Installed {
         command
     }
 
+    /// The command of a server for one launch, which listens on this port of loopback.
+    pub fn server_command(&self, server: &Server, load: &Load, port: u16) -> Command {
+        let mut command = self.command(load.threads);
+        command.args(server.recipe.arguments(load, port));
+        command
+    }
+
     /// A hash of the code that computes: the program, or the engine's scripts, its library, and the
     /// Python with its pinned packages. Findings about an engine stay valid while the hash is unchanged.
     pub fn identity(&self) -> Result<String> {
+        if let Reach::Address(endpoint) = &self.reach {
+            return Ok(short_hash(&[endpoint.root.as_bytes()]));
+        }
         if self.scripts.is_empty() {
             let bytes = std::fs::read(&self.program)
                 .with_context(|| format!("cannot read {}", self.program.display()))?;
@@ -398,6 +461,7 @@ mod tests {
         }
         let installed = Installed {
             program: "python3".into(),
+            reach: Reach::Pipes,
             args: Vec::new(),
             scripts: folders.to_vec(),
             env: Vec::new(),

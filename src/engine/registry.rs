@@ -2,21 +2,26 @@
 //! of the others (docs/ADDING_AN_ENGINE.md). Folders are embedded, and so is the code that Python
 //! engines share; a folder that the user names comes first.
 
+mod builtin;
 mod options;
+mod server;
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::slice::from_ref;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
+use super::http::Endpoint;
 use crate::device::{Device, DeviceKind};
 use crate::record::{FailureKind, Model};
 use crate::units::Bytes;
-use options::options;
+use builtin::builtin;
+use options::{endpoints, options};
 pub use options::{EngineOption, set_options};
+pub use server::ServerRecipe;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/scripts/engines");
 
@@ -68,6 +73,8 @@ pub enum Launcher {
     Builtin,
     /// A folder with an `engine.toml`.
     Folder(Box<EngineFolder>),
+    /// Nothing is started: a server runs there.
+    Endpoint(Endpoint),
 }
 
 /// An engine folder: its manifest, and where its files are.
@@ -94,6 +101,9 @@ pub struct Manifest {
     pub script: Option<String>,
     /// A program built on this machine instead of a script.
     pub native: Option<Native>,
+    /// The engine is a server that the harness starts: the program, or the Python of the
+    /// requirements, does not speak the protocol.
+    pub server: Option<ServerRecipe>,
     /// Pinned requirements. Without them the system's Python runs the script directly.
     pub requirements: Option<String>,
     /// Packages that the script itself imports: a Python environment of the user's must have them.
@@ -190,6 +200,8 @@ pub enum Code<'a> {
     /// A Python script of the folder.
     Script(&'a str),
     Native(&'a Native),
+    /// None of its own: its packages hold a server.
+    Packages,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -235,8 +247,18 @@ impl EngineFolder {
                 bail!("{whence}: name {name:?}: expected another one, this names every engine");
             }
         }
-        if manifest.script.is_some() == manifest.native.is_some() {
-            bail!("{whence}: expected either script = … or a [native] table");
+        let of_packages = manifest.server.is_some() && manifest.requirements.is_some();
+        match (&manifest.script, &manifest.native) {
+            (Some(_), None) if manifest.server.is_none() => {}
+            (None, Some(_)) => {}
+            (None, None) if of_packages => {}
+            _ => bail!(
+                "{whence}: expected either script = … or a [native] table, or a [server] table with \
+                 either [native] or requirements = …"
+            ),
+        }
+        if let Some(server) = &manifest.server {
+            server.check().map_err(|e| anyhow!("{whence}: [server]: {e}"))?;
         }
         let native = manifest.native.as_ref();
         let of_build = native.and_then(|n| n.requirements.as_ref());
@@ -305,7 +327,8 @@ impl EngineFolder {
     pub fn code(&self) -> Code<'_> {
         match (&self.manifest.script, &self.manifest.native) {
             (_, Some(native)) => Code::Native(native),
-            (script, None) => Code::Script(script.as_deref().unwrap_or_default()),
+            (Some(script), None) => Code::Script(script),
+            (None, None) => Code::Packages,
         }
     }
 
@@ -392,6 +415,9 @@ impl Registry {
         for folder in folders {
             registry.add(folder);
         }
+        for endpoint in endpoints() {
+            registry.add_endpoint(endpoint)?;
+        }
         for option in options() {
             registry.set(option)?;
         }
@@ -411,6 +437,28 @@ impl Registry {
         let name = &self.find(&option.engine).context("--engine-option")?.name.clone();
         let engine = self.engines.iter_mut().filter(|e| e.name == *name);
         engine.for_each(|e| e.set_option(&option.key, &option.value));
+        Ok(())
+    }
+
+    fn add_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let name = &endpoint.name;
+        if name == ALL || self.engines.iter().any(|e| e.name == *name) {
+            bail!("--endpoint {name}=…: another engine is called {name:?}; choose another name");
+        }
+        self.engines.push(EngineSpec {
+            name: name.clone(),
+            family: name.clone(),
+            summary: format!("the server at {}", endpoint.root),
+            options: Default::default(),
+            set: Default::default(),
+            quants: Vec::new(),
+            // Where it computes is its own matter.
+            devices: vec![DeviceKind::Cpu, DeviceKind::Cuda, DeviceKind::Metal],
+            known_differences: Vec::new(),
+            reference: None,
+            min_bits: 0,
+            launcher: Launcher::Endpoint(endpoint.clone()),
+        });
         Ok(())
     }
 
@@ -533,7 +581,7 @@ impl EngineSpec {
     /// The cost of installing the engine; `None` for a built-in one.
     pub fn install_cost(&self) -> Option<&str> {
         match &self.launcher {
-            Launcher::Builtin => None,
+            Launcher::Builtin | Launcher::Endpoint(_) => None,
             Launcher::Folder(folder) => {
                 Some(folder.manifest.install_cost.as_deref().unwrap_or("how long is not known"))
             }
@@ -549,7 +597,7 @@ impl EngineSpec {
     /// Whether this variant compiles at run time.
     pub fn compiles(&self) -> bool {
         match &self.launcher {
-            Launcher::Builtin => false,
+            Launcher::Builtin | Launcher::Endpoint(_) => false,
             Launcher::Folder(f) => f.manifest.variants.get(&self.name).is_some_and(|v| v.compiles),
         }
     }
@@ -567,50 +615,6 @@ pub fn check_device(engines: &[EngineSpec], device: Device) -> Result<()> {
     let each: Vec<_> =
         engines.iter().map(|e| format!("{} runs on {}", e.name, e.devices())).collect();
     bail!("--device {device}: no engine has it: {}", each.join("; "))
-}
-
-const F32_SUMMARY: &str = "the same in plain float32: a slow reference for verify";
-
-fn builtin() -> Vec<EngineSpec> {
-    [
-        (
-            "candle",
-            "our LLaMA on candle-core, weights straight from the mapped file",
-            "",
-            None,
-            vec![DeviceKind::Cpu, DeviceKind::Cuda],
-        ),
-        ("candle-f32", F32_SUMMARY, "float32", None, cpu_only()),
-        (
-            "candle-stock",
-            "candle-transformers' quantized_llama exactly as published",
-            "",
-            Some("it ignores rope_freqs.weight, LLaMA 3's rope scaling"),
-            cpu_only(),
-        ),
-    ]
-    .map(|(name, summary, switch, differs, devices): (_, _, _, Option<&str>, _)| EngineSpec {
-        name: name.into(),
-        family: "builtin".into(),
-        summary: summary.into(),
-        options: [switch].into_iter().filter(|s| !s.is_empty()).map(on).collect(),
-        set: Default::default(),
-        quants: Vec::new(),
-        devices,
-        known_differences: differs
-            .map(|why| KnownDifference { why: why.into(), quants: Vec::new(), nmse: None })
-            .into_iter()
-            .collect(),
-        reference: None,
-        min_bits: if switch == "float32" { 32 } else { 0 },
-        launcher: Launcher::Builtin,
-    })
-    .to_vec()
-}
-
-/// A switch of `load.options` that is on.
-fn on(name: &str) -> (String, serde_json::Value) {
-    (name.into(), true.into())
 }
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ impl<'a> Session<'a> {
         let threads = self.load.threads;
         let failed = |f| failed(&self.engine.name, f);
         let mut process =
-            Engine::open(&self.installed, threads, Deadlines::default()).map_err(failed)?;
+            Engine::over_pipes(&self.installed, threads, Deadlines::default()).map_err(failed)?;
         let loaded = process.load(self.load.clone()).map_err(failed)?.value;
         let load_time = MonoNs(loaded.t_end_ns).since(MonoNs(loaded.t_begin_ns));
         Ok(Running { process, load_time })

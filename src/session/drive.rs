@@ -225,6 +225,7 @@ fn is_final_failure(launch: &Launch) -> bool {
                     | Timeout
                     | Lied
                     | Implausible
+                    | Unreachable
                     | WrongTokens
                     | Protocol
             )

@@ -23,7 +23,7 @@ pub fn check(
     n_vocab: Option<u32>,
 ) -> Result<String> {
     let failed = |f| failed(&engine.name, f);
-    let mut process = Engine::open(installed, 1, Deadlines::default()).map_err(failed)?;
+    let mut process = Engine::over_pipes(installed, 1, Deadlines::default()).map_err(failed)?;
     let holds_context = process.has(Feature::Context);
     let load = Load {
         path: path.to_string_lossy().into_owned(),

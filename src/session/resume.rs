@@ -231,7 +231,7 @@ fn versions(installed: &Installed, threads: u32) -> Result<BTreeMap<String, Stri
         Failure::Interrupted => anyhow!("stopped before anything was measured"),
         Failure::Engine(e) => anyhow!("{}", crate::text::clean(&e.message)),
     };
-    let engine = Engine::open(installed, threads, Deadlines::default()).map_err(failed)?;
+    let engine = Engine::over_pipes(installed, threads, Deadlines::default()).map_err(failed)?;
     let versions = engine.ready.versions.clone();
     engine.bye().map_err(failed)?;
     if interrupt::requested() {

@@ -72,13 +72,16 @@ pub struct Notes {
     /// Absent until the model is loaded.
     pub loaded: Option<Loaded>,
     pub sensors: Sensors,
+    /// Whether the engine computes in a process of this machine that is known, so that what the
+    /// machine shows is the engine's.
+    pub here: bool,
 }
 
 impl Notes {
     /// Starts with an empty identity and no sensors.
     pub fn new(launch: Launch) -> Self {
         let (identity, loaded, sensors) = (Identity::default(), None, Sensors::default());
-        Self { launch, identity, loaded, sensors }
+        Self { launch, identity, loaded, sensors, here: false }
     }
 }
 
@@ -181,13 +184,14 @@ fn milestone(launch: &mut Launch, observes: Observes, name: &str, at: MonoNs) {
 /// Runs one engine from start to end: opens it, loads the model, runs the script.
 pub fn converse<A>(
     task: &dyn Task<Answer = A>,
-    open: impl FnOnce() -> Result<Engine, Failure>,
+    open: impl FnOnce(&Load) -> Result<Engine, Failure>,
     load: Load,
     notes: &mut Notes,
 ) -> Result<A, Failure> {
-    let Notes { launch, identity, loaded, sensors } = notes;
-    let mut engine = open()?;
+    let Notes { launch, identity, loaded, sensors, here } = notes;
+    let mut engine = open(&load)?;
     let observes = engine.observes();
+    *here = observes.pid.is_some();
     if let Some(entered) = engine.entered {
         milestone(launch, observes, "entry", entered);
         milestone(launch, observes, "ready", MonoNs(engine.ready.t_ns));
@@ -207,7 +211,8 @@ pub fn converse<A>(
     let answer = engine.load(load)?;
     sensors.mark(Mark::Loaded, answer.arrived);
     let stated = loaded.insert(answer.value);
-    if observes.clock {
+    // Without a spawn of ours, the model was there before.
+    if observes.spawned.is_some() {
         let (begin, end) = (MonoNs(stated.t_begin_ns), MonoNs(stated.t_end_ns));
         milestone(launch, observes, "load_begin", begin);
         milestone(launch, observes, "load_end", end);

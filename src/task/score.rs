@@ -134,7 +134,7 @@ pub fn ask(
         batch: 1,
         options: engine.options.clone(),
     };
-    let open = || Engine::open(installed, q.threads, q.deadlines);
+    let open = |load: &Load| Engine::open(installed, load, q.deadlines);
     // Only the answer of the launch is kept.
     let mut notes = Notes::new(Launch::new((0, 0), String::new()));
     converse(&Scoring { question, logits }, open, load, &mut notes)

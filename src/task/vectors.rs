@@ -131,7 +131,7 @@ fn once(
         batch: q.texts.len() as u32,
         options: engine.options.clone(),
     };
-    let open = || Engine::open(installed, q.threads, q.deadlines);
+    let open = |load: &Load| Engine::open(installed, load, q.deadlines);
     // Only the answer of the launch is kept.
     let mut notes = Notes::new(Launch::new((0, 0), String::new()));
     converse(&Encoding { question, vectors }, open, load, &mut notes)

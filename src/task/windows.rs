@@ -143,7 +143,7 @@ impl<'scope> Scorer<'scope> {
                 options: s.engine.options.clone(),
             };
             let script = Script { windows, pipe: &path, wanted: requests, done: finished };
-            let open = || Engine::open(&s.installed, s.threads, s.deadlines);
+            let open = |load: &Load| Engine::open(&s.installed, load, s.deadlines);
             // Nothing of the launch is kept.
             let mut notes = Notes::new(Launch::new((0, 0), String::new()));
             converse(&script, open, load, &mut notes)

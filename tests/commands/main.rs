@@ -14,6 +14,7 @@ mod compare;
 mod config;
 mod doctor;
 mod encode;
+mod endpoint;
 mod evidence;
 mod fake_engine;
 mod gate;

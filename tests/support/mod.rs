@@ -1,12 +1,14 @@
 //! Helpers of the integration tests: the program in a test's own folder, what it printed, the
 //! records it left, and processes to wait for and to stop. `engine` drives engines directly, `gguf`
-//! makes model files.
+//! makes model files, `mock` is a server.
 
 // Each test binary uses a part of it.
 #![allow(dead_code)]
 
 pub mod engine;
 pub mod gguf;
+#[path = "../mock/server.rs"]
+pub mod mock;
 
 use std::borrow::Borrow;
 use std::io::Write;

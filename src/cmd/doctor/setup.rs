@@ -39,7 +39,7 @@ pub fn python() -> Result<Finding> {
     let registry = Engines::load()?;
     let bounds = registry.all().iter().filter_map(|e| match &e.launcher {
         Launcher::Folder(folder) => Some(folder.python_bound()),
-        Launcher::Builtin => None,
+        Launcher::Builtin | Launcher::Endpoint(_) => None,
     });
     let Some(bound) = bounds.max() else {
         return Ok(Finding::ok("Python", "no engine needs one"));

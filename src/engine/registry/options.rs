@@ -1,18 +1,26 @@
-//! Options of engines that the user sets on the command line, in place of the manifest's.
+//! What the user says of engines on the command line: their options, in place of the manifest's, and
+//! the addresses of servers.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-static SET: OnceLock<Vec<EngineOption>> = OnceLock::new();
+use crate::engine::http::Endpoint;
 
-/// Every registry loaded from now on has these options of the user's.
-pub fn set_options(options: Vec<EngineOption>) {
-    let _ = SET.set(options);
+static SET: OnceLock<(Vec<EngineOption>, Vec<Endpoint>)> = OnceLock::new();
+
+/// Every registry loaded from now on has these options and servers of the user's.
+pub fn set_options(options: Vec<EngineOption>, endpoints: Vec<Endpoint>) {
+    let _ = SET.set((options, endpoints));
 }
 
-/// What the user set.
+/// The options that the user set.
 pub fn options() -> &'static [EngineOption] {
-    SET.get().map_or(&[], Vec::as_slice)
+    SET.get().map_or(&[], |(options, _)| options)
+}
+
+/// The servers that the user named.
+pub fn endpoints() -> &'static [Endpoint] {
+    SET.get().map_or(&[], |(_, endpoints)| endpoints)
 }
 
 /// `ENGINE:KEY=VALUE`: an option of one engine, which is sent with `load`. The engine itself knows

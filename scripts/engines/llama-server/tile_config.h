@@ -1,0 +1,1 @@
+../llama.cpp/tile_config.h
