@@ -7,6 +7,7 @@ pub mod gate;
 pub mod history;
 pub mod rules;
 mod run;
+pub mod serve;
 mod session;
 pub mod sweep;
 
@@ -61,6 +62,8 @@ pub enum Command {
     /// Measure encoders, batch by batch and length by length: embeddings and classification
     #[command(mut_arg("model", |arg| arg.default_value("minilm")))]
     Encode(Box<encode::EncodeArgs>),
+    /// Load servers: so many users at once, or so many requests a second
+    ServeBench(Box<serve::ServeArgs>),
     /// Do engines compute the same function on this file? Teacher-forced logits against float32
     Verify(VerifyArgs),
     /// Write on from a prompt, or chat: text as it comes, from any engine
@@ -108,6 +111,7 @@ impl Command {
             Run(_)
                 | Sweep(_)
                 | Encode(_)
+                | ServeBench(_)
                 | Verify(_)
                 | Generate(_)
                 | Gate(_)
@@ -124,6 +128,7 @@ impl Command {
             Self::Sweep(args) => &args.run.session.set,
             Self::Track(args) => &args.run.session.set,
             Self::Encode(args) => &args.session.set,
+            Self::ServeBench(args) => &args.session.set,
             Self::Gate(args) => &args.set,
             Self::Verify(args) => &args.set,
             Self::Generate(args) => &args.set,
@@ -139,6 +144,7 @@ impl Command {
             Self::Sweep(args) => &args.run.session.python,
             Self::Track(args) => &args.run.session.python,
             Self::Encode(args) => &args.session.python,
+            Self::ServeBench(args) => &args.session.python,
             Self::Gate(args) => &args.python,
             Self::Verify(args) => &args.python,
             Self::Generate(args) => &args.python,
@@ -172,6 +178,17 @@ pub struct SetArgs {
 }
 
 impl SetArgs {
+    /// These engines and the user's servers, each once.
+    pub fn beside(&self, mut engines: Vec<String>) -> Vec<String> {
+        let servers = self.endpoint.iter().map(|endpoint| &endpoint.name);
+        for name in servers {
+            if !engines.contains(name) {
+                engines.push(name.clone());
+            }
+        }
+        engines
+    }
+
     fn all(&self) -> Vec<EngineOption> {
         let path = |engine: &str, name: &String| EngineOption {
             engine: engine.into(),

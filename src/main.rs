@@ -88,6 +88,7 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         Command::Run(args) => drop(cmd::run::run(args)?),
         Command::Sweep(args) => cmd::sweep::run(args)?,
         Command::Encode(args) => cmd::encode::run(args)?,
+        Command::ServeBench(args) => cmd::serve::run(args)?,
         Command::Generate(args) => cmd::generate::run(args)?,
         Command::Verify(args) if !cmd::verify::run(args)? => return Ok(NOT_COMPARABLE.into()),
         Command::Verify(_) => {}

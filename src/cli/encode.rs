@@ -130,6 +130,7 @@ impl EncodeArgs {
                 data: self.data.clone(),
                 seconds: self.seconds.or((!counted).then_some(SECONDS)),
             }),
+            serving: None,
             timeout: self.session.timeout,
             profile: false,
         }

@@ -74,6 +74,7 @@ impl RunArgs {
             max_minutes: self.max_minutes.or(timed.then_some(MINUTES)),
             sustained_minutes: self.sustained,
             encoding: None,
+            serving: None,
             timeout: self.session.timeout,
             profile: self.profile,
         }
@@ -86,16 +87,11 @@ impl RunArgs {
 
     /// The engines in the order of the table, by name.
     pub fn engines(&self) -> Vec<String> {
-        let endpoints = self.session.set.endpoint.iter().map(|e| e.name.clone());
-        let mut names = match self.engine.is_empty() {
-            true if self.session.set.endpoint.is_empty() => ENGINES.map(String::from).to_vec(),
-            _ => self.engine.clone(),
+        let named = self.session.set.beside(self.engine.clone());
+        let mut names = match named.is_empty() {
+            true => ENGINES.map(String::from).to_vec(),
+            false => named,
         };
-        for name in endpoints {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
         let instead = match (self.pytorch_no_half, self.pytorch_no_compile) {
             (true, _) => Some("pytorch-f32"),
             (false, true) => Some("pytorch-eager"),

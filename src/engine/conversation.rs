@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::connection::{Broken, Connection, Observes, Pid};
-use super::http::{Endpoint, Http, free_port};
+use super::http::{self, Endpoint, Http, free_port};
 use super::process::Process;
 use super::provision::{Installed, Reach, UsersEnvironment};
 use crate::interrupt;
@@ -76,7 +76,7 @@ impl Engine {
         load: &Load,
         deadlines: Deadlines,
     ) -> Result<Self, Failure> {
-        let http = match &installed.reach {
+        let connection = match &installed.reach {
             Reach::Pipes => return Self::over_pipes(installed, load.threads, deadlines),
             Reach::Address(endpoint) => Http::to(endpoint, &deadlines)?,
             Reach::Server(server) => {
@@ -86,7 +86,7 @@ impl Engine {
                 Http::serve(command, load.threads, &endpoint, &server.recipe.health, &deadlines)?
             }
         };
-        Ok(Self::over(Box::new(http), deadlines, Ready::default()))
+        Ok(Self::over(Box::new(connection), deadlines, http::ready()))
     }
 
     /// Starts an engine that speaks the protocol, in its own process.

@@ -104,6 +104,7 @@ fn spec(args: &GateArgs) -> Result<Spec> {
         max_minutes: None,
         sustained_minutes: None,
         encoding: None,
+        serving: None,
         timeout: args.timeout,
         profile: false,
     })

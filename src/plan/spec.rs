@@ -5,10 +5,11 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use super::Serving;
 use super::grid::each_once;
 use crate::device::Device;
 use crate::model::locate::WeightsPolicy;
@@ -170,6 +171,9 @@ pub struct Spec {
     /// The texts of an encoder, which `encode` measures in place of generations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<Encoding>,
+    /// The load that `serve-bench` puts on servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<Serving>,
     /// The longest time that an engine may take for one answer, in seconds.
     #[serde(rename = "timeout_s")]
     pub timeout: Option<f64>,
@@ -228,6 +232,9 @@ impl Spec {
         let seconds = self.encoding.as_ref().and_then(|e| e.seconds).unwrap_or(1.0);
         if !(0.01..=86_400.0).contains(&seconds) {
             bail!("--seconds {seconds:e}: expected seconds from 0.01 to 86400");
+        }
+        if let Some(serving) = &self.serving {
+            serving.check().map_err(|e| anyhow!(e))?;
         }
         if !(0.0..=86_400.0).contains(&work.delay) {
             bail!("--delay {:e}: expected seconds from 0 to 86400", work.delay);

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::is_zero;
+use super::{LoadRun, is_zero};
 use crate::metric::Values;
 use crate::protocol::Profile;
 
@@ -60,6 +60,9 @@ pub struct PromptRun {
     /// Those of the other sequences of a batch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub other_tokens: Vec<Vec<u32>>,
+    /// The requests of a load, where this stands for one level of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<LoadRun>,
     /// Time of each stage, where it was profiled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
@@ -89,6 +92,7 @@ impl PromptRun {
             tokens_hash: None,
             tokens: None,
             other_tokens: Vec::new(),
+            load: None,
             profile: None,
             metrics: Values::new(),
         }

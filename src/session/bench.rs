@@ -20,13 +20,14 @@ use crate::measure::host;
 use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
 use crate::plan::grid::{Cell, Named, each_once, labels};
-use crate::plan::{self, Planned, Spec, order};
+use crate::plan::{self, Planned, Serving, Spec, order};
 use crate::progress::say;
 use crate::record::{self, Arm, FailureKind, Host, Model};
 use crate::sensors::{bandwidth, gpu};
 use crate::task::Task;
 use crate::task::encode::Encoding;
 use crate::task::generate::Generation;
+use crate::task::serve::Loading;
 use crate::task::sustain::Sustain;
 use crate::workload::{LabelledSet, PromptSet, Shape, Workload};
 
@@ -68,6 +69,8 @@ pub struct Bench {
     pub spec: Spec,
     pub files: Vec<Found>,
     pub workload: Workload,
+    /// Ordinary ids of the vocabulary, for prompts that a load varies; else empty.
+    pub normal: Vec<u32>,
     /// The labelled texts of the workload, if they are a file's.
     pub labelled: Option<LabelledSet>,
     pub seats: Vec<Seat>,
@@ -112,8 +115,9 @@ impl Bench {
                 );
             }
         }
+        let normal = spec.serving.as_ref().map(|_| files[0].ids().normal).unwrap_or_default();
         let (seats, unfit) = seats(&cells, &keys, sides, &files, &workload);
-        Ok(Self { spec, files, workload, labelled, seats, unfit })
+        Ok(Self { spec, files, workload, normal, labelled, seats, unfit })
     }
 
     pub fn file_of(&self, seat: &Seat) -> &Found {
@@ -261,7 +265,8 @@ impl Bench {
                 stamp: Some(file.stamp),
                 device: seat.device,
                 threads: seat.threads,
-                batch: seat.batch,
+                // A server answers all of its users at once.
+                batch: self.spec.serving.as_ref().map_or(seat.batch, Serving::streams),
                 n_ctx: seat.n_ctx,
                 page_cache: work.page_cache,
                 deadlines: self.deadlines(),
@@ -287,6 +292,15 @@ impl Bench {
                     plan: &self.spec.workload,
                     seconds,
                     batch: seat.batch,
+                });
+            }
+            if let Some(serving) = &self.spec.serving {
+                return Box::new(Loading {
+                    model: &self.file_of(seat).model,
+                    workload: &self.workload,
+                    serving,
+                    normal: &self.normal,
+                    seed: self.spec.workload.seed,
                 });
             }
             let generation = Generation {

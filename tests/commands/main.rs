@@ -30,6 +30,7 @@ mod quantize;
 mod resume;
 mod safety;
 mod schema;
+mod serve_bench;
 mod sessions;
 mod stopped;
 mod strange_models;

@@ -3,11 +3,15 @@
 
 #![forbid(unsafe_code)]
 
+mod serve;
+
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use serve::{Arrivals, RequestError, Serve, Served, ServedRequest};
 
 /// The protocol version of this build.
 pub const PROTOCOL: u32 = 1;
@@ -72,6 +76,10 @@ impl Message for Reply {
             Reply::Generated(g) => g.profile.as_ref().and_then(|p| {
                 stages("profile", &p.prefill_ns).or_else(|| stages("profile", &p.decode_ns))
             }),
+            Reply::Served(s) => words(
+                "requests",
+                &mut s.requests.iter().filter_map(|r| Some(r.error.as_ref()?.message.len())),
+            ),
             Reply::Context(_)
             | Reply::Token(_)
             | Reply::Scored(_)
@@ -98,6 +106,7 @@ pub enum Request {
     },
     Score(Score),
     Encode(Encode),
+    Serve(Serve),
     Memory,
     Bye,
 }
@@ -114,6 +123,7 @@ pub enum Reply {
     Generated(Generated),
     Scored(Scored),
     Encoded(Encoded),
+    Served(Served),
     Memory(MemoryBook),
     Error(EngineError),
 }
@@ -159,6 +169,8 @@ pub enum Feature {
     Batch,
     /// Vectors or class logits of whole texts: the message `encode`.
     Encode,
+    /// Many requests, some at the same time: the message `serve`.
+    Serve,
     /// A feature that this build does not know.
     #[serde(other)]
     Other,

@@ -76,6 +76,7 @@ fn spec(threads: u32) -> Spec {
         max_minutes: None,
         sustained_minutes: None,
         encoding: None,
+        serving: None,
         timeout: None,
         profile: false,
     }

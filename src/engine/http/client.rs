@@ -9,7 +9,7 @@ use serde_json::Value;
 use ureq::http::{HeaderValue, Method, Request, Response, header};
 use ureq::{Agent, Body, Timeout};
 
-use super::Endpoint;
+use super::{Endpoint, load};
 use crate::engine::Broken;
 use crate::record::FailureKind;
 use crate::secrets;
@@ -49,7 +49,9 @@ impl Client {
             .timeout_recv_response(Some(limit))
             .timeout_per_read(Some(limit))
             // Some servers close what was idle for five seconds, and a request may cross that.
-            .max_idle_age(Duration::from_secs(2));
+            .max_idle_age(Duration::from_secs(2))
+            .max_idle_connections(load::MOST)
+            .max_idle_connections_per_host(load::MOST);
         if endpoint.is_loopback() {
             agent = agent.proxy(None);
         }

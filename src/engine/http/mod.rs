@@ -6,6 +6,7 @@ mod address;
 mod client;
 mod dialect;
 mod events;
+mod load;
 mod server;
 mod tokens;
 
@@ -23,14 +24,15 @@ use self::client::Client;
 use self::dialect::{Api, Dialect, Kind, Prompt};
 use self::events::Events;
 pub use self::server::free_port;
-use self::tokens::Tokens;
+use self::tokens::{Streamed, Tokens};
 use super::child::{Child, cannot};
 use super::connection::{Broken, Connection, Observes};
 use super::conversation::{Deadlines, Failure};
 use crate::model::gguf::GgufFile;
 use crate::model::tokenizer::Tokenizer;
 use crate::protocol::{
-    EngineError, ErrorKind, Generate, Generated, Load, Loaded, MemoryBook, Precision, Reply, Request,
+    EngineError, ErrorKind, Feature, Generate, Generated, Load, Loaded, MemoryBook, Precision, Ready,
+    Reply, Request,
 };
 use crate::record::FailureKind;
 use crate::threads::start;
@@ -92,6 +94,11 @@ impl Http {
         start(serve).map_err(|e| cannot(e.to_string()))?;
         Ok(Self { requests: Some(requests), answers, ids, over, server })
     }
+}
+
+/// What a server can do beyond a generation.
+pub fn ready() -> Ready {
+    Ready { features: vec![Feature::Serve], ..Ready::default() }
 }
 
 impl Connection for Http {
@@ -178,6 +185,9 @@ impl Asking {
         match request {
             Request::Load(load) => Ok(Reply::Loaded(Box::new(self.load(&load)?))),
             Request::Generate(request) => Ok(Reply::Generated(self.generate(&request)?)),
+            Request::Serve(request) => {
+                Ok(Reply::Served(load::run(self, &request, &self.over)?))
+            }
             Request::Memory => Ok(Reply::Memory(MemoryBook::default())),
             Request::Score(_) => unsupported("logits"),
             Request::Encode(_) => unsupported("vectors here"),
@@ -279,24 +289,42 @@ impl Asking {
         }
     }
 
-    fn generate(&mut self, request: &Generate) -> Result<Generated, Broken> {
+    fn generate(&self, request: &Generate) -> Result<Generated, Broken> {
+        let (begin, streamed) = self.stream(&request.prompt, request.n)?;
+        self.ids.store(streamed.ids.is_some(), Relaxed);
+        Ok(Generated {
+            id: request.id,
+            tokens: streamed.ids.unwrap_or_default(),
+            others: Vec::new(),
+            t_begin_ns: begin.0,
+            t_prefill_end_ns: None,
+            t_tokens_ns: streamed.times.iter().map(|t| t.0).collect(),
+            compile_ns: None,
+            depth: None,
+            reused: streamed.cached.filter(|n| *n > 0),
+            profile: None,
+        })
+    }
+
+    /// Sends a prompt for `n` tokens and reads the whole answer. Returns when the request began.
+    fn stream(&self, prompt: &[u32], n: u32) -> Result<(MonoNs, Streamed), Broken> {
         let Some(dialect) = &self.dialect else {
             let message = "no model was loaded".to_string();
             return Err(Broken { kind: FailureKind::Protocol, message });
         };
-        let prompt = match &self.text {
-            None => Prompt::Ids(request.prompt.clone()),
+        let asked = match &self.text {
+            None => Prompt::Ids(prompt.to_vec()),
             Some(tokenizer) => {
-                let spoken = request.prompt.iter().filter(|id| !tokenizer.is_control(**id));
+                let spoken = prompt.iter().filter(|id| !tokenizer.is_control(**id));
                 Prompt::Text(tokenizer.decode(&spoken.copied().collect::<Vec<_>>()))
             }
         };
         let path = dialect.path();
         let salt = format!("{:016x}", rand::random::<u64>());
-        let body = dialect.body(prompt, request.n, &salt);
+        let body = dialect.body(asked, n, &salt);
         let (begin, answer) = self.client.stream(path, &body)?;
         let mut events = Events::of(answer);
-        let mut tokens = Tokens::new(dialect, request.n, begin);
+        let mut tokens = Tokens::new(dialect, n, begin);
         // To the end, so that the connection serves the next request too.
         while let Some((at, data)) =
             events.next().map_err(|e| self.client.broken_body(path, e))?
@@ -314,20 +342,8 @@ impl Asking {
             tokens.take(at, chunk)?;
         }
         let streamed = tokens.finish()?;
-        checked(dialect, request.prompt.len() as u32, streamed.prompt, streamed.cached)?;
-        self.ids.store(streamed.ids.is_some(), Relaxed);
-        Ok(Generated {
-            id: request.id,
-            tokens: streamed.ids.unwrap_or_default(),
-            others: Vec::new(),
-            t_begin_ns: begin.0,
-            t_prefill_end_ns: None,
-            t_tokens_ns: streamed.times.iter().map(|t| t.0).collect(),
-            compile_ns: None,
-            depth: None,
-            reused: streamed.cached.filter(|n| *n > 0),
-            profile: None,
-        })
+        checked(dialect, prompt.len() as u32, streamed.prompt, streamed.cached)?;
+        Ok((begin, streamed))
     }
 }
 

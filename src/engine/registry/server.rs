@@ -11,8 +11,8 @@ use crate::protocol::Load;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerRecipe {
-    /// The arguments of the program. `{model}`, `{port}`, `{threads}`, `{n_ctx}` and `{batch}` in them
-    /// are replaced.
+    /// The arguments of the program. `{model}`, `{port}`, `{threads}`, `{batch}` (requests at once),
+    /// `{n_ctx}` (positions of each) and `{n_ctx_of_all}` in them are replaced.
     pub arguments: Vec<String>,
     /// The path that answers 200 once the server takes requests.
     pub health: String,
@@ -42,6 +42,7 @@ impl ServerRecipe {
             ("{port}", port.to_string()),
             ("{threads}", load.threads.to_string()),
             ("{n_ctx}", load.n_ctx.to_string()),
+            ("{n_ctx_of_all}", load.n_ctx.saturating_mul(load.batch).to_string()),
             ("{batch}", load.batch.to_string()),
         ];
         let filled = |argument: &String| {

@@ -1,6 +1,7 @@
 //! Speed over what differs among the points and prompts of a record: decode over depth, prefill over
 //! length, both over threads, with what the machine would allow drawn in.
 
+use super::load;
 use super::names::Names;
 use super::speed::value;
 use crate::analysis::sustained::{Stretch, stretches};
@@ -25,7 +26,8 @@ pub fn add(document: &mut Document, record: &Record, names: &Names) {
 pub fn plots(record: &Record, names: &Names) -> Vec<Plot> {
     let prompts = [decode_over_depth(record, names), prefill_over_length(record, names)];
     let points = AXES.iter().flat_map(|axis| over_points(record, names, axis));
-    prompts.into_iter().flatten().chain(points).chain(over_minutes(record, names)).collect()
+    let prompts = prompts.into_iter().flatten().chain(load::plots(record, names));
+    prompts.chain(points).chain(over_minutes(record, names)).collect()
 }
 
 fn decode_over_depth(record: &Record, names: &Names) -> Option<Plot> {

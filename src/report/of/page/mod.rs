@@ -6,6 +6,7 @@ mod environment;
 mod front;
 mod history;
 mod latency;
+mod load;
 mod memory;
 mod names;
 mod raw;
