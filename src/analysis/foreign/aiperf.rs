@@ -58,7 +58,7 @@ pub(super) fn read(bytes: &[u8], file: String) -> Result<Source> {
         let count = |name| statistic(&top, name, "avg");
         let (good, failed) = (count("request_count")?, count("error_request_count")?);
         let (good, failed) = (good.unwrap_or(0.0), failed.unwrap_or(0.0));
-        warnings.extend(runs::failed(&file, failed, failed + good));
+        warnings.extend(runs::failed("this run", failed, failed + good));
         all.push(run(&top, value, process, (version, good))?);
     }
     let tool = Tool {
@@ -171,7 +171,8 @@ fn unfinished(top: &Object<'_>) -> Option<Warning> {
     (is("was_cancelled", true) || is("is_complete", false)).then(|| Warning {
         code: "incomplete_run".into(),
         arm: None,
-        message: "AIPerf did not finish this run: its figures are of the requests until then".into(),
+        message: "AIPerf did not finish this run: its figures are of the requests until then"
+            .into(),
         advice: "measure again".into(),
     })
 }

@@ -44,8 +44,7 @@ pub(super) fn read(bytes: &[u8], file: String) -> Result<Source> {
         true => table(bytes, &file)?,
         false => lines(bytes, &file)?,
     };
-    let figures = rows.iter().map(|(row, _)| row.figures());
-    let runs: Vec<Run> = rows.iter().zip(figures).map(|((_, settings), f)| run(settings, f)).collect();
+    let runs: Vec<Run> = rows.iter().map(|(row, settings)| run(settings, row.figures())).collect();
     if runs.iter().all(|run| run.figures.is_empty()) {
         bail!("{file}: expected rows with a rate in them, found none");
     }
@@ -213,7 +212,11 @@ mod tests {
     #[test]
     fn a_damaged_row_is_refused_with_its_line() {
         for (from, to, words) in [
-            ("|   128.00 |    2.5", "|      nan |    2.5", "line 5: S_TG: expected a number above 0"),
+            (
+                "|   128.00 |    2.5",
+                "|      nan |    2.5",
+                "line 5: S_TG: expected a number above 0",
+            ),
             ("|    4 |", "|    x |", "line 5: B: expected a number, found \"x\""),
             (" |   307.20 |", " |", "line 5: expected the ten numbers of a row, found 9"),
         ] {

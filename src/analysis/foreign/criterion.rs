@@ -63,9 +63,9 @@ fn messages(values: &[Value], file: &str) -> Result<Vec<Run>> {
             continue;
         }
         let label = message.text("id")?.to_string();
-        let mean = message.object("mean")?.ok_or_else(|| {
-            message.error("mean", "an object with an estimate", "none")
-        })?;
+        let mean = message
+            .object("mean")?
+            .ok_or_else(|| message.error("mean", "an object with an estimate", "none"))?;
         match mean.text("unit")? {
             "ns" => {}
             found => return Err(mean.error("unit", "ns, a time", found)),
@@ -126,9 +126,9 @@ fn work(unit: &str, per_iteration: &Value) -> String {
 fn mean(value: &Value, place: &str) -> Result<f64> {
     let object = Object::new(place.to_string(), value)?;
     let Some(times) = object.samples("times", "time")? else {
-        let mean = object.object("mean")?.ok_or_else(|| {
-            object.error("mean", "an object with a point_estimate", "none")
-        })?;
+        let mean = object
+            .object("mean")?
+            .ok_or_else(|| object.error("mean", "an object with a point_estimate", "none"))?;
         return required(&mean, "point_estimate");
     };
     let iterations = object.samples("iters", "number")?.unwrap_or_default();

@@ -72,7 +72,7 @@ pub(super) fn read(bytes: &[u8], file: String) -> Result<Source> {
             };
             let model = model(value, report).unwrap_or_default();
             let run = run(&metrics, value, process, (model, version))?;
-            warnings.extend(failures(&benchmark, &metrics));
+            warnings.extend(failures(&format!("benchmarks[{i}]"), &benchmark, &metrics));
             // A strategy under which no request succeeded is lost, and is missed as an arm.
             all.extend(Some(run).filter(|run| !run.figures.is_empty()));
         }
@@ -132,8 +132,7 @@ fn run(
     }
     let strategy = STRATEGY.iter().find_map(|place| benchmark.pointer(place));
     let of_strategy = |name: &&str| Some((name.to_string(), scalar(strategy?.get(name)?)?));
-    let settings: BTreeMap<String, String> =
-        OF_STRATEGY.iter().filter_map(of_strategy).collect();
+    let settings: BTreeMap<String, String> = OF_STRATEGY.iter().filter_map(of_strategy).collect();
     settings.iter().for_each(|(name, value)| identity.setting(name, value));
     Ok(Run {
         process,
@@ -152,9 +151,9 @@ fn model<'a>(benchmark: &'a Value, report: &'a Value) -> Option<&'a str> {
 }
 
 /// Warns of requests that failed; those that the end of the measurement cut off did not.
-fn failures(benchmark: &Object<'_>, metrics: &Object<'_>) -> Option<Warning> {
+fn failures(label: &str, benchmark: &Object<'_>, metrics: &Object<'_>) -> Option<Warning> {
     let totals = metrics.get("request_totals").or_else(|| benchmark.get("request_totals"))?;
     let number = |name| totals.get(name).and_then(Value::as_f64);
     let (errored, all) = (number("errored")?, number("total")?);
-    runs::failed(&benchmark.place, errored, all)
+    runs::failed(label, errored, all)
 }

@@ -44,7 +44,11 @@ pub(super) fn join(sources: Vec<Source>) -> Result<Source> {
         files.push(numbers(&next));
         for arm in &next.arms {
             if !side.arms.iter().any(|a| same(a, arm)) {
-                bail!("{}: expected what {first} measured, found {:?} as well", next.file, arm.label);
+                bail!(
+                    "{}: expected what {first} measured, found {:?} as well",
+                    next.file,
+                    arm.label
+                );
             }
         }
         for arm in &mut side.arms {
@@ -100,9 +104,8 @@ fn add(arm: &mut SampledArm, other: SampledArm) {
 /// What differs between two files of one side, as a warning.
 fn differences([first, next]: [&String; 2], found: &[Difference]) -> Result<Option<Warning>> {
     let value = |side: &Option<String>| side.clone().unwrap_or_else(|| "not recorded".into());
-    let in_words = |d: &Difference| {
-        format!("{}: {} and {}", d.title, value(&d.baseline), value(&d.candidate))
-    };
+    let in_words =
+        |d: &Difference| format!("{}: {} and {}", d.title, value(&d.baseline), value(&d.candidate));
     if let Some(refused) = found.iter().find(|d| d.severity == Severity::Refuse) {
         bail!("{next}: expected what {first} measured, found another {}", in_words(refused));
     }

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use super::field::{self, Object};
 use super::runs::{Figure, MS, Run, Tool, mean};
-use super::{Format, Source};
+use super::{Format, Source, measurable};
 use crate::identity::{Identity, Severity, scalar};
 use crate::metric::Metric;
 
@@ -68,20 +68,24 @@ fn tested(test: &Object<'_>, figures: &mut Vec<Figure>) -> Result<()> {
         true => (format!("ctx_pp{behind}"), format!("ctx_tg{behind}")),
         false => (format!("pp{prompt}{behind}"), format!("tg{generated}{behind}")),
     };
-    let mut add = |name: &str, scale, metric, test_name: String, decides| -> Result<()> {
+    let mut add = |name: &str, metric: Metric, title: String, decides: bool| -> Result<()> {
         let Some(measured) = test.object(name)? else { return Ok(()) };
         let Some(values) = measured.samples("values", "number")? else { return Ok(()) };
+        let scale = if metric == Metric::Ttft { MS } else { 1.0 };
         let value = mean(metric, &values) * scale;
-        figures.push(Figure { metric, test: Some(test_name), decides, value });
+        if !measurable(value) {
+            return Err(measured.error("values", "numbers whose mean is above 0", "smaller ones"));
+        }
+        figures.push(Figure { metric, test: Some(title), decides, value });
         Ok(())
     };
-    add("pp_throughput", 1.0, Metric::PrefillTps, pp.clone(), true)?;
+    add("pp_throughput", Metric::PrefillTps, pp.clone(), true)?;
     match concurrency {
-        1 => add("tg_throughput", 1.0, Metric::DecodeTps, tg, true)?,
+        1 => add("tg_throughput", Metric::DecodeTps, tg, true)?,
         _ => {
-            add("tg_throughput", 1.0, Metric::BatchDecodeTps, tg.clone(), true)?;
-            add("tg_req_throughput", 1.0, Metric::DecodeTps, format!("{tg}, each"), false)?;
+            add("tg_throughput", Metric::BatchDecodeTps, tg.clone(), true)?;
+            add("tg_req_throughput", Metric::DecodeTps, format!("{tg}, each"), false)?;
         }
     }
-    add("e2e_ttft", MS, Metric::Ttft, format!("TTFT {pp}"), false)
+    add("e2e_ttft", Metric::Ttft, format!("TTFT {pp}"), false)
 }

@@ -66,7 +66,8 @@ impl Requests {
             true => generated.contains(&metric),
             false => [E2eLatencyMean, RequestThroughput].contains(&metric),
         };
-        let figure = |(metric, value)| Figure { metric, test: None, decides: decides(metric), value };
+        let figure =
+            |(metric, value)| Figure { metric, test: None, decides: decides(metric), value };
         self.0.into_iter().map(figure).collect()
     }
 }
@@ -135,12 +136,9 @@ impl Tool {
 
 fn arms(runs: &[Run]) -> Vec<SampledArm> {
     let mut groups: Vec<Vec<&Run>> = Vec::new();
+    let alike = |a: &Run, b: &Run| (&a.label, &a.on, &a.settings) == (&b.label, &b.on, &b.settings);
     for run in runs {
-        let alike = |group: &&mut Vec<&Run>| {
-            let first = group[0];
-            (&first.label, &first.on, &first.settings) == (&run.label, &run.on, &run.settings)
-        };
-        match groups.iter_mut().find(alike) {
+        match groups.iter_mut().find(|group| alike(group[0], run)) {
             Some(group) => group.push(run),
             None => groups.push(vec![run]),
         }
@@ -247,7 +245,8 @@ mod tests {
 
     #[test]
     fn what_one_process_repeats_is_one_value_and_another_setting_another_arm() {
-        let arms = arms(&[run(0, 10.0, "1"), run(0, 30.0, "1"), run(1, 20.0, "1"), run(0, 5.0, "2")]);
+        let arms =
+            arms(&[run(0, 10.0, "1"), run(0, 30.0, "1"), run(1, 20.0, "1"), run(0, 5.0, "2")]);
         let values: Vec<&Vec<f64>> = arms.iter().map(|arm| &arm.series[0].values).collect();
         assert_eq!(values, [&vec![15.0, 20.0], &vec![5.0]]);
         let labels: Vec<&str> = arms.iter().map(|arm| arm.label.as_str()).collect();
@@ -265,8 +264,7 @@ mod tests {
         let figures = requests.figures();
         let found: Vec<(Metric, f64, bool)> =
             figures.iter().map(|f| (f.metric, f.value, f.decides)).collect();
-        let expected =
-            [(Metric::E2eLatencyMean, 1.0, true), (Metric::E2eLatencyP95, 2.0, false)];
+        let expected = [(Metric::E2eLatencyMean, 1.0, true), (Metric::E2eLatencyP95, 2.0, false)];
         assert_eq!(found, expected);
     }
 }

@@ -89,9 +89,9 @@ fn damage_in_any_place_is_read_or_refused_and_never_a_panic() {
     let (mut read, mut refused) = (0, 0);
     for path in real_files() {
         let text = std::fs::read_to_string(&path).unwrap();
-        let Ok(whole) = serde_json::from_str::<Value>(text.lines().next().unwrap()).or_else(|_| {
-            serde_json::from_str(&text)
-        }) else {
+        let Ok(whole) = serde_json::from_str::<Value>(text.lines().next().unwrap())
+            .or_else(|_| serde_json::from_str(&text))
+        else {
             continue;
         };
         let mut all = Vec::new();
@@ -106,7 +106,10 @@ fn damage_in_any_place_is_read_or_refused_and_never_a_panic() {
                         read += 1;
                         let series = source.arms.iter().flat_map(|arm| &arm.series);
                         let values: Vec<f64> = series.flat_map(|s| s.values.clone()).collect();
-                        assert!(values.iter().all(|x| measurable(*x)), "{place} {value}: {values:?}");
+                        assert!(
+                            values.iter().all(|x| measurable(*x)),
+                            "{place} {value}: {values:?}"
+                        );
                     }
                     None => refused += 1,
                 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::field::{self, Object};
 use super::runs::{self, Figure, MS, Requests, Run, Tool};
-use super::{Format, Source};
+use super::{Format, Source, measurable};
 use crate::identity::{Identity, Severity, scalar};
 use crate::metric::Metric;
 use crate::stats::Sample;
@@ -75,7 +75,8 @@ pub(super) fn serve(bytes: &[u8], file: String) -> Result<Source> {
         let requests = f64::from(object.number_of("completed", "requests")?);
         let asked = object.get("num_prompts").and_then(Value::as_f64).unwrap_or(requests);
         let failed = object.get("failed").and_then(Value::as_f64).unwrap_or(asked - requests);
-        warnings.extend(runs::failed(&object.place, failed, failed + requests));
+        let result = format!("result {}", process + 1);
+        warnings.extend(runs::failed(&result, failed, failed + requests));
         if facts.is_empty() {
             let fact = |name| object.get(name).and_then(scalar).unwrap_or_default();
             facts = vec![Format::VllmServe.name().to_string(), fact("date")];
@@ -107,7 +108,7 @@ fn served(object: &Object<'_>, process: usize, requests: f64) -> Result<Run> {
     }
     let prompts = object.figure("total_input_tokens", 1.0)?;
     let duration = object.figure("duration", 1.0)?;
-    let input = prompts.zip(duration).map(|(tokens, s)| tokens / s);
+    let input = prompts.zip(duration).map(|(tokens, s)| tokens / s).filter(|x| measurable(*x));
     figures.add(Metric::InputThroughput, input, requests);
     let figures = figures.figures();
     if figures.is_empty() {

@@ -68,7 +68,7 @@ fn the_figures_of_vllm_are_read_in_seconds_by_definition() {
             ("itl_p50_s", 0.011),
             ("itl_p95_s", 0.0133),
             ("e2e_latency_mean_s", 0.0455),
-            ("e2e_latency_p50_s", 0.045),
+            ("e2e_latency_p50_s", 0.044),
             ("request_throughput_per_s", 16.0),
             ("input_throughput_tps", 256.0),
             ("output_throughput_tps", 48.0),
@@ -163,8 +163,7 @@ fn the_itl_of_aiperf_is_read_as_tpot_and_its_gaps_between_chunks_as_itl() {
         ("output_throughput_tps", 352.0),
     ];
     has(&bench, "aiperf_0.2.json", 0, &of_both);
-    let newer =
-        [("input_throughput_tps", 1024.0), ("total_tps", 1376.0), ("goodput_per_s", 7.2)];
+    let newer = [("input_throughput_tps", 1024.0), ("total_tps", 1376.0), ("goodput_per_s", 7.2)];
     has(&bench, "aiperf_0.13.json", 0, &[&of_both[..], &newer].concat());
     let printed = bench.prints(&["aiperf_0.13.json", "aiperf_0.2.json"], 0);
     assert!(printed.contains("2 of 202 requests failed"), "{printed}");
@@ -177,7 +176,8 @@ fn repetitions_of_llama_benchy_are_one_value_of_each_test() {
     let harmonic = |a: f64, b: f64| 2.0 / (1.0 / a + 1.0 / b);
     let each = [49.93663281125085, 49.888762808980715, 49.91249211147383, 49.95305145628558];
     let found = values(&bench, "llama_benchy.json", 0);
-    let of = |name: &str| found.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name}")).1;
+    let of =
+        |name: &str| found.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name}")).1;
     for (name, expected) in [
         ("pp2048", harmonic(986.0233386029112, 988.1741643321216)),
         ("tg32", harmonic(50.00830782969089, 49.94739413736796)),
@@ -190,7 +190,8 @@ fn repetitions_of_llama_benchy_are_one_value_of_each_test() {
     }
     let found = bench.json(&["llama_benchy.json", "llama_benchy.json", "--all"], 0);
     let metrics = found["candidates"][0]["pairs"][0]["metrics"].as_array().unwrap().clone();
-    let metric_of = |test: &str| metrics.iter().find(|m| m["test"] == test).unwrap()["name"].clone();
+    let metric_of =
+        |test: &str| metrics.iter().find(|m| m["test"] == test).unwrap()["name"].clone();
     assert_eq!(metric_of("tg32"), "decode_tps");
     assert_eq!(metric_of("tg32 (c2)"), "s_tg_tps");
     assert_eq!(metric_of("tg32 (c2), each"), "decode_tps");
@@ -252,7 +253,10 @@ fn the_files_of_one_benchmark_of_criterion_agree() {
     // The two forms name the benchmark alike, and its work.
     let found = bench.json(&[&file("sample.json"), "cargo_criterion.jsonl"], 0);
     let pair = &found["candidates"][0]["pairs"][0];
-    assert_eq!((&pair["baseline"], &pair["candidate"]), (&json!("sums/forward"), &json!("sums/forward")));
+    assert_eq!(
+        (&pair["baseline"], &pair["candidate"]),
+        (&json!("sums/forward"), &json!("sums/forward"))
+    );
     assert_eq!((&pair["differences"], &pair["comparable"]), (&json!([]), &json!(true)), "{pair:#}");
     // Alone, a sample has no name of its own.
     std::fs::create_dir_all(bench.path("sorts/new")).unwrap();
@@ -278,7 +282,9 @@ fn the_output_says_where_a_definition_differs_and_that_a_file_is_one_replicate()
     ] {
         let printed = bench.prints(&[file, file, "--exit-code"], 3);
         let text = printed.split_whitespace().collect::<Vec<_>>().join(" ");
-        for word in words.iter().chain(&["one replicate", "compare A1 A2 -- B1 B2", "does not name"]) {
+        for word in
+            words.iter().chain(&["one replicate", "compare A1 A2 -- B1 B2", "does not name"])
+        {
             assert!(text.contains(word), "{file}: {word:?} in {printed}");
         }
     }
@@ -310,7 +316,12 @@ fn what_no_tool_writes_is_refused_with_place_field_expected_and_found() {
     let mean = "/benchmarks/0/metrics/time_to_first_token_ms/successful/mean";
     refused(guidellm, mean, json!("x"), &["time_to_first_token_ms: successful: mean", above]);
     let aiperf = "aiperf_0.13.json";
-    refused(aiperf, "/time_to_first_token/unit", json!("min"), &["unit", "ns, us, ms or sec", "min"]);
+    refused(
+        aiperf,
+        "/time_to_first_token/unit",
+        json!("min"),
+        &["unit", "ns, us, ms or sec", "min"],
+    );
     refused(aiperf, "/request_throughput/unit", json!("x"), &["unit", "requests/sec", "found x"]);
     refused(aiperf, "/goodput", json!([1]), &["goodput", "an object", "a list of 1"]);
     let benchy = "llama_benchy.json";
@@ -330,7 +341,8 @@ fn what_no_tool_writes_is_refused_with_place_field_expected_and_found() {
     lines(r#"{"iters": [1, 2], "times": [5]}"#, &["iters", "expected 1, one for each time"]);
     lines(r#"{"median_abs_dev": 1, "std_dev": 1}"#, &["mean", "an object with a point_estimate"]);
     lines(r#"{"reason": "group-complete"}"#, &["benchmark-complete, found none"]);
-    let cycles = r#"{"reason": "benchmark-complete", "id": "a", "mean": {"estimate": 1, "unit": "cycles"}}"#;
+    let cycles =
+        r#"{"reason": "benchmark-complete", "id": "a", "mean": {"estimate": 1, "unit": "cycles"}}"#;
     lines(cycles, &["message 1: mean", "unit", "ns, a time", "cycles"]);
     let deep = format!(r#"{{"benchmarks": {}{}}}"#, "[".repeat(5000), "]".repeat(5000));
     lines(&deep, &["recursion limit"]);
