@@ -68,7 +68,7 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Write on from a prompt, or chat: text as it comes, from any engine
     Generate(Box<GenerateArgs>),
-    /// What changed between result files, and is it real? llama-bench's and hyperfine's too
+    /// What changed between result files, and is it real? Other tools' files too
     Compare(Box<compare::CompareArgs>),
     /// A verdict for CI: is the candidate slower than the baseline by more than a margin?
     Gate(Box<gate::GateArgs>),

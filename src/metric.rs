@@ -199,9 +199,35 @@ metrics! {
     DecodeCv "decode_cv" "Decode CV over launches" Share Lower Detail Generate
         "sample sd / mean of decode_tps over launches; under 5 % is good, over 10 % warns";
     Time "time_s" "Time" Seconds Lower Primary Foreign
-        "hyperfine: one run of the command, from start to exit";
+        "hyperfine: one run of the command, from start to exit; criterion: one iteration inside a process";
     TotalTps "total_tps" "Prompt and decode" TokensPerSecond Higher Primary Foreign
-        "llama-bench -pg: prompt and generated tokens divided by the time of both";
+        "prompt and generated tokens divided by the time of both: llama-bench -pg, and all requests of a server";
+    TtftP50 "ttft_p50_s" "TTFT p50" Seconds Lower Detail Foreign
+        "median over the requests: sent until the first chunk that carries a token";
+    TtftP99 "ttft_p99_s" "TTFT p99" Seconds Lower Detail Foreign
+        "99th percentile of the same; absent under 100 requests";
+    TpotP50 "tpot_p50_s" "TPOT p50" Seconds Lower Detail Foreign
+        "median over the requests of each one's (t_last - t_first) / (n-1)";
+    TpotP95 "tpot_p95_s" "TPOT p95" Seconds Lower Detail Foreign
+        "95th percentile of the same; absent under 20 requests";
+    TpotP99 "tpot_p99_s" "TPOT p99" Seconds Lower Detail Foreign
+        "99th percentile of the same; absent under 100 requests";
+    E2eLatencyMean "e2e_latency_mean_s" "E2E latency" Seconds Lower Shown Foreign
+        "mean over the requests: sent until the last token";
+    E2eLatencyP50 "e2e_latency_p50_s" "E2E latency p50" Seconds Lower Detail Foreign
+        "median of the same";
+    E2eLatencyP95 "e2e_latency_p95_s" "E2E latency p95" Seconds Lower Detail Foreign
+        "95th percentile of the same; absent under 20 requests";
+    E2eLatencyP99 "e2e_latency_p99_s" "E2E latency p99" Seconds Lower Detail Foreign
+        "99th percentile of the same; absent under 100 requests";
+    RequestThroughput "request_throughput_per_s" "Requests" PerSecond Higher Shown Foreign
+        "requests that succeeded divided by the time of the measurement";
+    InputThroughput "input_throughput_tps" "Input" TokensPerSecond Higher Detail Foreign
+        "prompt tokens of the requests that succeeded divided by the time of the measurement";
+    OutputThroughput "output_throughput_tps" "Output" TokensPerSecond Higher Primary Foreign
+        "generated tokens of the requests that succeeded divided by the time of the measurement";
+    Goodput "goodput_per_s" "Goodput" PerSecond Higher Shown Foreign
+        "requests within the service level objectives divided by the time of the measurement";
 }
 
 /// The values inside a launch of which a metric is a percentile.

@@ -1,19 +1,30 @@
-//! Reads result files into samples: llm-bench's own, llama-bench's and hyperfine's, recognised by
-//! their content. Takes samples only, never the means and deviations that a file states.
+//! Reads result files into samples: llm-bench's own and those of other tools, recognised by their
+//! content. A sample is one value per process; where a process holds many requests or iterations, it
+//! is one statistic of them, and deviations that a file states are never used.
 
+mod aiperf;
+mod batched_bench;
+mod criterion;
 mod field;
+mod guidellm;
 mod hyperfine;
+mod join;
 mod llama_bench;
+mod llama_benchy;
 mod plain;
+mod recognise;
 mod record;
+mod runs;
+#[cfg(test)]
+mod tests;
+mod vllm;
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use anyhow::{Context, Result};
+use serde::Serialize;
 
 use super::evidence::Launches;
 use super::sides::{Earlier, Place};
@@ -24,7 +35,7 @@ use crate::record::Warning;
 
 /// Far larger than any real result file.
 const MAX_FILE: u64 = 256 << 20;
-/// The same for other tools' files, which hold a few kilobytes for each test.
+/// The same for files that hold a few kilobytes for each test, and not every request with its text.
 const MAX_FOREIGN: u64 = 16 << 20;
 
 /// Whether a measurement can give this value. No seconds, bytes or rates lie beyond these bounds,
@@ -59,6 +70,14 @@ pub enum Format {
     LlmBench,
     LlamaBench,
     Hyperfine,
+    VllmServe,
+    VllmLatency,
+    VllmThroughput,
+    Guidellm,
+    Aiperf,
+    LlamaBenchy,
+    LlamaBatchedBench,
+    Criterion,
 }
 
 impl Format {
@@ -67,6 +86,21 @@ impl Format {
             Format::LlmBench => "llm-bench",
             Format::LlamaBench => "llama-bench",
             Format::Hyperfine => "hyperfine",
+            Format::VllmServe => "vllm-serve",
+            Format::VllmLatency => "vllm-latency",
+            Format::VllmThroughput => "vllm-throughput",
+            Format::Guidellm => "guidellm",
+            Format::Aiperf => "aiperf",
+            Format::LlamaBenchy => "llama-benchy",
+            Format::LlamaBatchedBench => "llama-batched-bench",
+            Format::Criterion => "criterion",
+        }
+    }
+
+    fn largest(self) -> u64 {
+        match self {
+            Format::LlmBench | Format::VllmServe | Format::Guidellm => MAX_FILE,
+            _ => MAX_FOREIGN,
         }
     }
 }
@@ -103,6 +137,8 @@ pub struct Series {
     /// A part of another series, shown on request.
     pub part: bool,
     pub values: Vec<f64>,
+    /// The one value that stands for all, where they come from one process.
+    pub of_process: Option<f64>,
     /// Where the launch of each value stood in its session; empty where that is not recorded.
     pub places: Vec<Place>,
     /// Of a percentile inside a launch: which one, and the values inside each launch.
@@ -127,76 +163,31 @@ pub fn read(path: &Path) -> Result<Source> {
         return Err(too_large(MAX_FILE));
     }
     let (bytes, left_out) = plain::json_of(bytes).map_err(|e| e.context(file.clone()))?;
-    let format = recognise(&bytes).map_err(|e| e.context(file.clone()))?;
-    if format != Format::LlmBench && bytes.len() as u64 > MAX_FOREIGN {
-        return Err(too_large(MAX_FOREIGN));
+    let format = recognise::recognise(&bytes).map_err(|e| e.context(file.clone()))?;
+    if bytes.len() as u64 > format.largest() {
+        return Err(too_large(format.largest()));
     }
     let mut source = match format {
         Format::LlmBench => record::read(path, file)?,
         Format::LlamaBench => llama_bench::read(&bytes, file)?,
         Format::Hyperfine => hyperfine::read(&bytes, file)?,
+        Format::VllmServe => vllm::serve(&bytes, file)?,
+        Format::VllmLatency => vllm::latency(&bytes, file)?,
+        Format::VllmThroughput => vllm::throughput(&bytes, file)?,
+        Format::Guidellm => guidellm::read(&bytes, file)?,
+        Format::Aiperf => aiperf::read(&bytes, file)?,
+        Format::LlamaBenchy => llama_benchy::read(&bytes, file)?,
+        Format::LlamaBatchedBench => batched_bench::read(&bytes, file)?,
+        Format::Criterion => criterion::read(path, &bytes, file)?,
     };
     source.warnings.extend(left_out);
     Ok(source)
 }
 
-/// The keys that distinguish the formats.
-#[derive(Deserialize)]
-struct Head {
-    schema: Option<IgnoredAny>,
-    results: Option<IgnoredAny>,
-    samples_ns: Option<IgnoredAny>,
-    samples_ts: Option<IgnoredAny>,
-    n_prompt: Option<IgnoredAny>,
-}
-
-fn recognise(bytes: &[u8]) -> Result<Format> {
-    // Reads all of it first, so that broken JSON is reported as such in any format.
-    for value in serde_json::Deserializer::from_slice(bytes).into_iter::<IgnoredAny>() {
-        value.map_err(|e| not_json(bytes, &e))?;
-    }
-    let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
-    let head = match first {
-        None => bail!("expected {EXPECTED}, found an empty file"),
-        Some(b'[') => return Ok(Format::LlamaBench),
-        Some(b'{') => {
-            serde_json::Deserializer::from_slice(bytes).into_iter::<Head>().next().transpose()?
-        }
-        Some(_) => None,
-    };
-    match head {
-        Some(h) if h.schema.is_some() => Ok(Format::LlmBench),
-        Some(h) if h.results.is_some() => Ok(Format::Hyperfine),
-        Some(h) if [h.samples_ns, h.samples_ts, h.n_prompt].iter().any(Option::is_some) => {
-            Ok(Format::LlamaBench)
-        }
-        _ => bail!(
-            "expected {EXPECTED}, found JSON without \"schema\", \"results\" or \"samples_ns\""
-        ),
-    }
-}
-
-const EXPECTED: &str =
-    "a result file of `llm-bench run`, `llama-bench -o json|jsonl` or `hyperfine --export-json`";
-
-/// Describes serde_json's error, and names a number that JSON does not have.
-fn not_json(bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
-    let line = bytes.split(|b| *b == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-    // The column may point at the word's first letter or one after it.
-    let start = error.column().saturating_sub(2).min(line.len());
-    let near = String::from_utf8_lossy(&line[start..line.len().min(start + 12)]).to_lowercase();
-    let near = near.trim_start_matches([' ', ':', ',', '[', '-', '+']);
-    if near.starts_with("nan") || near.starts_with("inf") || near.starts_with("an") {
-        return anyhow::anyhow!(
-            "line {}, column {}: expected a finite number, found NaN or an infinity; a measurement \
-             went wrong, so measure again",
-            error.line(),
-            error.column()
-        );
-    }
-    let line: String = String::from_utf8_lossy(line).chars().take(60).collect();
-    anyhow::anyhow!(
-        "expected {EXPECTED}; it is not JSON: {error}, where it says {line:?}. If a program logged that \
-         among its results, write stdout alone to the file, without `2>&1`"
-    )
+/// Reads the files of one side: several of one tool are its replicates.
+///
+/// # Errors
+/// As for [`read`], and where the files do not belong together.
+pub fn read_side(paths: &[PathBuf]) -> Result<Source> {
+    join::join(paths.iter().map(|path| read(path)).collect::<Result<_>>()?)
 }

@@ -2,8 +2,10 @@
 //! its exit codes, and how it refuses.
 
 pub mod bench;
+mod others;
 mod refusals;
 mod saved;
+mod sides;
 use serde_json::{Value, json};
 
 use bench::*;

@@ -76,6 +76,7 @@ fn arm(result: &Object<'_>) -> Result<SampledArm> {
         decides,
         part: false,
         values,
+        of_process: None,
         places: Vec::new(),
         tail: None,
     };

@@ -9,6 +9,7 @@ use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 
 use super::field::Object;
+use super::runs::mean;
 use super::{Format, SampledArm, Series, Source};
 use crate::analysis::sides::Earlier;
 use crate::identity::{Identity, Severity, scalar};
@@ -37,6 +38,8 @@ const NOT_SETTINGS: [&str; 19] = [
     "samples_ns",
     "samples_ts",
 ];
+/// A warning that holds only as long as a file stands alone.
+pub(super) const ONE_PROCESS: &str = "samples_of_one_process";
 /// llama-bench writes rates with six digits.
 const ROUNDING: f64 = 1e-4;
 
@@ -114,13 +117,13 @@ pub(super) fn read(bytes: &[u8], file: String) -> Result<Source> {
     let mut warnings = Vec::new();
     if in_one_process {
         warnings.push(Warning {
-            code: "samples_of_one_process".into(),
+            code: ONE_PROCESS.into(),
             arm: None,
             message: "llama-bench repeats inside one process: what that process is lucky in, all \
                       its samples share, so that small differences look surer than they are"
                 .into(),
-            advice: "append several runs to one file (llama-bench -o jsonl >> FILE): each is then \
-                     one launch"
+            advice: "append several runs to one file (llama-bench -o jsonl >> FILE), or give the \
+                     files of each side (compare A1 A2 -- B1 B2): each run is then one launch"
                 .into(),
         });
     }
@@ -182,8 +185,7 @@ fn entry(object: &Object<'_>, process: usize) -> Result<Entry> {
         identity,
         settings,
         test,
-        // The harmonic mean, because times add up and rates do not.
-        rate: rates.len() as f64 / rates.iter().map(|r| 1.0 / r).sum::<f64>(),
+        rate: mean(test.metric(), &rates),
         rates,
     })
 }
@@ -258,17 +260,16 @@ fn series(group: &[&Entry], in_one_process: &mut bool) -> Vec<Series> {
         for entry in &of {
             processes.entry(entry.process).or_default().push(entry.rate);
         }
-        let values = match of.as_slice() {
+        let (values, of_process) = match of.as_slice() {
             [only] => {
                 *in_one_process |= only.rates.len() > 1;
-                only.rates.clone()
+                (only.rates.clone(), Some(only.rate))
             }
             // Each process is a launch, however often it made the test.
             _ => {
                 *in_one_process |= processes.len() == 1;
-                let harmonic =
-                    |r: &Vec<f64>| r.len() as f64 / r.iter().map(|r| 1.0 / r).sum::<f64>();
-                processes.values().map(harmonic).collect()
+                let mean = |rates: &Vec<f64>| mean(test.metric(), rates);
+                (processes.values().map(mean).collect(), None)
             }
         };
         Series {
@@ -277,6 +278,7 @@ fn series(group: &[&Entry], in_one_process: &mut bool) -> Vec<Series> {
             decides: true,
             part: false,
             values,
+            of_process,
             places: Vec::new(),
             tail: None,
         }

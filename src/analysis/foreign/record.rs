@@ -92,6 +92,7 @@ fn sampled(record: &Record, arm: &Arm, warnings: &mut Vec<Warning>) -> SampledAr
                 decides: prompt.is_none() && metric.rank() == Rank::Primary,
                 part: prompt.is_some(),
                 values: summary.values.clone(),
+                of_process: None,
                 places: match prompt {
                     None => sides::values(arm, metric).1,
                     Some(_) => Vec::new(),

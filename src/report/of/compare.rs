@@ -96,7 +96,9 @@ fn unpaired(against: &Against<'_>) -> Vec<String> {
 
 fn warning(warning: &Warning) -> Remark {
     let mark = match warning.code.as_str() {
-        "machine_unknown" | "one_program" | "resumed" | "other_session" => Mark::Note,
+        "machine_unknown" | "other_definition" | "one_program" | "resumed" | "other_session" => {
+            Mark::Note
+        }
         _ => Mark::Warning,
     };
     Remark::advised(mark, clean(&warning.message), clean(&warning.advice))

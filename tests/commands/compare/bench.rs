@@ -20,7 +20,9 @@ pub struct Bench {
 impl Bench {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for path in files(&repository("tests/data/compare")) {
+        let folders = ["tests/data/compare", "tests/data/foreign"];
+        let files = folders.iter().flat_map(|folder| files(&repository(folder)));
+        for path in files.filter(|path| path.is_file()) {
             std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
         }
         Self { dir }
