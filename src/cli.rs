@@ -5,10 +5,12 @@ pub mod config;
 pub mod encode;
 pub mod gate;
 pub mod history;
+mod repeat;
 pub mod rules;
 mod run;
 mod session;
 pub mod sweep;
+pub mod tokenize;
 
 use std::path::{Path, PathBuf};
 
@@ -60,6 +62,11 @@ pub enum Command {
     /// Measure encoders, batch by batch and length by length: embeddings and classification
     #[command(mut_arg("model", |arg| arg.default_value("minilm")))]
     Encode(Box<encode::EncodeArgs>),
+    /// Measure tokenizers, batch by batch and length by length: texts, tokens and bytes a second, with
+    /// ids that are compared with ours
+    #[command(mut_arg("model", |arg| arg.default_value("minilm")))]
+    #[command(mut_arg("no_verify", |arg| arg.hide(true)))]
+    Tokenize(Box<tokenize::TokenizeArgs>),
     /// Do engines compute the same function on this file? Teacher-forced logits against float32
     Verify(VerifyArgs),
     /// Write on from a prompt, or chat: text as it comes, from any engine
@@ -107,6 +114,7 @@ impl Command {
             Run(_)
                 | Sweep(_)
                 | Encode(_)
+                | Tokenize(_)
                 | Verify(_)
                 | Generate(_)
                 | Gate(_)
@@ -123,6 +131,7 @@ impl Command {
             Self::Sweep(args) => &args.run.session.set,
             Self::Track(args) => &args.run.session.set,
             Self::Encode(args) => &args.session.set,
+            Self::Tokenize(args) => &args.session.set,
             Self::Gate(args) => &args.set,
             Self::Verify(args) => &args.set,
             Self::Generate(args) => &args.set,
@@ -138,6 +147,7 @@ impl Command {
             Self::Sweep(args) => &args.run.session.python,
             Self::Track(args) => &args.run.session.python,
             Self::Encode(args) => &args.session.python,
+            Self::Tokenize(args) => &args.session.python,
             Self::Gate(args) => &args.python,
             Self::Verify(args) => &args.python,
             Self::Generate(args) => &args.python,

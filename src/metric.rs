@@ -36,6 +36,7 @@ pub enum Unit {
     TokensPerSecond,
     PerSecond,
     Bytes,
+    BytesPerSecond,
     /// A ratio, no unit.
     Ratio,
     /// A ratio that people read in percent.
@@ -53,6 +54,7 @@ impl Unit {
             Unit::TokensPerSecond => "tok/s",
             Unit::PerSecond => "1/s",
             Unit::Bytes => "B",
+            Unit::BytesPerSecond => "B/s",
             Unit::Ratio | Unit::Share => "1",
             Unit::TokensPerSecondPerGb => "tok/s/GB",
             Unit::JoulesPerToken => "J/tok",
@@ -81,7 +83,7 @@ pub enum Task {
     Any,
     /// Generating tokens.
     Generate,
-    /// Encoding texts.
+    /// Requests over texts: encoding or tokenizing them.
     Encode,
     /// Other tools' files hold it; llm-bench measures no such thing.
     Foreign,
@@ -152,6 +154,8 @@ metrics! {
         "first decode step of the process divided by the steady median: what JIT or lazy packing costs";
     ColdStart "cold_start_s" "Cold start" Seconds Lower Primary Encode
         "spawn of the process until the first result is on the host; includes interpreter, imports, load, compilation";
+    Tokenize "tokenize_s" "Tokenize" Seconds Lower Primary Encode
+        "one request is one batch: texts on the host until their token ids are there, by the engine's own tokenizer; mean over the requests, then over the lengths";
     LatencyMean "latency_mean_s" "Latency" Seconds Lower Shown Encode
         "one request is one batch: token ids on the host until its result is on the host; mean over the requests, then over the lengths";
     LatencyP50 "latency_p50_s" "Latency p50" Seconds Lower Shown Encode
@@ -168,6 +172,8 @@ metrics! {
         "requests divided by their time; over the lengths, sum by sum";
     TokensPerS "tokens_per_s" "Tokens" TokensPerSecond Higher Shown Encode
         "tokens of the texts, padding not among them, divided by the time of their requests; over the lengths, sum by sum";
+    TextBytesPerS "text_bytes_per_s" "Text" BytesPerSecond Higher Shown Encode
+        "bytes of the texts in UTF-8 divided by the time that their tokenizing takes; over the lengths, sum by sum";
     PeakHostBytes "peak_host_bytes" "Peak memory" Bytes Lower Primary Any
         "the kernel's high-water mark of the process tree (VmHWM)";
     PeakGpuBytes "peak_gpu_bytes" "Peak GPU memory" Bytes Lower Primary Any

@@ -5,8 +5,10 @@
 pub mod encode;
 pub mod generate;
 mod machine;
+pub mod requests;
 pub mod score;
 pub mod sustain;
+pub mod tokenize;
 pub mod vectors;
 pub mod windows;
 
@@ -54,7 +56,7 @@ pub struct Columns {
 }
 
 /// The columns of every task that measures. A record has the metrics of one of them.
-pub const COLUMNS: &[Columns] = &[generate::COLUMNS, encode::COLUMNS];
+pub const COLUMNS: &[Columns] = &[generate::COLUMNS, encode::COLUMNS, tokenize::COLUMNS];
 
 /// An engine's own account of itself in a launch.
 #[derive(Debug, Clone, Default)]

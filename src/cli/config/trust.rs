@@ -107,7 +107,7 @@ const MEASURING: &[&str] = &[
 ];
 
 /// Commands that put their results into a folder, under names of their own.
-const MEASURE: &[&str] = &["run", "sweep", "encode", "gate", "track"];
+const MEASURE: &[&str] = &["run", "sweep", "encode", "tokenize", "gate", "track"];
 
 /// An option that is in no list is refused: one that is added here needs a decision.
 fn reach(leaf: &Command, arg: &Arg) -> Reach {
