@@ -48,8 +48,6 @@ class Tokenizer:
 
     def ids(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text, with the special tokens around them."""
-        if len(texts) == 1:
-            return [self._tokenizer.encode(texts[0]).ids]
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
 
     @staticmethod
