@@ -5,11 +5,13 @@ pub mod config;
 pub mod encode;
 pub mod gate;
 pub mod history;
+mod repeat;
 pub mod rules;
 mod run;
 pub mod serve;
 mod session;
 pub mod sweep;
+pub mod tokenize;
 
 use std::path::{Path, PathBuf};
 
@@ -64,6 +66,11 @@ pub enum Command {
     Encode(Box<encode::EncodeArgs>),
     /// Load servers: so many users at once, or so many requests a second
     ServeBench(Box<serve::ServeArgs>),
+    /// Measure tokenizers, batch by batch and length by length: texts, tokens and bytes a second, with
+    /// ids that are compared with ours
+    #[command(mut_arg("model", |arg| arg.default_value("minilm")))]
+    #[command(mut_arg("no_verify", |arg| arg.hide(true)))]
+    Tokenize(Box<tokenize::TokenizeArgs>),
     /// Do engines compute the same function on this file? Teacher-forced logits against float32
     Verify(VerifyArgs),
     /// Write on from a prompt, or chat: text as it comes, from any engine
@@ -112,6 +119,7 @@ impl Command {
                 | Sweep(_)
                 | Encode(_)
                 | ServeBench(_)
+                | Tokenize(_)
                 | Verify(_)
                 | Generate(_)
                 | Gate(_)
@@ -129,6 +137,7 @@ impl Command {
             Self::Track(args) => &args.run.session.set,
             Self::Encode(args) => &args.session.set,
             Self::ServeBench(args) => &args.session.set,
+            Self::Tokenize(args) => &args.session.set,
             Self::Gate(args) => &args.set,
             Self::Verify(args) => &args.set,
             Self::Generate(args) => &args.set,
@@ -145,6 +154,7 @@ impl Command {
             Self::Track(args) => &args.run.session.python,
             Self::Encode(args) => &args.session.python,
             Self::ServeBench(args) => &args.session.python,
+            Self::Tokenize(args) => &args.session.python,
             Self::Gate(args) => &args.python,
             Self::Verify(args) => &args.python,
             Self::Generate(args) => &args.python,

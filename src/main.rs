@@ -11,6 +11,7 @@ use llm_bench::cli::{Cli, Command};
 use llm_bench::engine::provision::use_python;
 use llm_bench::engine::registry::set_options;
 use llm_bench::model::chat::renderer;
+use llm_bench::model::tokenizer;
 use llm_bench::sensors::gpu::ceilings;
 use llm_bench::text::visible;
 use llm_bench::{cmd, interrupt, processes, progress, units::MonoNs, worker};
@@ -58,7 +59,7 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
     // Lines may quote anything, so no escape sequence passes.
     log.with_ansi(false).without_time().init();
     if let Command::Worker { engine } = &cli.command {
-        worker::serve::serve(engine, entry)?;
+        worker::serve::serve(engine, entry, tokenizer::OF_WORKERS)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Command::CudaCeilings { index } = &cli.command {
@@ -89,6 +90,7 @@ fn run(entry: MonoNs) -> Result<ExitCode> {
         Command::Sweep(args) => cmd::sweep::run(args)?,
         Command::Encode(args) => cmd::encode::run(args)?,
         Command::ServeBench(args) => cmd::serve::run(args)?,
+        Command::Tokenize(args) => cmd::tokenize::run(args)?,
         Command::Generate(args) => cmd::generate::run(args)?,
         Command::Verify(args) if !cmd::verify::run(args)? => return Ok(NOT_COMPARABLE.into()),
         Command::Verify(_) => {}

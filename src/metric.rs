@@ -36,6 +36,7 @@ pub enum Unit {
     TokensPerSecond,
     PerSecond,
     Bytes,
+    BytesPerSecond,
     /// A ratio, no unit.
     Ratio,
     /// A ratio that people read in percent.
@@ -53,6 +54,7 @@ impl Unit {
             Unit::TokensPerSecond => "tok/s",
             Unit::PerSecond => "1/s",
             Unit::Bytes => "B",
+            Unit::BytesPerSecond => "B/s",
             Unit::Ratio | Unit::Share => "1",
             Unit::TokensPerSecondPerGb => "tok/s/GB",
             Unit::JoulesPerToken => "J/tok",
@@ -81,8 +83,10 @@ pub enum Task {
     Any,
     /// Generating tokens.
     Generate,
-    /// Encoding texts.
+    /// Requests over texts: encoding or tokenizing them.
     Encode,
+    /// Answering many requests at once.
+    Serve,
     /// Other tools' files hold it; llm-bench measures no such thing.
     Foreign,
 }
@@ -152,6 +156,8 @@ metrics! {
         "first decode step of the process divided by the steady median: what JIT or lazy packing costs";
     ColdStart "cold_start_s" "Cold start" Seconds Lower Primary Encode
         "spawn of the process until the first result is on the host; includes interpreter, imports, load, compilation";
+    Tokenize "tokenize_s" "Tokenize" Seconds Lower Primary Encode
+        "one request is one batch: texts on the host until their token ids are there, by the engine's own tokenizer; mean over the requests, then over the lengths";
     LatencyMean "latency_mean_s" "Latency" Seconds Lower Shown Encode
         "one request is one batch: token ids on the host until its result is on the host; mean over the requests, then over the lengths";
     LatencyP50 "latency_p50_s" "Latency p50" Seconds Lower Shown Encode
@@ -168,6 +174,8 @@ metrics! {
         "requests divided by their time; over the lengths, sum by sum";
     TokensPerS "tokens_per_s" "Tokens" TokensPerSecond Higher Shown Encode
         "tokens of the texts, padding not among them, divided by the time of their requests; over the lengths, sum by sum";
+    TextBytesPerS "text_bytes_per_s" "Text" BytesPerSecond Higher Shown Encode
+        "bytes of the texts in UTF-8 divided by the time that their tokenizing takes; over the lengths, sum by sum";
     PeakHostBytes "peak_host_bytes" "Peak memory" Bytes Lower Primary Any
         "the kernel's high-water mark of the process tree (VmHWM)";
     PeakGpuBytes "peak_gpu_bytes" "Peak GPU memory" Bytes Lower Primary Any
@@ -198,36 +206,44 @@ metrics! {
         "seconds of the measured windows in which the card gave a reason for a lowered clock; seconds with two reasons count twice";
     DecodeCv "decode_cv" "Decode CV over launches" Share Lower Detail Generate
         "sample sd / mean of decode_tps over launches; under 5 % is good, over 10 % warns";
+    TtftP50 "ttft_p50_s" "TTFT p50" Seconds Lower Detail Serve
+        "median over the requests: due or sent until the first chunk that carries a token";
+    TtftP90 "ttft_p90_s" "TTFT p90" Seconds Lower Detail Serve
+        "90th percentile of the same; absent under 10 requests";
+    TtftP99 "ttft_p99_s" "TTFT p99" Seconds Lower Detail Serve
+        "99th percentile of the same; absent under 100 requests";
+    TpotP50 "tpot_p50_s" "TPOT p50" Seconds Lower Detail Serve
+        "median over the requests of each one's (t_last - t_first) / (n-1)";
+    TpotP90 "tpot_p90_s" "TPOT p90" Seconds Lower Detail Serve
+        "90th percentile of the same; absent under 10 requests";
+    TpotP95 "tpot_p95_s" "TPOT p95" Seconds Lower Detail Serve
+        "95th percentile of the same; absent under 20 requests";
+    TpotP99 "tpot_p99_s" "TPOT p99" Seconds Lower Detail Serve
+        "99th percentile of the same; absent under 100 requests";
+    E2eLatencyMean "e2e_latency_mean_s" "E2E latency" Seconds Lower Shown Serve
+        "mean over the requests: due or sent until the last token";
+    E2eLatencyP50 "e2e_latency_p50_s" "E2E latency p50" Seconds Lower Detail Serve
+        "median of the same";
+    E2eLatencyP90 "e2e_latency_p90_s" "E2E latency p90" Seconds Lower Detail Serve
+        "90th percentile of the same; absent under 10 requests";
+    E2eLatencyP95 "e2e_latency_p95_s" "E2E latency p95" Seconds Lower Detail Serve
+        "95th percentile of the same; absent under 20 requests";
+    E2eLatencyP99 "e2e_latency_p99_s" "E2E latency p99" Seconds Lower Detail Serve
+        "99th percentile of the same; absent under 100 requests";
+    RequestThroughput "request_throughput_per_s" "Requests" PerSecond Higher Shown Serve
+        "requests that succeeded divided by the time of the measurement";
+    InputThroughput "input_throughput_tps" "Input" TokensPerSecond Higher Detail Serve
+        "prompt tokens of the requests that succeeded divided by the time of the measurement";
+    OutputThroughput "output_throughput_tps" "Output" TokensPerSecond Higher Primary Serve
+        "generated tokens of the requests that succeeded divided by the time of the measurement";
+    Goodput "goodput_per_s" "Goodput" PerSecond Higher Shown Serve
+        "requests within the service level objectives divided by the time of the measurement";
+    FailedRequests "failed_requests" "Failed" Share Lower Shown Serve
+        "share of the requests that failed, for whatever reason";
     Time "time_s" "Time" Seconds Lower Primary Foreign
         "hyperfine: one run of the command, from start to exit; criterion: one iteration inside a process";
     TotalTps "total_tps" "Prompt and decode" TokensPerSecond Higher Primary Foreign
         "prompt and generated tokens divided by the time of both: llama-bench -pg, and all requests of a server";
-    TtftP50 "ttft_p50_s" "TTFT p50" Seconds Lower Detail Foreign
-        "median over the requests: sent until the first chunk that carries a token";
-    TtftP99 "ttft_p99_s" "TTFT p99" Seconds Lower Detail Foreign
-        "99th percentile of the same; absent under 100 requests";
-    TpotP50 "tpot_p50_s" "TPOT p50" Seconds Lower Detail Foreign
-        "median over the requests of each one's (t_last - t_first) / (n-1)";
-    TpotP95 "tpot_p95_s" "TPOT p95" Seconds Lower Detail Foreign
-        "95th percentile of the same; absent under 20 requests";
-    TpotP99 "tpot_p99_s" "TPOT p99" Seconds Lower Detail Foreign
-        "99th percentile of the same; absent under 100 requests";
-    E2eLatencyMean "e2e_latency_mean_s" "E2E latency" Seconds Lower Shown Foreign
-        "mean over the requests: sent until the last token";
-    E2eLatencyP50 "e2e_latency_p50_s" "E2E latency p50" Seconds Lower Detail Foreign
-        "median of the same";
-    E2eLatencyP95 "e2e_latency_p95_s" "E2E latency p95" Seconds Lower Detail Foreign
-        "95th percentile of the same; absent under 20 requests";
-    E2eLatencyP99 "e2e_latency_p99_s" "E2E latency p99" Seconds Lower Detail Foreign
-        "99th percentile of the same; absent under 100 requests";
-    RequestThroughput "request_throughput_per_s" "Requests" PerSecond Higher Shown Foreign
-        "requests that succeeded divided by the time of the measurement";
-    InputThroughput "input_throughput_tps" "Input" TokensPerSecond Higher Detail Foreign
-        "prompt tokens of the requests that succeeded divided by the time of the measurement";
-    OutputThroughput "output_throughput_tps" "Output" TokensPerSecond Higher Primary Foreign
-        "generated tokens of the requests that succeeded divided by the time of the measurement";
-    Goodput "goodput_per_s" "Goodput" PerSecond Higher Shown Foreign
-        "requests within the service level objectives divided by the time of the measurement";
 }
 
 /// The values inside a launch of which a metric is a percentile.

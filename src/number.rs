@@ -207,6 +207,9 @@ fn unit_for(unit: Unit, least: f64, greatest: f64) -> (&'static str, f64) {
         Unit::Bytes if greatest < 999.5e3 => ("kB", 1e-3),
         Unit::Bytes if greatest < 999.5e6 || greatest < 99.5e9 && least < 99.5e6 => ("MB", 1e-6),
         Unit::Bytes => ("GB", 1e-9),
+        Unit::BytesPerSecond if greatest < 999.5e3 => ("kB/s", 1e-3),
+        Unit::BytesPerSecond if greatest < 999.5e6 => ("MB/s", 1e-6),
+        Unit::BytesPerSecond => ("GB/s", 1e-9),
         Unit::Share => ("%", 100.0),
         Unit::Ratio => ("", 1.0),
         Unit::TokensPerSecond
@@ -229,6 +232,7 @@ mod tests {
         assert_eq!(unit(Unit::Seconds, &[0.0413, 4.87]), "ms");
         assert_eq!(unit(Unit::Seconds, &[0.39, 31.2]), "s");
         assert_eq!(unit(Unit::Bytes, &[0.7e9, 5.6e9]), "GB");
+        assert_eq!(unit(Unit::BytesPerSecond, &[0.7e6, 56e6]), "MB/s");
         assert_eq!(Scale::of(Unit::Share, [0.78].into_iter()).text(0.78, None), "78.0");
     }
 

@@ -401,6 +401,7 @@ fn generation(
         token_ns: (0..n_gen).map(|i| ns(prefill_s + gap_s * f64::from(i))).collect(),
         request_ns: Vec::new(),
         request_tokens: 0,
+        request_text_bytes: 0,
         compile_ns: None,
         tokens_hash: Some(format!("{:016x}", engine.diverges_at)),
         tokens: (role == Role::Cold).then(|| {

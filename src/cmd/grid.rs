@@ -64,8 +64,9 @@ pub fn measure(
         base: None,
         folder: &args.output_dir,
         config: None,
-        bandwidth: true,
-        compilers: true,
+        // A tokenizer neither streams weights nor compiles.
+        bandwidth: !bench.spec.is_tokenizing(),
+        compilers: !bench.spec.is_tokenizing(),
         earlier,
     };
     let mut measured = session.measure(&mut |_, _| false)?;

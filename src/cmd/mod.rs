@@ -13,6 +13,7 @@ pub mod models;
 pub mod report;
 pub mod run;
 pub mod sweep;
+pub mod tokenize;
 pub mod track;
 pub mod verify;
 

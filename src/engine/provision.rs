@@ -37,6 +37,14 @@ with open(__file__, 'rb') as script:
     script = compile(script.read(), __file__, 'exec')
 exec(script)";
 
+/// In a folder that was made once, and completely.
+const COMPLETE: &str = ".complete";
+
+/// The variable that names the folder with Hugging Face's tokenizers, and their pins among the files
+/// that Python engines share.
+const TOKENIZERS: &str = "LLM_BENCH_TOKENIZERS";
+const TOKENIZER_PINS: &str = "tokenizers.txt";
+
 /// The library of the crate `candle-abi`, for engines in other languages.
 const KERNELS: &str = "llm_bench_kernels";
 
@@ -51,6 +59,8 @@ pub struct Provisioner {
     pub device: DeviceKind,
     /// The llm-bench program that runs the built-in engines as workers, normally this one.
     pub program: PathBuf,
+    /// Whether engines in Python get a tokenizer, which no model needs.
+    pub tokenizers: bool,
 }
 
 /// How an engine is spoken to.
@@ -96,7 +106,7 @@ impl Provisioner {
     /// Installs into `cache`; built-in engines are this program's own workers.
     pub fn new(cache: PathBuf, may_install: bool) -> Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
-        Ok(Self { cache, may_install, device: DeviceKind::Cpu, program })
+        Ok(Self { cache, may_install, device: DeviceKind::Cpu, program, tokenizers: false })
     }
 
     /// Makes the engine startable and installs what is missing; `say` gets a line of progress.
@@ -166,6 +176,13 @@ impl Provisioner {
                     (None, Some(name)) => self.venv(folder, name, say)?,
                     (None, None) => find_python(folder.python_bound())?.path,
                 };
+                let is_ours = users_environment.is_none() && m.requirements.is_some();
+                if self.tokenizers
+                    && is_ours
+                    && let Some(home) = self.tokenizer_package(&python, say)?
+                {
+                    env.push((TOKENIZERS.into(), home.to_string_lossy().into_owned()));
+                }
                 let own = self.unpacked(folder)?;
                 let shared = self.shared()?;
                 args = ["-u", "-c", START].map(OsString::from).to_vec();
@@ -225,6 +242,35 @@ impl Provisioner {
         Ok(home.join("bin/python"))
     }
 
+    /// The folder with Hugging Face's tokenizers, which `python` installs if it is missing. `None`
+    /// where that is not allowed: the engine then has no tokenizer, and says so.
+    fn tokenizer_package(&self, python: &Path, say: &dyn Fn(&str)) -> Result<Option<PathBuf>> {
+        let files = registry::shared()?.sources()?;
+        let pins = files.into_iter().find(|(name, _)| name == TOKENIZER_PINS);
+        let (_, pins) = pins.context("this build has no pins of the tokenizers")?;
+        let hash = short_hash(&[&pins]);
+        let home = self.cache.join("engines").join(format!("tokenizers-{hash}"));
+        if !self.may_install && !home.join(COMPLETE).is_file() {
+            return Ok(None);
+        }
+        let home = self.once("tokenizers", &hash, "tokenizers", say, |home| {
+            let home = std::path::absolute(home)?;
+            std::fs::create_dir_all(&home)?;
+            let pin_file = home.join("requirements.txt");
+            std::fs::write(&pin_file, &pins)?;
+            let mut pip = environment::python(python, Purpose::Install);
+            pip.args(["-m", "pip", "install", "--no-input", "--progress-bar", "off"])
+                .args(["--disable-pip-version-check", "--require-hashes", "--only-binary", ":all:"])
+                .args(["--no-deps", "--target"])
+                .arg(&home)
+                .arg("-r")
+                .arg(&pin_file);
+            let advice = "check the network and the disk, then run the same command again";
+            run_step(&mut pip, &format!("installing {}", named(&pins)), advice, say)
+        })?;
+        Ok(Some(std::path::absolute(home)?))
+    }
+
     /// A folder `<cache>/engines/NAME-HASH` that is made once. `make` fills it, a marker shows that
     /// it is complete, and `result` is the file in it that callers need.
     fn once(
@@ -237,7 +283,7 @@ impl Provisioner {
     ) -> Result<PathBuf> {
         let root = self.cache.join("engines");
         let home = root.join(format!("{name}-{hash}"));
-        let complete = home.join(".complete");
+        let complete = home.join(COMPLETE);
         let whole = || complete.is_file() && home.join(result).exists();
         if whole() {
             return Ok(home);
@@ -488,6 +534,20 @@ mod tests {
     #[test]
     fn every_package_of_our_engines_is_pinned_with_its_hashes() {
         let mut pinned = 0;
+        let whole = |name: &str, bytes: Vec<u8>| {
+            // A pin and its hashes are one line that is continued.
+            let text = String::from_utf8(bytes).unwrap().replace("\\\n", " ");
+            let lines = text.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#'));
+            let lines: Vec<&str> = lines.collect();
+            for line in &lines {
+                let whole = line.contains("==") && line.contains("--hash=sha256:");
+                assert!(whole, "{name}: {line}");
+            }
+            lines.len()
+        };
+        let shared = registry::shared().unwrap().sources().unwrap();
+        let pins = shared.into_iter().find(|(name, _)| name == TOKENIZER_PINS).unwrap();
+        assert_eq!(whole(TOKENIZER_PINS, pins.1), 1);
         for engine in Registry::load().unwrap().all() {
             let Launcher::Folder(folder) = &engine.launcher else { continue };
             let m = &folder.manifest;
@@ -498,13 +558,7 @@ mod tests {
                 if !of_step && ![m.requirements.as_ref(), of_build].contains(&Some(&name)) {
                     continue;
                 }
-                // A pin and its hashes are one line that is continued.
-                let text = String::from_utf8(bytes).unwrap().replace("\\\n", " ");
-                for line in text.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#')) {
-                    let whole = line.contains("==") && line.contains("--hash=sha256:");
-                    assert!(whole, "{}: {name}: {line}", m.name);
-                    pinned += 1;
-                }
+                pinned += whole(&format!("{}: {name}", m.name), bytes);
             }
             assert!(!steps.contains("\"pip\"") || steps.contains("--require-hashes"), "{}", m.name);
         }

@@ -141,6 +141,7 @@ fn workload() -> Workload {
         context: Vec::new(),
         ids: vec![1, 1],
         others: Vec::new(),
+        texts: Vec::new(),
     };
     Workload::new("fake", vec![prompt("a"), prompt("b")])
 }

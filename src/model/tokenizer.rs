@@ -19,6 +19,17 @@ pub use self::vocabulary::Ids;
 use self::vocabulary::{Kind, Scheme, Vocabulary};
 use self::wordpiece::WordPieces;
 use super::gguf::{GgufError, GgufFile};
+use crate::worker::serve::Tokenizers;
+
+/// What the workers of this program turn texts into ids with.
+pub const OF_WORKERS: Tokenizers = Tokenizers {
+    name: concat!("llm-bench ", env!("CARGO_PKG_VERSION")),
+    open: |path| {
+        let file = GgufFile::open(path.as_ref()).map_err(|e| e.to_string())?;
+        let tokenizer = Tokenizer::from_gguf(&file).map_err(|e| e.to_string())?;
+        Ok(Box::new(move |text: &str| tokenizer.encode(text).map_err(|e| e.to_string())))
+    },
+};
 
 /// How to read text that spells a control token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -135,7 +135,7 @@ impl Workload {
     }
 }
 
-/// What `encode` adds to a workload: its lengths are those of random texts, its warm-ups and
+/// What `encode` and `tokenize` add to a workload: its lengths are those of texts, its warm-ups and
 /// iterations are requests of a length.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Encoding {
@@ -146,6 +146,9 @@ pub struct Encoding {
     /// warm-ups take a third of it. Absent: as many requests as asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// Whether tokenizers turn the texts into ids, in place of encoders that get ids.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tokenize: bool,
 }
 
 /// Everything that decides what is measured. It is `run.config` of the record, apart from the
@@ -168,7 +171,7 @@ pub struct Spec {
     /// whole workload, as often as it says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sustained_minutes: Option<f64>,
-    /// The texts of an encoder, which `encode` measures in place of generations.
+    /// The texts of an encoder or a tokenizer, measured in place of generations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<Encoding>,
     /// The load that `serve-bench` puts on servers.
@@ -193,6 +196,11 @@ impl Spec {
         spec.workload.seed = record.run.seed;
         spec.check().context("run.config")?;
         Ok(spec)
+    }
+
+    /// Whether tokenizers are measured, and no model.
+    pub fn is_tokenizing(&self) -> bool {
+        self.encoding.as_ref().is_some_and(|encoding| encoding.tokenize)
     }
 
     /// Checks what clap cannot check, and again what clap checks on typed settings.

@@ -42,12 +42,15 @@ pub struct PromptRun {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub token_ns: Vec<u64>,
     /// How long each request took, where this stands for several of one kind: an encoder's, each
-    /// from the ids on the host to the results on the host.
+    /// from the ids on the host to the results on the host, or a tokenizer's, from texts to ids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub request_ns: Vec<u64>,
     /// Tokens of all those requests together.
     #[serde(default, skip_serializing_if = "is_zero_u64")]
     pub request_tokens: u64,
+    /// Bytes of their texts in UTF-8, where they were texts.
+    #[serde(default, skip_serializing_if = "is_zero_u64")]
+    pub request_text_bytes: u64,
     /// Compilation within this generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compile_ns: Option<u64>,
@@ -88,6 +91,7 @@ impl PromptRun {
             token_ns: Vec::new(),
             request_ns: Vec::new(),
             request_tokens: 0,
+            request_text_bytes: 0,
             compile_ns: None,
             tokens_hash: None,
             tokens: None,

@@ -27,9 +27,14 @@ use crate::sensors::{bandwidth, gpu};
 use crate::task::Task;
 use crate::task::encode::Encoding;
 use crate::task::generate::Generation;
+use crate::task::requests::Requests;
 use crate::task::serve::Loading;
 use crate::task::sustain::Sustain;
+use crate::task::tokenize::Tokenizing;
 use crate::workload::{LabelledSet, PromptSet, Shape, Workload};
+
+/// Positions of a model that is loaded and runs nothing.
+const IDLE_N_CTX: u32 = 256;
 
 /// An engine to be measured, and the program that holds it.
 #[derive(Debug, Clone)]
@@ -116,7 +121,11 @@ impl Bench {
             }
         }
         let normal = spec.serving.as_ref().map(|_| files[0].ids().normal).unwrap_or_default();
-        let (seats, unfit) = seats(&cells, &keys, sides, &files, &workload);
+        let (mut seats, unfit) = seats(&cells, &keys, sides, &files, &workload);
+        if spec.is_tokenizing() {
+            // The model beside the tokenizer runs nothing.
+            seats.iter_mut().for_each(|seat| seat.n_ctx = seat.n_ctx.min(IDLE_N_CTX));
+        }
         Ok(Self { spec, files, workload, normal, labelled, seats, unfit })
     }
 
@@ -132,7 +141,8 @@ impl Bench {
     /// Whether arithmetic may be what limits: several sequences are generated together somewhere,
     /// or texts are encoded.
     pub fn needs_arithmetic(&self) -> bool {
-        self.spec.encoding.is_some() || self.seats.iter().any(|seat| seat.batch > 1)
+        let several = self.spec.encoding.is_some() || self.seats.iter().any(|seat| seat.batch > 1);
+        several && !self.spec.is_tokenizing()
     }
 
     /// The cards that are used, each once.
@@ -189,6 +199,7 @@ impl Bench {
             }
             let mut provisioner = Provisioner::new(cache.clone(), may_install)?;
             provisioner.device = seat.device.kind();
+            provisioner.tokenizers = self.spec.is_tokenizing();
             if let Some(program) = &seat.side.program {
                 provisioner.program.clone_from(program);
             }
@@ -265,8 +276,12 @@ impl Bench {
                 stamp: Some(file.stamp),
                 device: seat.device,
                 threads: seat.threads,
-                // A server answers all of its users at once.
-                batch: self.spec.serving.as_ref().map_or(seat.batch, Serving::streams),
+                batch: match &self.spec.serving {
+                    // A server answers all of its users at once.
+                    Some(serving) => serving.streams(),
+                    None if self.spec.is_tokenizing() => 1,
+                    None => seat.batch,
+                },
                 n_ctx: seat.n_ctx,
                 page_cache: work.page_cache,
                 deadlines: self.deadlines(),
@@ -285,14 +300,13 @@ impl Bench {
     /// What each arm's launches are asked.
     pub fn tasks(&self) -> Vec<Box<dyn Task<Answer = ()> + '_>> {
         let task = |seat: &Seat| -> Box<dyn Task<Answer = ()> + '_> {
-            if let Some(plan::Encoding { seconds, .. }) = self.spec.encoding {
-                return Box::new(Encoding {
-                    model: &self.file_of(seat).model,
-                    workload: &self.workload,
-                    plan: &self.spec.workload,
-                    seconds,
-                    batch: seat.batch,
-                });
+            if let Some(plan::Encoding { seconds, tokenize, .. }) = self.spec.encoding {
+                let (workload, plan) = (&self.workload, &self.spec.workload);
+                let requests = Requests { workload, plan, seconds, batch: seat.batch };
+                return match tokenize {
+                    true => Box::new(Tokenizing { requests }),
+                    false => Box::new(Encoding { model: &self.file_of(seat).model, requests }),
+                };
             }
             if let Some(serving) = &self.spec.serving {
                 return Box::new(Loading {
@@ -339,7 +353,10 @@ fn found(spec: &Spec, cells: &[Cell]) -> Result<(Vec<Found>, Vec<Key>)> {
     let most = |list: &[u32], n: u32| u64::from(list.iter().copied().max().unwrap_or(n));
     let work = &spec.workload;
     let positions = most(&work.prompt_len, 512) + most(&work.gen_len, 64) + most(&work.depth, 0);
-    let positions = positions * most(&work.batch, 1);
+    let positions = match spec.is_tokenizing() {
+        true => u64::from(IDLE_N_CTX),
+        false => positions * most(&work.batch, 1),
+    };
     let mut room = Room::of_machine()?;
     room.of_f16 = spec.target.of_f16;
     // A card has its own memory, and engines say what it lacks.
@@ -426,6 +443,10 @@ fn seats(
 
 fn workload(spec: &Spec, found: &Found, labelled: Option<&LabelledSet>) -> Result<Workload> {
     let work = &spec.workload;
+    if spec.is_tokenizing() {
+        let most = work.batch.iter().copied().max().unwrap_or(1);
+        return Ok(Workload::of_own_text(&work.prompt_len, most, &found.tokenizer()?)?);
+    }
     found.check_kind(spec.encoding.is_some())?;
     if spec.encoding.is_some() {
         return texts(work, labelled, found);

@@ -176,6 +176,7 @@ fn figure(metric: Metric, value: f64) -> String {
     match metric.unit() {
         Unit::Seconds => Seconds(value).to_string(),
         Unit::Bytes => Bytes(value as u64).to_string(),
+        Unit::BytesPerSecond => format!("{}/s", Bytes(value as u64)),
         unit => format!("{} {}", three_digits(value), unit.as_str()),
     }
 }

@@ -1,19 +1,14 @@
 //! Encodes batches of texts again and again, length by length. This task measures latency, rates
 //! and the cold start of encoders.
 
-mod metrics;
-
-use std::time::Instant;
-
+use super::requests::{self, Requests, Span};
 use super::{Columns, Measured, Running, Task};
 use crate::engine::{Engine, Failure, Stamped};
 use crate::metric::Metric;
-use crate::plan;
 use crate::protocol::{Encode, Encoded, Feature, Reply, Request};
-use crate::record::{FailureKind, Model, PromptRun, Role};
-use crate::sensors::Mark;
-use crate::units::{MonoNs, three_digits};
-use crate::workload::{Prompt, Workload};
+use crate::record::{FailureKind, Model, PromptRun};
+use crate::units::{MacsPerSecond, MonoNs, three_digits};
+use crate::workload::Prompt;
 
 pub const COLUMNS: Columns = Columns {
     line: &[
@@ -24,21 +19,11 @@ pub const COLUMNS: Columns = Columns {
     per_prompt: &[Metric::LatencyMean, Metric::SequencesPerS],
 };
 
-/// Requests of a length that the clock does not end: a rate needs more than one.
-const LEAST: u32 = 3;
-
 /// What a launch encodes, and how often.
 #[derive(Debug, Clone, Copy)]
 pub struct Encoding<'a> {
     pub model: &'a Model,
-    /// Each prompt is a pool of texts; a request takes the next ones of it.
-    pub workload: &'a Workload,
-    /// How many requests of each.
-    pub plan: &'a plan::Workload,
-    /// The time that ends the requests of each earlier, if one does.
-    pub seconds: Option<f64>,
-    /// Texts of a request.
-    pub batch: u32,
+    pub requests: Requests<'a>,
 }
 
 impl Task for Encoding<'_> {
@@ -49,21 +34,15 @@ impl Task for Encoding<'_> {
     }
 
     fn script(&self, launch: &mut Running<'_>) -> Result<(), Failure> {
-        let prompts = &self.workload.prompts;
-        let mut cold = run_of(&prompts[0], Role::Cold, self.batch);
-        let first = self.encode(launch, &prompts[0], 0, &mut cold)?;
-        let end = MonoNs(first.value.t_end_ns);
-        launch.milestone("first_result", end);
+        let mut ask = |launch: &mut Running<'_>, prompt: &Prompt, i, run: &mut PromptRun| {
+            self.encode(launch, prompt, i, run)
+        };
+        let first = self.requests.cold(launch, &mut ask)?;
+        launch.milestone("first_result", first.end);
         if let Some(spawned) = launch.engine.observes().spawned {
-            launch.put(Metric::ColdStart, end.since(spawned).0);
+            launch.put(Metric::ColdStart, first.end.since(spawned).0);
         }
-        launch.keep(cold);
-        for prompt in prompts {
-            let (warmups, measured) = (self.plan.warmup, self.plan.iterations);
-            let third = self.seconds.map(|s| s / 3.0);
-            self.requests(launch, prompt, Role::Warmup, (warmups, third))?;
-            self.requests(launch, prompt, Role::Measured, (measured, self.seconds))?;
-        }
+        self.requests.all(launch, &mut ask)?;
         launch.finished()
     }
 
@@ -88,38 +67,16 @@ impl Task for Encoding<'_> {
     }
 
     fn metrics(&self, measured: &mut Measured<'_>) {
-        metrics::of_launch(measured, self.model);
+        // The seconds that one token's products take at the machine's peak.
+        let token_s = measured
+            .peak_macs(&measured.loaded.precision.compute)
+            .zip(self.model.weights_per_token)
+            .map(|(MacsPerSecond(peak), macs)| macs as f64 / peak);
+        requests::of_launch(measured, Metric::LatencyMean, token_s);
     }
 }
 
 impl Encoding<'_> {
-    /// Sends up to `n` requests over the texts of a prompt, fewer if `seconds` end them, and keeps
-    /// them as one run.
-    fn requests(
-        &self,
-        launch: &mut Running<'_>,
-        prompt: &Prompt,
-        role: Role,
-        (n, seconds): (u32, Option<f64>),
-    ) -> Result<(), Failure> {
-        let mut run = run_of(prompt, role, self.batch);
-        let began = Instant::now();
-        for i in 0..n {
-            let is_over = seconds.is_some_and(|s| began.elapsed().as_secs_f64() >= s);
-            if is_over && (role == Role::Warmup || i >= LEAST) {
-                break;
-            }
-            let one = self.encode(launch, prompt, i, &mut run)?;
-            if role == Role::Measured {
-                launch.mark(Mark::Submit, one.sent);
-                launch.mark(Mark::WindowBegin, MonoNs(one.value.t_begin_ns));
-                launch.mark(Mark::WindowEnd, MonoNs(one.value.t_end_ns));
-            }
-        }
-        launch.keep(run);
-        Ok(())
-    }
-
     /// Sends request `i` over the texts of a prompt and adds it to the run.
     fn encode(
         &self,
@@ -127,32 +84,17 @@ impl Encoding<'_> {
         prompt: &Prompt,
         i: u32,
         run: &mut PromptRun,
-    ) -> Result<Stamped<Encoded>, Failure> {
-        let texts = prompt.request(i, self.batch);
-        let tokens: usize = texts.iter().map(Vec::len).sum();
+    ) -> Result<Span, Failure> {
+        let texts = prompt.request(i, self.requests.batch);
+        run.request_tokens += texts.iter().map(Vec::len).sum::<usize>() as u64;
         let id = launch.engine.next_id();
-        let encoded = launch.engine.encode(Encode { id, texts, ..Encode::default() })?;
-        let Encoded { t_begin_ns, t_end_ns, compile_ns, .. } = encoded.value;
-        let took = match launch.engine.observes().clock {
-            true => MonoNs(t_end_ns).0 - t_begin_ns,
-            false => encoded.arrived.0 - encoded.sent.0,
-        };
-        run.request_ns.push(took);
-        run.request_tokens += tokens as u64;
-        if let Some(ns) = compile_ns {
+        let Stamped { sent, arrived, value } =
+            launch.engine.encode(Encode { id, texts, ..Encode::default() })?;
+        if let Some(ns) = value.compile_ns {
             *run.compile_ns.get_or_insert(0) += ns;
         }
-        Ok(encoded)
-    }
-}
-
-/// The requests of one kind, before there are any.
-fn run_of(prompt: &Prompt, role: Role, batch: u32) -> PromptRun {
-    PromptRun {
-        id: prompt.id.clone(),
-        n_prompt: prompt.ids.len() as u32,
-        batch: Some(batch).filter(|n| *n > 1),
-        ..PromptRun::new(role)
+        let (begin, end) = (MonoNs(value.t_begin_ns), MonoNs(value.t_end_ns));
+        Ok(Span { sent, arrived, begin, end })
     }
 }
 
@@ -189,8 +131,10 @@ mod tests {
     use super::*;
     use crate::analysis::testing;
     use crate::device::Device;
+    use crate::plan;
     use crate::protocol::Loaded;
-    use crate::record::Launch;
+    use crate::record::{Launch, Role};
+    use crate::workload::Workload;
 
     /// A launch of ten requests with two texts of 32 tokens, each of which took `ms`.
     fn measured(ms: u64, test: impl FnOnce(&mut Measured<'_>, &Encoding<'_>)) {
@@ -206,8 +150,8 @@ mod tests {
         let model = Model { weights_per_token: Some(10_000_000), ..testing::record().model };
         let workload = Workload::new("random", Vec::new());
         let plan = plan::Workload::repeated(1, 10);
-        let task =
-            Encoding { model: &model, workload: &workload, plan: &plan, seconds: None, batch: 2 };
+        let requests = Requests { workload: &workload, plan: &plan, seconds: None, batch: 2 };
+        let task = Encoding { model: &model, requests };
         let macs = [("f32".to_string(), 256e9)].into();
         test(
             &mut Measured {

@@ -5,9 +5,11 @@
 pub mod encode;
 pub mod generate;
 mod machine;
+pub mod requests;
 pub mod score;
 pub mod serve;
 pub mod sustain;
+pub mod tokenize;
 pub mod vectors;
 pub mod windows;
 
@@ -55,7 +57,8 @@ pub struct Columns {
 }
 
 /// The columns of every task that measures. A record has the metrics of one of them.
-pub const COLUMNS: &[Columns] = &[generate::COLUMNS, encode::COLUMNS, serve::COLUMNS];
+pub const COLUMNS: &[Columns] =
+    &[generate::COLUMNS, encode::COLUMNS, tokenize::COLUMNS, serve::COLUMNS];
 
 /// An engine's own account of itself in a launch.
 #[derive(Debug, Clone, Default)]

@@ -1,6 +1,7 @@
 //! The requests that every engine gets: prompts as token ids, made once in the harness, and how
 //! many tokens to generate after each. Texts come from a prompt set, or ids from a seed.
 
+mod cut;
 pub mod labelled;
 pub mod prompt_set;
 pub mod shape;
@@ -32,6 +33,9 @@ pub struct Prompt {
     /// What else is generated beside it in a batch: see [`Workload::accompany`]. The further texts
     /// of an encoder.
     pub others: Vec<Vec<u32>>,
+    /// What the ids of a pool of texts are made of, for tokenizers; empty for every other task,
+    /// whose engines get ids.
+    pub texts: Vec<String>,
 }
 
 impl Prompt {
@@ -110,6 +114,7 @@ impl Workload {
                 context: Vec::new(),
                 ids,
                 others: Vec::new(),
+                texts: Vec::new(),
             })
         });
         Ok(Self::new(&set.name, prompts.collect::<Result<_, WorkloadError>>()?))
@@ -149,6 +154,11 @@ impl Workload {
             for other in &prompt.others {
                 sha.update((other.len() as u32).to_le_bytes());
                 other.iter().for_each(|id| sha.update(id.to_le_bytes()));
+            }
+            for text in &prompt.texts {
+                sha.update(b"text");
+                sha.update((text.len() as u64).to_le_bytes());
+                sha.update(text);
             }
         }
         let sha256 = crate::digest::hex(&sha.finalize());
@@ -217,7 +227,8 @@ mod tests {
 
     fn prompt(id: &str, n_gen: u32, ids: &[u32]) -> Prompt {
         let (category, why, context) = (None, None, Vec::new());
-        Prompt { id: id.into(), category, why, n_gen, context, ids: ids.into(), others: Vec::new() }
+        let (others, texts) = (Vec::new(), Vec::new());
+        Prompt { id: id.into(), category, why, n_gen, context, ids: ids.into(), others, texts }
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Shape {
         };
         let (id, n_gen) = (self.id(), self.n_gen);
         let others = Vec::new();
-        Ok(Prompt { id, category: None, why: None, n_gen, context, ids, others })
+        Ok(Prompt { id, category: None, why: None, n_gen, context, ids, others, texts: Vec::new() })
     }
 }
 

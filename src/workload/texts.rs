@@ -8,22 +8,31 @@ use super::{Prompt, Workload, WorkloadError};
 use crate::model::tokenizer::Ids;
 
 impl Prompt {
-    /// The texts of request `i`, so many of them, round and round through the pool.
-    pub fn request(&self, i: u32, texts: u32) -> Vec<Vec<u32>> {
+    /// Which texts of the pool are in request `i`, so many of them, round and round.
+    pub fn places(&self, i: u32, texts: u32) -> impl Iterator<Item = usize> {
         let pool = 1 + self.others.len();
-        let text = |k: usize| match k % pool {
-            0 => self.ids.clone(),
-            k => self.others[k - 1].clone(),
-        };
         let first = i as usize * texts as usize;
-        (first..first + texts as usize).map(text).collect()
+        (first..first + texts as usize).map(move |k| k % pool)
+    }
+
+    /// The ids of a text of the pool.
+    pub fn ids_at(&self, place: usize) -> &[u32] {
+        match place {
+            0 => &self.ids,
+            place => &self.others[place - 1],
+        }
+    }
+
+    /// The ids of the texts of request `i`.
+    pub fn request(&self, i: u32, texts: u32) -> Vec<Vec<u32>> {
+        self.places(i, texts).map(|place| self.ids_at(place).to_vec()).collect()
     }
 
     /// A pool of texts, the first one in front.
-    fn pool(id: String, mut texts: Vec<Vec<u32>>) -> Option<Self> {
+    pub(super) fn pool(id: String, mut texts: Vec<Vec<u32>>) -> Option<Self> {
         let ids = (!texts.is_empty()).then(|| texts.remove(0))?;
         let (category, why, context) = (None, None, Vec::new());
-        Some(Self { id, category, why, n_gen: 0, context, ids, others: texts })
+        Some(Self { id, category, why, n_gen: 0, context, ids, others: texts, texts: Vec::new() })
     }
 }
 

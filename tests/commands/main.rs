@@ -38,4 +38,5 @@ mod strange_templates;
 mod strange_weights;
 mod sustained;
 mod sweep;
+mod tokenize;
 mod users_python;

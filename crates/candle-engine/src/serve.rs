@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use llm_bench_protocol::{
     CodecError, Context as Fill, ContextFilled, Encode, Encoded, EngineError, ErrorKind, Feature,
     Generate, Generated, Hello, MemoryBook, PROTOCOL, Ready, Reply, Request, Score, Scored, Token,
-    read_message, write_message,
+    Tokenize, Tokenized, read_message, write_message,
 };
 use llm_bench_units::MonoNs;
 
@@ -19,8 +19,20 @@ use crate::generate::{self, Nobody, Reader, prefill};
 use crate::weights::f32_bytes;
 use crate::{Engine, check_tokens, internal, resident};
 
+/// Text to ids, in one thread. Why a text has none, as a sentence.
+pub type Tokenizer = Box<dyn Fn(&str) -> Result<Vec<u32>, String>>;
+
+/// The tokenizer of a file. This crate has none: the program around the worker brings its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Tokenizers {
+    /// Its name and version.
+    pub name: &'static str,
+    /// Builds it from the vocabulary of the file at a path. Why it cannot, as a sentence.
+    pub open: fn(&str) -> Result<Tokenizer, String>,
+}
+
 /// Serves one engine until `bye` or the end of stdin. `entry` is the time of `main`'s first line.
-pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
+pub fn serve(name: &str, entry: MonoNs, tokenizers: Tokenizers) -> Result<()> {
     die_with_parent();
     let mut out = claim_stdout()?;
     let mut input = BufReader::with_capacity(1 << 16, std::io::stdin());
@@ -53,12 +65,13 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
             versions: engine.versions().into_iter().collect(),
             threads: None,
             isa: Some(engine.isa().to_string()),
-            features: engine.features(),
+            features: [&engine.features()[..], &[Feature::Tokenize]].concat(),
             t_ns: MonoNs::now().0,
         }),
     )?;
 
     let mut requests = Requests { input: Arc::new(Mutex::new(input)), listening: None };
+    let mut texts = Texts { tokenizers, path: String::new(), tokenizer: None };
     let free_at_ready = resident::allocator_free();
     while let Some(request) = requests.next()? {
         let begin = MonoNs::now();
@@ -73,6 +86,7 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
                 ..engine.memory()
             }),
             Request::Load(load) => {
+                texts = Texts { tokenizers, path: load.path.clone(), tokenizer: None };
                 engine.load(&load).map_or_else(Reply::Error, |l| Reply::Loaded(Box::new(l)))
             }
             Request::Generate(g) if g.batch != 1 || !g.others.is_empty() => {
@@ -101,10 +115,47 @@ pub fn serve(name: &str, entry: MonoNs) -> Result<()> {
             Request::Encode(e) => {
                 encode(engine.as_mut(), &e, begin).map_or_else(Reply::Error, Reply::Encoded)
             }
+            Request::Tokenize(t) => texts.ids(&t).map_or_else(Reply::Error, Reply::Tokenized),
         };
         write_message(&mut out, &reply)?;
     }
     Ok(())
+}
+
+/// The texts of the loaded file's model.
+struct Texts {
+    tokenizers: Tokenizers,
+    /// Empty before the load.
+    path: String,
+    /// Built for the first request: the time of a load is that of the weights.
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Texts {
+    fn ids(&mut self, request: &Tokenize) -> Result<Tokenized, EngineError> {
+        if self.path.is_empty() {
+            return Err(internal("expected a load before `tokenize`"));
+        }
+        let tokenizer = match self.tokenizer.take() {
+            Some(tokenizer) => tokenizer,
+            None => (self.tokenizers.open)(&self.path)
+                .map_err(|why| EngineError::new(ErrorKind::Unsupported, why))?,
+        };
+        let tokenizer = self.tokenizer.insert(tokenizer);
+        let begin = MonoNs::now();
+        let ids = request.texts.iter().map(|text| tokenizer(text));
+        let ids: Vec<Vec<u32>> = ids.collect::<Result<_, _>>().map_err(internal)?;
+        let end = MonoNs::now();
+        Ok(Tokenized {
+            id: request.id,
+            counts: ids.iter().map(|ids| ids.len() as u32).collect(),
+            ids: if request.ids { ids } else { Vec::new() },
+            tokenizer: Some(self.tokenizers.name.into()),
+            threads: Some(1),
+            t_begin_ns: begin.0,
+            t_end_ns: end.0,
+        })
+    }
 }
 
 /// The source of requests. No second thread exists until the first generation that can be

@@ -85,6 +85,9 @@ impl Message for Reply {
             | Reply::Scored(_)
             | Reply::Encoded(_)
             | Reply::Memory(_) => None,
+            Reply::Tokenized(t) => {
+                words("tokenizer", &mut t.tokenizer.iter().map(String::len))
+            }
             Reply::Error(e) => words("message", &mut [e.message.len()].into_iter()),
         }
     }
@@ -107,6 +110,7 @@ pub enum Request {
     Score(Score),
     Encode(Encode),
     Serve(Serve),
+    Tokenize(Tokenize),
     Memory,
     Bye,
 }
@@ -124,6 +128,7 @@ pub enum Reply {
     Scored(Scored),
     Encoded(Encoded),
     Served(Served),
+    Tokenized(Tokenized),
     Memory(MemoryBook),
     Error(EngineError),
 }
@@ -171,6 +176,8 @@ pub enum Feature {
     Encode,
     /// Many requests, some at the same time: the message `serve`.
     Serve,
+    /// The ids of texts by a tokenizer of the engine's own: the message `tokenize`.
+    Tokenize,
     /// A feature that this build does not know.
     #[serde(other)]
     Other,
@@ -481,6 +488,36 @@ pub struct Encoded {
     pub compile_ns: Option<u64>,
 }
 
+/// Turn texts into token ids with the engine's own tokenizer, as a prompt of the loaded file would
+/// be: with the special tokens that the model puts around a text, and with no text read as one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokenize {
+    pub id: u64,
+    pub texts: Vec<String>,
+    /// Send the ids. Never set in a measured request.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ids: bool,
+}
+
+/// The ids of every text are on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokenized {
+    pub id: u64,
+    /// How many ids each text has.
+    pub counts: Vec<u32>,
+    /// The ids of each text, if they were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<Vec<u32>>,
+    /// The name and version of the tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+    /// Threads that worked on this request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    pub t_begin_ns: u64,
+    pub t_end_ns: u64,
+}
+
 /// Why an engine cannot answer, in the engine's words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
@@ -584,6 +621,19 @@ mod tests {
             sent.unwrap(),
             r#"{"type":"generate","id":1,"prompt":[5],"n":2,"ignore_eos":true}"#
         );
+    }
+
+    #[test]
+    fn a_measured_request_for_ids_has_texts_alone_and_its_answer_their_counts() {
+        let sent = Request::Tokenize(Tokenize { id: 1, texts: vec!["a \"b\"".into()], ids: false });
+        let sent = serde_json::to_string(&sent).unwrap();
+        assert_eq!(sent, r#"{"type":"tokenize","id":1,"texts":["a \"b\""]}"#);
+        let got = br#"{"type":"tokenized","id":1,"counts":[4],"t_begin_ns":1,"t_end_ns":2}"#;
+        let Reply::Tokenized(got) = decode(got).unwrap() else { panic!("no ids") };
+        assert_eq!((&got.counts[..], got.ids.len(), got.threads), (&[4][..], 0, None));
+        let long = Tokenized { tokenizer: Some("x".repeat(MAX_TEXT + 1)), ..got };
+        let long = serde_json::to_vec(&Reply::Tokenized(long)).unwrap();
+        assert!(decode::<Reply>(&long).unwrap_err().to_string().contains("tokenizer: expected"));
     }
 
     #[test]

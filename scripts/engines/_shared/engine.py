@@ -9,6 +9,7 @@ import sys
 import time
 from itertools import count
 
+from . import tokenizer
 from .encoder import Encoder
 from .memory import Book, private_in_use, status
 from .protocol import BadModel, Failure, Harness, Unsupported
@@ -20,6 +21,7 @@ FIELDS = {
     "generate": ("id", "prompt", "n"),
     "score": ("tokens", "logits_path"),
     "encode": ("id", "texts"),
+    "tokenize": ("id", "texts"),
     "memory": (),
 }
 READ = {"stream", "stop", "sampling", "reuse"}  # a generation with one of these is for a reader, not measured
@@ -134,7 +136,7 @@ def serve(harness: Harness, engine: type[Engine], encoder: type[Encoder] | None 
     server = Server(harness, engine, encoder)
     ready = engine.ready()
     ready["versions"] = {**ready["versions"], "python": sys.version.split()[0]}
-    features = [*engine.features, *(["encode"] if encoder else [])]
+    features = [*engine.features, *(["encode"] if encoder else []), *(["tokenize"] if tokenizer.is_here() else [])]
     harness.send({"type": "ready", **ready, "features": features, "t_ns": time.monotonic_ns()})
     for request in harness:
         if request["type"] != "cancel":  # the generation to cancel has already ended
@@ -149,6 +151,7 @@ class Server:
         self.engine: Engine | Encoder | None = None
         self.held: list[int] = []  # the tokens in the cache; empty if no generation may build on them
         self.batch = 1  # sequences that the model was loaded for
+        self.path, self.texts = "", None  # the loaded file, and its tokenizer once a text has come
 
     def answer(self, request: dict) -> dict:
         """The answer to one request."""
@@ -172,6 +175,7 @@ class Server:
         if device.split(":")[0] not in kind.devices:
             raise Failure(f"expected a device of {', '.join(kind.devices)}, found '{device}'")
         self.engine, self.held, before = None, [], private_in_use()
+        self.path, self.texts = request["path"], None
         if kind.prepare(threads, options):
             self.book.compiled(before, private_in_use())
         self.batch = request.get("batch", 1)
@@ -363,6 +367,17 @@ class Server:
                 with open(request[path], "wb") as file:
                     file.write(results().tobytes())
         return answer
+
+    def tokenize(self, request: dict) -> dict:
+        """The ids of texts, by a tokenizer that is made before the clock starts."""
+        texts = request["texts"]
+        self.texts = self.texts or tokenizer.Tokenizer(self.path)
+        begin = time.monotonic_ns()
+        ids = self.texts.ids(texts)
+        end = time.monotonic_ns()
+        answer = {"type": "tokenized", "id": request["id"], "counts": [len(text) for text in ids]}
+        answer |= {"tokenizer": self.texts.name, "threads": self.texts.threads(texts), "t_begin_ns": begin, "t_end_ns": end}
+        return answer | ({"ids": ids} if request.get("ids") else {})
 
     def memory(self, _request: dict) -> dict:
         """Bytes by the engine's own account, and the growth since `ready`."""

@@ -1,7 +1,7 @@
 """Reads GGUF version 2 and 3 over a memory map: metadata and tensor bytes. dequant.py dequantizes them.
 
 Every count and offset in the file is checked against the available bytes before it is used.
-Arrays of strings (the vocabulary) are skipped: nothing here needs them.
+Arrays of strings (the vocabulary) are skipped: a model runs without them. `Gguf.vocabulary` reads them.
 """
 
 import mmap
@@ -62,6 +62,8 @@ class Tensor:
 class Gguf:
     """An open GGUF file. `metadata` maps keys to values; arrays of strings appear as None."""
 
+    _reads_strings = False
+
     def __init__(self, path: str):
         n_tensors, n_keys = self._open(path)
         if hasattr(mmap, "MADV_WILLNEED"):
@@ -76,6 +78,14 @@ class Gguf:
         _, n_keys = file._open(path)
         pairs = (file._pair() for _ in range(n_keys))
         return next((value for key, value in pairs if key == "general.architecture"), None)
+
+    @classmethod
+    def vocabulary(cls, path: str) -> dict:
+        """The metadata with every array of strings as a list. No tensor is read."""
+        file = cls.__new__(cls)
+        _, n_keys = file._open(path)
+        file._reads_strings = True
+        return dict(file._pair() for _ in range(n_keys))
 
     def _open(self, path: str) -> tuple[int, int]:
         """Maps the file and reads its header: how many tensors and metadata pairs it has."""
@@ -156,9 +166,14 @@ class Gguf:
                 width = struct.calcsize("<" + SCALARS[item])
                 return np.frombuffer(self._take(n * width, f"array '{key}'"), "<" + SCALARS[item])
             if item == STRING:
-                return self._skip_strings(n, key)
+                return self._strings(n, key) if self._reads_strings else self._skip_strings(n, key)
             kind = item
         raise BadModel(f"{self.path}: expected a value type from 0 to 12 for '{key}', found {kind}")
+
+    def _strings(self, n: int, key: str) -> list[str]:
+        if n * 8 > self._size - self._pos:
+            raise BadModel(f"{self.path}: '{key}' claims {n} strings, more than the file can hold")
+        return [self._string(f"string of '{key}'") for _ in range(n)]
 
     def _skip_strings(self, n: int, key: str) -> None:
         if n * 8 > self._size - self._pos:

@@ -135,7 +135,7 @@ public:
                             { "ggml", ggml_version() },
                             { "compiler", COMPILER } } },
             { "isa", isa(features) },
-            { "features", { "score", "stream", "stop", "sampling", "reuse", "cancel", "context", "batch" } },
+            { "features", { "score", "stream", "stop", "sampling", "reuse", "cancel", "context", "batch", "tokenize" } },
         };
         if (threads && atoi(threads) > 0) {
             answer["threads"] = atoi(threads);
@@ -161,10 +161,13 @@ public:
         if (type == "score") {
             return score(request);
         }
+        if (type == "tokenize") {
+            return tokenize(request);
+        }
         if (type == "memory") {
             return memory();
         }
-        throw Failure{ "internal", "expected load, context, generate, score, memory or bye, found '" + type + "'" };
+        throw Failure{ "internal", "expected load, context, generate, score, tokenize, memory or bye, found '" + type + "'" };
     }
 
 private:
@@ -654,6 +657,39 @@ private:
                  { "positions", rows },  { "vocab", n_vocab },
                  { "decoded", tokens.size() - std::min(std::max(together, first), tokens.size()) },
                  { "t_begin_ns", begin }, { "t_end_ns", now_ns() } };
+    }
+
+    // The ids of texts by llama.cpp's tokenizer, which has one thread: with those that the model puts
+    // around a text, and no text read as a control token.
+    json tokenize(const json & request) const {
+        const llama_vocab * vocab = llama_model_get_vocab(model.get());
+        const std::vector<std::string> texts = request.at("texts");
+        std::vector<std::vector<llama_token>> found(texts.size());
+        const uint64_t begin = now_ns();
+        for (size_t i = 0; i < texts.size(); i++) {
+            const std::string & text = texts[i];
+            std::vector<llama_token> & tokens = found[i];
+            tokens.resize(text.size() + 8); // each token of the text has a byte at least
+            const int32_t n = llama_tokenize(vocab, text.data(), int32_t(text.size()), tokens.data(), int32_t(tokens.size()),
+                                             /* add_special */ true, /* parse_special */ false);
+            if (n < 0) {
+                throw Failure{ "internal", "expected the ids of a text of " + std::to_string(text.size()) +
+                                               " bytes, llama_tokenize wants room for " + std::to_string(-n) };
+            }
+            tokens.resize(n);
+        }
+        const uint64_t end = now_ns();
+        json counts = json::array();
+        for (const auto & tokens : found) {
+            counts.push_back(tokens.size());
+        }
+        json answer = { { "type", "tokenized" }, { "id", request.value("id", 0) }, { "counts", counts },
+                        { "tokenizer", std::string("llama.cpp ") + llama_version() }, { "threads", 1 },
+                        { "t_begin_ns", begin }, { "t_end_ns", end } };
+        if (request.value("ids", false)) {
+            answer["ids"] = found;
+        }
+        return answer;
     }
 
     // Bytes by llama.cpp's own account, and how much of its buffers is resident.

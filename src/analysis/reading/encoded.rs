@@ -1,4 +1,5 @@
-//! What a record of an encoder says: rates over all cells of batch and length, the start, memory.
+//! What a record of an encoder or a tokenizer says: rates over all cells of batch and length, the
+//! start, memory.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +9,15 @@ use crate::metric::Metric;
 use crate::record::{Arm, Record};
 use crate::units::{Seconds, three_digits};
 
-/// Whether the record is of an encoder.
+/// Whether the record is of an encoder or a tokenizer.
 pub fn is_encoding(record: &Record) -> bool {
     record.arms.iter().any(|arm| arm.metrics.contains_key(&Metric::SequencesPerS))
+}
+
+/// What is done with the texts.
+fn verb(record: &Record) -> &'static str {
+    let tokenizes = |arm: &Arm| arm.metrics.contains_key(&Metric::Tokenize);
+    if record.arms.iter().any(tokenizes) { "tokenizes" } else { "encodes" }
 }
 
 /// The ratios of one engine to the baseline, cell by cell.
@@ -39,7 +46,7 @@ pub fn reading(record: &Record) -> Vec<String> {
         }
     }
     if let Some(base) = base {
-        let said = |(name, ratios): &(String, Ratios)| ratios.said(name, &series(base));
+        let said = |(name, ratios): &(String, Ratios)| ratios.said(name, verb(record), &series(base));
         sentences.extend(engines.values().filter_map(said));
         let subject = record.arms.iter().find(|arm| series(arm) != series(base));
         match subject {
@@ -69,7 +76,7 @@ impl Ratios {
 
     /// "candle encodes 1.21 to 2.40 times as many texts a second as pytorch (faster in 5 of 6 cells of
     /// batch and length, slower in none)."
-    fn said(&self, name: &str, base: &str) -> Option<String> {
+    fn said(&self, name: &str, verb: &str, base: &str) -> Option<String> {
         if self.of == 0 {
             return None;
         }
@@ -77,7 +84,7 @@ impl Ratios {
         let (least, most) = (three_digits(self.least), three_digits(self.most));
         let times = if least == most { least } else { format!("{least} to {most}") };
         Some(format!(
-            "{name} encodes {times} times as many texts a second as {base} (95 % intervals: faster in \
+            "{name} {verb} {times} times as many texts a second as {base} (95 % intervals: faster in \
              {} of {} cells of batch and length, slower in {}).",
             number(self.faster),
             self.of,
@@ -110,14 +117,18 @@ fn alone(record: &Record, arm: &Arm) -> Option<String> {
         rates.filter_map(|metrics| Some(metrics.get(&Metric::SequencesPerS)?.mean)).collect();
     let least = rates.iter().copied().fold(f64::INFINITY, f64::min);
     let most = rates.iter().copied().fold(0.0, f64::max);
-    let cold = Seconds(arm.metrics.get(&Metric::ColdStart)?.mean);
-    Some(format!(
-        "{} encodes {} to {} texts a second, by batch and length; its first result comes {cold} after \
-         the start of its process.",
+    let rates = format!(
+        "{} {} {} to {} texts a second, by batch and length",
         series(arm),
+        verb(record),
         three_digits(least),
         three_digits(most)
-    ))
+    );
+    let cold = arm.metrics.get(&Metric::ColdStart).map(|s| Seconds(s.mean));
+    let start = cold.map(|cold| {
+        format!("; its first result comes {cold} after the start of its process")
+    });
+    (most > 0.0).then(|| format!("{rates}{}.", start.unwrap_or_default()))
 }
 
 /// The label without the batch: one engine, file, device and number of threads.

@@ -33,14 +33,17 @@ const MEASURING: &[&str] = &[
     "all",
     "allow-requantize",
     "alpha",
+    "arrivals",
     "batch",
     "col",
     "commit",
+    "concurrency",
     "cuda",
     "decode",
     "delay",
     "depth",
     "device",
+    "duration",
     "engine",
     "exit-code",
     "extend",
@@ -81,6 +84,8 @@ const MEASURING: &[&str] = &[
     "pytorch-path",
     "quant",
     "reference",
+    "request-rate",
+    "requests",
     "require",
     "row",
     "rule",
@@ -88,9 +93,11 @@ const MEASURING: &[&str] = &[
     "seconds",
     "seed",
     "self-check",
+    "shared-prefix",
     "since",
     "skip",
     "slow",
+    "slo",
     "slow-candidate",
     "sustained",
     "system",
@@ -107,7 +114,7 @@ const MEASURING: &[&str] = &[
 ];
 
 /// Commands that put their results into a folder, under names of their own.
-const MEASURE: &[&str] = &["run", "sweep", "encode", "gate", "track"];
+const MEASURE: &[&str] = &["run", "sweep", "encode", "tokenize", "gate", "track", "serve-bench"];
 
 /// An option that is in no list is refused: one that is added here needs a decision.
 fn reach(leaf: &Command, arg: &Arg) -> Reach {
@@ -237,6 +244,10 @@ mod tests {
                 "run.engine-option",
                 "run.python",
                 "run.resume",
+                "serve-bench.endpoint",
+                "serve-bench.engine-option",
+                "serve-bench.python",
+                "serve-bench.resume",
                 "sweep.endpoint",
                 "sweep.engine-option",
                 "sweep.python",

@@ -1,4 +1,4 @@
-//! Encoders over batch and length: a line for each cell with every engine side by side, and a heat
+//! Encoders and tokenizers over batch and length: a line for each cell with every engine side by side, and a heat
 //! map for each engine.
 
 use super::{run, verify};
@@ -13,11 +13,19 @@ use crate::report::plot::{Heat, Plot, Shape};
 use crate::text::clean;
 
 /// Shown cell by cell.
-const METRICS: [Metric; 3] = [Metric::LatencyMean, Metric::SequencesPerS, Metric::ArithmeticShare];
+const METRICS: [Metric; 5] = [
+    Metric::Tokenize,
+    Metric::LatencyMean,
+    Metric::SequencesPerS,
+    Metric::TextBytesPerS,
+    Metric::ArithmeticShare,
+];
 
 /// Drawn as bars, for each batch of each engine.
-pub const BARS: [Metric; 5] = [
+pub const BARS: [Metric; 7] = [
     Metric::SequencesPerS,
+    Metric::TextBytesPerS,
+    Metric::Tokenize,
     Metric::LatencyMean,
     Metric::ColdStart,
     Metric::ModelLoad,

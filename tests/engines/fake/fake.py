@@ -46,6 +46,7 @@ def hello():
     more = {"features": ["stream", "stop", "cancel"]} if MODE.startswith("streams") else {}
     more |= {"features": ["context"]} if MODE.startswith("context") else {}
     more |= {"features": ["batch"]} if MODE.startswith("batch") else {}
+    more |= {"features": ["tokenize"]} if MODE.startswith("tokenizes") else {}
     send(type="ready", versions={"fake": "1"}, threads=1, t_ns=time.monotonic_ns(), **more)
 
 
@@ -170,6 +171,16 @@ def generate(request):
     )
 
 
+def tokenize(request):
+    begin, texts = time.monotonic_ns(), request["texts"]
+    ids = [[len(word) for word in text.split()] for text in texts]
+    if MODE == "tokenizes-less":
+        ids.pop()
+    more = {"ids": ids} if request.get("ids") else {}
+    counts = [len(text) for text in ids]
+    send(type="tokenized", id=request["id"], counts=counts, t_begin_ns=begin, t_end_ns=time.monotonic_ns(), **more)
+
+
 for line in sys.stdin:
     request = json.loads(line)
     kind = request["type"]
@@ -181,6 +192,8 @@ for line in sys.stdin:
         context(request)
     elif kind == "generate":
         generate(request)
+    elif kind == "tokenize":
+        tokenize(request)
     elif kind == "memory":
         book = {"fantastic-book": {"kv_bytes": 1 << 50}, "negative-book": {"kv_bytes": -1}}
         send(type="memory", **book.get(MODE, {}))
