@@ -249,12 +249,11 @@ impl EngineFolder {
         }
         let of_packages = manifest.server.is_some() && manifest.requirements.is_some();
         match (&manifest.script, &manifest.native) {
-            (Some(_), None) if manifest.server.is_none() => {}
-            (None, Some(_)) => {}
+            (Some(_), None) | (None, Some(_)) => {}
             (None, None) if of_packages => {}
             _ => bail!(
-                "{whence}: expected either script = … or a [native] table, or a [server] table with \
-                 either [native] or requirements = …"
+                "{whence}: expected either script = … or a [native] table; a [server] table may also \
+                 have requirements = … alone"
             ),
         }
         if let Some(server) = &manifest.server {
