@@ -269,3 +269,54 @@ fn a_model_is_chosen_by_name_where_there_are_several() {
     assert!(named(&models(&["a", "b"]), None).unwrap_err().contains("a, b"));
     assert!(named(&models(&["a"]), Some("c")).unwrap_err().contains("the server has a"));
 }
+
+/// What the client adds to a schedule of 256 streams and 10,000 tokens a second. It judges nothing,
+/// because a machine may be busy: `cargo test --release --lib what_the_client_adds -- --ignored
+/// --nocapture`.
+#[test]
+#[ignore = "prints figures of an idle machine"]
+fn what_the_client_adds() {
+    use crate::protocol::{Arrivals, Serve};
+    const USERS: u32 = 256;
+    const TOKENS: u32 = 40;
+    let (first, step) = (Duration::from_millis(50), Duration::from_micros(25_600));
+    let parts = (1..=TOKENS).flat_map(|i| {
+        let end = (i == TOKENS).then_some("length");
+        [Part::Until(first + step * (i - 1)), chunk(i, &[i], end)]
+    });
+    let mock = serving(VLLM, parts.chain([done()]).collect());
+    let mut engine = engine(&mock, LONG);
+    load(&mut engine, &[]).unwrap();
+    let count = 4 * USERS as usize;
+    let serve = Serve {
+        id: engine.next_id(),
+        prompts: vec![vec![5, 6, 7]; count],
+        n: vec![TOKENS; count],
+        arrivals: Arrivals::Users(USERS),
+        for_ns: None,
+    };
+    let served = engine.serve(serve).unwrap().value;
+    assert!(served.requests.iter().all(|r| r.error.is_none()), "{:?}", served.requests[0]);
+    // The first request of each user opens a connection.
+    let warm = &served.requests[USERS as usize..];
+    let ms = |ns: u64| ns as f64 / 1e6;
+    let ttft = warm.iter().map(|r| ms(r.token_ns[0] - r.sent_ns));
+    let gaps = warm.iter().flat_map(|r| r.token_ns.windows(2).map(|w| ms(w[1] - w[0])));
+    let whole = ms(served.t_end_ns - served.t_begin_ns) / 1e3;
+    println!("{:.0} tokens/s", f64::from(TOKENS) * count as f64 / whole);
+    for (name, due, found) in [
+        ("TTFT", 50.0, ttft.collect::<Vec<_>>()),
+        ("ITL", 25.6, gaps.collect()),
+    ] {
+        let sample = crate::stats::Sample::new(&found).unwrap();
+        println!(
+            "{name}: due {due} ms, mean {:.3}, p50 {:.3}, p95 {:.3}, p99 {:.3}",
+            sample.mean(),
+            sample.quantile(0.5),
+            sample.quantile(0.95),
+            sample.quantile(0.99)
+        );
+    }
+    let cpu = served.client_cpu_ns.unwrap();
+    println!("client and server together: {:.2} cores", ms(cpu) / 1e3 / whole);
+}
