@@ -473,6 +473,10 @@ fn workload(spec: &Spec, found: &Found, labelled: Option<&LabelledSet>) -> Resul
     if most > 1 {
         workload.accompany(most - 1, &found.ids().normal)?;
     }
+    if let Some(serving) = &spec.serving {
+        // Another load is other work on the same prompts.
+        workload.vary(&serde_json::to_string(serving)?);
+    }
     Ok(workload)
 }
 

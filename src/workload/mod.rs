@@ -177,6 +177,14 @@ impl Workload {
         Ok(())
     }
 
+    /// Makes the hash that of this work done in this way.
+    pub fn vary(&mut self, way: &str) {
+        let mut sha = Sha256::new();
+        sha.update(&self.sha256);
+        sha.update(way);
+        self.sha256 = crate::digest::hex(&sha.finalize());
+    }
+
     /// Fails if a prompt and what follows it exceed the model's context.
     pub fn check_context(&self, context_length: u32) -> Result<(), WorkloadError> {
         for p in &self.prompts {

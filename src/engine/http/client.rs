@@ -91,7 +91,7 @@ impl Client {
         &self,
         path: &str,
         body: &Value,
-    ) -> Result<(MonoNs, impl Read + Send + use<>), Broken> {
+    ) -> Result<(MonoNs, impl Read + use<>), Broken> {
         let body = serde_json::to_vec(body).unwrap_or_default();
         let begin = MonoNs::now();
         let answer = self.send(Method::POST, path, body)?;
