@@ -17,13 +17,21 @@ use crate::sensors::Mark;
 use crate::units::MonoNs;
 use crate::workload::Workload;
 
+/// Of metrics that no other task has; the mean TTFT stands among those of a generation.
 pub const COLUMNS: Columns = Columns {
     line: &[
-        ("TTFT", Metric::Ttft),
-        ("TPOT", Metric::Tpot),
         ("output", Metric::OutputThroughput),
+        ("TTFT p50", Metric::TtftP50),
+        ("TPOT p50", Metric::TpotP50),
     ],
-    per_prompt: &[Metric::OutputThroughput, Metric::Ttft, Metric::Tpot],
+    per_prompt: &[
+        Metric::OutputThroughput,
+        Metric::TtftP50,
+        Metric::TpotP50,
+        Metric::E2eLatencyMean,
+        Metric::Goodput,
+        Metric::FailedRequests,
+    ],
 };
 
 /// The most requests of one level, where a duration ends it.
