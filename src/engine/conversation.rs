@@ -71,11 +71,7 @@ pub struct Engine {
 impl Engine {
     /// Reaches an installed engine and waits until it is ready for `load`, which a server of ours
     /// gets with its command.
-    pub fn open(
-        installed: &Installed,
-        load: &Load,
-        deadlines: Deadlines,
-    ) -> Result<Self, Failure> {
+    pub fn open(installed: &Installed, load: &Load, deadlines: Deadlines) -> Result<Self, Failure> {
         let connection = match &installed.reach {
             Reach::Pipes => return Self::over_pipes(installed, load.threads, deadlines),
             Reach::Address(endpoint) => Http::to(endpoint, &deadlines)?,

@@ -19,8 +19,8 @@ use crate::device::{Device, DeviceKind};
 use crate::record::{FailureKind, Model};
 use crate::units::Bytes;
 use builtin::builtin;
-use options::{endpoints, options};
 pub use options::{EngineOption, set_options};
+use options::{endpoints, options};
 pub use server::ServerRecipe;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/scripts/engines");

@@ -84,7 +84,9 @@ impl Serving {
             return Err(format!("--concurrency {n}: expected 1 to 1024"));
         }
         if let Some(rate) = self.request_rate.iter().find(|r| !(0.001..=100_000.0).contains(*r)) {
-            return Err(format!("--request-rate {rate}: expected requests a second, 0.001 to 100000"));
+            return Err(format!(
+                "--request-rate {rate}: expected requests a second, 0.001 to 100000"
+            ));
         }
         if !(0.1..=86_400.0).contains(&self.duration_s) {
             return Err(format!(

@@ -20,7 +20,7 @@ use crate::measure::host;
 use crate::model::cache::CacheDir;
 use crate::model::quant::Quant;
 use crate::plan::grid::{Cell, Named, each_once, labels};
-use crate::plan::{self, Planned, Serving, Spec, order};
+use crate::plan::{self, Planned, Spec, order};
 use crate::progress::say;
 use crate::record::{self, Arm, FailureKind, Host, Model};
 use crate::sensors::{bandwidth, gpu};

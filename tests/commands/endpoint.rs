@@ -76,8 +76,7 @@ fn a_server_stands_beside_an_engine_with_what_can_be_seen_of_it() {
 #[test]
 fn a_server_that_is_not_there_is_a_failed_launch_and_the_rest_goes_on() {
     let dir = tempfile::tempdir().unwrap();
-    let (_, shown) =
-        run(dir.path(), &["--engine", "candle", "--endpoint", "http://127.0.0.1:9"]);
+    let (_, shown) = run(dir.path(), &["--engine", "candle", "--endpoint", "http://127.0.0.1:9"]);
     let record = Record::read(&only_record(dir.path())).unwrap();
     assert!(record.arms[0].metrics.contains_key(&Metric::DecodeTps));
     let error = record.arms[1].launches[0].error.as_ref().unwrap();

@@ -1,7 +1,7 @@
 //! A server for tests that answers as it is told: which bytes, and when. It keeps to a schedule with
 //! one thread for each connection, because timers of the usual runtimes tick in milliseconds.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -111,7 +111,8 @@ fn read(input: &mut impl BufRead) -> Option<Seen> {
             header => headers.push(header.to_ascii_lowercase()),
         }
     }
-    let length = headers.iter().find_map(|h| h.strip_prefix("content-length:")?.trim().parse().ok());
+    let length =
+        headers.iter().find_map(|h| h.strip_prefix("content-length:")?.trim().parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     input.read_exact(&mut body).ok()?;
     Some(Seen { path, headers, body: String::from_utf8_lossy(&body).into_owned() })
@@ -119,7 +120,8 @@ fn read(input: &mut impl BufRead) -> Option<Seen> {
 
 fn write(mut out: &TcpStream, answer: &Answer, began: Instant) -> std::io::Result<()> {
     let headers = answer.headers.join("\r\n");
-    let head = format!("HTTP/1.1 {}\r\n{headers}\r\ntransfer-encoding: chunked\r\n\r\n", answer.status);
+    let head =
+        format!("HTTP/1.1 {}\r\n{headers}\r\ntransfer-encoding: chunked\r\n\r\n", answer.status);
     out.write_all(head.as_bytes())?;
     let chunk = |mut out: &TcpStream, bytes: &[u8]| {
         out.write_all(&[format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat())

@@ -115,6 +115,9 @@ pub fn serve(name: &str, entry: MonoNs, tokenizers: Tokenizers) -> Result<()> {
             Request::Encode(e) => {
                 encode(engine.as_mut(), &e, begin).map_or_else(Reply::Error, Reply::Encoded)
             }
+            Request::Serve(_) => {
+                error(ErrorKind::Unsupported, "one request at a time: this engine is no server")
+            }
             Request::Tokenize(t) => texts.ids(&t).map_or_else(Reply::Error, Reply::Tokenized),
         };
         write_message(&mut out, &reply)?;

@@ -74,7 +74,8 @@ impl Endpoint {
     /// # Errors
     /// The key holds what no header may.
     pub fn authorization(&self) -> Result<Option<HeaderValue>, String> {
-        let name: String = self.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let name: String =
+            self.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         let own = format!("{KEY}_{}", name.to_ascii_uppercase());
         let set = |name: &str| std::env::var(name).ok().filter(|v| !v.trim().is_empty());
         let Some((name, key)) = [own, KEY.into()].into_iter().find_map(|n| set(&n).map(|v| (n, v)))

@@ -87,11 +87,7 @@ impl Client {
     ///
     /// # Errors
     /// No answer, an error, or another kind of answer.
-    pub fn stream(
-        &self,
-        path: &str,
-        body: &Value,
-    ) -> Result<(MonoNs, impl Read + use<>), Broken> {
+    pub fn stream(&self, path: &str, body: &Value) -> Result<(MonoNs, impl Read + use<>), Broken> {
         let body = serde_json::to_vec(body).unwrap_or_default();
         let begin = MonoNs::now();
         let answer = self.send(Method::POST, path, body)?;
@@ -111,7 +107,8 @@ impl Client {
     }
 
     fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Response<Body>, Broken> {
-        let mut request = Request::builder().method(method.clone()).uri(format!("{}{path}", self.root));
+        let mut request =
+            Request::builder().method(method.clone()).uri(format!("{}{path}", self.root));
         if let Some(value) = &self.authorization {
             request = request.header(header::AUTHORIZATION, value);
         }

@@ -118,10 +118,13 @@ impl Dialect {
         let own = self.path() == "/completion";
         put(if own { "n_predict" } else { "max_tokens" }, n.into());
         if !own {
-            put("stream_options", match self.counts_as_it_goes() {
-                true => json!({ "include_usage": true, "continuous_usage_stats": true }),
-                false => json!({ "include_usage": true }),
-            });
+            put(
+                "stream_options",
+                match self.counts_as_it_goes() {
+                    true => json!({ "include_usage": true, "continuous_usage_stats": true }),
+                    false => json!({ "include_usage": true }),
+                },
+            );
         }
         if self.ignores_end() {
             put("ignore_eos", true.into());
@@ -230,15 +233,17 @@ mod tests {
         let body = dialect(Kind::Other, Api::Chat).body(Prompt::Text("a".into()), 5, "s");
         assert_eq!(body["messages"], json!([{ "role": "user", "content": "a" }]));
         let names: Vec<&String> = body.as_object().unwrap().keys().collect();
-        assert_eq!(names, ["model", "stream", "temperature", "messages", "max_tokens", "stream_options"]);
+        assert_eq!(
+            names,
+            ["model", "stream", "temperature", "messages", "max_tokens", "stream_options"]
+        );
     }
 
     #[test]
     fn a_role_alone_is_no_token_and_reasoning_is() {
         let chat = dialect(Kind::Other, Api::Chat);
-        let bytes = |delta: Value| {
-            chat.chunk(&json!({ "choices": [{ "delta": delta }] })).unwrap().bytes
-        };
+        let bytes =
+            |delta: Value| chat.chunk(&json!({ "choices": [{ "delta": delta }] })).unwrap().bytes;
         assert_eq!(bytes(json!({ "role": "assistant", "content": "" })), 0);
         assert_eq!(bytes(json!({ "role": "assistant", "content": null })), 0);
         assert_eq!(bytes(json!({ "reasoning_content": "hm" })), 2);

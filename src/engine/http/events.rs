@@ -25,7 +25,8 @@ impl<R: Read> Events<R> {
         let mut data: Option<String> = None;
         loop {
             let mut line = Vec::new();
-            let n = Read::take(&mut self.input, MAX_REPLY as u64 + 1).read_until(b'\n', &mut line)?;
+            let n =
+                Read::take(&mut self.input, MAX_REPLY as u64 + 1).read_until(b'\n', &mut line)?;
             let at = MonoNs::now();
             let size = line.len() + data.as_ref().map_or(0, String::len);
             if size > MAX_REPLY {

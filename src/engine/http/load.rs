@@ -116,7 +116,10 @@ impl Load<'_> {
                 self.under_way.fetch_sub(1, Relaxed);
                 let message = format!("{MOST} requests wait already: the server falls behind");
                 let error = Some(RequestError { kind: "behind".into(), message });
-                self.keep(i, ServedRequest { due_ns: due, sent_ns: due, error, ..Default::default() });
+                self.keep(
+                    i,
+                    ServedRequest { due_ns: due, sent_ns: due, error, ..Default::default() },
+                );
                 continue;
             }
             spawn(scope, move || {

@@ -31,8 +31,8 @@ use super::conversation::{Deadlines, Failure};
 use crate::model::gguf::GgufFile;
 use crate::model::tokenizer::Tokenizer;
 use crate::protocol::{
-    EngineError, ErrorKind, Feature, Generate, Generated, Load, Loaded, MemoryBook, Precision, Ready,
-    Reply, Request,
+    EngineError, ErrorKind, Feature, Generate, Generated, Load, Loaded, MemoryBook, Precision,
+    Ready, Reply, Request,
 };
 use crate::record::FailureKind;
 use crate::threads::start;
@@ -81,8 +81,14 @@ impl Http {
         let (requests, inbox) = channel();
         let (outbox, answers) = channel();
         let (ids, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let mut asking =
-            Asking { client, health, dialect: None, text: None, ids: ids.clone(), over: over.clone() };
+        let mut asking = Asking {
+            client,
+            health,
+            dialect: None,
+            text: None,
+            ids: ids.clone(),
+            over: over.clone(),
+        };
         let serve = move || {
             while let Ok(request) = inbox.recv() {
                 let answer = asking.answer(request);
@@ -185,13 +191,12 @@ impl Asking {
         match request {
             Request::Load(load) => Ok(Reply::Loaded(Box::new(self.load(&load)?))),
             Request::Generate(request) => Ok(Reply::Generated(self.generate(&request)?)),
-            Request::Serve(request) => {
-                Ok(Reply::Served(load::run(self, &request, &self.over)?))
-            }
+            Request::Serve(request) => Ok(Reply::Served(load::run(self, &request, &self.over)?)),
             Request::Memory => Ok(Reply::Memory(MemoryBook::default())),
             Request::Score(_) => unsupported("logits"),
             Request::Encode(_) => unsupported("vectors here"),
             Request::Context(_) => unsupported("context apart from a prompt"),
+            Request::Tokenize(_) => unsupported("tokenizer of its own"),
             Request::Hello { .. } | Request::Cancel { .. } | Request::Bye => {
                 unsupported("such message")
             }
@@ -271,7 +276,8 @@ impl Asking {
                 .to_string(),
         ];
         if !dialect.ids {
-            notes.push("It takes text: its prompts have as many tokens as it makes of them.".into());
+            notes
+                .push("It takes text: its prompts have as many tokens as it makes of them.".into());
         }
         if dialect.kind == Kind::LlamaServer {
             notes.push("It never chooses a token that ends a text.".into());
@@ -326,9 +332,7 @@ impl Asking {
         let mut events = Events::of(answer);
         let mut tokens = Tokens::new(dialect, n, begin);
         // To the end, so that the connection serves the next request too.
-        while let Some((at, data)) =
-            events.next().map_err(|e| self.client.broken_body(path, e))?
-        {
+        while let Some((at, data)) = events.next().map_err(|e| self.client.broken_body(path, e))? {
             if data.trim() == "[DONE]" {
                 continue;
             }
@@ -384,7 +388,8 @@ fn named(models: &Value, wanted: Option<&str>) -> Result<String, String> {
         Some(name) => Err(format!("model={name}: the server has {}", all())),
         None if ids.len() == 1 => Ok(ids[0].to_string()),
         None if ids.is_empty() => Err("the server names no model; name one with \
-                                       --engine-option NAME:model=…".into()),
+                                       --engine-option NAME:model=…"
+            .into()),
         None => Err(format!(
             "the server has several models; name one with --engine-option NAME:model=…: {}",
             all()

@@ -94,7 +94,9 @@ fn done() -> Part {
 fn ids_and_times_are_those_of_the_stream() {
     let at = |ms| Part::Until(Duration::from_millis(ms));
     let parts = vec![
-        event(r#"{"choices":[{"text":"","token_ids":[]}],"usage":{"prompt_tokens":3,"completion_tokens":0}}"#),
+        event(
+            r#"{"choices":[{"text":"","token_ids":[]}],"usage":{"prompt_tokens":3,"completion_tokens":0}}"#,
+        ),
         Part::Bytes(b": still here\n\n".to_vec()),
         at(40),
         chunk(1, &[8], None),
@@ -109,8 +111,7 @@ fn ids_and_times_are_those_of_the_stream() {
     assert!(ids);
     assert_eq!(generated.value.tokens, [8, 9, 10, 11]);
     let g = &generated.value;
-    let ms: Vec<f64> =
-        g.t_tokens_ns.iter().map(|t| (t - g.t_begin_ns) as f64 / 1e6).collect();
+    let ms: Vec<f64> = g.t_tokens_ns.iter().map(|t| (t - g.t_begin_ns) as f64 / 1e6).collect();
     // A busy machine may be late, never early.
     for (found, due) in ms.iter().zip([40.0, 60.0, 80.0, 100.0]) {
         assert!(*found >= due - 0.5, "{ms:?}");
@@ -135,7 +136,8 @@ fn a_server_that_runs_elsewhere_shows_no_load_no_process_and_its_version() {
 
 #[test]
 fn text_that_is_split_inside_a_character_or_an_event_is_put_together() {
-    let whole = "data: {\"choices\":[{\"text\":\"ä\",\"finish_reason\":\"length\"}]}\n\n".as_bytes();
+    let whole =
+        "data: {\"choices\":[{\"text\":\"ä\",\"finish_reason\":\"length\"}]}\n\n".as_bytes();
     let parts = (0..whole.len()).map(|i| Part::Bytes(whole[i..=i].to_vec()));
     let mock = serving(OTHER, parts.chain([usage(1), done()]).collect());
     let (generated, ids) = generate(&mock, 1, LONG).unwrap();
@@ -304,10 +306,9 @@ fn what_the_client_adds() {
     let gaps = warm.iter().flat_map(|r| r.token_ns.windows(2).map(|w| ms(w[1] - w[0])));
     let whole = ms(served.t_end_ns - served.t_begin_ns) / 1e3;
     println!("{:.0} tokens/s", f64::from(TOKENS) * count as f64 / whole);
-    for (name, due, found) in [
-        ("TTFT", 50.0, ttft.collect::<Vec<_>>()),
-        ("ITL", 25.6, gaps.collect()),
-    ] {
+    for (name, due, found) in
+        [("TTFT", 50.0, ttft.collect::<Vec<_>>()), ("ITL", 25.6, gaps.collect())]
+    {
         let sample = crate::stats::Sample::new(&found).unwrap();
         println!(
             "{name}: due {due} ms, mean {:.3}, p50 {:.3}, p95 {:.3}, p99 {:.3}",

@@ -85,9 +85,7 @@ fn counts(load: &LoadRun, request: &LoadRequest) -> bool {
     let [begin, end] = load.window_ns;
     match load.users {
         None => (begin..=end).contains(&request.due_ns),
-        Some(_) => {
-            request.sent_ns >= begin && request.last_ns().unwrap_or(request.sent_ns) <= end
-        }
+        Some(_) => request.sent_ns >= begin && request.last_ns().unwrap_or(request.sent_ns) <= end,
     }
 }
 
@@ -188,11 +186,8 @@ mod tests {
     /// Two users who send ten requests one after the other, each of 30 ms.
     fn closed() -> LoadRun {
         let sent = (0..10).flat_map(|i| [30 * i, 30 * i]);
-        let mut load = LoadRun {
-            users: Some(2),
-            requests: sent.map(request).collect(),
-            ..LoadRun::default()
-        };
+        let mut load =
+            LoadRun { users: Some(2), requests: sent.map(request).collect(), ..LoadRun::default() };
         load.window_ns = window(&load).unwrap();
         load
     }
