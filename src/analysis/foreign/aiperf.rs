@@ -68,7 +68,7 @@ pub(super) fn read(bytes: &[u8], file: String) -> Result<Source> {
                   calls TPOT and divides sum by sum; its inter-chunk latency is read as ITL, though \
                   a chunk may carry several tokens; its times count from sending, not from the \
                   planned arrival",
-        unknown: "the server's machine",
+        unknown: "on which machine it was made, or whether the server was started anew for it",
     };
     Ok(tool.source(file, facts, &all, warnings))
 }

@@ -53,7 +53,7 @@ pub(super) fn read(bytes: &[u8], file: String) -> Result<Source> {
         one_process: "its rows are of one process, each measured once",
         differs: "llama-batched-bench feeds fixed tokens and samples none; its S_TG counts the \
                   tokens of all sequences together",
-        unknown: "the machine and the model",
+        unknown: "on which machine and with which model it was made",
     };
     Ok(tool.source(file, Vec::new(), &runs, Vec::new()))
 }

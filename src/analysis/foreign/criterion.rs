@@ -28,7 +28,7 @@ const TOOL: Tool = Tool {
     one_process: "its samples are iterations inside one process",
     differs: "criterion's time_s is the mean over its samples of the time of an iteration, without the \
               start and the end of a process; criterion itself prints the slope, where it has one",
-    unknown: "the machine",
+    unknown: "on which machine it was made",
 };
 
 pub(super) fn read(path: &Path, bytes: &[u8], file: String) -> Result<Source> {

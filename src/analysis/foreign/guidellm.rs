@@ -87,7 +87,7 @@ pub(super) fn read(bytes: &[u8], file: String) -> Result<Source> {
                   calls TPOT, weighted by tokens, and so are its percentiles; its \
                   time_per_output_token is not read; its times count from sending, not from the \
                   planned arrival",
-        unknown: "the server's machine",
+        unknown: "on which machine it was made, or whether the server was started anew for it",
     };
     Ok(tool.source(file, facts, &all, warnings))
 }

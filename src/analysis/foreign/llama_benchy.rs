@@ -45,7 +45,7 @@ pub(super) fn read(bytes: &[u8], file: String) -> Result<Source> {
         differs: "llama-benchy's pp is prompt tokens / (time to the first response - the measured \
                   latency of the network), where prefill of llm-bench is the forward pass alone; in \
                   its tg a chunk counts as a token",
-        unknown: "the machine",
+        unknown: "on which machine it was made, or whether the server was started anew for it",
     };
     Ok(tool.source(file, facts, &all, Vec::new()))
 }

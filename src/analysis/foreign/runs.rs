@@ -79,7 +79,7 @@ pub(super) struct Tool {
     pub one_process: &'static str,
     /// One sentence.
     pub differs: &'static str,
-    /// What the file does not name: `the machine`.
+    /// What the file does not say: `on which machine it was made`.
     pub unknown: &'static str,
 }
 
@@ -118,7 +118,7 @@ impl Tool {
         ));
         warnings.push(note(
             "machine_unknown",
-            format!("a file of {name} does not name {}", self.unknown),
+            format!("a file of {name} does not say {}", self.unknown),
             "compare only what one machine measured; nothing here can check that",
         ));
         Source {

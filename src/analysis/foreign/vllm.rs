@@ -89,7 +89,7 @@ pub(super) fn serve(bytes: &[u8], file: String) -> Result<Source> {
         differs: "vLLM's TPOT is the mean over requests of (E2E - TTFT) / (n - 1), where llm-bench \
                   divides sum by sum; its ITL is the gap between chunks, which may carry several \
                   tokens; its times count from sending, not from the planned arrival",
-        unknown: "the machine",
+        unknown: "on which machine it was made, or whether the server was started anew for it",
     };
     Ok(tool.source(file, facts, &all, warnings))
 }
@@ -141,7 +141,7 @@ pub(super) fn latency(bytes: &[u8], file: String) -> Result<Source> {
         differs: "vLLM's latency is the time of a whole batch inside one process, from handing over \
                   the prompts to the last token of the last sequence; e2e_latency of llm-bench is \
                   that of one request",
-        unknown: "the machine, the model, the batch and the lengths",
+        unknown: "on which machine, with which model and with which batch it was made",
     };
     offline(&tool, bytes, file, |object| {
         let latencies = object.samples("latencies", "time")?.ok_or_else(|| {
@@ -161,7 +161,7 @@ pub(super) fn throughput(bytes: &[u8], file: String) -> Result<Source> {
         one_process: "its requests share one process",
         differs: "vLLM's throughput hands over all requests at once inside one process, without a \
                   server; its tokens per second count prompt and generated tokens together",
-        unknown: "the machine, the model and the lengths",
+        unknown: "on which machine, with which model and with which lengths it was made",
     };
     offline(&tool, bytes, file, |object| {
         let figure = |name: &str| {

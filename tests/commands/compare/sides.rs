@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::bench::*;
+use crate::support::repository;
 
 /// Writes a file of vLLM with rates and times at a level; returns its name.
 fn served(bench: &Bench, name: &str, level: f64) -> String {
@@ -48,7 +49,10 @@ fn each_file_of_a_side_is_a_replicate() {
     assert!(ttft["ci95"].is_array() && ttft["decision"] == "regressed", "{ttft:#}");
     assert!(!found.to_string().contains("one_replicate"), "{found:#}");
     assert_eq!(json_of(&bench, &["--exit-code"], &a, &same, 0)["decision"], "not_regressed");
-    insta::assert_snapshot!("vllm_sides", bench.prints(&args(&[], &a, &slow), 0));
+    let printed = bench.prints(&args(&[], &a, &slow), 0);
+    insta::with_settings!({snapshot_path => "../snapshots"}, {
+        insta::assert_snapshot!("vllm", printed);
+    });
 }
 
 #[test]
@@ -101,6 +105,19 @@ fn a_file_of_llama_bench_gives_one_value_to_its_side_and_one_of_hyperfine_its_ru
     let found = json_of(&bench, &["--exit-code"], &runs, &["hyperfine_60ms.json".into()], 1);
     let time = metric(&found["candidates"][0]["pairs"][0], "time_s").clone();
     assert_eq!((&time["baseline"]["n"], &time["candidate"]["n"]), (&json!(17), &json!(10)));
+}
+
+#[test]
+fn a_benchmark_of_criterion_has_a_value_from_each_of_its_runs() {
+    let bench = Bench::new();
+    let sample = |run: &str| {
+        let file = format!("tests/data/foreign/criterion/{run}/sums/forward/new/sample.json");
+        repository(&file).display().to_string()
+    };
+    let (base, lines) = ([sample("base"), sample("head")], ["cargo_criterion.jsonl".to_string()]);
+    let found = json_of(&bench, &[], &base, &lines, 0);
+    let time = metric(&found["candidates"][0]["pairs"][0], "time_s").clone();
+    assert_eq!((&time["baseline"]["n"], &time["candidate"]["n"]), (&json!(2), &json!(1)));
 }
 
 #[test]
