@@ -41,9 +41,8 @@ impl Task for Tokenizing<'_> {
         for prompt in &self.requests.workload.prompts {
             compare(launch.engine, prompt)?;
         }
-        self.requests.all(launch, &mut |launch, prompt, i, run| {
-            self.tokenize(launch, prompt, i, run)
-        })?;
+        self.requests
+            .all(launch, &mut |launch, prompt, i, run| self.tokenize(launch, prompt, i, run))?;
         launch.finished()
     }
 
@@ -117,7 +116,8 @@ fn compare(engine: &mut Engine, prompt: &Prompt) -> Result<(), Failure> {
         let texts = places.iter().map(|place| prompt.texts[*place].clone()).collect();
         let request = Tokenize { id: engine.next_id(), texts, ids: true };
         let found = engine.tokenize(request)?.value.ids;
-        let other = places.iter().zip(&found).find_map(|(place, ids)| other_ids(prompt, *place, ids));
+        let other =
+            places.iter().zip(&found).find_map(|(place, ids)| other_ids(prompt, *place, ids));
         if let Some(message) = other {
             return Err(engine.fail(FailureKind::WrongTokens, message));
         }

@@ -41,8 +41,10 @@ fn of_length(
 ) -> Result<Prompt, WorkloadError> {
     let id = format!("p{length}");
     let ids_of = |text: &str| {
-        let failed =
-            |e: tokenizers::Error| WorkloadError::Tokenize { id: id.clone(), reason: e.to_string() };
+        let failed = |e: tokenizers::Error| WorkloadError::Tokenize {
+            id: id.clone(),
+            reason: e.to_string(),
+        };
         tokenizer.encode(text).map_err(failed)
     };
     let least = 1 + ids_of("")?.len() as u32;

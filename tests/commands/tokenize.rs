@@ -82,7 +82,8 @@ fn an_interrupted_session_is_resumed_with_its_own_settings() {
     let record = Record::read(&file).unwrap();
     assert!(record.run.complete);
     assert!(record.arms.iter().all(|arm| arm.launches.len() == 2));
-    let compared = output(dir.path(), &["compare", &file.to_string_lossy(), &file.to_string_lossy()]);
+    let compared =
+        output(dir.path(), &["compare", &file.to_string_lossy(), &file.to_string_lossy()]);
     assert!(text(&compared.stdout).contains("Tokenize"), "{}", text(&compared.stdout));
 }
 

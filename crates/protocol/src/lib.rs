@@ -77,9 +77,7 @@ impl Message for Reply {
             | Reply::Scored(_)
             | Reply::Encoded(_)
             | Reply::Memory(_) => None,
-            Reply::Tokenized(t) => {
-                words("tokenizer", &mut t.tokenizer.iter().map(String::len))
-            }
+            Reply::Tokenized(t) => words("tokenizer", &mut t.tokenizer.iter().map(String::len)),
             Reply::Error(e) => words("message", &mut [e.message.len()].into_iter()),
         }
     }

@@ -46,7 +46,8 @@ pub fn reading(record: &Record) -> Vec<String> {
         }
     }
     if let Some(base) = base {
-        let said = |(name, ratios): &(String, Ratios)| ratios.said(name, verb(record), &series(base));
+        let said =
+            |(name, ratios): &(String, Ratios)| ratios.said(name, verb(record), &series(base));
         sentences.extend(engines.values().filter_map(said));
         let subject = record.arms.iter().find(|arm| series(arm) != series(base));
         match subject {
@@ -125,9 +126,8 @@ fn alone(record: &Record, arm: &Arm) -> Option<String> {
         three_digits(most)
     );
     let cold = arm.metrics.get(&Metric::ColdStart).map(|s| Seconds(s.mean));
-    let start = cold.map(|cold| {
-        format!("; its first result comes {cold} after the start of its process")
-    });
+    let start =
+        cold.map(|cold| format!("; its first result comes {cold} after the start of its process"));
     (most > 0.0).then(|| format!("{rates}{}.", start.unwrap_or_default()))
 }
 

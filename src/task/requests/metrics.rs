@@ -9,12 +9,8 @@ use crate::units::Seconds;
 
 /// Metrics that are times of single requests, beside their mean: the launch's value is the mean over
 /// the lengths.
-const OF_REQUESTS: [Metric; 4] = [
-    Metric::LatencyP50,
-    Metric::LatencyP95,
-    Metric::LatencyP99,
-    Metric::LatencyCv,
-];
+const OF_REQUESTS: [Metric; 4] =
+    [Metric::LatencyP50, Metric::LatencyP95, Metric::LatencyP99, Metric::LatencyCv];
 
 /// What was done in which time.
 #[derive(Debug, Clone, Copy, Default)]
