@@ -408,6 +408,7 @@ fn generation(
             (0..n_gen).map(|i| if i < engine.diverges_at { i } else { 100 + i }).collect()
         }),
         other_tokens: Vec::new(),
+        load: None,
         profile: None,
         metrics: match role {
             Role::Measured => metrics.into(),

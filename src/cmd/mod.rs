@@ -12,6 +12,7 @@ pub mod history;
 pub mod models;
 pub mod report;
 pub mod run;
+pub mod serve;
 pub mod sweep;
 pub mod tokenize;
 pub mod track;

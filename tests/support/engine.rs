@@ -38,7 +38,7 @@ pub fn with_tiny_loaded_for(
     options: serde_json::Value,
 ) -> Result<Engine, Failure> {
     let (mut spec, installed) = installed(name);
-    let mut process = Engine::open(&installed, threads, Deadlines::default()).unwrap();
+    let mut process = Engine::over_pipes(&installed, threads, Deadlines::default()).unwrap();
     spec.options.extend(options.as_object().unwrap().clone());
     let path = super::repository("models/tiny.gguf").to_str().unwrap().to_string();
     let options = spec.options;
@@ -49,7 +49,7 @@ pub fn with_tiny_loaded_for(
 /// What an engine says that cannot load a model, or not generate from it.
 pub fn fault_of(model: &Path, name: &str) -> String {
     let (spec, installed) = installed(name);
-    let mut process = Engine::open(&installed, 1, Deadlines::default()).unwrap();
+    let mut process = Engine::over_pipes(&installed, 1, Deadlines::default()).unwrap();
     let path = model.to_str().unwrap().to_string();
     let (device, options) = ("cpu".into(), spec.options);
     let load = Load { path, device, threads: 1, n_ctx: 64, batch: 1, options };
