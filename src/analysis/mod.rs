@@ -38,7 +38,7 @@ pub use comparison::{NoSuchArm, at_prompt, baseline};
 pub use finding::{UNKNOWN_METRICS, is_information};
 pub use memory::{PartMean, memory_parts};
 pub use profile::{OTHER, Phase, STAGES, StageTime, profiling_cost, stage_metrics, stages};
-pub use reading::encoded::{is_encoding, series};
+pub use reading::encoded::{is_encoding, is_tokenizing, series};
 pub use reading::reading;
 pub use timing::{DRIFT, Generation, LaunchTiming, Steady, timing};
 pub use warnings::warnings;

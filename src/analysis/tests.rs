@@ -306,3 +306,16 @@ fn a_record_without_good_launches_has_only_its_failures_to_read() {
     assert_eq!(reading(&summarized(record)).len(), 1);
     assert!(reading(&summarized(empty())).is_empty());
 }
+
+#[test]
+fn engines_of_other_precision_are_named_unless_their_tokenizers_alone_ran() {
+    let of_texts = summarized(super::testing::encoding());
+    assert!(message(&of_texts, "unequal_precision").contains("candle:b8"));
+    let mut tokenized = super::testing::encoding();
+    for launch in tokenized.arms.iter_mut().flat_map(|arm| &mut arm.launches) {
+        launch.metrics.insert(Metric::Tokenize, 0.002);
+    }
+    let tokenized = summarized(tokenized);
+    assert_eq!(message(&tokenized, "unequal_precision"), "");
+    assert!(reading(&tokenized)[0].contains("tokenizes 2.00 times as many texts"));
+}

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::finding::{Finding, Seen};
 use super::timing::steady;
-use super::{gpu, kind_name, ok_launches, tokens};
+use super::{gpu, is_tokenizing, kind_name, ok_launches, tokens};
 use crate::identity::asked_for_cold_cache;
 use crate::metric::Metric;
 use crate::record::{
@@ -213,6 +213,9 @@ fn unsteady(launch: &Launch) -> Option<f64> {
 }
 
 fn unequal_precision(record: &Record) -> Option<Finding> {
+    if is_tokenizing(record) {
+        return None; // nothing is multiplied
+    }
     let baseline = record.comparisons.first()?.baseline.clone();
     let mut arms: Vec<String> = Vec::new();
     for comparison in record.comparisons.iter().filter(|c| !c.equal_precision) {

@@ -14,10 +14,14 @@ pub fn is_encoding(record: &Record) -> bool {
     record.arms.iter().any(|arm| arm.metrics.contains_key(&Metric::SequencesPerS))
 }
 
+/// Whether the record is of a tokenizer: the models beside it ran nothing.
+pub fn is_tokenizing(record: &Record) -> bool {
+    record.arms.iter().any(|arm| arm.metrics.contains_key(&Metric::Tokenize))
+}
+
 /// What is done with the texts.
 fn verb(record: &Record) -> &'static str {
-    let tokenizes = |arm: &Arm| arm.metrics.contains_key(&Metric::Tokenize);
-    if record.arms.iter().any(tokenizes) { "tokenizes" } else { "encodes" }
+    if is_tokenizing(record) { "tokenizes" } else { "encodes" }
 }
 
 /// The ratios of one engine to the baseline, cell by cell.
