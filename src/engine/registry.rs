@@ -441,6 +441,7 @@ impl Registry {
 
     fn add_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
         let name = &endpoint.name;
+        endpoint.check().map_err(|e| anyhow!("--endpoint {e}"))?;
         if name == ALL || self.engines.iter().any(|e| e.name == *name) {
             bail!("--endpoint {name}=…: another engine is called {name:?}; choose another name");
         }

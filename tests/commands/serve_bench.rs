@@ -93,7 +93,7 @@ fn an_open_loop_sends_whatever_has_been_answered() {
     let record = Record::read(&only_record(dir.path())).unwrap();
     let run = record.arms[0].launches[0].prompts.iter().find(|run| run.id == "r50").unwrap();
     let load = run.load.as_ref().unwrap();
-    let due: Vec<u64> = load.requests.iter().map(|r| r.due_ns / 1_000_000).collect();
+    let due: Vec<u64> = load.requests.iter().map(|r| (r.due_ns + 500_000) / 1_000_000).collect();
     assert_eq!(due, (0..20).map(|i| 20 * i).collect::<Vec<_>>());
     // All were under way before the first was answered, as far as the machine let them.
     let first = load.requests[0].first_ns.unwrap();

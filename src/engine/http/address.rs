@@ -42,11 +42,6 @@ impl FromStr for Endpoint {
         if uri.query().is_some() {
             return Err(format!("{shown:?}: expected an address without '?'"));
         }
-        if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
-            return Err(format!(
-                "{shown:?}: expected an address without a password; put the key into {KEY}"
-            ));
-        }
         let root = url.trim_end_matches('/');
         let root = root.strip_suffix("/v1").unwrap_or(root).trim_end_matches('/');
         Ok(Self { name: name.into(), root: root.into() })
@@ -54,6 +49,19 @@ impl FromStr for Endpoint {
 }
 
 impl Endpoint {
+    /// Refuses an address with a password in it. This is no part of parsing, because whoever parses
+    /// options shows what could not be parsed.
+    pub fn check(&self) -> Result<(), String> {
+        let uri = self.root.parse::<Uri>().ok();
+        match uri.and_then(|u| Some(u.authority()?.as_str().contains('@'))) {
+            Some(true) => Err(format!(
+                "{}: expected an address without a password; put the key into {KEY}",
+                secrets::mask(&self.root)
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// A server of ours on this machine.
     pub fn on_loopback(name: &str, port: u16) -> Self {
         Self { name: name.into(), root: format!("http://127.0.0.1:{port}") }
@@ -113,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_password_in_an_address_is_refused_and_not_shown() {
-        let error = "http://me:sesame@h".parse::<Endpoint>().unwrap_err();
+        let error = "http://me:sesame@h".parse::<Endpoint>().unwrap().check().unwrap_err();
         assert!(error.contains(KEY) && !error.contains("sesame"), "{error}");
     }
 
