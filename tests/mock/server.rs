@@ -24,6 +24,8 @@ pub enum Part {
     Until(Duration),
     /// Closes the connection in the middle.
     Cut,
+    /// Ends the answer, and closes the connection without a word of it.
+    Hangup,
     /// This, again and again, until nobody reads it.
     Endless(Vec<u8>),
 }
@@ -130,6 +132,10 @@ fn write(mut out: &TcpStream, answer: &Answer, began: Instant) -> std::io::Resul
         match part {
             Part::Bytes(bytes) => chunk(out, bytes)?,
             Part::Until(after) => std::thread::sleep(after.saturating_sub(began.elapsed())),
+            Part::Hangup => {
+                out.write_all(b"0\r\n\r\n")?;
+                return Err(std::io::Error::other("hung up"));
+            }
             Part::Cut => return Err(std::io::Error::other("cut")),
             Part::Endless(bytes) => loop {
                 chunk(out, bytes)?;

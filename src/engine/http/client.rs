@@ -25,7 +25,10 @@ const SHOWN: usize = 300;
 /// Asks one server.
 #[derive(Debug, Clone)]
 pub struct Client {
+    /// Keeps connections for the next request.
     agent: Agent,
+    /// Opens one for each.
+    fresh: Agent,
     root: String,
     /// Marked sensitive, so that nothing prints it.
     authorization: Option<HeaderValue>,
@@ -37,26 +40,30 @@ impl Client {
     /// # Errors
     /// The user's key cannot be sent.
     pub fn new(endpoint: &Endpoint, limit: Duration) -> Result<Self, String> {
-        let mut agent = Agent::config_builder()
-            .user_agent(concat!("llm-bench/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity")
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .no_delay(true)
-            .timeout_resolve(Some(CONNECT))
-            .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(limit))
-            .timeout_per_read(Some(limit))
-            // Some servers close what was idle for five seconds, and a request may cross that.
-            .max_idle_age(Duration::from_secs(2))
-            .max_idle_connections(load::MOST)
-            .max_idle_connections_per_host(load::MOST);
-        if endpoint.is_loopback() {
-            agent = agent.proxy(None);
-        }
+        let agent = |kept: usize| {
+            let agent = Agent::config_builder()
+                .user_agent(concat!("llm-bench/", env!("CARGO_PKG_VERSION")))
+                .accept_encoding("identity")
+                .http_status_as_error(false)
+                .max_redirects(0)
+                .max_redirects_will_error(false)
+                .no_delay(true)
+                .timeout_resolve(Some(CONNECT))
+                .timeout_connect(Some(CONNECT))
+                .timeout_recv_response(Some(limit))
+                .timeout_per_read(Some(limit))
+                // Some servers close what was idle for five seconds, and a request may cross that.
+                .max_idle_age(Duration::from_secs(2))
+                .max_idle_connections(kept)
+                .max_idle_connections_per_host(kept);
+            match endpoint.is_loopback() {
+                true => agent.proxy(None).build().into(),
+                false => agent.build().into(),
+            }
+        };
         Ok(Self {
-            agent: agent.build().into(),
+            agent: agent(load::MOST),
+            fresh: agent(0),
             root: endpoint.root.clone(),
             authorization: endpoint.authorization()?,
         })
@@ -64,7 +71,7 @@ impl Client {
 
     /// The status of a path, for a question about health; `None` if nobody answers yet.
     pub fn status(&self, path: &str) -> Option<u16> {
-        let answer = self.send(Method::GET, path, Vec::new()).ok()?;
+        let answer = self.send(&self.fresh, Method::GET, path, &[]).ok()?;
         Some(answer.status().as_u16())
     }
 
@@ -73,7 +80,7 @@ impl Client {
     /// # Errors
     /// No answer, an error, or no JSON.
     pub fn get(&self, path: &str) -> Result<Value, Broken> {
-        let answer = self.send(Method::GET, path, Vec::new())?;
+        let answer = self.send(&self.fresh, Method::GET, path, &[])?;
         let answer = self.accepted(path, answer)?;
         let text = whole(answer);
         serde_json::from_slice(&text).map_err(|_| {
@@ -89,9 +96,14 @@ impl Client {
     /// No answer, an error, or another kind of answer.
     pub fn stream(&self, path: &str, body: &Value) -> Result<(MonoNs, impl Read + use<>), Broken> {
         let body = serde_json::to_vec(body).unwrap_or_default();
-        let begin = MonoNs::now();
-        let answer = self.send(Method::POST, path, body)?;
-        let answer = self.accepted(path, answer)?;
+        let mut begin = MonoNs::now();
+        let mut answer = self.send(&self.agent, Method::POST, path, &body);
+        if answer.as_ref().is_err_and(|broken| broken.kind == FailureKind::Unreachable) {
+            // A server may close a kept connection just now: after so many requests, or seconds.
+            begin = MonoNs::now();
+            answer = self.send(&self.fresh, Method::POST, path, &body);
+        }
+        let answer = self.accepted(path, answer?)?;
         let kind = text_of(&answer, header::CONTENT_TYPE);
         if !kind.starts_with("text/event-stream") {
             let text = whole(answer);
@@ -106,7 +118,13 @@ impl Client {
         Ok((begin, answer.into_body().into_reader()))
     }
 
-    fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Response<Body>, Broken> {
+    fn send(
+        &self,
+        agent: &Agent,
+        method: Method,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Response<Body>, Broken> {
         let mut request =
             Request::builder().method(method.clone()).uri(format!("{}{path}", self.root));
         if let Some(value) = &self.authorization {
@@ -116,8 +134,8 @@ impl Client {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let answer = match method {
-            Method::POST => request.body(body).map(|request| self.agent.run(request)),
-            _ => request.body(()).map(|request| self.agent.run(request)),
+            Method::POST => request.body(body).map(|request| agent.run(request)),
+            _ => request.body(()).map(|request| agent.run(request)),
         };
         let answer = answer.map_err(|e| self.protocol(path, &e.to_string()))?;
         answer.map_err(|e| self.failed(path, e))

@@ -256,6 +256,17 @@ fn a_compressed_stream_is_refused() {
 }
 
 #[test]
+fn a_connection_that_the_server_closed_meanwhile_is_opened_again() {
+    let mock = serving(VLLM, vec![chunk(1, &[1], Some("length")), done(), Part::Hangup]);
+    let mut engine = engine(&mock, LONG);
+    load(&mut engine, &[]).unwrap();
+    for id in 1..=3 {
+        engine.generate(Generate::greedy(id, vec![5, 6, 7], 1), Some(100)).unwrap();
+    }
+    engine.bye().unwrap();
+}
+
+#[test]
 fn nobody_at_an_address_is_said_at_once() {
     let port = free_port().unwrap();
     let endpoint = format!("http://127.0.0.1:{port}").parse().unwrap();
