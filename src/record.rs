@@ -436,6 +436,14 @@ pub enum FailureKind {
     ServerError,
 }
 
+impl FailureKind {
+    /// As records spell it.
+    pub fn name(self) -> String {
+        let value = serde_json::to_value(self).ok();
+        value.as_ref().and_then(|v| v.as_str()).unwrap_or("unknown").to_string()
+    }
+}
+
 fn is_zero(n: &u32) -> bool {
     *n == 0
 }

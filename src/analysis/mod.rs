@@ -82,8 +82,7 @@ pub fn failure(arm: &Arm) -> Option<&LaunchError> {
 
 /// The name of a kind of failure as records write it: `compile_failed`.
 pub fn kind_name(kind: FailureKind) -> String {
-    let value = serde_json::to_value(kind).ok();
-    value.as_ref().and_then(|v| v.as_str()).unwrap_or("unknown").to_string()
+    kind.name()
 }
 
 #[cfg(test)]

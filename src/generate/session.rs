@@ -125,10 +125,9 @@ impl<'a> Session<'a> {
     }
 
     fn launch(&self) -> Result<Running> {
-        let threads = self.load.threads;
         let failed = |f| failed(&self.engine.name, f);
         let mut process =
-            Engine::over_pipes(&self.installed, threads, Deadlines::default()).map_err(failed)?;
+            Engine::open(&self.installed, &self.load, Deadlines::default()).map_err(failed)?;
         let loaded = process.load(self.load.clone()).map_err(failed)?.value;
         let load_time = MonoNs(loaded.t_end_ns).since(MonoNs(loaded.t_begin_ns));
         Ok(Running { process, load_time })

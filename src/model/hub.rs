@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 pub use config::{HubConfig, Token};
 pub use error::HubError;
+pub use http::is_loopback;
 
 use crate::allowance::free_disk;
 use crate::units::Bytes;

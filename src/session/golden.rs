@@ -23,8 +23,6 @@ pub fn check(
     n_vocab: Option<u32>,
 ) -> Result<String> {
     let failed = |f| failed(&engine.name, f);
-    let mut process = Engine::over_pipes(installed, 1, Deadlines::default()).map_err(failed)?;
-    let holds_context = process.has(Feature::Context);
     let load = Load {
         path: path.to_string_lossy().into_owned(),
         device: Device::Cpu.to_string(),
@@ -33,6 +31,8 @@ pub fn check(
         batch: 1,
         options: engine.options.clone(),
     };
+    let mut process = Engine::open(installed, &load, Deadlines::default()).map_err(failed)?;
+    let holds_context = process.has(Feature::Context);
     let loaded = process.load(load).map_err(failed)?.value;
     let (mut same, mut all) = (0, 0);
     for case in golden::cases()? {
@@ -50,7 +50,8 @@ pub fn check(
                 ..Generate::greedy(id, prompt.to_vec(), case.tokens.len() as u32)
             };
             let got = process.generate(request, n_vocab).map_err(failed)?.value.tokens;
-            all += got.len();
+            // A server may not tell every id.
+            all += case.tokens.len();
             same += got.iter().zip(&case.tokens).take_while(|(a, b)| a == b).count();
         }
     }

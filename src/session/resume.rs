@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::bench::{Bench, Seat};
 use super::drive::ArmPlan;
-use crate::engine::provision::Installed;
+use crate::engine::provision::{Installed, Reach};
 use crate::engine::{Deadlines, Engine, EngineSpec, Failure, Registry};
 use crate::identity::unlike;
 use crate::interrupt;
@@ -231,6 +231,9 @@ fn versions(installed: &Installed, threads: u32) -> Result<BTreeMap<String, Stri
         Failure::Interrupted => anyhow!("stopped before anything was measured"),
         Failure::Engine(e) => anyhow!("{}", crate::text::clean(&e.message)),
     };
+    if !matches!(installed.reach, Reach::Pipes) {
+        return Ok(BTreeMap::new()); // A server says its version with its model.
+    }
     let engine = Engine::over_pipes(installed, threads, Deadlines::default()).map_err(failed)?;
     let versions = engine.ready.versions.clone();
     engine.bye().map_err(failed)?;

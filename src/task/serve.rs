@@ -63,6 +63,14 @@ impl Task for Loading<'_> {
             let prompts: Vec<u32> = request.prompts.iter().map(|p| p.len() as u32).collect();
             let n = request.n.first().copied().unwrap_or(0);
             let served = launch.engine.serve(request)?;
+            // A level of which nothing is left must not look like one that was measured.
+            let first_error = served.value.requests.iter().find_map(|r| r.error.as_ref());
+            if let Some(e) = first_error
+                && served.value.requests.iter().all(|r| r.error.is_some())
+            {
+                let m = format!("{}: every request failed: {}: {}", level.id(), e.kind, e.message);
+                return Err(launch.engine.fail(FailureKind::ServerError, m));
+            }
             let load = self.kept(level, &served.value, &prompts);
             let at = |ns: u64| MonoNs(served.value.t_begin_ns + ns);
             launch.mark(Mark::Submit, MonoNs(served.value.t_begin_ns));

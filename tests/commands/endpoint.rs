@@ -1,33 +1,11 @@
 //! `--endpoint`: a server beside an engine, what cannot be seen of it, and its key.
 
-use crate::support::mock::{Answer, Mock, Part, event};
+use crate::support::mock::{Mock, vllm};
 use crate::support::{only_record, text, with_fakes};
 use llm_bench::metric::Metric;
 use llm_bench::record::{FailureKind, Record, Status};
 
 const KEY: &str = "sesame-open-sesame-0123456789";
-
-/// A server that makes `n` tokens of whatever it is asked, a millisecond each.
-fn server() -> Mock {
-    Mock::start(|request| match &*request.path {
-        "/v1/models" => Answer::json(r#"{"data":[{"id":"m","owned_by":"vllm"}]}"#),
-        "/version" => Answer::json(r#"{"version":"1.2.3"}"#),
-        _ => {
-            let body: serde_json::Value = serde_json::from_str(&request.body).unwrap();
-            let n = body["max_tokens"].as_u64().unwrap();
-            let prompt = body["prompt"].as_array().unwrap().len();
-            let chunk = |i: u64| {
-                let end = if i == n { "\"length\"" } else { "null" };
-                event(&format!(
-                    r#"{{"choices":[{{"text":"x","token_ids":[{i}],"finish_reason":{end}}}],"usage":{{"prompt_tokens":{prompt},"completion_tokens":{i}}}}}"#
-                ))
-            };
-            let at = |i: u64| Part::Until(std::time::Duration::from_millis(5 + i));
-            let parts = (1..=n).flat_map(|i| [at(i), chunk(i)]);
-            Answer::stream(parts.chain([event("[DONE]")]).collect())
-        }
-    })
-}
 
 /// Its status, and what it printed.
 fn run(dir: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
@@ -40,7 +18,7 @@ fn run(dir: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
 #[test]
 fn a_server_stands_beside_an_engine_with_what_can_be_seen_of_it() {
     let dir = tempfile::tempdir().unwrap();
-    let mock = server();
+    let mock = Mock::start(|request| vllm(request, 5, 1));
     let endpoint = format!("mock={}/v1", mock.url);
     let (status, shown) = run(dir.path(), &["--engine", "candle", "--endpoint", &endpoint]);
     assert_eq!(status, Some(0), "{shown}");

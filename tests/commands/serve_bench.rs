@@ -1,38 +1,22 @@
 //! `serve-bench`: levels of load on a server that keeps to a schedule, and failures under load.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crate::support::mock::{Answer, Mock, Part, event};
+use crate::support::mock::{Answer, Mock, vllm};
 use crate::support::{llm_bench, only_record, text};
 use llm_bench::metric::Metric;
 use llm_bench::record::{Record, Role, Status};
 
-/// A server that sends its first token after `first` ms and each other one after `step` ms. Every
-/// tenth prompt fails if `fails`.
-fn server(first: u64, step: u64, fails: bool) -> Mock {
-    let served = std::sync::atomic::AtomicU32::new(0);
+/// A server that keeps to a schedule, and fails those of its requests that `fails` names, counted from
+/// the cold start's.
+fn server(first: u64, step: u64, fails: fn(u32) -> bool) -> Mock {
+    let served = AtomicU32::new(0);
     Mock::start(move |request| {
-        if request.path == "/v1/models" {
-            return Answer::json(r#"{"data":[{"id":"m","owned_by":"vllm"}]}"#);
+        let asks = request.path == "/v1/completions";
+        match asks && fails(served.fetch_add(1, Relaxed)) {
+            true => Answer::of("503 Busy", "application/json", Vec::new()),
+            false => vllm(request, first, step),
         }
-        let Ok(body) = serde_json::from_str::<serde_json::Value>(&request.body) else {
-            return Answer::of("404 Not Found", "text/plain", Vec::new());
-        };
-        let i = served.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if fails && i % 10 == 9 {
-            return Answer::of("503 Busy", "application/json", Vec::new());
-        }
-        let n = body["max_tokens"].as_u64().unwrap();
-        let prompt = body["prompt"].as_array().unwrap().len();
-        let chunk = |i: u64| {
-            let end = if i == n { "\"length\"" } else { "null" };
-            event(&format!(
-                r#"{{"choices":[{{"text":"x","token_ids":[1],"finish_reason":{end}}}],"usage":{{"prompt_tokens":{prompt},"completion_tokens":{i}}}}}"#
-            ))
-        };
-        let at = |i: u64| Part::Until(Duration::from_millis(first + step * (i - 1)));
-        let parts = (1..=n).flat_map(|i| [at(i), chunk(i)]);
-        Answer::stream(parts.chain([event("[DONE]")]).collect())
     })
 }
 
@@ -46,7 +30,7 @@ fn bench(dir: &std::path::Path, mock: &Mock, args: &[&str]) -> (Option<i32>, Str
 #[test]
 fn each_level_has_the_latencies_of_the_schedule_and_its_throughput() {
     let dir = tempfile::tempdir().unwrap();
-    let mock = server(20, 5, false);
+    let mock = server(20, 5, |_| false);
     let (status, shown) = bench(dir.path(), &mock, &["-c", "1,4", "--requests", "24", "-r", "2"]);
     assert_eq!(status, Some(0), "{shown}");
     let record = Record::read(&only_record(dir.path())).unwrap();
@@ -86,7 +70,7 @@ fn each_level_has_the_latencies_of_the_schedule_and_its_throughput() {
 #[test]
 fn an_open_loop_sends_whatever_has_been_answered() {
     let dir = tempfile::tempdir().unwrap();
-    let mock = server(300, 1, false);
+    let mock = server(300, 1, |_| false);
     let args = ["--request-rate", "50", "--arrivals", "constant", "--requests", "20", "-r", "1"];
     let (status, shown) = bench(dir.path(), &mock, &args);
     assert_eq!(status, Some(0), "{shown}");
@@ -103,7 +87,7 @@ fn an_open_loop_sends_whatever_has_been_answered() {
 #[test]
 fn failures_under_load_are_counted_and_the_rest_is_measured() {
     let dir = tempfile::tempdir().unwrap();
-    let mock = server(2, 1, true);
+    let mock = server(2, 1, |i| i % 10 == 9);
     let args = ["-c", "2", "--requests", "40", "-r", "1", "--slo", "ttft=1s"];
     let (status, shown) = bench(dir.path(), &mock, &args);
     assert_eq!(status, Some(0), "{shown}");
@@ -114,6 +98,18 @@ fn failures_under_load_are_counted_and_the_rest_is_measured() {
     let run = arm.launches[0].prompts.iter().find(|run| run.load.is_some()).unwrap();
     let requests = &run.load.as_ref().unwrap().requests;
     assert!(requests.iter().any(|r| r.failure.as_deref() == Some("server_error")));
+}
+
+#[test]
+fn a_level_of_which_every_request_failed_is_a_failed_launch() {
+    let dir = tempfile::tempdir().unwrap();
+    let mock = server(2, 1, |i| i > 0);
+    let (status, shown) = bench(dir.path(), &mock, &["-c", "2", "--requests", "6", "-r", "1"]);
+    assert_eq!(status, Some(2), "{shown}");
+    assert!(shown.contains("c2: every request failed: server_error"), "{shown}");
+    let record = Record::read(&only_record(dir.path())).unwrap();
+    assert_eq!(record.arms[0].launches[0].status, Status::Failed);
+    assert!(record.arms[0].metrics.is_empty());
 }
 
 #[test]

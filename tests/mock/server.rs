@@ -59,6 +59,30 @@ pub fn event(data: &str) -> Part {
     Part::Bytes(format!("data: {data}\n\n").into())
 }
 
+/// What vLLM would answer: the list of its models, or as many tokens as were asked for, each with id
+/// 1, the first after `first` ms and each other one after `step` ms.
+pub fn vllm(request: &Seen, first: u64, step: u64) -> Answer {
+    match &*request.path {
+        "/v1/models" => return Answer::json(r#"{"data":[{"id":"m","owned_by":"vllm"}]}"#),
+        "/version" => return Answer::json(r#"{"version":"1.2.3"}"#),
+        _ => {}
+    }
+    let body: serde_json::Value = serde_json::from_str(&request.body).unwrap();
+    let n = body["max_tokens"].as_u64().unwrap();
+    let prompt = body["prompt"].as_array().unwrap().len();
+    let chunk = |i: u64| {
+        let end = (i == n).then_some("length");
+        let chunk = serde_json::json!({
+            "choices": [{ "text": "x", "token_ids": [1], "finish_reason": end }],
+            "usage": { "prompt_tokens": prompt, "completion_tokens": i },
+        });
+        event(&chunk.to_string())
+    };
+    let at = |i: u64| Part::Until(Duration::from_millis(first + step * (i - 1)));
+    let parts = (1..=n).flat_map(|i| [at(i), chunk(i)]);
+    Answer::stream(parts.chain([event("[DONE]")]).collect())
+}
+
 /// A running server; it ends with the process.
 pub struct Mock {
     pub url: String,

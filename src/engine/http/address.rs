@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use ureq::http::{HeaderValue, Uri};
 
+use crate::model::hub::is_loopback;
 use crate::secrets;
 
 /// The name of an endpoint that the user gave none.
@@ -69,11 +70,7 @@ impl Endpoint {
 
     /// Whether nothing between here and there can listen.
     pub fn is_loopback(&self) -> bool {
-        let host = self.root.parse::<Uri>().ok().and_then(|u| u.host().map(str::to_owned));
-        host.is_some_and(|h| {
-            let h = h.trim_matches(['[', ']']);
-            h == "localhost" || h.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        })
+        is_loopback(&self.root)
     }
 
     /// The value of the header `Authorization`, if the user set a key: that of this endpoint, or the

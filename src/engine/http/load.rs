@@ -1,6 +1,6 @@
-//! Load on a server: many requests, each on a thread of its own with a connection of its own. A
-//! thread wakes within tens of microseconds of its time, where the timers of the usual runtimes
-//! tick in milliseconds; a few hundred of them sleep most of the time.
+//! Load on a server: many requests, each on a thread of its own with a connection of its own. The
+//! kernel wakes a thread without the ticks of a runtime's timer, and a few hundred of them sleep most
+//! of the time.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -145,7 +145,7 @@ impl Load<'_> {
                 due_ns,
                 sent_ns: due_ns,
                 token_ns: Vec::new(),
-                error: Some(RequestError { kind: word(broken.kind), message: broken.message }),
+                error: Some(RequestError { kind: broken.kind.name(), message: broken.message }),
             },
         };
         self.keep(i, request);
@@ -154,12 +154,6 @@ impl Load<'_> {
     fn keep(&self, i: usize, request: ServedRequest) {
         self.done.lock().unwrap_or_else(PoisonError::into_inner).push((i, request));
     }
-}
-
-/// The kind as records spell it.
-fn word(kind: FailureKind) -> String {
-    let value = serde_json::to_value(kind).unwrap_or_default();
-    value.as_str().unwrap_or("unknown").to_string()
 }
 
 /// Processor time of this process.

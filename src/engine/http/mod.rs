@@ -307,7 +307,7 @@ impl Asking {
             t_tokens_ns: streamed.times.iter().map(|t| t.0).collect(),
             compile_ns: None,
             depth: None,
-            reused: streamed.cached.filter(|n| *n > 0),
+            reused: None,
             profile: None,
         })
     }

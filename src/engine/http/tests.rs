@@ -7,6 +7,7 @@ use crate::engine::{Engine, Stamped};
 use crate::protocol::Ready;
 
 #[path = "../../../tests/mock/server.rs"]
+#[allow(dead_code)] // The tests of commands use the rest.
 mod mock;
 
 use mock::{Answer, Mock, Part, event};

@@ -307,7 +307,8 @@ fn encoded(path: &str) -> String {
         .collect()
 }
 
-fn is_loopback(endpoint: &str) -> bool {
+/// Whether an address is this machine, so that nothing between can listen.
+pub fn is_loopback(endpoint: &str) -> bool {
     let host = endpoint.parse::<Uri>().ok().and_then(|u| u.host().map(str::to_owned));
     host.is_some_and(|h| {
         let h = h.trim_matches(['[', ']']);
